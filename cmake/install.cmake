@@ -1,0 +1,66 @@
+# cmake --install: a tree that can be moved, with nothing of the build folder's paths in it.
+include(CMakePackageConfigHelpers)
+
+set(LOPE_HANDLERS_INSTALL_DIR lib/lope/handlers)
+set(lope_cmake_dir ${CMAKE_INSTALL_LIBDIR}/cmake/lope)
+set(lope_pc_dir ${CMAKE_INSTALL_LIBDIR}/pkgconfig)
+
+# Programs. Those beside `lope` are its own and not for PATH.
+install(TARGETS lope RUNTIME DESTINATION bin)
+install(TARGETS lope-client lope-consumer lope-worker RUNTIME DESTINATION libexec/lope)
+
+# Handlers.
+install(TARGETS log dots null LIBRARY DESTINATION ${LOPE_HANDLERS_INSTALL_DIR})
+
+# What a handler is built with.
+install(FILES ${PROJECT_SOURCE_DIR}/plugin-api/include/lope/handler.h
+              ${PROJECT_SOURCE_DIR}/plugin-api/include/lope/handler.hpp
+        DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/lope)
+set_target_properties(lope_handler PROPERTIES EXPORT_NAME handler)
+install(TARGETS lope_handler EXPORT lopeTargets)
+install(EXPORT lopeTargets NAMESPACE lope:: DESTINATION ${lope_cmake_dir})
+configure_package_config_file(${PROJECT_SOURCE_DIR}/cmake/lopeConfig.cmake.in
+  ${PROJECT_BINARY_DIR}/install/lopeConfig.cmake
+  INSTALL_DESTINATION ${lope_cmake_dir} PATH_VARS LOPE_HANDLERS_INSTALL_DIR)
+write_basic_package_version_file(${PROJECT_BINARY_DIR}/install/lopeConfigVersion.cmake
+  COMPATIBILITY SameMajorVersion ARCH_INDEPENDENT)
+install(FILES ${PROJECT_BINARY_DIR}/install/lopeConfig.cmake
+              ${PROJECT_BINARY_DIR}/install/lopeConfigVersion.cmake
+              ${PROJECT_SOURCE_DIR}/cmake/LopeHandler.cmake
+        DESTINATION ${lope_cmake_dir})
+file(RELATIVE_PATH LOPE_PC_TO_PREFIX /${lope_pc_dir} /)
+string(REGEX REPLACE "/$" "" LOPE_PC_TO_PREFIX ${LOPE_PC_TO_PREFIX})
+configure_file(${PROJECT_SOURCE_DIR}/cmake/lope.pc.in ${PROJECT_BINARY_DIR}/install/lope.pc @ONLY)
+install(FILES ${PROJECT_BINARY_DIR}/install/lope.pc DESTINATION ${lope_pc_dir})
+
+# Documentation.
+install(FILES ${PROJECT_SOURCE_DIR}/config/lope.yaml DESTINATION share/doc/lope/examples)
+install(FILES ${PROJECT_SOURCE_DIR}/LICENSE DESTINATION share/doc/lope)
+
+# What names the prefix or lies outside it is settled when the prefix is final. The folder for
+# configuration is /etc for /usr, as everywhere; one that is there already is the administrator's.
+install(CODE "set(lope_source \"${PROJECT_SOURCE_DIR}\")\nset(lope_scratch \"${PROJECT_BINARY_DIR}/install\")")
+install(CODE [[
+  get_filename_component(prefix "${CMAKE_INSTALL_PREFIX}" ABSOLUTE)
+  if(prefix STREQUAL "/usr")
+    set(sysconf /etc)
+  else()
+    set(sysconf ${prefix}/etc)
+  endif()
+  if(NOT EXISTS "$ENV{DESTDIR}${sysconf}/lope/lope.yaml")
+    file(READ ${lope_source}/config/small.yaml text)
+    string(REPLACE "/usr/share/" "${prefix}/share/" text "${text}")
+    file(WRITE ${lope_scratch}/lope.yaml "${text}")
+    file(INSTALL ${lope_scratch}/lope.yaml DESTINATION ${sysconf}/lope)
+  endif()
+  foreach(file lope.service lope.sysusers lope.tmpfiles)
+    file(READ ${lope_source}/systemd/${file} text)
+    string(REPLACE "/etc/lope" "${sysconf}/lope" text "${text}")
+    string(REPLACE "/usr/bin/lope" "${prefix}/bin/lope" text "${text}")
+    string(REPLACE "/usr/share/" "${prefix}/share/" text "${text}")
+    file(WRITE ${lope_scratch}/${file} "${text}")
+  endforeach()
+  file(INSTALL ${lope_scratch}/lope.service DESTINATION ${prefix}/lib/systemd/system)
+  file(INSTALL ${lope_scratch}/lope.sysusers DESTINATION ${prefix}/lib/sysusers.d RENAME lope.conf)
+  file(INSTALL ${lope_scratch}/lope.tmpfiles DESTINATION ${prefix}/lib/tmpfiles.d RENAME lope.conf)
+]])
