@@ -1,0 +1,255 @@
+// The C++ face at its edge: what a class derived from lope::Handler makes of calls and exceptions,
+// seen from the C side. Each case runs with the handler built as C++17 and as C++20.
+#include <array>
+#include <catch2/catch.hpp>
+#include <string>
+
+#include "fake_host.h"
+
+using namespace lope::test;
+
+namespace {
+
+struct Edge {
+  explicit Edge(const std::string& standard) : table(load_handler("edge_cpp" + standard)) {
+    host.options = {
+        {"name", "n"}, {"width", "640"}, {"ratio", "1.5"}, {"loud", "no"}, {"pin", "1"}};
+  }
+  ~Edge() {
+    if (handler != nullptr) table.destroy(handler);
+  }
+  Edge(const Edge&) = delete;
+  Edge& operator=(const Edge&) = delete;
+
+  lope_status create() { return table.create(&host.table, &handler); }
+  lope_outcome handle(std::string_view body) {
+    const lope_message message = message_with(body);
+    return table.handle(handler, &message);
+  }
+
+  FakeHost host;
+  const lope_plugin& table;
+  lope_handler* handler = nullptr;
+};
+
+}  // namespace
+
+TEST_CASE("only what a class overrides is in its table", "[abi][edge]") {
+  const std::string standard = GENERATE("17", "20");
+  const lope_plugin& single = load_handler("edge_cpp" + standard);
+  CHECK(single.struct_size == sizeof(lope_plugin));
+  CHECK(single.abi_minor == 0);
+  CHECK(single.name == std::string("edge"));
+  CHECK(single.handle != nullptr);
+  CHECK(single.handle_batch == nullptr);
+  CHECK(single.flush == nullptr);
+  const lope_plugin& batch = load_handler("edge_batch_cpp" + standard);
+  CHECK(batch.handle == nullptr);
+  CHECK(batch.handle_batch != nullptr);
+  CHECK(batch.flush != nullptr);
+  CHECK(batch.options == nullptr);
+}
+
+TEST_CASE("options reach the constructor as their types", "[abi][edge]") {
+  Edge edge(GENERATE("17", "20"));
+  REQUIRE(edge.create() == LOPE_OK);
+  CHECK(edge.host.lines.back() == "made n,640,quiet,7,x");
+  edge.table.destroy(std::exchange(edge.handler, nullptr));
+  CHECK(edge.host.lines.back() == "destroyed");
+}
+
+TEST_CASE("an option that does not fit fails create() as a wrong configuration", "[abi][edge]") {
+  struct Row {
+    const char* key;
+    const char* value;  // nullptr: not configured
+    const char* explanation;
+  };
+  const auto row = GENERATE(values<Row>({
+      {"name", nullptr, "option 'name': expected a value, found none"},
+      {"width", "wide", "option 'width': expected an integer from -32768 to 32767, found 'wide'"},
+      {"width", "", "option 'width': expected an integer from -32768 to 32767, found ''"},
+      {"width", "5x", "option 'width': expected an integer from -32768 to 32767, found '5x'"},
+      {"width", "70000", "option 'width': expected an integer from -32768 to 32767, found '70000'"},
+      {"ratio", "half", "option 'ratio': expected a number, found 'half'"},
+      {"ratio", "-1", "a negative ratio"},
+      {"loud", "very", "option 'loud': expected true or false, found 'very'"},
+      {"pin", "hunter2",
+       "option 'pin': expected an integer from -2147483648 to 2147483647, found something else"},
+  }));
+  Edge edge(GENERATE("17", "20"));
+  if (row.value == nullptr) {
+    edge.host.options.erase(row.key);
+  } else {
+    edge.host.options[row.key] = row.value;
+  }
+  CHECK(edge.create() == LOPE_E_INVALID);
+  CHECK(edge.handler == nullptr);
+  REQUIRE(edge.host.explanations.size() == 1);
+  CHECK(edge.host.explanations[0].first == nullptr);
+  CHECK(edge.host.explanation() == row.explanation);
+}
+
+TEST_CASE("what a constructor throws becomes a status and an explanation", "[abi][edge]") {
+  struct Row {
+    const char* how;
+    lope_status status;
+    const char* explanation;
+  };
+  const auto row = GENERATE(values<Row>({
+      {"runtime_error", LOPE_E_FAILED, "thrown by the constructor"},
+      {"int", LOPE_E_FAILED, "the handler's constructor threw something that is no std::exception"},
+      {"invalid", LOPE_E_INVALID, "thrown as invalid"},
+      {"option", LOPE_E_INVALID, "option 'missing': expected a value, found none"},
+  }));
+  FakeHost host;
+  host.options["how"] = row.how;
+  lope_handler* handler = nullptr;
+  CHECK(load_handler("create_throws").create(&host.table, &handler) == row.status);
+  CHECK(handler == nullptr);
+  CHECK(host.explanation() == row.explanation);
+}
+
+TEST_CASE("what handle() returns or throws becomes an outcome and an explanation", "[abi][edge]") {
+  struct Row {
+    const char* body;
+    lope_outcome outcome;
+    const char* explanation;
+  };
+  const auto row = GENERATE(values<Row>({
+      {"ack", LOPE_ACK, ""},
+      {"retry", LOPE_RETRY, ""},
+      {"hold", LOPE_HOLD, ""},
+      {"none", LOPE_NO_OUTCOME, ""},
+      {"throw reject", LOPE_REJECT, "not an image"},
+      {"throw retry", LOPE_RETRY, "the disk is full"},
+      {"throw standard", LOPE_RETRY, "something else"},
+      {"throw nothing standard", LOPE_RETRY,
+       "the handler threw something that is no std::exception"},
+      {"beyond the last header", LOPE_RETRY, "header_at: beyond the last header"},
+      {"metric", LOPE_RETRY, "metric_register: not allowed on this thread, or not at this moment"},
+  }));
+  Edge edge(GENERATE("17", "20"));
+  REQUIRE(edge.create() == LOPE_OK);
+  INFO(row.body);
+  CHECK(edge.handle(row.body) == row.outcome);
+  CHECK(edge.host.explanation() == row.explanation);
+  if (!edge.host.explanations.empty()) CHECK(edge.host.explanations[0].first != nullptr);
+  CHECK(edge.host.delays.empty());
+}
+
+TEST_CASE("a thrown retry may carry its delay", "[abi][edge]") {
+  Edge edge(GENERATE("17", "20"));
+  REQUIRE(edge.create() == LOPE_OK);
+  edge.host.retry_after_status = GENERATE(lope_status{LOPE_OK}, lope_status{LOPE_E_UNSUPPORTED});
+  CHECK(edge.handle("throw retry with delay") == LOPE_RETRY);
+  CHECK(edge.host.delays == std::vector<std::uint64_t>{7000});
+  CHECK(edge.host.explanation() == "later");
+}
+
+TEST_CASE("an order that the host does not carry out is an exception that says so", "[abi][edge]") {
+  Edge edge(GENERATE("17", "20"));
+  REQUIRE(edge.create() == LOPE_OK);
+  edge.host.publish_status = LOPE_E_UNSUPPORTED;
+  edge.host.retry_after_status = LOPE_E_UNSUPPORTED;
+  edge.host.settle_status = LOPE_E_UNSUPPORTED;
+  for (const std::string body : {"publish", "reply", "retry_after", "settle"}) {
+    CHECK(edge.handle(body) == LOPE_RETRY);
+    CHECK(edge.host.explanation() == body + ": this version of Lope does not support it");
+  }
+  edge.host.publish_status = LOPE_E_TOO_LARGE;
+  CHECK(edge.handle("publish") == LOPE_RETRY);
+  CHECK(edge.host.explanation() == "publish: it is over a limit");
+}
+
+TEST_CASE("a publication arrives as it was filled in", "[abi][edge]") {
+  Edge edge(GENERATE("17", "20"));
+  REQUIRE(edge.create() == LOPE_OK);
+  CHECK(edge.handle("publish") == LOPE_ACK);
+  REQUIRE(edge.host.sent.size() == 1);
+  const FakeHost::Sent& sent = edge.host.sent[0];
+  CHECK(sent.body == "sent");
+  CHECK(sent.exchange == "exchange");
+  CHECK(sent.routing_key == "key");
+  CHECK(sent.flags == LOPE_PUB_TRANSIENT);
+  CHECK(sent.delay_ms == 2000);
+  REQUIRE(sent.headers.size() == 5);
+  CHECK(sent.headers[0].second.kind == LOPE_TEXT);
+  CHECK(sent.text_header == "a");
+  CHECK(sent.headers[1].second.kind == LOPE_INT64);
+  CHECK(sent.headers[1].second.as.i == -3);
+  CHECK(sent.headers[2].second.kind == LOPE_UINT64);
+  CHECK(sent.headers[2].second.as.u == 4);
+  CHECK(sent.headers[3].second.kind == LOPE_BOOL);
+  CHECK(sent.headers[3].second.as.i == 1);
+  CHECK(sent.headers[4].second.kind == LOPE_DOUBLE);
+  CHECK(sent.headers[4].second.as.d == 0.5);
+  CHECK(edge.handle("reply") == LOPE_ACK);
+  CHECK(edge.host.sent[1].is_reply);
+  CHECK(edge.host.sent[1].body == "the answer");
+}
+
+TEST_CASE("headers and properties are read through the message", "[abi][edge]") {
+  Edge edge(GENERATE("17", "20"));
+  REQUIRE(edge.create() == LOPE_OK);
+  lope_header colour{str("colour"), {}};
+  colour.value.kind = LOPE_TEXT;
+  colour.value.as.s = str("red");
+  lope_header size{str("size"), {}};
+  size.value.kind = LOPE_INT64;
+  size.value.as.i = 5;
+  edge.host.headers = {colour, size};
+  lope_message message = message_with("headers");
+  message.header_count = 2;
+  CHECK(edge.table.handle(edge.handler, &message) == LOPE_ACK);
+  edge.host.headers[0].value.as.s = str("blue");
+  CHECK(edge.table.handle(edge.handler, &message) == LOPE_REJECT);
+}
+
+TEST_CASE("settling what is settled already is no error", "[abi][edge]") {
+  Edge edge(GENERATE("17", "20"));
+  REQUIRE(edge.create() == LOPE_OK);
+  CHECK(edge.handle("settle") == LOPE_ACK);
+  REQUIRE(edge.host.settled.size() == 1);
+  CHECK(edge.host.settled[0] == std::pair<std::uint64_t, lope_outcome>(41, LOPE_ACK));
+  edge.host.settle_status = LOPE_E_STALE;
+  CHECK(edge.handle("settle") == LOPE_REJECT);  // how the handler says that settle() answered false
+}
+
+TEST_CASE("an exception in a batch leaves the outcomes that are there", "[abi][edge]") {
+  struct Row {
+    std::array<const char*, 3> bodies;
+    std::array<lope_outcome, 3> outcomes;
+    std::size_t explanations;
+  };
+  const auto row = GENERATE(values<Row>({
+      {{"ack", "nothing", "ack"}, {LOPE_ACK, LOPE_NO_OUTCOME, LOPE_ACK}, 0},
+      {{"ack", "throw", "ack"}, {LOPE_ACK, LOPE_RETRY, LOPE_RETRY}, 2},
+      {{"ack", "throw reject", "ack"}, {LOPE_ACK, LOPE_REJECT, LOPE_REJECT}, 2},
+      {{"beyond", "ack", "ack"}, {LOPE_RETRY, LOPE_RETRY, LOPE_RETRY}, 3},
+  }));
+  const lope_plugin& table = load_handler(std::string("edge_batch_cpp") + GENERATE("17", "20"));
+  FakeHost host;
+  lope_handler* handler = nullptr;
+  REQUIRE(table.create(&host.table, &handler) == LOPE_OK);
+  const std::array<lope_message, 3> messages = {
+      message_with(row.bodies[0]), message_with(row.bodies[1]), message_with(row.bodies[2])};
+  const lope_message* const pointers[] = {&messages[0], &messages[1], &messages[2]};
+  const lope_batch batch{sizeof(lope_batch), 3, pointers};
+  std::array<lope_outcome, 3> outcomes{};
+  table.handle_batch(handler, &batch, outcomes.data());
+  CHECK(outcomes == row.outcomes);
+  CHECK(host.explanations.size() == row.explanations);
+  table.destroy(handler);
+}
+
+TEST_CASE("a flush that throws fails and is logged", "[abi][edge]") {
+  const lope_plugin& table = load_handler(std::string("edge_batch_cpp") + GENERATE("17", "20"));
+  FakeHost host;
+  lope_handler* handler = nullptr;
+  REQUIRE(table.create(&host.table, &handler) == LOPE_OK);
+  CHECK(table.flush(handler, LOPE_FLUSH_INTERVAL) == LOPE_OK);
+  CHECK(host.lines.empty());
+  CHECK(table.flush(handler, LOPE_FLUSH_DRAIN) == LOPE_E_FAILED);
+  CHECK(host.lines == std::vector<std::string>{"cannot flush"});
+  table.destroy(handler);
+}

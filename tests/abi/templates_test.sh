@@ -1,0 +1,75 @@
+#!/usr/bin/env bash
+# templates_test.sh SOURCE_DIR BUILD_DIR: installs Lope into a folder of its own, copies plugins/template
+# and plugins/template-c out of the tree, builds them as their READMEs say, and has the installed
+# `lope inspect` describe them.
+set -euo pipefail
+
+source_dir=$1
+build_dir=$2
+umask 022
+
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+prefix=$work/prefix
+
+fail() {
+  echo "templates_test: $*" >&2
+  exit 1
+}
+
+unset DESTDIR
+cmake --install "$build_dir" --prefix "$prefix" >"$work/install.log" 2>&1 || {
+  cat "$work/install.log" >&2
+  fail "cmake --install failed"
+}
+lope=$prefix/bin/lope
+[[ -x $lope ]] || fail "no program at $lope"
+
+# expect_inspect FILE WORD...: `lope inspect FILE` succeeds and says each word.
+expect_inspect() {
+  local file=$1 output word
+  shift
+  output=$("$lope" inspect "$file" 2>&1) || fail "lope inspect $file failed: $output"
+  for word in "$@"; do
+    [[ $output == *"$word"* ]] || fail "lope inspect $file: expected '$word', found: $output"
+  done
+}
+
+build_with_cmake() {
+  if ! {
+    cmake -S "$1" -B "$1/build" -DCMAKE_PREFIX_PATH="$prefix" &&
+      cmake --build "$1/build" &&
+      cmake --install "$1/build"
+  } >"$1.log" 2>&1; then
+    cat "$1.log" >&2
+    fail "building $1 failed"
+  fi
+}
+
+cp -r "$source_dir/plugins/template" "$work/template"
+cp -r "$source_dir/plugins/template-c" "$work/template-c"
+
+build_with_cmake "$work/template"
+expect_inspect "$work/template/build/greet.so" greet 0.1.0 greeting times
+expect_inspect "$prefix/lib/lope/handlers/greet.so" greet
+
+build_with_cmake "$work/template-c"
+expect_inspect "$work/template-c/build/greet_c.so" greet_c 0.1.0 greeting
+expect_inspect "$prefix/lib/lope/handlers/greet_c.so" greet_c
+
+# The one-line build, with nothing but pkg-config to find the header.
+pc_file=$(find "$prefix" -name lope.pc)
+[[ -n $pc_file ]] || fail "no lope.pc under $prefix"
+PKG_CONFIG_PATH=$(dirname "$pc_file")
+export PKG_CONFIG_PATH
+read -ra cflags <<<"$(pkg-config --cflags lope)"
+cc -std=c99 -Wall -Wextra -pedantic -Werror -shared -fPIC -fvisibility=hidden "${cflags[@]}" \
+  -o "$work/by_hand.so" "$work/template-c/greet_c.c"
+expect_inspect "$work/by_hand.so" greet_c
+[[ $(realpath "$(pkg-config --variable=handlersdir lope)") == $(realpath "$prefix/lib/lope/handlers") ]] ||
+  fail "lope.pc: handlersdir is $(pkg-config --variable=handlersdir lope)"
+
+# Nothing of the handler's is exported but its table.
+exported=$(nm -D --defined-only "$work/template/build/greet.so" | awk '$2 != "W" && $2 != "V" && $2 != "u" {print $3}')
+[[ $exported == lope_plugin_v1 ]] || fail "greet.so exports: $exported"
+echo "both templates build and are accepted"
