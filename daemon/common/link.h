@@ -1,0 +1,181 @@
+// The bytes between a consumer and one of its workers, over a stream socketpair: frames of a
+// fixed head and a payload. Both ends are of one build (the scoreboard carries the build id), so
+// structs travel as they lie in memory. What the worker says is checked all the same: a handler
+// may have scribbled over it.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "common/result.h"
+
+namespace lope {
+
+// A growable byte buffer that does not zero what it hands out.
+class ByteBuffer {
+ public:
+  char* data() { return data_.get(); }
+  const char* data() const { return data_.get(); }
+  std::size_t size() const { return size_; }
+  std::size_t capacity() const { return capacity_; }
+  // Content is lost when the capacity has to grow.
+  void assign_size(std::size_t size);
+  // Content is kept.
+  void reserve(std::size_t capacity);
+  void append(std::string_view bytes);
+  void clear() { size_ = 0; }
+  // Gives the memory back.
+  void release();
+  std::span<const char> bytes() const { return {data_.get(), size_}; }
+
+ private:
+  std::unique_ptr<char[]> data_;
+  std::size_t size_ = 0;
+  std::size_t capacity_ = 0;
+};
+
+enum class FrameType : std::uint16_t {
+  // consumer to worker
+  delivery = 1,
+  // worker to consumer
+  ready = 16,    // payload: name \0 version \0 path
+  failed = 17,   // payload: FailedHead, text
+  log = 18,      // payload: LogHead, text
+  explain = 19,  // about `sequence`; payload: text
+};
+
+struct FrameHead {
+  std::uint32_t size;  // of the whole frame
+  FrameType type;
+  std::uint16_t reserved;
+  std::uint64_t sequence;  // of the delivery; 0 where none is meant
+};
+static_assert(sizeof(FrameHead) == 16);
+
+struct FailedHead {
+  std::uint32_t refused;  // 1: do not start this handler again; 0: try again
+};
+struct LogHead {
+  std::uint32_t level;  // a LogLevel
+};
+
+// The largest frame a worker may send, and the largest body text of it.
+inline constexpr std::size_t kMaxWorkerFrame = 1 << 20;
+
+// The text properties of a message, in the order they travel.
+enum class TextProperty : std::uint8_t {
+  queue,
+  exchange,
+  routing_key,
+  consumer_tag,
+  content_type,
+  content_encoding,
+  correlation_id,
+  reply_to,
+  message_id,
+  parent_id,
+  type,
+  app_id,
+  user_id,
+  expiration,
+};
+inline constexpr std::size_t kTextProperties = 14;
+
+inline constexpr std::uint32_t kDeliveryRedelivered = 1u << 0;
+inline constexpr std::uint32_t kDeliveryPersistent = 1u << 1;
+
+// A delivery as it travels; views into memory of whoever made it.
+struct DeliveryView {
+  std::uint32_t flags = 0;  // kDelivery…
+  std::uint32_t attempt = 1;
+  std::uint32_t crashes = 0;
+  std::uint32_t priority = 0;
+  std::uint64_t delivery_tag = 0;
+  std::uint64_t received_unix_ns = 0;
+  std::uint64_t timestamp = 0;
+  std::array<std::string_view, kTextProperties> text;
+  std::uint32_t header_count = 0;
+  std::string_view headers;  // made by HeaderWriter
+  std::string_view body;
+
+  std::string_view& operator[](TextProperty property) {
+    return text[static_cast<std::size_t>(property)];
+  }
+  std::string_view operator[](TextProperty property) const {
+    return text[static_cast<std::size_t>(property)];
+  }
+};
+
+// Writes a delivery frame but for its body into `buffer` and leaves room for a body of `body_size`
+// bytes at its end. Returns where the body goes. `view.body` is not looked at.
+char* encode_delivery(const DeliveryView& view, std::size_t body_size, ByteBuffer& buffer);
+// Names the delivery: each hand-over to a worker has its own sequence.
+void set_sequence(ByteBuffer& frame, std::uint64_t sequence);
+// `frame` is a whole frame of type delivery.
+Result<DeliveryView> decode_delivery(std::span<const char> frame);
+
+// What a header's value is; the numbers are those of the ABI (asserted in worker/host.cpp).
+enum class HeaderKind : std::uint8_t {
+  int64 = 1,
+  uint64 = 2,
+  real = 3,
+  boolean = 4,
+  text = 5,
+  bytes = 6,
+  timestamp = 7,
+  null = 8,
+  other = 9,
+};
+
+class HeaderWriter {
+ public:
+  explicit HeaderWriter(ByteBuffer& buffer) : buffer_(buffer) {}
+  void add_scalar(std::string_view name, HeaderKind kind, std::uint64_t bits);
+  void add_text(std::string_view name, HeaderKind kind, std::string_view value);
+  std::uint32_t count() const { return count_; }
+
+ private:
+  void add(std::string_view name, HeaderKind kind, std::uint64_t bits, std::string_view value);
+  ByteBuffer& buffer_;
+  std::uint32_t count_ = 0;
+};
+
+struct HeaderView {
+  std::string_view name;
+  HeaderKind kind = HeaderKind::null;
+  std::uint64_t bits = 0;  // of a scalar
+  std::string_view value;  // of text and bytes
+};
+
+// Takes the first header off `headers`; nothing when there is none left (or it is damaged).
+std::optional<HeaderView> next_header(std::string_view& headers);
+
+// A whole frame with a text payload behind a small head.
+std::string encode_frame(FrameType type, std::uint64_t sequence, std::string_view payload);
+
+// Collects what a nonblocking socket brings into whole frames.
+class FrameReader {
+ public:
+  struct Frame {
+    FrameHead head;
+    std::string_view payload;  // valid until the next call of read() or next()
+  };
+  enum class Status { data, would_block, end };
+
+  // Reads once. An error is a broken socket.
+  Result<Status> read(int fd);
+  // The next whole frame, or nothing. An error is a damaged stream.
+  Result<std::optional<Frame>> next();
+
+ private:
+  ByteBuffer buffer_;
+  std::size_t consumed_ = 0;
+};
+
+}  // namespace lope

@@ -1,0 +1,131 @@
+#include "common/scoreboard.h"
+
+#include <sys/mman.h>
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <cerrno>
+
+#include "common/text.h"
+
+namespace lope {
+
+const char* to_string(WorkerStage stage) {
+  switch (stage) {
+    case WorkerStage::starting: return "starting";
+    case WorkerStage::checking: return "checking its handler's file";
+    case WorkerStage::loading: return "loading its handler";
+    case WorkerStage::creating: return "in the handler's create()";
+    case WorkerStage::ready: return "ready";
+    case WorkerStage::ending: return "ending";
+  }
+  return "in an unknown stage";  // the worker may have scribbled over it
+}
+
+const char* to_string(GroupState state) {
+  switch (state) {
+    case GroupState::starting: return "starting";
+    case GroupState::connecting: return "connecting";
+    case GroupState::consuming: return "consuming";
+    case GroupState::draining: return "draining";
+    case GroupState::ended: return "ended";
+  }
+  return "unknown";
+}
+
+bool push_outcome(WorkerBoard& board, std::uint64_t sequence, std::int32_t outcome,
+                  std::uint64_t duration_ns, bool explained) {
+  const std::uint64_t ticket = board.tail.fetch_add(1, std::memory_order_relaxed);
+  OutcomeEntry& entry = board.ring[ticket % kOutcomeRingSize];
+  entry.sequence = sequence;
+  entry.duration_ns = duration_ns;
+  entry.outcome = outcome;
+  entry.explained = explained ? 1 : 0;
+  // Sequentially consistent, against the consumer's store to consumer_asleep and its look at the
+  // ring behind it: one of the two sees the other.
+  entry.ticket.store(ticket + 1, std::memory_order_seq_cst);
+  if (board.consumer_asleep.load(std::memory_order_seq_cst) == 0) return false;
+  return board.consumer_asleep.exchange(0, std::memory_order_relaxed) != 0;
+}
+
+bool OutcomeReader::next(WorkerBoard& board, Outcome& outcome) {
+  OutcomeEntry& entry = board.ring[head_ % kOutcomeRingSize];
+  if (entry.ticket.load(std::memory_order_seq_cst) != head_ + 1) return false;
+  outcome.sequence = entry.sequence;
+  outcome.duration_ns = entry.duration_ns;
+  outcome.outcome = entry.outcome;
+  outcome.explained = entry.explained != 0;
+  ++head_;
+  return true;
+}
+
+bool OutcomeReader::next_after_death(WorkerBoard& board, Outcome& outcome) {
+  // A scribbled tail cannot make this run for ever: at most one ring is looked at.
+  const std::uint64_t tail =
+      std::min(board.tail.load(std::memory_order_acquire), head_ + kOutcomeRingSize);
+  while (head_ < tail) {
+    if (next(board, outcome)) return true;
+    ++head_;
+  }
+  return false;
+}
+
+void set_last_error(GroupBoard& board, std::string_view text) {
+  const std::size_t size = std::min(text.size(), board.last_error.size() - 1);
+  for (std::size_t i = 0; i < size; ++i) {
+    board.last_error[i].store(text[i], std::memory_order_relaxed);
+  }
+  board.last_error[size].store('\0', std::memory_order_release);
+}
+
+std::string last_error(const GroupBoard& board) {
+  std::string text;
+  for (const std::atomic<char>& c : board.last_error) {
+    const char value = c.load(std::memory_order_relaxed);
+    if (value == '\0') break;
+    text.push_back(value);
+  }
+  return text;
+}
+
+template <typename Board>
+BoardMapping<Board>::~BoardMapping() {
+  if (board_ != nullptr) ::munmap(board_, sizeof(Board));
+}
+
+template <typename Board>
+Result<BoardMapping<Board>> BoardMapping<Board>::create(std::string_view name, UniqueFd& fd) {
+  auto memory = make_shared_memory(name, sizeof(Board));
+  if (!memory) return Error{memory.error()};
+  void* address =
+      ::mmap(nullptr, sizeof(Board), PROT_READ | PROT_WRITE, MAP_SHARED, memory->get(), 0);
+  if (address == MAP_FAILED) return Error{errno_text("mmap", errno)};
+  BoardMapping mapping;
+  mapping.board_ = static_cast<Board*>(address);  // zeros are a valid board
+  mapping.board_->build_id = LOPE_BUILD_ID;
+  fd = std::move(*memory);
+  return mapping;
+}
+
+template <typename Board>
+Result<BoardMapping<Board>> BoardMapping<Board>::open(int fd) {
+  struct stat info {};
+  if (::fstat(fd, &info) < 0) return Error{errno_text("scoreboard: fstat", errno)};
+  if (static_cast<std::size_t>(info.st_size) != sizeof(Board)) {
+    return Error{"scoreboard: expected " + std::to_string(sizeof(Board)) + " bytes, found " +
+                 std::to_string(info.st_size) + ": the programs are of different builds"};
+  }
+  void* address = ::mmap(nullptr, sizeof(Board), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+  if (address == MAP_FAILED) return Error{errno_text("mmap", errno)};
+  BoardMapping mapping;
+  mapping.board_ = static_cast<Board*>(address);
+  if (mapping->build_id != LOPE_BUILD_ID) {
+    return Error{"scoreboard: the programs are of different builds"};
+  }
+  return mapping;
+}
+
+template class BoardMapping<WorkerBoard>;
+template class BoardMapping<GroupBoard>;
+
+}  // namespace lope

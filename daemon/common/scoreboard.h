@@ -1,0 +1,142 @@
+// Memory that two processes share: what outlives the one that wrote it. A WorkerBoard between a
+// consumer and one worker; a GroupBoard between the supervisor and one consumer. Every field has
+// one writer, named here; the other side only reads, and believes nothing it can check.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+
+#include "common/fd.h"
+#include "common/result.h"
+
+namespace lope {
+
+static_assert(std::atomic<std::uint64_t>::is_always_lock_free);
+static_assert(std::atomic<std::uint32_t>::is_always_lock_free);
+
+inline constexpr std::size_t kMaxThreads = 256;      // of one worker
+inline constexpr std::size_t kOutcomeRingSize = 4096;  // a power of two
+
+// How far a worker has come; names the culprit when it dies before it is ready.
+enum class WorkerStage : std::uint32_t { starting, checking, loading, creating, ready, ending };
+const char* to_string(WorkerStage stage);
+
+// An outcome a worker reports beyond the ABI's own: taken back before its handler saw it.
+inline constexpr std::int32_t kNotStarted = -1;
+
+struct OutcomeEntry {
+  std::atomic<std::uint64_t> ticket;  // place in the sequence of all entries, plus 1; written last
+  std::uint64_t sequence;
+  std::uint64_t duration_ns;  // in the handler
+  std::int32_t outcome;
+  std::uint32_t explained;  // 1: an explain frame about it is on the link
+};
+
+// A finished outcome survives its worker: it is in the ring before the slot is cleared.
+struct WorkerBoard {
+  std::uint64_t build_id;
+
+  // Written by the consumer.
+  alignas(64) std::atomic<std::uint64_t> revoked_below;  // no delivery with a lower sequence may start
+  std::atomic<std::uint32_t> stopping;
+  alignas(64) std::atomic<std::uint32_t> consumer_asleep;  // the worker clears it when it wakes the consumer
+
+  // Written by the worker.
+  alignas(64) std::atomic<std::uint32_t> stage;
+  alignas(64) std::atomic<std::uint64_t> tail;  // tickets given out
+  struct alignas(64) Slot {
+    std::atomic<std::uint64_t> sequence;  // of the delivery inside the handler; 0: none
+    std::atomic<std::uint64_t> started_ns;  // CLOCK_MONOTONIC
+  };
+  std::array<Slot, kMaxThreads> slots;
+  std::array<OutcomeEntry, kOutcomeRingSize> ring;
+};
+
+// The worker's side of the ring. Thread-safe.
+// Never full: the consumer never has more than kOutcomeRingSize deliveries out at a worker.
+// Returns true when the consumer was asleep: then wake it.
+bool push_outcome(WorkerBoard& board, std::uint64_t sequence, std::int32_t outcome,
+                  std::uint64_t duration_ns, bool explained);
+
+// The consumer's side.
+class OutcomeReader {
+ public:
+  struct Outcome {
+    std::uint64_t sequence;
+    std::uint64_t duration_ns;
+    std::int32_t outcome;
+    bool explained;
+  };
+  // The next outcome in order; false when there is none yet.
+  bool next(WorkerBoard& board, Outcome& outcome);
+  // After the worker's death: also steps over entries it never finished writing.
+  bool next_after_death(WorkerBoard& board, Outcome& outcome);
+  // Entries read so far.
+  std::uint64_t count() const { return head_; }
+
+ private:
+  std::uint64_t head_ = 0;
+};
+
+enum class GroupState : std::uint32_t { starting, connecting, consuming, draining, ended };
+const char* to_string(GroupState state);
+
+// Counters since the daemon started: a replaced consumer goes on where its predecessor stopped.
+struct GroupBoard {
+  std::uint64_t build_id;
+  // All written by the consumer.
+  std::atomic<std::uint32_t> state;
+  std::atomic<std::uint32_t> workers_ready;
+  std::atomic<std::uint64_t> progress;  // grows with every turn of the loop
+  std::atomic<std::uint64_t> delivered;
+  std::atomic<std::uint64_t> acked;
+  std::atomic<std::uint64_t> retried;
+  std::atomic<std::uint64_t> rejected;
+  std::atomic<std::uint64_t> handed_back;
+  std::atomic<std::uint64_t> stale_outcomes;  // of an old connection or channel: dropped
+  std::atomic<std::uint64_t> finished_in_drain;
+  std::atomic<std::uint64_t> handed_back_in_drain;
+  std::atomic<std::uint64_t> killed_in_drain;
+  std::atomic<std::uint64_t> worker_deaths;
+  std::atomic<std::uint64_t> connections;  // opened so far
+  // Why it is not consuming. Text of at most size - 1 bytes; a torn read shows a mixture, no more.
+  std::array<std::atomic<char>, 512> last_error;
+};
+
+void set_last_error(GroupBoard& board, std::string_view text);
+std::string last_error(const GroupBoard& board);
+
+// One mapping of a board. Movable; unmaps at its end.
+template <typename Board>
+class BoardMapping {
+ public:
+  BoardMapping() = default;
+  BoardMapping(BoardMapping&& other) noexcept : board_(std::exchange(other.board_, nullptr)) {}
+  BoardMapping& operator=(BoardMapping&& other) noexcept {
+    std::swap(board_, other.board_);
+    return *this;
+  }
+  ~BoardMapping();
+
+  // A new board of zeros with this build's id; `fd` gets the memory to hand to the other process.
+  static Result<BoardMapping> create(std::string_view name, UniqueFd& fd);
+  // The board in `fd`. Refuses a wrong size or another build id.
+  static Result<BoardMapping> open(int fd);
+
+  Board* operator->() const { return board_; }
+  Board& operator*() const { return *board_; }
+  explicit operator bool() const { return board_ != nullptr; }
+
+ private:
+  Board* board_ = nullptr;
+};
+
+extern template class BoardMapping<WorkerBoard>;
+extern template class BoardMapping<GroupBoard>;
+
+}  // namespace lope

@@ -1,0 +1,322 @@
+// The only place that knows nlohmann-json.
+#include "common/settings_json.h"
+
+#include <chrono>
+#include <cstdint>
+#include <cstdio>
+#include <exception>
+#include <nlohmann/json.hpp>
+#include <stdexcept>
+#include <type_traits>
+#include <utility>
+#include <variant>
+
+#include "common/text.h"
+
+namespace lope {
+
+namespace {
+
+// Ordered: AMQP tables keep the order of the file.
+using Json = nlohmann::ordered_json;
+
+// Not valid UTF-8 (a handler's own texts, a path) becomes U+FFFD rather than an exception.
+std::string dump(const Json& json, int indent = -1) {
+  return json.dump(indent, ' ', false, Json::error_handler_t::replace);
+}
+
+std::string build_id() {
+  char text[24];
+  std::snprintf(text, sizeof text, "%016llx", static_cast<unsigned long long>(LOPE_BUILD_ID));
+  return text;
+}
+
+// ---- AMQP tables ---------------------------------------------------------------------------
+
+Json table_json(const AmqpTable& table);
+
+Json value_json(const AmqpValue& value) {
+  return std::visit(
+      [](const auto& held) -> Json {
+        using Held = std::decay_t<decltype(held)>;
+        if constexpr (std::is_same_v<Held, AmqpTable>) {
+          return table_json(held);
+        } else if constexpr (std::is_same_v<Held, AmqpArray>) {
+          Json array = Json::array();
+          for (const AmqpValue& entry : held) array.push_back(value_json(entry));
+          return array;
+        } else {
+          return held;
+        }
+      },
+      value.value);
+}
+
+Json table_json(const AmqpTable& table) {
+  Json object = Json::object();
+  for (const auto& [name, value] : table) object[name] = value_json(value);
+  return object;
+}
+
+AmqpTable table_from(const Json& json);
+
+AmqpValue value_from(const Json& json) {
+  if (json.is_boolean()) return {json.get<bool>()};
+  if (json.is_number_integer()) return {json.get<std::int64_t>()};
+  if (json.is_number_float()) return {json.get<double>()};
+  if (json.is_string()) return {json.get<std::string>()};
+  if (json.is_array()) {
+    AmqpArray array;
+    for (const Json& entry : json) array.push_back(value_from(entry));
+    return {std::move(array)};
+  }
+  return {table_from(json)};
+}
+
+AmqpTable table_from(const Json& json) {
+  if (!json.is_object()) throw std::invalid_argument("a table");
+  AmqpTable table;
+  for (const auto& [name, value] : json.items()) table.emplace_back(name, value_from(value));
+  return table;
+}
+
+// ---- Settings ------------------------------------------------------------------------------
+//
+// Each struct has one function that names its members, for both directions: `io` is a Writer or a
+// Reader.
+
+template <typename Io, typename T>
+void members(Io& io, T& settings);
+
+class Writer {
+ public:
+  template <typename T>
+  void operator()(const char* name, const T& value) {
+    json_[name] = convert(value);
+  }
+  Json take() { return std::move(json_); }
+
+  template <typename T>
+  static Json convert(const T& value) {
+    if constexpr (std::is_enum_v<T>) {
+      return static_cast<int>(value);
+    } else if constexpr (std::is_same_v<T, AmqpTable>) {
+      return table_json(value);
+    } else if constexpr (std::is_arithmetic_v<T> || std::is_same_v<T, std::string>) {
+      return value;
+    } else if constexpr (requires { value.count(); }) {
+      return value.count();
+    } else if constexpr (requires { value.first; }) {
+      return Json::array({value.first, value.second});
+    } else if constexpr (requires { value.begin(); }) {
+      Json array = Json::array();
+      for (const auto& entry : value) array.push_back(convert(entry));
+      return array;
+    } else {
+      Writer writer;
+      members(writer, value);
+      return writer.take();
+    }
+  }
+
+ private:
+  Json json_ = Json::object();
+};
+
+class Reader {
+ public:
+  explicit Reader(const Json& json) : json_(json) {}
+
+  template <typename T>
+  void operator()(const char* name, T& value) {
+    convert(json_.at(name), value);
+  }
+
+  template <typename T>
+  static void convert(const Json& json, T& value) {
+    if constexpr (std::is_enum_v<T>) {
+      value = static_cast<T>(json.get<int>());
+    } else if constexpr (std::is_same_v<T, AmqpTable>) {
+      value = table_from(json);
+    } else if constexpr (std::is_arithmetic_v<T> || std::is_same_v<T, std::string>) {
+      value = json.get<T>();
+    } else if constexpr (requires { value.count(); }) {
+      value = T(json.get<std::int64_t>());
+    } else if constexpr (requires { value.first; }) {
+      convert(json.at(0), value.first);
+      convert(json.at(1), value.second);
+    } else if constexpr (requires { value.begin(); }) {
+      if (!json.is_array()) throw std::invalid_argument("a list");
+      value.clear();
+      for (const Json& entry : json) convert(entry, value.emplace_back());
+    } else {
+      Reader reader(json);
+      members(reader, value);
+    }
+  }
+
+ private:
+  const Json& json_;
+};
+
+// T is the struct, const or not.
+template <typename T, typename Struct>
+concept Is = std::is_same_v<std::remove_const_t<T>, Struct>;
+
+template <typename Io, typename T>
+void members(Io& io, T& settings) {
+  if constexpr (Is<T, BrokerAddress>) {
+    io("host", settings.host);
+    io("port", settings.port);
+    io("vhost", settings.vhost);
+    io("user", settings.user);
+    io("password", settings.password);
+  } else if constexpr (Is<T, BrokerSettings>) {
+    io("addresses", settings.addresses);
+    io("heartbeat", settings.heartbeat);
+    io("connect_timeout", settings.connect_timeout);
+  } else if constexpr (Is<T, ExchangeSettings>) {
+    io("name", settings.name);
+    io("type", settings.type);
+    io("durable", settings.durable);
+    io("auto_delete", settings.auto_delete);
+    io("internal", settings.internal);
+    io("arguments", settings.arguments);
+  } else if constexpr (Is<T, BindingSettings>) {
+    io("exchange", settings.exchange);
+    io("key", settings.key);
+    io("arguments", settings.arguments);
+  } else if constexpr (Is<T, DeclareSettings>) {
+    io("type", settings.type);
+    io("durable", settings.durable);
+    io("exclusive", settings.exclusive);
+    io("auto_delete", settings.auto_delete);
+    io("arguments", settings.arguments);
+    io("exchanges", settings.exchanges);
+    io("bindings", settings.bindings);
+  } else if constexpr (Is<T, QueueSettings>) {
+    io("name", settings.name);
+    io("prefetch", settings.prefetch);
+    io("consumer_tag", settings.consumer_tag);
+    io("consumer_arguments", settings.consumer_arguments);
+    io("declare", settings.declare);
+    io("declaration", settings.declaration);
+  } else if constexpr (Is<T, GroupSettings>) {
+    io("name", settings.name);
+    io("handler", settings.handler);
+    io("options_json", settings.options_json);
+    io("options", settings.options);
+    io("queues", settings.queues);
+    io("workers", settings.workers);
+    io("threads", settings.threads);
+    io("auto_ack", settings.auto_ack);
+    io("max_body_bytes", settings.max_body_bytes);
+    io("start_timeout", settings.start_timeout);
+  } else if constexpr (Is<T, LogSettings>) {
+    io("level", settings.level);
+    io("format", settings.format);
+    io("file", settings.file);
+  } else if constexpr (Is<T, ConsumerSettings>) {
+    io("broker", settings.broker);
+    io("handlers_dir", settings.handlers_dir);
+    io("shutdown_timeout", settings.shutdown_timeout);
+    io("log", settings.log);
+    io("group", settings.group);
+    io("secret_env", settings.secret_env);
+  } else if constexpr (Is<T, WorkerSettings>) {
+    io("group", settings.group);
+    io("worker_index", settings.worker_index);
+    io("threads", settings.threads);
+    io("handlers_dir", settings.handlers_dir);
+    io("handler", settings.handler);
+    io("options_json", settings.options_json);
+    io("options", settings.options);
+    io("log_level", settings.log_level);
+  } else if constexpr (Is<T, PluginDescription::Option>) {
+    io("name", settings.name);
+    io("kind", settings.kind);
+    io("required", settings.required);
+    io("default", settings.default_value);
+    io("secret", settings.secret);
+    io("help", settings.help);
+  } else {
+    static_assert(Is<T, PluginDescription>);
+    io("name", settings.name);
+    io("version", settings.version);
+    io("description", settings.description);
+    io("path", settings.path);
+    io("abi_major", settings.abi_major);
+    io("abi_minor", settings.abi_minor);
+    io("has_batch", settings.has_batch);
+    io("has_flush", settings.has_flush);
+    io("takes_any_option", settings.takes_any_option);
+    io("options", settings.options);
+  }
+}
+
+template <typename T>
+std::string settings_text(const T& settings) {
+  Json json = Writer::convert(settings);
+  json["build_id"] = build_id();
+  return dump(json);
+}
+
+// The library's own texts quote what they read, and a password is in there: they are not passed on.
+template <typename T>
+Result<T> settings_from(std::string_view text, const char* subject) {
+  const Json json = Json::parse(text, nullptr, false);
+  if (!json.is_object()) return Error{std::string(subject) + ": expected a JSON object"};
+  const auto id = json.find("build_id");
+  if (id == json.end() || *id != build_id()) {
+    const std::string found =
+        id != json.end() && id->is_string() ? escape(id->get<std::string>(), 32) : "none";
+    return Error{std::string(subject) + ": expected build id " + build_id() + ", found " + found +
+                 ": the programs are not of one build"};
+  }
+  try {
+    T settings;
+    Reader::convert(json, settings);
+    return settings;
+  } catch (const std::exception&) {
+    return Error{std::string(subject) + ": a member is missing or of another type"};
+  }
+}
+
+}  // namespace
+
+std::string to_json(const ConsumerSettings& settings) { return settings_text(settings); }
+
+std::string to_json(const WorkerSettings& settings) { return settings_text(settings); }
+
+Result<ConsumerSettings> consumer_settings_from_json(std::string_view text) {
+  return settings_from<ConsumerSettings>(text, "consumer settings");
+}
+
+Result<WorkerSettings> worker_settings_from_json(std::string_view text) {
+  return settings_from<WorkerSettings>(text, "worker settings");
+}
+
+std::string to_json(const PluginDescription& description, int indent) {
+  return dump(Writer::convert(description), indent);
+}
+
+std::string error_json(std::string_view text) { return dump(Json{{"error", std::string(text)}}); }
+
+Result<PluginDescription> plugin_description_from_json(std::string_view text) {
+  const Json json = Json::parse(text, nullptr, false);
+  if (!json.is_object()) return Error{"description of a handler: expected a JSON object"};
+  if (const auto error = json.find("error"); error != json.end() && error->is_string()) {
+    return Error{error->get<std::string>()};
+  }
+  try {
+    PluginDescription description;
+    Reader::convert(json, description);
+    return description;
+  } catch (const std::exception& exception) {
+    return Error{"description of a handler: " + escape(exception.what(), 256)};
+  }
+}
+
+std::string json_quote(std::string_view text) { return dump(Json(std::string(text))); }
+
+}  // namespace lope

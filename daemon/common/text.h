@@ -1,0 +1,29 @@
+// Text that others control, made safe to show; small text helpers shared by all programs.
+#pragma once
+
+#include <cstddef>
+#include <span>
+#include <string>
+#include <string_view>
+
+namespace lope {
+
+// Control characters, backslashes, quotes and bytes that are no UTF-8 as \n, \t, \", \\ or \xNN; longer than
+// `limit` bytes (of the result) is cut and ends with "…". The result is always valid UTF-8.
+std::string escape(std::string_view text, std::size_t limit = 1024);
+
+// The length of the well-formed UTF-8 sequence that `text` starts with; 0 when it is none.
+std::size_t utf8_sequence_length(std::string_view text);
+// Where `text` stops being UTF-8; npos when it is all of it.
+std::size_t first_invalid_utf8(std::string_view text);
+
+// The candidate nearest to `word` by edit distance, when near enough to be a slip; empty otherwise.
+std::string nearest(std::string_view word, std::span<const std::string_view> candidates);
+
+// "SIGSEGV", or "signal 71" for one without a name.
+std::string signal_name(int signal);
+
+// "connect: Connection refused" for errno values.
+std::string errno_text(std::string_view call, int error);
+
+}  // namespace lope
