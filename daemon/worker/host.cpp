@@ -1,0 +1,246 @@
+#include "worker/host.h"
+
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <bit>
+#include <cerrno>
+#include <cstring>
+
+#include "common/clock.h"
+
+namespace lope::worker {
+
+namespace {
+
+constexpr std::size_t kMaxExplanation = 1024;
+constexpr std::size_t kMaxLogText = 16 * 1024;
+
+static_assert(static_cast<int>(HeaderKind::int64) == LOPE_INT64);
+static_assert(static_cast<int>(HeaderKind::uint64) == LOPE_UINT64);
+static_assert(static_cast<int>(HeaderKind::real) == LOPE_DOUBLE);
+static_assert(static_cast<int>(HeaderKind::boolean) == LOPE_BOOL);
+static_assert(static_cast<int>(HeaderKind::text) == LOPE_TEXT);
+static_assert(static_cast<int>(HeaderKind::bytes) == LOPE_BYTES);
+static_assert(static_cast<int>(HeaderKind::timestamp) == LOPE_TIMESTAMP);
+static_assert(static_cast<int>(HeaderKind::null) == LOPE_NULL);
+static_assert(static_cast<int>(HeaderKind::other) == LOPE_OTHER);
+
+std::string_view view(lope_str text) {
+  return text.data == nullptr ? std::string_view() : std::string_view(text.data, text.size);
+}
+
+lope_str str(std::string_view text) { return {text.data(), text.size()}; }
+
+lope_value to_value(const HeaderView& header) {
+  lope_value value{};
+  value.kind = static_cast<std::int32_t>(header.kind);
+  switch (value.kind) {
+    case LOPE_INT64:
+    case LOPE_BOOL: value.as.i = static_cast<std::int64_t>(header.bits); break;
+    case LOPE_UINT64:
+    case LOPE_TIMESTAMP: value.as.u = header.bits; break;
+    case LOPE_DOUBLE: value.as.d = std::bit_cast<double>(header.bits); break;
+    case LOPE_TEXT:
+    case LOPE_BYTES: value.as.s = str(header.value); break;
+    default: break;  // null, other: nothing to show
+  }
+  return value;
+}
+
+}  // namespace
+
+void LinkWriter::send(FrameType type, std::uint64_t sequence, std::string_view payload) {
+  payload = payload.substr(0, kMaxWorkerFrame - sizeof(FrameHead));
+  const std::string frame = encode_frame(type, sequence, payload);
+  const std::lock_guard<std::mutex> lock(mutex_);
+  std::string_view left = frame;
+  while (!left.empty()) {
+    const ssize_t n = ::send(link_fd_, left.data(), left.size(), MSG_NOSIGNAL);
+    if (n < 0) {
+      if (errno == EINTR) continue;
+      return;
+    }
+    left.remove_prefix(static_cast<std::size_t>(n));
+  }
+}
+
+void LinkWriter::send_log(LogLevel level, std::string_view text) {
+  const LogHead head{static_cast<std::uint32_t>(level)};
+  std::string payload(reinterpret_cast<const char*>(&head), sizeof head);
+  payload += text.substr(0, kMaxLogText);
+  send(FrameType::log, 0, payload);
+}
+
+void LinkWriter::send_explanation(std::uint64_t sequence, std::string_view text) {
+  send(FrameType::explain, sequence, text.substr(0, kMaxExplanation));
+}
+
+void LinkWriter::send_failure(bool refused, std::string_view text) {
+  const FailedHead head{refused ? 1u : 0u};
+  std::string payload(reinterpret_cast<const char*>(&head), sizeof head);
+  payload += text;
+  send(FrameType::failed, 0, payload);
+}
+
+void LinkWriter::wake() {
+  const std::uint64_t one = 1;
+  ssize_t n = 0;
+  do {
+    n = ::write(wake_fd_, &one, sizeof one);
+  } while (n < 0 && errno == EINTR);  // EAGAIN: the counter is at its limit, so awake it will be
+}
+
+struct Host::Calls {
+  static Host& self(const lope_host* host) { return *static_cast<Host*>(host->host_data); }
+
+  static void log(const lope_host* host, int32_t level, lope_str text) noexcept {
+    if (log_enabled(host, level) == 0) return;
+    const int known = std::clamp<int>(level, LOPE_LOG_DEBUG, LOPE_LOG_ERROR);
+    self(host).link_.send_log(static_cast<LogLevel>(known), view(text));
+  }
+
+  static int32_t log_enabled(const lope_host* host, int32_t level) noexcept {
+    return level >= static_cast<int32_t>(self(host).settings_.log_level) ? 1 : 0;
+  }
+
+  static uint64_t monotonic(const lope_host*) noexcept { return monotonic_ns(); }
+  static uint64_t unix_time(const lope_host*) noexcept { return unix_ns(); }
+
+  static int32_t stopping(const lope_host* host) noexcept {
+    return self(host).board_.stopping.load(std::memory_order_relaxed) != 0 ? 1 : 0;
+  }
+
+  static lope_status option(const lope_host* host, lope_str key, lope_str* value) noexcept {
+    const Host& me = self(host);
+    if (value == nullptr) return LOPE_E_INVALID;
+    for (const auto& [name, text] : me.settings_.options) {
+      if (name == view(key)) {
+        *value = str(text);
+        return LOPE_OK;
+      }
+    }
+    for (const lope_option* option = me.plugin_.table->options;
+         option != nullptr && option->name != nullptr; ++option) {
+      if (option->name == view(key) && option->default_value != nullptr) {
+        *value = str(option->default_value);
+        return LOPE_OK;
+      }
+    }
+    *value = {};
+    return LOPE_E_NOT_FOUND;
+  }
+
+  static lope_str options_json(const lope_host* host) noexcept {
+    return str(self(host).settings_.options_json);
+  }
+
+  static lope_status header_get(const lope_host* host, const lope_message* message, lope_str name,
+                                lope_value* value) noexcept {
+    if (value == nullptr) return LOPE_E_INVALID;
+    *value = {};
+    const CurrentMessage* record = self(host).record(message);
+    if (record == nullptr) return LOPE_E_WRONG_THREAD;
+    std::string_view headers = record->view.headers;
+    while (const auto header = next_header(headers)) {
+      if (header->name != view(name)) continue;
+      *value = to_value(*header);
+      return LOPE_OK;
+    }
+    return LOPE_E_NOT_FOUND;
+  }
+
+  static lope_status header_at(const lope_host* host, const lope_message* message, uint32_t index,
+                               lope_header* header) noexcept {
+    if (header == nullptr) return LOPE_E_INVALID;
+    *header = {};
+    const CurrentMessage* record = self(host).record(message);
+    if (record == nullptr) return LOPE_E_WRONG_THREAD;
+    std::string_view headers = record->view.headers;
+    for (uint32_t i = 0; const auto found = next_header(headers); ++i) {
+      if (i != index) continue;
+      header->name = str(found->name);
+      header->value = to_value(*found);
+      return LOPE_OK;
+    }
+    return LOPE_E_NOT_FOUND;
+  }
+
+  static lope_status explain(const lope_host* host, const lope_message* message,
+                             lope_str reason) noexcept {
+    Host& me = self(host);
+    const std::string_view text = view(reason).substr(0, kMaxExplanation);
+    if (message == nullptr) {
+      if (std::this_thread::get_id() != me.thread_) return LOPE_E_WRONG_THREAD;
+      me.create_explanation_ = text;
+      return LOPE_OK;
+    }
+    CurrentMessage* record = me.record(message);
+    if (record == nullptr) return LOPE_E_WRONG_THREAD;
+    record->explanation = text;
+    return LOPE_OK;
+  }
+
+  // Not carried out by this version.
+  static lope_status metric_record(const lope_host*, uint32_t, int64_t) noexcept {
+    return LOPE_E_UNSUPPORTED;
+  }
+  static lope_status settle(const lope_host*, uint64_t, lope_outcome) noexcept {
+    return LOPE_E_UNSUPPORTED;
+  }
+  static lope_status metric_register(const lope_host*, int32_t, lope_str, lope_str,
+                                     uint32_t*) noexcept {
+    return LOPE_E_UNSUPPORTED;
+  }
+  static lope_status publish(const lope_host*, const lope_message*,
+                             const lope_publication*) noexcept {
+    return LOPE_E_UNSUPPORTED;
+  }
+  static lope_status retry_after(const lope_host*, const lope_message*, uint64_t) noexcept {
+    return LOPE_E_UNSUPPORTED;
+  }
+  static lope_status keep_alive(const lope_host*, const lope_message*) noexcept {
+    return LOPE_E_UNSUPPORTED;
+  }
+  static const void* extension(const lope_host*, const char*) noexcept { return nullptr; }
+  static lope_status spare() noexcept { return LOPE_E_UNSUPPORTED; }
+};
+
+Host::Host(const WorkerSettings& settings, const Plugin& plugin, std::uint32_t thread_index,
+           WorkerBoard& board, LinkWriter& link)
+    : settings_(settings), plugin_(plugin), board_(board), link_(link) {
+  lope_host& table = padded_.table;
+  table.struct_size = sizeof(lope_host);
+  table.abi_minor = LOPE_ABI_MINOR;
+  table.host_data = this;
+  table.group = str(settings.group);
+  table.worker_index = static_cast<std::uint32_t>(settings.worker_index);
+  table.thread_index = thread_index;
+  table.log = Calls::log;
+  table.log_enabled = Calls::log_enabled;
+  table.monotonic_ns = Calls::monotonic;
+  table.unix_ns = Calls::unix_time;
+  table.stopping = Calls::stopping;
+  table.metric_record = Calls::metric_record;
+  table.settle = Calls::settle;
+  table.option = Calls::option;
+  table.options_json = Calls::options_json;
+  table.metric_register = Calls::metric_register;
+  table.header_get = Calls::header_get;
+  table.header_at = Calls::header_at;
+  table.publish = Calls::publish;
+  table.reply = Calls::publish;
+  table.explain = Calls::explain;
+  table.retry_after = Calls::retry_after;
+  table.keep_alive = Calls::keep_alive;
+  table.extension = Calls::extension;
+  for (auto& spare : padded_.spare) spare = Calls::spare;
+}
+
+CurrentMessage* Host::record(const lope_message* message) const {
+  if (message == nullptr || current_ == nullptr || message != &current_->message) return nullptr;
+  return std::this_thread::get_id() == thread_ ? current_ : nullptr;
+}
+
+}  // namespace lope::worker

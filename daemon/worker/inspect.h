@@ -1,0 +1,13 @@
+// `lope-worker --inspect`: loads a handler file in this throw-away process and describes it on a
+// descriptor. The caller sets the time limit and reads the exit status.
+#pragma once
+
+#include <string>
+
+namespace lope::worker {
+
+// Writes one JSON PluginDescription, or {"error": "..."} to `output_fd`. Returns the exit code.
+// `handlers_dir` empty: `name` is a path (check_plugin), otherwise a name in that folder (find_plugin).
+int run_inspect(const std::string& handlers_dir, const std::string& name, int output_fd);
+
+}  // namespace lope::worker
