@@ -1,0 +1,670 @@
+#include "consumer/connection.h"
+
+#include <amqp.h>
+#include <amqp_framing.h>
+#include <amqp_tcp_socket.h>
+#include <netdb.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <poll.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <bit>
+#include <cerrno>
+#include <cstring>
+#include <deque>
+#include <vector>
+
+#include "common/clock.h"
+#include "common/fd.h"
+#include "common/text.h"
+
+namespace lope::consumer {
+
+namespace {
+
+constexpr int kFrameMax = 131072;  // the broker's own limit; never less: a header cannot be split
+constexpr timeval kRpcTimeout{10, 0};
+
+amqp_bytes_t bytes(std::string_view text) {
+  return {text.size(), const_cast<char*>(text.data())};
+}
+
+std::string_view view(amqp_bytes_t text) {
+  return {static_cast<const char*>(text.bytes), text.len};
+}
+
+timeval to_timeval(std::chrono::milliseconds time) {
+  return {static_cast<time_t>(time.count() / 1000),
+          static_cast<suseconds_t>(time.count() % 1000 * 1000)};
+}
+
+std::string status_text(int status) { return amqp_error_string2(status); }
+
+// An AMQP table whose entries it owns; the texts are views of its source.
+class TableBuilder {
+ public:
+  explicit TableBuilder(const AmqpTable& source) : table_(build(source)) {}
+  amqp_table_t table() const { return table_; }
+
+ private:
+  amqp_table_t build(const AmqpTable& source) {
+    std::vector<amqp_table_entry_t>& entries = tables_.emplace_back();
+    entries.reserve(source.size());
+    for (const auto& [key, value] : source) {
+      amqp_table_entry_t entry;
+      entry.key = bytes(key);
+      entry.value = build(value);
+      entries.push_back(entry);
+    }
+    return {static_cast<int>(entries.size()), entries.data()};
+  }
+
+  amqp_field_value_t build(const AmqpValue& source) {
+    amqp_field_value_t field;
+    std::memset(&field, 0, sizeof field);
+    if (const auto* flag = std::get_if<bool>(&source.value)) {
+      field.kind = AMQP_FIELD_KIND_BOOLEAN;
+      field.value.boolean = *flag ? 1 : 0;
+    } else if (const auto* integer = std::get_if<std::int64_t>(&source.value)) {
+      field.kind = AMQP_FIELD_KIND_I64;
+      field.value.i64 = *integer;
+    } else if (const auto* real = std::get_if<double>(&source.value)) {
+      field.kind = AMQP_FIELD_KIND_F64;
+      field.value.f64 = *real;
+    } else if (const auto* text = std::get_if<std::string>(&source.value)) {
+      field.kind = AMQP_FIELD_KIND_UTF8;
+      field.value.bytes = bytes(*text);
+    } else if (const auto* list = std::get_if<AmqpArray>(&source.value)) {
+      std::vector<amqp_field_value_t>& entries = arrays_.emplace_back();
+      entries.reserve(list->size());
+      for (const AmqpValue& each : *list) entries.push_back(build(each));
+      field.kind = AMQP_FIELD_KIND_ARRAY;
+      field.value.array = {static_cast<int>(entries.size()), entries.data()};
+    } else if (const auto* table = std::get_if<AmqpTable>(&source.value)) {
+      field.kind = AMQP_FIELD_KIND_TABLE;
+      field.value.table = build(*table);
+    }
+    return field;
+  }
+
+  std::deque<std::vector<amqp_table_entry_t>> tables_;  // deques: entries are pointed to
+  std::deque<std::vector<amqp_field_value_t>> arrays_;
+  amqp_table_t table_;
+};
+
+void add_header(HeaderWriter& writer, std::string_view name, const amqp_field_value_t& field) {
+  const auto scalar = [&](HeaderKind kind, std::uint64_t bits) {
+    writer.add_scalar(name, kind, bits);
+  };
+  const auto integer = [&](std::int64_t value) {
+    scalar(HeaderKind::int64, static_cast<std::uint64_t>(value));
+  };
+  switch (field.kind) {
+    case AMQP_FIELD_KIND_BOOLEAN: scalar(HeaderKind::boolean, field.value.boolean != 0 ? 1 : 0); break;
+    case AMQP_FIELD_KIND_I8: integer(field.value.i8); break;
+    case AMQP_FIELD_KIND_I16: integer(field.value.i16); break;
+    case AMQP_FIELD_KIND_I32: integer(field.value.i32); break;
+    case AMQP_FIELD_KIND_I64: integer(field.value.i64); break;
+    case AMQP_FIELD_KIND_U8: scalar(HeaderKind::uint64, field.value.u8); break;
+    case AMQP_FIELD_KIND_U16: scalar(HeaderKind::uint64, field.value.u16); break;
+    case AMQP_FIELD_KIND_U32: scalar(HeaderKind::uint64, field.value.u32); break;
+    case AMQP_FIELD_KIND_U64: scalar(HeaderKind::uint64, field.value.u64); break;
+    case AMQP_FIELD_KIND_F32:
+      scalar(HeaderKind::real, std::bit_cast<std::uint64_t>(static_cast<double>(field.value.f32)));
+      break;
+    case AMQP_FIELD_KIND_F64:
+      scalar(HeaderKind::real, std::bit_cast<std::uint64_t>(field.value.f64));
+      break;
+    case AMQP_FIELD_KIND_TIMESTAMP: scalar(HeaderKind::timestamp, field.value.u64); break;
+    case AMQP_FIELD_KIND_VOID: scalar(HeaderKind::null, 0); break;
+    case AMQP_FIELD_KIND_UTF8: writer.add_text(name, HeaderKind::text, view(field.value.bytes)); break;
+    case AMQP_FIELD_KIND_BYTES: writer.add_text(name, HeaderKind::bytes, view(field.value.bytes)); break;
+    default: scalar(HeaderKind::other, 0); break;  // tables, arrays, decimals
+  }
+}
+
+// What the broker said in a refused login or open, as "403 ACCESS_REFUSED - …".
+std::string reply_text(const amqp_rpc_reply_t& reply) {
+  switch (reply.reply_type) {
+    case AMQP_RESPONSE_NORMAL: return "ok";
+    case AMQP_RESPONSE_NONE: return "no answer";
+    case AMQP_RESPONSE_LIBRARY_EXCEPTION: return status_text(reply.library_error);
+    case AMQP_RESPONSE_SERVER_EXCEPTION: break;
+  }
+  if (reply.reply.id == AMQP_CONNECTION_CLOSE_METHOD) {
+    const auto* close = static_cast<amqp_connection_close_t*>(reply.reply.decoded);
+    return std::to_string(close->reply_code) + " " + escape(view(close->reply_text));
+  }
+  if (reply.reply.id == AMQP_CHANNEL_CLOSE_METHOD) {
+    const auto* close = static_cast<amqp_channel_close_t*>(reply.reply.decoded);
+    return std::to_string(close->reply_code) + " " + escape(view(close->reply_text));
+  }
+  return "unexpected method " + std::to_string(reply.reply.id);
+}
+
+struct AddressList {
+  ~AddressList() {
+    if (first != nullptr) ::freeaddrinfo(first);
+  }
+  addrinfo* first = nullptr;
+};
+
+// Not the library's own, which does not tell why it failed. As there: non-blocking, no delay.
+Result<UniqueFd> connect_to(const addrinfo& address, TimePoint deadline) {
+  const auto text = [](int error) { return Error{std::strerror(error)}; };
+  UniqueFd fd(::socket(address.ai_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
+  if (!fd.valid()) return text(errno);
+  const int on = 1;
+  if (::setsockopt(fd.get(), IPPROTO_TCP, TCP_NODELAY, &on, sizeof on) < 0 ||
+      ::setsockopt(fd.get(), SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on) < 0) {
+    return text(errno);
+  }
+  if (::connect(fd.get(), address.ai_addr, address.ai_addrlen) == 0) return fd;
+  if (errno != EINPROGRESS) return text(errno);
+  while (true) {
+    const auto left =
+        std::chrono::duration_cast<std::chrono::milliseconds>(deadline - Clock::now()).count();
+    pollfd connecting{fd.get(), POLLOUT, 0};
+    const int ready = ::poll(&connecting, 1, static_cast<int>(std::max<std::int64_t>(left, 0)));
+    if (ready < 0 && errno == EINTR) continue;
+    if (ready < 0) return text(errno);
+    if (ready == 0) return text(ETIMEDOUT);
+    break;
+  }
+  int error = 0;
+  socklen_t size = sizeof error;
+  if (::getsockopt(fd.get(), SOL_SOCKET, SO_ERROR, &error, &size) < 0) return text(errno);
+  if (error != 0) return text(error);
+  return fd;
+}
+
+struct DescribeRequest {
+  std::string operator()(const ChannelOpen&) const { return "open channel"; }
+  std::string operator()(const ExchangeDeclare& r) const {
+    return "declare exchange '" + r.exchange.name + "'";
+  }
+  std::string operator()(const QueueDeclare& r) const { return "declare queue '" + r.queue + "'"; }
+  std::string operator()(const QueuePassiveDeclare& r) const {
+    return "look up queue '" + r.queue + "'";
+  }
+  std::string operator()(const QueueBind& r) const {
+    return "bind queue '" + r.queue + "' to exchange '" + r.binding.exchange + "'";
+  }
+  std::string operator()(const Qos&) const { return "set prefetch"; }
+  std::string operator()(const Consume& r) const { return "consume from queue '" + r.queue + "'"; }
+  std::string operator()(const Cancel&) const { return "cancel"; }
+  std::string operator()(const ConfirmSelect&) const { return "ask for confirms"; }
+};
+
+}  // namespace
+
+std::string describe(const Request& request) { return std::visit(DescribeRequest{}, request); }
+
+struct Connection::Impl {
+  // Where each channel is between a content method and the last byte of its body.
+  struct Assembly {
+    enum class State { idle, header, body } state = State::idle;
+    bool discard = false;  // a returned publication
+    std::uint64_t tag = 0;
+    bool redelivered = false;
+    std::string consumer_tag, exchange, routing_key;  // copied: the frame's memory is let go
+    char* to = nullptr;                               // next body byte; nullptr: dropped
+    std::uint64_t left = 0;
+  };
+
+  ~Impl() {
+    if (state != nullptr) amqp_destroy_connection(state);
+  }
+
+  Assembly& assembly(ChannelNumber channel) {
+    if (assemblies.size() <= channel) assemblies.resize(channel + 1u);
+    return assemblies[channel];
+  }
+
+  Result<void> on_frame(const amqp_frame_t& frame, ConnectionEvents& events);
+  Result<void> on_method(ChannelNumber channel, const amqp_method_t& method,
+                         ConnectionEvents& events);
+  void on_header(const amqp_frame_t& frame, ConnectionEvents& events);
+  Result<void> on_body(const amqp_frame_t& frame, ConnectionEvents& events);
+
+  Result<void> send_method(ChannelNumber channel, amqp_method_number_t id, void* method) {
+    const int status = amqp_send_method(state, channel, id, method);
+    if (status != AMQP_STATUS_OK) return Error{"send: " + status_text(status)};
+    return {};
+  }
+
+  amqp_connection_state_t state = nullptr;
+  std::vector<Assembly> assemblies;
+  ByteBuffer headers;
+};
+
+Connection::Connection(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+Connection::~Connection() = default;
+
+namespace {
+
+// The client properties of the login. Without the capabilities a deleted queue is a consumer that
+// hangs silently, and a resource alarm a publisher that does.
+AmqpTable client_properties(const std::string& name) {
+  const AmqpTable capabilities{{"consumer_cancel_notify", {true}},
+                               {"connection.blocked", {true}},
+                               {"basic.nack", {true}},
+                               {"publisher_confirms", {true}},
+                               {"exchange_exchange_bindings", {true}},
+                               {"authentication_failure_close", {true}}};
+  return {{"product", {std::string("lope")}},
+          {"version", {std::string(LOPE_VERSION)}},
+          {"platform", {std::string("Linux")}},
+          {"connection_name", {name}},
+          {"capabilities", {capabilities}}};
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Connection>> Connection::open(const BrokerAddress& address,
+                                                     std::chrono::milliseconds timeout,
+                                                     std::chrono::seconds heartbeat,
+                                                     const std::string& name) {
+  const std::string port = std::to_string(address.port);
+  const std::string peer =
+      (address.host.find(':') != std::string::npos ? "[" + address.host + "]" : address.host) +
+      ":" + port;
+  const auto failure = [&peer](const std::string& step, const std::string& reason) {
+    return Error{"broker " + peer + ": " + step + ": " + reason};
+  };
+
+  addrinfo hints{};
+  hints.ai_socktype = SOCK_STREAM;
+  AddressList list;
+  const int resolved = ::getaddrinfo(address.host.c_str(), port.c_str(), &hints, &list.first);
+  if (resolved != 0) return failure("resolve", ::gai_strerror(resolved));
+
+  const TimePoint deadline = Clock::now() + timeout;
+  std::string last_error = "no address";
+  for (const addrinfo* each = list.first; each != nullptr; each = each->ai_next) {
+    if (Clock::now() >= deadline) break;
+    auto impl = std::make_unique<Impl>();
+    impl->state = amqp_new_connection();
+    if (impl->state == nullptr) return failure("connect", "out of memory");
+    amqp_socket_t* socket = amqp_tcp_socket_new(impl->state);
+    if (socket == nullptr) return failure("connect", "out of memory");
+    auto connected = connect_to(*each, deadline);
+    if (!connected) {
+      last_error = connected.error();
+      continue;
+    }
+    amqp_tcp_socket_set_sockfd(socket, connected->release());
+    const int fd = amqp_get_sockfd(impl->state);
+    if (heartbeat.count() > 0) {
+      // A peer that takes nothing, a closed window included, is gone after two heartbeats.
+      const unsigned int user_timeout = static_cast<unsigned int>(heartbeat.count() * 2 * 1000);
+      if (::setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &user_timeout, sizeof user_timeout) < 0) {
+        return failure("connect", errno_text("setsockopt(TCP_USER_TIMEOUT)", errno));
+      }
+    }
+    const timeval handshake = to_timeval(
+        std::max(std::chrono::milliseconds(100),
+                 std::chrono::duration_cast<std::chrono::milliseconds>(deadline - Clock::now())));
+    amqp_set_handshake_timeout(impl->state, &handshake);
+    amqp_set_rpc_timeout(impl->state, &kRpcTimeout);
+    const AmqpTable client = client_properties(name);
+    const TableBuilder builder(client);
+    const amqp_table_t properties = builder.table();
+    const amqp_rpc_reply_t reply = amqp_login_with_properties(
+        impl->state, address.vhost.c_str(), 0, kFrameMax, static_cast<int>(heartbeat.count()),
+        &properties, AMQP_SASL_METHOD_PLAIN, address.user.c_str(),
+        address.password.c_str());
+    if (reply.reply_type != AMQP_RESPONSE_NORMAL) {
+      return failure("log in as '" + address.user + "' to vhost '" + address.vhost + "'",
+                     reply_text(reply));
+    }
+    auto connection = std::unique_ptr<Connection>(new Connection(std::move(impl)));
+    connection->peer_ = peer;
+    return connection;
+  }
+  return failure("connect", last_error);
+}
+
+int Connection::fd() const { return amqp_get_sockfd(impl_->state); }
+
+std::size_t Connection::max_frame() const {
+  return static_cast<std::size_t>(amqp_get_frame_max(impl_->state));
+}
+
+Result<Connection::Pumped> Connection::pump(ConnectionEvents& events, int max_frames) {
+  timeval no_wait{0, 0};
+  for (int i = 0; i < max_frames; ++i) {
+    amqp_frame_t frame;
+    const int status = amqp_simple_wait_frame_noblock(impl_->state, &frame, &no_wait);
+    if (status == AMQP_STATUS_TIMEOUT) return Pumped::dry;
+    if (status != AMQP_STATUS_OK) return Error{"broker " + peer_ + ": " + status_text(status)};
+    if (auto handled = impl_->on_frame(frame, events); !handled) {
+      return Error{"broker " + peer_ + ": " + handled.error()};
+    }
+    // Everything of the frame has been copied: its memory is used again for the next.
+    amqp_maybe_release_buffers_on_channel(impl_->state, frame.channel);
+  }
+  return Pumped::more;
+}
+
+Result<void> Connection::Impl::on_frame(const amqp_frame_t& frame, ConnectionEvents& events) {
+  switch (frame.frame_type) {
+    case AMQP_FRAME_METHOD: return on_method(frame.channel, frame.payload.method, events);
+    case AMQP_FRAME_HEADER: on_header(frame, events); return {};
+    case AMQP_FRAME_BODY: return on_body(frame, events);
+    default: return {};  // heartbeats are the library's
+  }
+}
+
+Result<void> Connection::Impl::on_method(ChannelNumber channel, const amqp_method_t& method,
+                                         ConnectionEvents& events) {
+  switch (method.id) {
+    case AMQP_BASIC_DELIVER_METHOD: {
+      const auto* deliver = static_cast<amqp_basic_deliver_t*>(method.decoded);
+      Assembly& it = assembly(channel);
+      it.state = Assembly::State::header;
+      it.discard = false;
+      it.tag = deliver->delivery_tag;
+      it.redelivered = deliver->redelivered != 0;
+      it.consumer_tag = view(deliver->consumer_tag);
+      it.exchange = view(deliver->exchange);
+      it.routing_key = view(deliver->routing_key);
+      return {};
+    }
+    case AMQP_BASIC_RETURN_METHOD: {
+      const auto* returned = static_cast<amqp_basic_return_t*>(method.decoded);
+      Assembly& it = assembly(channel);
+      it.state = Assembly::State::header;
+      it.discard = true;
+      events.on_returned(channel, returned->reply_code, view(returned->reply_text));
+      return {};
+    }
+    case AMQP_BASIC_ACK_METHOD: {
+      const auto* ack = static_cast<amqp_basic_ack_t*>(method.decoded);
+      events.on_confirmed(channel, ack->delivery_tag, ack->multiple != 0, true);
+      return {};
+    }
+    case AMQP_BASIC_NACK_METHOD: {
+      const auto* nack = static_cast<amqp_basic_nack_t*>(method.decoded);
+      events.on_confirmed(channel, nack->delivery_tag, nack->multiple != 0, false);
+      return {};
+    }
+    case AMQP_CHANNEL_OPEN_OK_METHOD: events.on_ok(channel, Reply::channel_open, {}); return {};
+    case AMQP_EXCHANGE_DECLARE_OK_METHOD:
+      events.on_ok(channel, Reply::exchange_declare, {});
+      return {};
+    case AMQP_QUEUE_DECLARE_OK_METHOD: {
+      const auto* declared = static_cast<amqp_queue_declare_ok_t*>(method.decoded);
+      events.on_ok(channel, Reply::queue_declare, view(declared->queue));
+      return {};
+    }
+    case AMQP_QUEUE_BIND_OK_METHOD: events.on_ok(channel, Reply::queue_bind, {}); return {};
+    case AMQP_BASIC_QOS_OK_METHOD: events.on_ok(channel, Reply::qos, {}); return {};
+    case AMQP_BASIC_CONSUME_OK_METHOD: {
+      const auto* consume = static_cast<amqp_basic_consume_ok_t*>(method.decoded);
+      events.on_ok(channel, Reply::consume, view(consume->consumer_tag));
+      return {};
+    }
+    case AMQP_BASIC_CANCEL_OK_METHOD: {
+      const auto* cancel = static_cast<amqp_basic_cancel_ok_t*>(method.decoded);
+      events.on_ok(channel, Reply::cancel, view(cancel->consumer_tag));
+      return {};
+    }
+    case AMQP_CONFIRM_SELECT_OK_METHOD: events.on_ok(channel, Reply::confirm_select, {}); return {};
+    case AMQP_BASIC_CANCEL_METHOD: {
+      const auto* cancel = static_cast<amqp_basic_cancel_t*>(method.decoded);
+      events.on_cancelled(channel, view(cancel->consumer_tag));
+      return {};
+    }
+    case AMQP_CHANNEL_CLOSE_METHOD: {
+      const auto* close = static_cast<amqp_channel_close_t*>(method.decoded);
+      const int code = close->reply_code;
+      const std::string text(view(close->reply_text));
+      assembly(channel) = Assembly{};
+      amqp_channel_close_ok_t close_ok{};
+      if (auto sent = send_method(channel, AMQP_CHANNEL_CLOSE_OK_METHOD, &close_ok); !sent) {
+        return sent;
+      }
+      events.on_channel_closed(channel, code, text);
+      return {};
+    }
+    case AMQP_CONNECTION_CLOSE_METHOD: {
+      const auto* close = static_cast<amqp_connection_close_t*>(method.decoded);
+      std::string text = "closed by the broker: " + std::to_string(close->reply_code) + " " +
+                         escape(view(close->reply_text));
+      amqp_connection_close_ok_t close_ok{};
+      // The connection is over either way.
+      (void)amqp_send_method(state, 0, AMQP_CONNECTION_CLOSE_OK_METHOD, &close_ok);
+      return Error{std::move(text)};
+    }
+    case AMQP_CONNECTION_CLOSE_OK_METHOD:
+      events.on_ok(channel, Reply::connection_close, {});
+      return {};
+    case AMQP_CONNECTION_BLOCKED_METHOD:
+      events.on_blocked(view(static_cast<amqp_connection_blocked_t*>(method.decoded)->reason));
+      return {};
+    case AMQP_CONNECTION_UNBLOCKED_METHOD: events.on_unblocked(); return {};
+    default: return Error{"unexpected method " + std::string(amqp_method_name(method.id))};
+  }
+}
+
+void Connection::Impl::on_header(const amqp_frame_t& frame, ConnectionEvents& events) {
+  Assembly& it = assembly(frame.channel);
+  if (it.state != Assembly::State::header) return;  // of a channel that was closed
+  it.left = frame.payload.properties.body_size;
+  it.state = it.left == 0 ? Assembly::State::idle : Assembly::State::body;
+  if (it.discard) {
+    it.to = nullptr;
+    return;
+  }
+  const auto& properties =
+      *static_cast<const amqp_basic_properties_t*>(frame.payload.properties.decoded);
+  const auto text = [&properties](amqp_flags_t flag, const amqp_bytes_t& value) {
+    return (properties._flags & flag) != 0 ? view(value) : std::string_view();
+  };
+  IncomingDelivery delivery;
+  delivery.channel = frame.channel;
+  delivery.body_size = it.left;
+  DeliveryView& out = delivery.view;
+  out.delivery_tag = it.tag;
+  out.received_unix_ns = unix_ns();
+  if (it.redelivered) out.flags |= kDeliveryRedelivered;
+  if ((properties._flags & AMQP_BASIC_DELIVERY_MODE_FLAG) != 0 &&
+      properties.delivery_mode == AMQP_DELIVERY_PERSISTENT) {
+    out.flags |= kDeliveryPersistent;
+  }
+  if ((properties._flags & AMQP_BASIC_PRIORITY_FLAG) != 0) out.priority = properties.priority;
+  if ((properties._flags & AMQP_BASIC_TIMESTAMP_FLAG) != 0) out.timestamp = properties.timestamp;
+  out[TextProperty::exchange] = it.exchange;
+  out[TextProperty::routing_key] = it.routing_key;
+  out[TextProperty::consumer_tag] = it.consumer_tag;
+  out[TextProperty::content_type] = text(AMQP_BASIC_CONTENT_TYPE_FLAG, properties.content_type);
+  out[TextProperty::content_encoding] =
+      text(AMQP_BASIC_CONTENT_ENCODING_FLAG, properties.content_encoding);
+  out[TextProperty::correlation_id] =
+      text(AMQP_BASIC_CORRELATION_ID_FLAG, properties.correlation_id);
+  out[TextProperty::reply_to] = text(AMQP_BASIC_REPLY_TO_FLAG, properties.reply_to);
+  out[TextProperty::message_id] = text(AMQP_BASIC_MESSAGE_ID_FLAG, properties.message_id);
+  out[TextProperty::type] = text(AMQP_BASIC_TYPE_FLAG, properties.type);
+  out[TextProperty::app_id] = text(AMQP_BASIC_APP_ID_FLAG, properties.app_id);
+  out[TextProperty::user_id] = text(AMQP_BASIC_USER_ID_FLAG, properties.user_id);
+  out[TextProperty::expiration] = text(AMQP_BASIC_EXPIRATION_FLAG, properties.expiration);
+  headers.clear();
+  if ((properties._flags & AMQP_BASIC_HEADERS_FLAG) != 0) {
+    HeaderWriter writer(headers);
+    for (int i = 0; i < properties.headers.num_entries; ++i) {
+      const amqp_table_entry_t& entry = properties.headers.entries[i];
+      const std::string_view name = view(entry.key);
+      add_header(writer, name, entry.value);
+      if (name == "x-lope-parent-id" && entry.value.kind == AMQP_FIELD_KIND_UTF8) {
+        out[TextProperty::parent_id] = view(entry.value.value.bytes);
+      }
+    }
+    out.header_count = writer.count();
+    out.headers = {headers.data(), headers.size()};
+  }
+  it.to = events.on_delivery(delivery);
+}
+
+Result<void> Connection::Impl::on_body(const amqp_frame_t& frame, ConnectionEvents& events) {
+  Assembly& it = assembly(frame.channel);
+  if (it.state != Assembly::State::body) return {};
+  const std::string_view fragment = view(frame.payload.body_fragment);
+  if (fragment.size() > it.left) return Error{"a body is longer than its header said"};
+  if (it.to != nullptr) {
+    std::memcpy(it.to, fragment.data(), fragment.size());
+    it.to += fragment.size();
+  }
+  it.left -= fragment.size();
+  if (it.left > 0) return {};
+  it.state = Assembly::State::idle;
+  if (it.to != nullptr) events.on_body(frame.channel);
+  return {};
+}
+
+bool Connection::writable() const {
+  pollfd poll_fd{fd(), POLLOUT, 0};
+  return ::poll(&poll_fd, 1, 0) == 1 && (poll_fd.revents & POLLOUT) != 0;
+}
+
+Result<void> Connection::send(ChannelNumber channel, const Request& request) {
+  struct Send {
+    Impl& impl;
+    ChannelNumber channel;
+
+    Result<void> operator()(const ChannelOpen&) const {
+      amqp_channel_open_t method{amqp_empty_bytes};
+      return impl.send_method(channel, AMQP_CHANNEL_OPEN_METHOD, &method);
+    }
+    Result<void> operator()(const ExchangeDeclare& r) const {
+      const TableBuilder arguments(r.exchange.arguments);
+      amqp_exchange_declare_t method{};
+      method.exchange = bytes(r.exchange.name);
+      method.type = bytes(r.exchange.type);
+      method.durable = r.exchange.durable;
+      method.auto_delete = r.exchange.auto_delete;
+      method.internal = r.exchange.internal;
+      method.arguments = arguments.table();
+      return impl.send_method(channel, AMQP_EXCHANGE_DECLARE_METHOD, &method);
+    }
+    Result<void> operator()(const QueueDeclare& r) const {
+      AmqpTable with_type = r.declaration.arguments;
+      // Classic is the broker's default; named only when it is not, so that a queue declared by
+      // others without the argument is the same queue.
+      if (r.declaration.type != "classic") {
+        with_type.emplace_back("x-queue-type", AmqpValue{r.declaration.type});
+      }
+      const TableBuilder arguments(with_type);
+      amqp_queue_declare_t method{};
+      method.queue = bytes(r.queue);
+      method.durable = r.declaration.durable;
+      method.exclusive = r.declaration.exclusive;
+      method.auto_delete = r.declaration.auto_delete;
+      method.arguments = arguments.table();
+      return impl.send_method(channel, AMQP_QUEUE_DECLARE_METHOD, &method);
+    }
+    Result<void> operator()(const QueuePassiveDeclare& r) const {
+      amqp_queue_declare_t method{};
+      method.queue = bytes(r.queue);
+      method.passive = 1;
+      return impl.send_method(channel, AMQP_QUEUE_DECLARE_METHOD, &method);
+    }
+    Result<void> operator()(const QueueBind& r) const {
+      const TableBuilder arguments(r.binding.arguments);
+      amqp_queue_bind_t method{};
+      method.queue = bytes(r.queue);
+      method.exchange = bytes(r.binding.exchange);
+      method.routing_key = bytes(r.binding.key);
+      method.arguments = arguments.table();
+      return impl.send_method(channel, AMQP_QUEUE_BIND_METHOD, &method);
+    }
+    Result<void> operator()(const Qos& r) const {
+      amqp_basic_qos_t method{0, r.prefetch, 0};
+      return impl.send_method(channel, AMQP_BASIC_QOS_METHOD, &method);
+    }
+    Result<void> operator()(const Consume& r) const {
+      const TableBuilder arguments(r.arguments);
+      amqp_basic_consume_t method{};
+      method.queue = bytes(r.queue);
+      method.consumer_tag = bytes(r.consumer_tag);
+      method.arguments = arguments.table();
+      return impl.send_method(channel, AMQP_BASIC_CONSUME_METHOD, &method);
+    }
+    Result<void> operator()(const Cancel& r) const {
+      amqp_basic_cancel_t method{};
+      method.consumer_tag = bytes(r.consumer_tag);
+      return impl.send_method(channel, AMQP_BASIC_CANCEL_METHOD, &method);
+    }
+    Result<void> operator()(const ConfirmSelect&) const {
+      amqp_confirm_select_t method{};
+      return impl.send_method(channel, AMQP_CONFIRM_SELECT_METHOD, &method);
+    }
+  };
+  return std::visit(Send{*impl_, channel}, request);
+}
+
+Result<void> Connection::ack(ChannelNumber channel, std::uint64_t tag, bool multiple) {
+  amqp_basic_ack_t method{tag, multiple};
+  return impl_->send_method(channel, AMQP_BASIC_ACK_METHOD, &method);
+}
+
+Result<void> Connection::reject(ChannelNumber channel, std::uint64_t tag, bool requeue) {
+  amqp_basic_reject_t method{tag, requeue};
+  return impl_->send_method(channel, AMQP_BASIC_REJECT_METHOD, &method);
+}
+
+Result<void> Connection::nack_requeue(ChannelNumber channel, std::uint64_t tag) {
+  amqp_basic_nack_t method{tag, 0, 1};
+  return impl_->send_method(channel, AMQP_BASIC_NACK_METHOD, &method);
+}
+
+Result<void> Connection::send_close() {
+  amqp_connection_close_t method{};
+  method.reply_code = AMQP_REPLY_SUCCESS;
+  method.reply_text = bytes("OK");
+  return impl_->send_method(0, AMQP_CONNECTION_CLOSE_METHOD, &method);
+}
+
+Result<void> Connection::publish(ChannelNumber channel, const Publication& publication) {
+  amqp_basic_properties_t properties{};
+  const auto set = [&properties](amqp_flags_t flag, amqp_bytes_t& to, std::string_view text) {
+    if (text.empty()) return;
+    properties._flags |= flag;
+    to = bytes(text);
+  };
+  properties._flags = AMQP_BASIC_DELIVERY_MODE_FLAG;
+  properties.delivery_mode =
+      publication.persistent ? AMQP_DELIVERY_PERSISTENT : AMQP_DELIVERY_NONPERSISTENT;
+  set(AMQP_BASIC_CONTENT_TYPE_FLAG, properties.content_type, publication.content_type);
+  set(AMQP_BASIC_CONTENT_ENCODING_FLAG, properties.content_encoding, publication.content_encoding);
+  set(AMQP_BASIC_CORRELATION_ID_FLAG, properties.correlation_id, publication.correlation_id);
+  set(AMQP_BASIC_REPLY_TO_FLAG, properties.reply_to, publication.reply_to);
+  set(AMQP_BASIC_MESSAGE_ID_FLAG, properties.message_id, publication.message_id);
+  set(AMQP_BASIC_TYPE_FLAG, properties.type, publication.type);
+  set(AMQP_BASIC_APP_ID_FLAG, properties.app_id, publication.app_id);
+  set(AMQP_BASIC_USER_ID_FLAG, properties.user_id, publication.user_id);
+  set(AMQP_BASIC_EXPIRATION_FLAG, properties.expiration, publication.expiration);
+  if (publication.priority >= 0) {
+    properties._flags |= AMQP_BASIC_PRIORITY_FLAG;
+    properties.priority = static_cast<std::uint8_t>(publication.priority);
+  }
+  if (publication.timestamp != 0) {
+    properties._flags |= AMQP_BASIC_TIMESTAMP_FLAG;
+    properties.timestamp = publication.timestamp;
+  }
+  const TableBuilder headers(publication.headers);
+  if (!publication.headers.empty()) {
+    properties._flags |= AMQP_BASIC_HEADERS_FLAG;
+    properties.headers = headers.table();
+  }
+  const int status = amqp_basic_publish(
+      impl_->state, channel, bytes(publication.exchange), bytes(publication.routing_key),
+      publication.mandatory, 0, &properties, bytes(publication.body));
+  if (status != AMQP_STATUS_OK) return Error{"publish: " + status_text(status)};
+  return {};
+}
+
+}  // namespace lope::consumer

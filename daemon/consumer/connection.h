@@ -1,0 +1,154 @@
+// One AMQP connection: frames in, methods out. The only file pair that knows rabbitmq-c. Knows
+// nothing of groups, workers or policies. Used by one thread at a time: opened on one, then handed over.
+#pragma once
+
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <variant>
+
+#include "common/link.h"
+#include "common/result.h"
+#include "common/settings.h"
+
+namespace lope::consumer {
+
+using ChannelNumber = std::uint16_t;
+
+// ---- What can be asked of the broker. Each is answered by an on_ok() of the same kind, or by
+// on_channel_closed() with the broker's reason.
+struct ChannelOpen {};
+struct ExchangeDeclare {
+  ExchangeSettings exchange;
+};
+struct QueueDeclare {
+  std::string queue;
+  DeclareSettings declaration;
+};
+struct QueuePassiveDeclare {
+  std::string queue;
+};
+struct QueueBind {
+  std::string queue;
+  BindingSettings binding;
+};
+struct Qos {
+  std::uint16_t prefetch = 0;
+};
+struct Consume {
+  std::string queue;
+  std::string consumer_tag;
+  AmqpTable arguments;
+};
+struct Cancel {
+  std::string consumer_tag;
+};
+struct ConfirmSelect {};
+using Request = std::variant<ChannelOpen, ExchangeDeclare, QueueDeclare, QueuePassiveDeclare,
+                             QueueBind, Qos, Consume, Cancel, ConfirmSelect>;
+
+// "declare queue 'orders'", for logs.
+std::string describe(const Request& request);
+
+enum class Reply {
+  channel_open,
+  exchange_declare,
+  queue_declare,
+  queue_bind,
+  qos,
+  consume,
+  cancel,
+  confirm_select,
+  connection_close,
+};
+
+// A delivery whose properties are known and whose body is to come.
+struct IncomingDelivery {
+  ChannelNumber channel = 0;
+  DeliveryView view;  // all but queue and body; valid during the call
+  std::uint64_t body_size = 0;
+};
+
+// What the broker says. Called from pump().
+class ConnectionEvents {
+ public:
+  virtual ~ConnectionEvents() = default;
+  // `text`: the consumer tag of a consume or cancel, the queue's name of a queue_declare.
+  virtual void on_ok(ChannelNumber channel, Reply reply, std::string_view text) = 0;
+  // Where the body goes, `body_size` bytes; nullptr: it is read and dropped.
+  virtual char* on_delivery(const IncomingDelivery& delivery) = 0;
+  // The body is there. Not called for a dropped one or one of size 0: on_delivery was all.
+  virtual void on_body(ChannelNumber channel) = 0;
+  // The broker cancelled the consumer: its queue was deleted, or its node is gone.
+  virtual void on_cancelled(ChannelNumber channel, std::string_view consumer_tag) = 0;
+  // The broker closed the channel; close-ok is on its way. All its tags are void.
+  virtual void on_channel_closed(ChannelNumber channel, int code, std::string_view text) = 0;
+  // A publication came back; its confirm follows. Its content is dropped.
+  virtual void on_returned(ChannelNumber channel, int code, std::string_view text) = 0;
+  virtual void on_confirmed(ChannelNumber channel, std::uint64_t tag, bool multiple, bool ack) = 0;
+  // A resource alarm: the broker reads nothing from a publishing connection until it is over.
+  virtual void on_blocked(std::string_view reason) = 0;
+  virtual void on_unblocked() = 0;
+};
+
+// A message to publish. Views are read during the call.
+struct Publication {
+  std::string_view exchange, routing_key;
+  bool mandatory = true;
+  bool persistent = true;
+  std::string_view content_type, content_encoding, correlation_id, reply_to, message_id, type,
+      app_id, user_id, expiration;
+  int priority = -1;            // none
+  std::uint64_t timestamp = 0;  // none
+  AmqpTable headers;
+  std::string_view body;
+};
+
+class Connection {
+ public:
+  // Resolves, connects and logs in: blocks, but (name resolution aside) never longer than
+  // `timeout`. An error names the step and the broker's own words, never the password.
+  static Result<std::unique_ptr<Connection>> open(const BrokerAddress& address,
+                                                  std::chrono::milliseconds timeout,
+                                                  std::chrono::seconds heartbeat,
+                                                  const std::string& name);
+  ~Connection();
+  Connection(const Connection&) = delete;
+  Connection& operator=(const Connection&) = delete;
+
+  int fd() const;
+  // "127.0.0.1:5672"
+  const std::string& peer() const { return peer_; }
+  std::size_t max_frame() const;
+
+  enum class Pumped { dry, more };
+  // Handles up to `max_frames` frames that have arrived, without blocking; also sends a heartbeat
+  // that is due and notices missing ones. `dry`: nothing is left to read, in no buffer either. An
+  // error means the connection is gone.
+  Result<Pumped> pump(ConnectionEvents& events, int max_frames);
+
+  // True when a bounded number of small frames can be written without blocking.
+  bool writable() const;
+
+  // The following write one small frame. An error means the connection is gone.
+  Result<void> send(ChannelNumber channel, const Request& request);
+  Result<void> ack(ChannelNumber channel, std::uint64_t tag, bool multiple);
+  Result<void> reject(ChannelNumber channel, std::uint64_t tag, bool requeue);
+  Result<void> nack_requeue(ChannelNumber channel, std::uint64_t tag);
+  // Asks for the end of the connection; answered by on_ok(0, connection_close).
+  Result<void> send_close();
+
+  // Writes method, header and body; blocks while the broker does not read.
+  Result<void> publish(ChannelNumber channel, const Publication& publication);
+
+ private:
+  struct Impl;
+  explicit Connection(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+  std::string peer_;
+};
+
+}  // namespace lope::consumer

@@ -1,0 +1,61 @@
+#include "consumer/connector.h"
+
+#include <unistd.h>
+
+#include <mutex>
+#include <thread>
+
+#include "common/backoff.h"
+
+namespace lope::consumer {
+
+struct Connector::Shared {
+  UniqueFd event;
+  std::mutex mutex;
+  std::unique_ptr<Result<std::unique_ptr<Connection>>> result;  // guarded by mutex
+};
+
+Result<std::unique_ptr<Connector>> Connector::create(const BrokerSettings& settings,
+                                                     std::string connection_name) {
+  auto event = make_eventfd();
+  if (!event) return Error{event.error()};
+  auto shared = std::make_shared<Shared>();
+  shared->event = std::move(*event);
+  return std::unique_ptr<Connector>(
+      new Connector(settings, std::move(connection_name), std::move(shared)));
+}
+
+Connector::Connector(const BrokerSettings& settings, std::string connection_name,
+                     std::shared_ptr<Shared> shared)
+    : settings_(settings),
+      connection_name_(std::move(connection_name)),
+      shared_(std::move(shared)),
+      next_address_(static_cast<std::size_t>(random_fraction() * 1e6) %
+                    settings.addresses.size()) {}
+
+void Connector::start() {
+  busy_ = true;
+  const BrokerAddress address = settings_.addresses[next_address_];
+  next_address_ = (next_address_ + 1) % settings_.addresses.size();
+  std::thread([shared = shared_, address, timeout = settings_.connect_timeout,
+               heartbeat = settings_.heartbeat, name = connection_name_] {
+    auto opened = Connection::open(address, timeout, heartbeat, name);
+    const std::lock_guard<std::mutex> lock(shared->mutex);
+    shared->result =
+        std::make_unique<Result<std::unique_ptr<Connection>>>(std::move(opened));
+    const std::uint64_t one = 1;
+    [[maybe_unused]] const ssize_t n = ::write(shared->event.get(), &one, sizeof one);
+  }).detach();
+}
+
+int Connector::event_fd() const { return shared_->event.get(); }
+
+std::unique_ptr<Result<std::unique_ptr<Connection>>> Connector::take() {
+  std::uint64_t count = 0;
+  [[maybe_unused]] const ssize_t n = ::read(shared_->event.get(), &count, sizeof count);
+  const std::lock_guard<std::mutex> lock(shared_->mutex);
+  if (shared_->result != nullptr) busy_ = false;
+  return std::move(shared_->result);
+}
+
+}  // namespace lope::consumer

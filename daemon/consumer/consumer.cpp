@@ -1,0 +1,603 @@
+#include "consumer/consumer.h"
+
+#include <sys/epoll.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <csignal>
+
+#include "common/exit_code.h"
+#include "common/log.h"
+#include "common/settings_json.h"
+#include "common/spawn.h"
+#include "common/text.h"
+#include "consumer/retry_policy.h"
+
+namespace lope::consumer {
+
+namespace {
+
+// How long after the drain's deadline the broker may take to read the last settlements.
+constexpr std::chrono::milliseconds kCloseGrace{500};
+constexpr std::chrono::milliseconds kStuckCheck{2};
+
+// The ABI's outcomes; the consumer does not include the ABI.
+constexpr std::int32_t kAck = 1;
+constexpr std::int32_t kRetry = 2;
+constexpr std::int32_t kReject = 3;
+constexpr std::int32_t kHold = 4;
+
+std::string host_name() {
+  char name[256] = {};
+  if (::gethostname(name, sizeof name - 1) < 0) return "localhost";
+  return name;
+}
+
+void add(std::atomic<std::uint64_t>& counter, std::uint64_t count = 1) {
+  counter.fetch_add(count, std::memory_order_relaxed);
+}
+
+// For the log: the publisher's name of the message, empty when it has none.
+std::string message_id(const Delivery& delivery) {
+  const auto view = decode_delivery(delivery.frame.bytes());
+  return view ? std::string((*view)[TextProperty::message_id]) : std::string();
+}
+
+}  // namespace
+
+Consumer::Consumer(const ConsumerSettings& settings, GroupBoard& board)
+    : settings_(settings), board_(board), receiving_(settings.group.queues.size()) {}
+
+Result<void> Consumer::set_up() {
+  auto loop = EventLoop::create();
+  if (!loop) return Error{loop.error()};
+  loop_ = std::move(*loop);
+
+  int next_signal = 0;
+  const auto on_signal = [&](int signal, std::function<void(int, int)> action) -> Result<void> {
+    auto source = loop_->watch_signal(signal, std::move(action));
+    if (!source) return Error{source.error()};
+    signal_sources_[next_signal++] = std::move(*source);
+    return {};
+  };
+  const auto drain = [this](int, int) { begin_drain(settings_.shutdown_timeout); };
+  for (const auto& [signal, action] :
+       std::initializer_list<std::pair<int, std::function<void(int, int)>>>{
+           {SIGTERM, drain},
+           {SIGINT, drain},
+           {SIGQUIT, [this](int, int) { stop_now(); }},
+           {SIGHUP, [](int, int) {}},
+           {SIGUSR1, [](int, int) {
+              if (auto reopened = reopen_log(); !reopened) {
+                log_error("cannot open the log file again", {{"reason", reopened.error()}});
+              }
+            }}}) {
+    if (auto set = on_signal(signal, action); !set) return set;
+  }
+
+  const auto timer = [this](EventSource& into, std::function<void()> action) -> Result<void> {
+    auto made = loop_->make_timer(std::move(action));
+    if (!made) return Error{made.error()};
+    into = std::move(*made);
+    return {};
+  };
+  if (auto made = timer(delay_timer_, [] {}); !made) return made;
+  if (auto made = timer(stuck_timer_, [this] { put_back(pool_->take_back_stuck()); }); !made) {
+    return made;
+  }
+  if (auto made = timer(deadline_timer_, [this] { on_deadline(); }); !made) return made;
+
+  auto control = loop_->watch_fd(kLinkFd, EPOLLIN, [this](std::uint32_t) { read_control(); });
+  if (!control) return Error{control.error()};
+  control_source_ = std::move(*control);
+
+  Session::Events session_events;
+  session_events.on_delivery = [this](std::uint16_t queue, std::uint64_t epoch,
+                                      const IncomingDelivery& incoming) {
+    return on_delivery(queue, epoch, incoming);
+  };
+  session_events.on_complete = [this](std::uint16_t queue) { on_complete(queue); };
+  session_events.on_channel_lost = [this](std::uint16_t queue) { on_channel_lost(queue); };
+  session_events.on_change = [] {};  // update_board() looks once a turn
+  auto session = Session::create(
+      *loop_, settings_.broker,
+      "lope " + settings_.group.name + " @ " + host_name() + " [" + std::to_string(::getpid()) + "]",
+      settings_.group.queues, board_, std::move(session_events));
+  if (!session) return Error{session.error()};
+  session_ = std::move(*session);
+
+  WorkerPool::Events pool_events;
+  pool_events.on_outcome = [this](WorkerProcess::Outcome& outcome) { on_outcome(outcome); };
+  pool_events.on_death = [this](WorkerProcess::Remains& remains, const std::string& how) {
+    on_death(remains, how);
+  };
+  pool_events.on_refused = [this](const std::string& reason) { refuse(reason); };
+  auto pool = WorkerPool::create(*loop_, settings_, kWorkerProgramFd, table_, board_,
+                                 std::move(pool_events));
+  if (!pool) return Error{pool.error()};
+  pool_ = std::move(*pool);
+  return {};
+}
+
+int Consumer::run() {
+  if (auto done = set_up(); !done) {
+    log_error("cannot start the consumer", {{"reason", done.error()}});
+    set_last_error(board_, done.error());
+    return kExitTemporary;
+  }
+  pool_->start();
+  while (phase_ != Phase::done) {
+    turn();
+    if (phase_ != Phase::done) sleep();
+  }
+  board_.state.store(static_cast<std::uint32_t>(GroupState::ended), std::memory_order_relaxed);
+  report_change();
+  if (refused_) return kExitRefused;
+  return killed_ ? kExitFailed : kExitOk;
+}
+
+void Consumer::turn() {
+  add(board_.progress);
+  pool_->announce_awake();
+  pool_->collect();
+  pool_->tend();
+  if (!session_started_ && pool_->ready_count() > 0 && phase_ == Phase::running) {
+    session_started_ = true;
+    session_->start();
+  }
+  bool more = session_->pump();
+  hand_back_delayed_that_are_due();
+  dispatch();
+  pool_->flush();
+  pool_->collect();
+  session_->flush(!more);
+  advance_drain();
+  update_board();
+  if (pool_->may_be_stuck() && !stuck_timer_.armed()) {
+    stuck_timer_.arm(Clock::now() + kStuckCheck);
+  }
+  if (more && phase_ != Phase::done) {
+    // Look at signals and deaths, then go on at once.
+    if (auto ran = loop_->run_once(std::chrono::microseconds(0)); !ran) std::abort();
+    turn_again_ = true;
+  }
+}
+
+void Consumer::sleep() {
+  if (turn_again_) {
+    turn_again_ = false;
+    return;
+  }
+  const bool outcomes = pool_->announce_sleep();
+  const auto ran = outcomes ? loop_->run_once(std::chrono::microseconds(0))
+                            : loop_->run_once(std::nullopt);
+  if (!ran) {
+    log_error("the event loop failed", {{"reason", ran.error()}});
+    std::abort();  // our parent starts us again
+  }
+}
+
+// ---- Deliveries
+
+char* Consumer::on_delivery(std::uint16_t queue, std::uint64_t epoch,
+                            const IncomingDelivery& incoming) {
+  add(board_.delivered);
+  const std::uint64_t tag = incoming.view.delivery_tag;
+  if (phase_ != Phase::running) {  // crossed our cancel
+    add(board_.handed_back);
+    add(board_.handed_back_in_drain);
+    session_->finish(queue, tag, Verdict::hand_back);
+    return nullptr;
+  }
+  if (incoming.body_size > static_cast<std::uint64_t>(settings_.group.max_body_bytes)) {
+    log_warn("message rejected", {{"group", settings_.group.name},
+                                  {"queue", settings_.group.queues[queue].name},
+                                  {"message_id", incoming.view[TextProperty::message_id]},
+                                  {"reason", "its body is larger than max_body"},
+                                  {"expected_at_most", settings_.group.max_body_bytes},
+                                  {"found", incoming.body_size}});
+    add(board_.rejected);
+    session_->finish(queue, tag, Verdict::reject);
+    return nullptr;
+  }
+  Delivery& delivery = table_.allocate();
+  delivery.state = Delivery::State::receiving;
+  delivery.queue = queue;
+  delivery.epoch = epoch;
+  delivery.tag = tag;
+  delivery.received_unix_ns = incoming.view.received_unix_ns;
+  delivery.redelivered = (incoming.view.flags & kDeliveryRedelivered) != 0;
+  DeliveryView view = incoming.view;
+  view[TextProperty::queue] = settings_.group.queues[queue].name;
+  receiving_[queue] = &delivery;
+  return encode_delivery(view, incoming.body_size, delivery.frame);
+}
+
+void Consumer::on_complete(std::uint16_t queue) {
+  Delivery& delivery = *std::exchange(receiving_[queue], nullptr);
+  if (phase_ != Phase::running) {
+    settle(delivery, Verdict::hand_back);
+    return;
+  }
+  delivery.state = Delivery::State::waiting;
+  waiting_.push_back(delivery.index);
+}
+
+void Consumer::on_channel_lost(std::uint16_t queue) {
+  // What no handler has begun is the broker's again; what runs goes on, and its outcome is dropped.
+  if (pool_ == nullptr) return;
+  pool_->collect();
+  put_back(pool_->take_back());
+  std::size_t dropped = 0;
+  const auto drop = [&](std::uint32_t index) {
+    Delivery& delivery = table_.at(index);
+    if (delivery.queue != queue) return false;
+    table_.free(delivery);
+    ++dropped;
+    return true;
+  };
+  std::erase_if(waiting_, drop);
+  std::erase_if(delayed_, drop);
+  if (receiving_[queue] != nullptr) {
+    table_.free(*std::exchange(receiving_[queue], nullptr));
+    ++dropped;
+  }
+  std::size_t running = 0;
+  table_.for_each([&](const Delivery& delivery) {
+    if (delivery.queue == queue && delivery.state == Delivery::State::at_worker) ++running;
+  });
+  if (dropped + running > 0) {
+    log_warn("deliveries go back to the broker", {{"group", settings_.group.name},
+                                                  {"queue", settings_.group.queues[queue].name},
+                                                  {"not_begun", dropped},
+                                                  {"running", running}});
+  }
+}
+
+void Consumer::dispatch() {
+  while (!waiting_.empty() && phase_ == Phase::running) {
+    Delivery& delivery = table_.at(waiting_.front());
+    if (!pool_->dispatch(delivery)) return;
+    waiting_.pop_front();
+    if (settings_.group.auto_ack && !delivery.settled) {
+      delivery.settled = true;
+      add(board_.acked);
+      session_->finish(delivery.queue, delivery.tag, Verdict::ack);
+    }
+  }
+}
+
+void Consumer::put_back(std::vector<Delivery*> deliveries) {
+  std::sort(deliveries.begin(), deliveries.end(), [](const Delivery* a, const Delivery* b) {
+    return a->sequence > b->sequence;
+  });
+  for (Delivery* delivery : deliveries) {
+    delivery->state = Delivery::State::waiting;
+    delivery->worker = -1;
+    delivery->sequence = 0;
+    waiting_.push_front(delivery->index);
+  }
+}
+
+// ---- Outcomes
+
+bool Consumer::drop_if_stale(Delivery& delivery) {
+  if (delivery.settled || session_->current(delivery.queue, delivery.epoch)) return false;
+  add(board_.stale_outcomes);
+  log_warn("outcome dropped", {{"group", settings_.group.name},
+                               {"queue", settings_.group.queues[delivery.queue].name},
+                               {"delivery_tag", delivery.tag},
+                               {"message_id", message_id(delivery)},
+                               {"reason", "its channel is gone: the message may be handled twice"}});
+  table_.free(delivery);
+  return true;
+}
+
+void Consumer::on_outcome(WorkerProcess::Outcome& outcome) {
+  Delivery& delivery = *outcome.delivery;
+  if (outcome.outcome == kNotStarted) {
+    if (session_->current(delivery.queue, delivery.epoch) || delivery.settled) {
+      put_back({&delivery});
+    } else {
+      table_.free(delivery);
+    }
+    return;
+  }
+  if (drop_if_stale(delivery)) return;
+  if (phase_ != Phase::running) add(board_.finished_in_drain);
+  const auto because = [&outcome](std::string_view what) {
+    return outcome.reason.empty() ? std::string(what)
+                                  : std::string(what) + ": " + outcome.reason;
+  };
+  switch (outcome.outcome) {
+    case kAck:
+      retries_in_a_row_ = 0;
+      settle(delivery, Verdict::ack);
+      return;
+    case kReject:
+      retries_in_a_row_ = 0;
+      log_warn("message rejected", {{"group", settings_.group.name},
+                                    {"queue", settings_.group.queues[delivery.queue].name},
+                                    {"handler", settings_.group.handler},
+                                    {"delivery_tag", delivery.tag},
+                                    {"message_id", message_id(delivery)},
+                                    {"reason", because("the handler rejected it")}});
+      settle(delivery, Verdict::reject);
+      return;
+    case kRetry: retry(delivery, because("the handler asked for it")); return;
+    case kHold: retry(delivery, because("HOLD is not available in this version")); return;
+    case 0: retry(delivery, because("the handler gave no outcome")); return;
+    default:
+      retry(delivery, because("the handler gave an unknown outcome, " +
+                              std::to_string(outcome.outcome)));
+      return;
+  }
+}
+
+void Consumer::on_death(WorkerProcess::Remains& remains, const std::string& how) {
+  for (Delivery* delivery : remains.running) {
+    if (!drop_if_stale(*delivery)) retry(*delivery, "its worker died: " + how);
+  }
+  std::vector<Delivery*> waiting;
+  for (Delivery* delivery : remains.waiting) {
+    if (session_->current(delivery->queue, delivery->epoch) || delivery->settled) {
+      waiting.push_back(delivery);
+    } else {
+      table_.free(*delivery);
+    }
+  }
+  put_back(std::move(waiting));
+}
+
+void Consumer::retry(Delivery& delivery, std::string_view reason) {
+  const auto delay = requeue_delay(retries_in_a_row_++);
+  log_warn(delivery.settled ? "message given up (auto_ack)" : "message retried",
+           {{"group", settings_.group.name},
+            {"handler", settings_.group.handler},
+            {"queue", settings_.group.queues[delivery.queue].name},
+            {"delivery_tag", delivery.tag},
+            {"message_id", message_id(delivery)},
+            {"redelivered", delivery.redelivered ? "true" : "false"},
+            {"reason", reason},
+            {"delay_ms", delivery.settled ? 0 : delay.count()}});
+  add(board_.retried);
+  if (delivery.settled || phase_ != Phase::running) {
+    settle(delivery, Verdict::requeue);
+    return;
+  }
+  delivery.state = Delivery::State::delayed;
+  delivery.worker = -1;
+  delivery.sequence = 0;
+  delivery.due = Clock::now() + delay;
+  delivery.frame.release();
+  delayed_.push_back(delivery.index);
+}
+
+void Consumer::settle(Delivery& delivery, Verdict verdict) {
+  if (!delivery.settled) {
+    session_->finish(delivery.queue, delivery.tag, verdict);
+    switch (verdict) {
+      case Verdict::ack: add(board_.acked); break;
+      case Verdict::reject: add(board_.rejected); break;
+      case Verdict::requeue: break;  // counted when it was decided
+      case Verdict::hand_back:
+        add(board_.handed_back);
+        add(board_.handed_back_in_drain);
+        break;
+    }
+  }
+  table_.free(delivery);
+}
+
+void Consumer::hand_back_delayed_that_are_due() {
+  if (delayed_.empty()) return;
+  const TimePoint now = Clock::now();
+  TimePoint next = TimePoint::max();
+  std::erase_if(delayed_, [&](std::uint32_t index) {
+    Delivery& delivery = table_.at(index);
+    if (delivery.due > now) {
+      next = std::min(next, delivery.due);
+      return false;
+    }
+    settle(delivery, Verdict::requeue);
+    return true;
+  });
+  if (next != TimePoint::max()) delay_timer_.arm(next);
+}
+
+// ---- Ending
+
+void Consumer::begin_drain(std::chrono::milliseconds limit) {
+  if (phase_ != Phase::running) return;
+  phase_ = Phase::draining;
+  log_info("draining", {{"group", settings_.group.name},
+                        {"running_or_queued", pool_->in_flight()},
+                        {"waiting", waiting_.size()},
+                        {"limit_ms", limit.count()}});
+  deadline_ = Clock::now() + limit;
+  deadline_timer_.arm(deadline_);
+  pool_->set_stopping();
+  session_->cancel();
+  pool_->collect();
+  put_back(pool_->take_back());
+}
+
+void Consumer::advance_drain() {
+  if (phase_ == Phase::running || phase_ == Phase::done) return;
+  // What no handler has begun, and what waits for another attempt, is somebody else's now.
+  for (const std::uint32_t index : waiting_) {
+    Delivery& delivery = table_.at(index);
+    if (delivery.settled) {
+      log_warn("message given up (auto_ack)", {{"group", settings_.group.name},
+                                               {"delivery_tag", delivery.tag},
+                                               {"message_id", message_id(delivery)},
+                                               {"reason", "the daemon stops"}});
+    }
+    settle(delivery, Verdict::hand_back);
+  }
+  waiting_.clear();
+  for (const std::uint32_t index : delayed_) settle(table_.at(index), Verdict::requeue);
+  delayed_.clear();
+  pool_->end_idle();
+  session_->flush(true);
+
+  if (phase_ == Phase::draining && session_->cancelled() && pool_->in_flight() == 0 &&
+      session_->flushed()) {
+    session_->close();
+    phase_ = Phase::closing;
+    session_->flush(true);
+  }
+  if (phase_ == Phase::closing && session_->closed()) phase_ = Phase::ending;
+  if (phase_ == Phase::ending && pool_->all_gone()) {
+    log_ledger();
+    phase_ = Phase::done;
+  }
+}
+
+void Consumer::on_deadline() {
+  if (phase_ == Phase::done) return;
+  if (overtime_) {  // the broker did not take our last words, or a process cannot be reaped
+    log_error("ending without an orderly close", {{"group", settings_.group.name}});
+    killed_ = true;
+    session_->abandon();
+    log_ledger();
+    phase_ = Phase::done;
+    return;
+  }
+  overtime_ = true;
+  deadline_timer_.arm(Clock::now() + kCloseGrace);
+  pool_->collect();
+  const std::size_t running = pool_->in_flight();
+  const int processes = pool_->kill_all();
+  if (processes > 0) {
+    killed_ = true;
+    add(board_.killed_in_drain, running);
+    log_error("killed at the end of shutdown_timeout", {{"group", settings_.group.name},
+                                                        {"processes", processes},
+                                                        {"messages", running}});
+  }
+}
+
+void Consumer::stop_now() {
+  if (phase_ == Phase::done || stopped_) return;
+  stopped_ = true;
+  pool_->set_stopping();
+  pool_->collect();
+  session_->flush(true);  // what is finished is finished
+  const std::size_t running = pool_->in_flight();
+  log_info("stopping now", {{"group", settings_.group.name}, {"running", running}});
+  if (running > 0) {
+    killed_ = true;
+    add(board_.killed_in_drain, running);
+  }
+  pool_->kill_all();
+  session_->abandon();
+  // Only to reap them, and to end what they leave behind.
+  phase_ = Phase::ending;
+  overtime_ = true;
+  deadline_timer_.arm(Clock::now() + kCloseGrace);
+}
+
+void Consumer::refuse(const std::string& reason) {
+  log_error("group refused", {{"group", settings_.group.name}, {"reason", reason}});
+  set_last_error(board_, reason);
+  refused_ = true;
+  begin_drain(settings_.shutdown_timeout);
+}
+
+void Consumer::log_ledger() {
+  log_info("drained", {{"group", settings_.group.name},
+                       {"finished", board_.finished_in_drain.load()},
+                       {"handed_back", board_.handed_back_in_drain.load()},
+                       {"killed", board_.killed_in_drain.load()},
+                       {"acked_in_all", board_.acked.load()}});
+}
+
+// ---- The supervisor
+
+void Consumer::read_control() {
+  ControlMessage message{};
+  const ssize_t n = ::recv(kLinkFd, &message, sizeof message, MSG_DONTWAIT);
+  if (n < 0 && (errno == EAGAIN || errno == EINTR)) return;
+  if (n != sizeof message) {  // our supervisor is gone, and with it our reason to be
+    control_source_.stop();
+    stop_now();
+    return;
+  }
+  switch (message.type) {
+    case ControlType::drain:
+      begin_drain(std::chrono::milliseconds(message.value));
+      // A nearer deadline counts, a farther one does not.
+      if (const auto sooner = Clock::now() + std::chrono::milliseconds(message.value);
+          sooner < deadline_ && !overtime_) {
+        deadline_ = sooner;
+        deadline_timer_.arm(deadline_);
+      }
+      break;
+    case ControlType::stop: stop_now(); break;
+    case ControlType::changed: break;  // ours
+  }
+}
+
+void Consumer::update_board() {
+  GroupState state = GroupState::starting;
+  std::string trouble;
+  if (phase_ != Phase::running) {
+    state = GroupState::draining;
+  } else if (pool_->ready_count() == 0) {
+    trouble = "no worker is ready";
+  } else if (!session_->consuming()) {
+    state = GroupState::connecting;
+    trouble = session_->trouble();
+  } else {
+    state = GroupState::consuming;
+  }
+  const auto ready = board_.workers_ready.load(std::memory_order_relaxed);
+  if (state == reported_state_ && trouble == reported_trouble_ && ready == reported_ready_) return;
+  reported_state_ = state;
+  reported_trouble_ = trouble;
+  reported_ready_ = ready;
+  board_.state.store(static_cast<std::uint32_t>(state), std::memory_order_relaxed);
+  if (!refused_) set_last_error(board_, trouble);
+  report_change();
+}
+
+void Consumer::report_change() {
+  const ControlMessage message{ControlType::changed};
+  // Best effort: a supervisor that has not read the last one will look at the board all the same.
+  [[maybe_unused]] const ssize_t n =
+      ::send(kLinkFd, &message, sizeof message, MSG_DONTWAIT | MSG_NOSIGNAL);
+}
+
+int run_consumer() {
+  ::prctl(PR_SET_NAME, "lope-consumer");
+  ::prctl(PR_SET_DUMPABLE, 0);          // it has the broker's password
+  ::prctl(PR_SET_CHILD_SUBREAPER, 1);  // what a dead worker leaves behind is ours to end
+  ::signal(SIGPIPE, SIG_IGN);
+  ::signal(SIGUSR2, SIG_IGN);  // a group-wide one is not for us
+  const auto board = BoardMapping<GroupBoard>::open(kScoreboardFd);
+  std::string trouble;
+  if (!board) trouble = board.error();
+  const auto json = read_all_at(kSettingsFd);
+  if (!json) trouble = json.error();
+  if (!trouble.empty()) {
+    ::dprintf(STDERR_FILENO, "lope-consumer: %s\n", trouble.c_str());
+    return kExitTemporary;
+  }
+  const auto settings = consumer_settings_from_json(*json);
+  if (!settings) {
+    ::dprintf(STDERR_FILENO, "lope-consumer: settings: %s\n", settings.error().c_str());
+    return kExitTemporary;
+  }
+  ::close(kSettingsFd);
+  if (auto opened = open_log(settings->log, "lope-consumer"); !opened) {
+    ::dprintf(STDERR_FILENO, "lope-consumer: log: %s\n", opened.error().c_str());
+    return kExitTemporary;
+  }
+  Consumer consumer(*settings, **board);
+  return consumer.run();
+}
+
+}  // namespace lope::consumer

@@ -1,0 +1,95 @@
+// The consumer process: one group's loop. Ties the session (broker) to the pool (workers), keeps
+// the deliveries between them, and drains. Runs no foreign code.
+#pragma once
+
+#include <deque>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "common/control.h"
+#include "common/event_loop.h"
+#include "common/scoreboard.h"
+#include "common/settings.h"
+#include "consumer/delivery_table.h"
+#include "consumer/session.h"
+#include "consumer/worker_pool.h"
+
+namespace lope::consumer {
+
+class Consumer {
+ public:
+  Consumer(const ConsumerSettings& settings, GroupBoard& board);
+
+  // Runs until the group is drained, stopped or refused. Returns the exit code.
+  int run();
+
+ private:
+  enum class Phase { running, draining, closing, ending, done };
+
+  Result<void> set_up();
+  void turn();
+  void sleep();
+
+  // Deliveries
+  char* on_delivery(std::uint16_t queue, std::uint64_t epoch, const IncomingDelivery& incoming);
+  void on_complete(std::uint16_t queue);
+  void on_channel_lost(std::uint16_t queue);
+  void dispatch();
+  // Back to the head of the line, in their order.
+  void put_back(std::vector<Delivery*> deliveries);
+
+  // Outcomes
+  void on_outcome(WorkerProcess::Outcome& outcome);
+  void on_death(WorkerProcess::Remains& remains, const std::string& how);
+  void retry(Delivery& delivery, std::string_view reason);
+  void settle(Delivery& delivery, Verdict verdict);
+  bool drop_if_stale(Delivery& delivery);
+  void hand_back_delayed_that_are_due();
+
+  // Ending
+  void begin_drain(std::chrono::milliseconds limit);
+  void stop_now();
+  void advance_drain();
+  void on_deadline();
+  void refuse(const std::string& reason);
+  void log_ledger();
+
+  // The supervisor
+  void read_control();
+  void update_board();
+  void report_change();
+
+  const ConsumerSettings& settings_;
+  GroupBoard& board_;
+  std::unique_ptr<EventLoop> loop_;
+  DeliveryTable table_;
+  std::unique_ptr<Session> session_;
+  std::unique_ptr<WorkerPool> pool_;
+  Phase phase_ = Phase::running;
+  bool session_started_ = false;
+  bool refused_ = false;
+  bool killed_ = false;  // something had to be
+  bool stopped_ = false;  // at once, without a drain
+  bool overtime_ = false;    // the drain's deadline is past
+  bool turn_again_ = false;  // there is more to do: do not sleep
+  int retries_in_a_row_ = 0;
+  std::vector<Delivery*> receiving_;  // by queue
+  std::deque<std::uint32_t> waiting_;  // for a worker, oldest first
+  std::vector<std::uint32_t> delayed_;  // to be handed back when due, unordered
+  TimePoint deadline_{};
+  GroupState reported_state_ = GroupState::starting;
+  std::string reported_trouble_;
+  std::uint32_t reported_ready_ = 0;
+
+  EventSource signal_sources_[5];
+  EventSource control_source_;
+  EventSource delay_timer_;
+  EventSource stuck_timer_;
+  EventSource deadline_timer_;
+};
+
+// With the descriptors of common/spawn.h in place. Returns the exit code.
+int run_consumer();
+
+}  // namespace lope::consumer

@@ -1,0 +1,66 @@
+// The deliveries a consumer has and the broker still waits for. Keeps each as the frame that goes
+// to a worker, until it is settled: a dead worker's deliveries go to another from here.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "common/clock.h"
+#include "common/link.h"
+
+namespace lope::consumer {
+
+struct Delivery {
+  enum class State : std::uint8_t {
+    free,
+    receiving,  // its body is not complete
+    waiting,    // for a worker
+    at_worker,
+    delayed,    // to be handed back for another attempt when due
+  };
+
+  std::uint32_t index = 0;
+  State state = State::free;
+  bool settled = false;      // auto_ack: the broker has been told already
+  std::uint16_t queue = 0;   // which of the group's
+  std::uint64_t epoch = 0;   // of the channel it came on
+  std::uint64_t tag = 0;
+  std::uint64_t sequence = 0;  // of the present hand-over to a worker; 0: none
+  int worker = -1;             // slot of the pool, while at_worker
+  TimePoint due;               // while delayed
+  std::uint64_t received_unix_ns = 0;
+  bool redelivered = false;
+  ByteBuffer frame;
+};
+
+class DeliveryTable {
+ public:
+  Delivery& allocate();
+  // Gives a large frame's memory back to the system.
+  void free(Delivery& delivery);
+  Delivery& at(std::uint32_t index) { return *all_[index]; }
+  // Names this hand-over: higher than every sequence before, and finds the delivery again.
+  std::uint64_t new_sequence(Delivery& delivery);
+  // What a later new_sequence() is never lower than.
+  std::uint64_t next_sequence() const { return (counter_ + 1) << kIndexBits; }
+  // The delivery that has this sequence now; nullptr if it is over or never was.
+  Delivery* find(std::uint64_t sequence);
+  std::size_t in_use() const { return all_.size() - free_.size(); }
+  // Calls f(Delivery&) for each in use.
+  template <typename F>
+  void for_each(F f) {
+    for (const auto& delivery : all_) {
+      if (delivery->state != Delivery::State::free) f(*delivery);
+    }
+  }
+
+ private:
+  static constexpr int kIndexBits = 24;
+  std::vector<std::unique_ptr<Delivery>> all_;
+  std::vector<std::uint32_t> free_;
+  std::uint64_t counter_ = 0;
+};
+
+}  // namespace lope::consumer

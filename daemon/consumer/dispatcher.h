@@ -1,0 +1,29 @@
+// Which worker gets the next delivery. Pure. Fair: a delivery is queued behind another only at a
+// worker whose messages take so little time that the wait cannot be noticed.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+namespace lope::consumer {
+
+struct WorkerLoad {
+  bool ready = false;
+  int threads = 1;
+  std::size_t in_flight = 0;   // given and not finished
+  std::size_t unreported = 0;  // given and not yet read from its ring
+  double mean_ns = -1;         // of its recent messages, in the handler; negative: none yet
+};
+
+// How many deliveries the worker may have at a time: one a thread, and ahead of that as many as it
+// finishes in about kLookahead.
+std::size_t capacity(const WorkerLoad& load);
+
+// The index of the worker to take the next delivery, the least loaded one; -1 when none may.
+int choose_worker(std::span<const WorkerLoad> workers);
+
+// The mean after one more message of `duration_ns`.
+double updated_mean(double mean_ns, std::uint64_t duration_ns);
+
+}  // namespace lope::consumer

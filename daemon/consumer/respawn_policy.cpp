@@ -1,0 +1,34 @@
+#include "consumer/respawn_policy.h"
+
+#include "common/backoff.h"
+
+namespace lope::consumer {
+
+namespace {
+
+constexpr Backoff kRespawn{std::chrono::milliseconds(100), std::chrono::milliseconds(30'000)};
+constexpr std::chrono::minutes kHealthy{1};
+
+}  // namespace
+
+std::optional<std::chrono::milliseconds> respawn_delay(RespawnHistory& history,
+                                                       const WorkerDeath& death, double random) {
+  if (death.was_ready) history.ever_ready = true;
+  if (death.had_message) {
+    history.idle_deaths = history.silent_deaths = history.hangs = 0;
+    return std::chrono::milliseconds(0);
+  }
+  if (death.was_ready && death.age >= kHealthy) history.idle_deaths = 0;
+  ++history.idle_deaths;
+  history.silent_deaths = death.was_ready || death.explained ? 0 : history.silent_deaths + 1;
+  history.hangs = death.hung ? history.hangs + 1 : 0;
+  if (!history.ever_ready && (history.silent_deaths >= kMaxDeathsNeverReady ||
+                              history.hangs >= kMaxHangsNeverReady)) {
+    return std::nullopt;
+  }
+  // Half of the pause is sure, half is jitter: workers of one group do not come back together.
+  const auto pause = kRespawn.exponential(history.idle_deaths - 1);
+  return pause / 2 + kRespawn.full_jitter(history.idle_deaths - 1, random) / 2;
+}
+
+}  // namespace lope::consumer

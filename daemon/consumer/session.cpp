@@ -1,0 +1,486 @@
+#include "consumer/session.h"
+
+#include <sys/epoll.h>
+
+#include <algorithm>
+
+#include "common/backoff.h"
+#include "common/log.h"
+#include "common/text.h"
+#include "consumer/topology.h"
+
+namespace lope::consumer {
+
+namespace {
+
+constexpr int kFramesPerPump = 1024;
+// Small frames that surely fit a socket buffer that poll calls writable.
+constexpr std::size_t kOpsPerTurn = 64;
+// A broker that is back is found within this.
+constexpr Backoff kReconnect{std::chrono::milliseconds(200), std::chrono::milliseconds(3000)};
+constexpr Backoff kResubscribe{std::chrono::milliseconds(200), std::chrono::milliseconds(5000)};
+
+Reply reply_to(const Request& request) {
+  struct Visitor {
+    Reply operator()(const ChannelOpen&) const { return Reply::channel_open; }
+    Reply operator()(const ExchangeDeclare&) const { return Reply::exchange_declare; }
+    Reply operator()(const QueueDeclare&) const { return Reply::queue_declare; }
+    Reply operator()(const QueuePassiveDeclare&) const { return Reply::queue_declare; }
+    Reply operator()(const QueueBind&) const { return Reply::queue_bind; }
+    Reply operator()(const Qos&) const { return Reply::qos; }
+    Reply operator()(const Consume&) const { return Reply::consume; }
+    Reply operator()(const Cancel&) const { return Reply::cancel; }
+    Reply operator()(const ConfirmSelect&) const { return Reply::confirm_select; }
+  };
+  return std::visit(Visitor{}, request);
+}
+
+std::int64_t seconds_since(TimePoint then) {
+  return std::chrono::duration_cast<std::chrono::seconds>(Clock::now() - then).count();
+}
+
+}  // namespace
+
+Session::Session(EventLoop& loop, const std::vector<QueueSettings>& queues, GroupBoard& board,
+                 Events events)
+    : loop_(loop), board_(board), events_(std::move(events)), channels_(queues.size()) {
+  for (std::size_t i = 0; i < queues.size(); ++i) channels_[i].settings = queues[i];
+}
+
+Result<std::unique_ptr<Session>> Session::create(EventLoop& loop, const BrokerSettings& broker,
+                                                 const std::string& connection_name,
+                                                 const std::vector<QueueSettings>& queues,
+                                                 GroupBoard& board, Events events) {
+  std::unique_ptr<Session> session(new Session(loop, queues, board, std::move(events)));
+  session->tick_ = std::chrono::milliseconds(broker.heartbeat) / 4;
+  auto connector = Connector::create(broker, connection_name);
+  if (!connector) return Error{connector.error()};
+  session->connector_ = std::move(*connector);
+  Session* self = session.get();
+  auto source = loop.watch_fd(self->connector_->event_fd(), EPOLLIN,
+                              [self](std::uint32_t) { self->on_connect_ended(); });
+  if (!source) return Error{source.error()};
+  session->connector_source_ = std::move(*source);
+  auto timer = loop.make_timer([self] { self->on_timer(); });
+  if (!timer) return Error{timer.error()};
+  session->timer_ = std::move(*timer);
+  return session;
+}
+
+Session::Channel* Session::channel(ChannelNumber number) {
+  return number >= 1 && number <= channels_.size() ? &channels_[number - 1u] : nullptr;
+}
+
+std::uint16_t Session::queue_of(const Channel& channel) const {
+  return static_cast<std::uint16_t>(&channel - channels_.data());
+}
+
+// ---- The connection
+
+void Session::start() {
+  down_since_ = Clock::now();
+  connect();
+}
+
+void Session::connect() {
+  state_ = State::connecting;
+  connector_->start();
+}
+
+void Session::on_connect_ended() {
+  const auto result = connector_->take();
+  if (result == nullptr) return;
+  if (state_ != State::connecting) return;  // given up meanwhile: the connection ends here
+  if (!*result) {
+    // Once for each reason, not for each attempt.
+    if (std::find(reported_.begin(), reported_.end(), result->error()) == reported_.end()) {
+      log_warn("cannot connect", {{"reason", result->error()}, {"retry", "with back-off"}});
+      reported_.push_back(result->error());
+    }
+    if (connect_trouble_ != result->error()) {
+      connect_trouble_ = result->error();
+      events_.on_change();
+    }
+    state_ = State::waiting;
+    reconnect_at_ = Clock::now() + kReconnect.full_jitter(connect_failures_++, random_fraction());
+    arm_timer();
+    return;
+  }
+  connection_ = std::move(**result);
+  auto source = loop_.watch_fd(connection_->fd(), EPOLLIN, [this](std::uint32_t) {
+    readable_ = true;
+  });
+  if (!source) {
+    connection_.reset();
+    connection_lost(source.error());
+    return;
+  }
+  socket_source_ = std::move(*source);
+  state_ = State::connected;
+  readable_ = true;
+  board_.connections.fetch_add(1, std::memory_order_relaxed);
+  log_info("connected", {{"broker", connection_->peer()},
+                         {"attempts", connect_failures_ + 1},
+                         {"down_seconds", seconds_since(down_since_)}});
+  connect_failures_ = 0;
+  connect_trouble_.clear();
+  reported_.clear();
+  next_tick_ = Clock::now() + tick_;
+  for (Channel& channel : channels_) {
+    channel.failures = 0;
+    begin_subscription(channel);
+  }
+  arm_timer();
+  events_.on_change();
+}
+
+void Session::connection_lost(const std::string& reason) {
+  socket_source_ = EventSource();
+  connection_.reset();
+  outgoing_.clear();
+  outgoing_sent_ = 0;
+  for (Channel& channel : channels_) {
+    channel.open = false;
+    channel_lost(channel);
+    if (cancelling_) channel.state = Channel::State::cancelled;
+  }
+  if (state_ == State::closing || cancelling_) {
+    log_warn("connection lost while ending", {{"reason", reason}});
+    state_ = State::closed;
+  } else {
+    log_warn("connection lost", {{"reason", reason}});
+    connect_trouble_ = reason;
+    down_since_ = Clock::now();
+    state_ = State::waiting;
+    reconnect_at_ = Clock::now() + kReconnect.full_jitter(connect_failures_++, random_fraction());
+    arm_timer();
+  }
+  events_.on_change();
+}
+
+bool Session::pump() {
+  if (connection_ == nullptr || !readable_) return false;
+  const auto pumped = connection_->pump(*this, kFramesPerPump);
+  if (state_ == State::closed) {  // close-ok came
+    socket_source_ = EventSource();
+    connection_.reset();
+    return false;
+  }
+  if (!pumped) {
+    connection_lost(pumped.error());
+    return false;
+  }
+  readable_ = *pumped == Connection::Pumped::more;
+  return readable_;
+}
+
+// ---- Subscriptions
+
+void Session::begin_subscription(Channel& channel) {
+  channel.steps = subscription_steps(channel.settings, channel.open);
+  channel.step = 0;
+  channel.step_sent = false;
+  channel.state = Channel::State::setting_up;
+  if (!channel.open) {
+    ++channel.epoch;
+    channel.settlement.reset();
+  }
+}
+
+void Session::subscription_failed(Channel& channel, const std::string& reason) {
+  if (reason != channel.trouble) {
+    log_warn("cannot consume",
+             {{"queue", channel.settings.name}, {"reason", reason}, {"retry", "with back-off"}});
+    if (channel.trouble.empty() && channel.failures == 0) down_since_ = Clock::now();
+    channel.trouble = reason;
+  }
+  channel.retry_at =
+      Clock::now() + kResubscribe.full_jitter(channel.failures++, random_fraction()) +
+      kResubscribe.base;
+  channel.state = cancelling_ ? Channel::State::cancelled : Channel::State::down;
+  arm_timer();
+  events_.on_change();
+}
+
+void Session::channel_lost(Channel& channel) {
+  channel.state = Channel::State::down;
+  channel.steps.clear();
+  ++channel.epoch;
+  channel.settlement.reset();
+  events_.on_channel_lost(queue_of(channel));
+}
+
+void Session::send_steps() {
+  for (Channel& channel : channels_) {
+    if (connection_ == nullptr) return;
+    const bool due = channel.state == Channel::State::setting_up ||
+                     (channel.state == Channel::State::cancelling && !channel.step_sent);
+    if (!due || channel.step_sent) continue;
+    if (!connection_->writable()) return;
+    const Request request = channel.state == Channel::State::cancelling
+                                ? Request(Cancel{channel.consumer_tag})
+                                : channel.steps[channel.step];
+    channel.step_sent = true;
+    if (auto sent = connection_->send(number(queue_of(channel)), request); !sent) {
+      connection_lost(sent.error());
+      return;
+    }
+  }
+}
+
+void Session::on_ok(ChannelNumber number_, Reply reply, std::string_view text) {
+  if (reply == Reply::connection_close) {
+    state_ = State::closed;
+    return;
+  }
+  Channel* found = channel(number_);
+  if (found == nullptr) return;
+  Channel& it = *found;
+  if (reply == Reply::cancel) {
+    it.state = Channel::State::cancelled;
+    return;
+  }
+  if (it.state != Channel::State::setting_up || it.step >= it.steps.size() ||
+      reply_to(it.steps[it.step]) != reply) {
+    return;
+  }
+  if (reply == Reply::channel_open) it.open = true;
+  it.step_sent = false;
+  if (++it.step < it.steps.size()) {
+    if (cancelling_) it.state = Channel::State::cancelled;
+    return;
+  }
+  it.consumer_tag = text;
+  it.steps.clear();
+  it.state = cancelling_ ? Channel::State::cancelling : Channel::State::consuming;
+  log_info("consuming", {{"queue", it.settings.name},
+                         {"prefetch", it.settings.prefetch},
+                         {"consumer_tag", it.consumer_tag}});
+  it.failures = 0;
+  it.trouble.clear();
+  events_.on_change();
+}
+
+void Session::on_cancelled(ChannelNumber number_, std::string_view) {
+  Channel* found = channel(number_);
+  if (found == nullptr) return;
+  // The channel and its tags live on; only the consumer is gone.
+  subscription_failed(*found, "the broker cancelled the consumer: its queue was deleted or moved");
+}
+
+void Session::on_channel_closed(ChannelNumber number_, int code, std::string_view text) {
+  Channel* found = channel(number_);
+  if (found == nullptr) return;
+  std::string reason = std::to_string(code) + " " + escape(text);
+  if (found->state == Channel::State::setting_up && found->step < found->steps.size()) {
+    reason = describe(found->steps[found->step]) + ": " + reason;
+  } else {
+    reason = "the broker closed the channel: " + reason;
+  }
+  found->open = false;
+  channel_lost(*found);
+  subscription_failed(*found, reason);
+}
+
+// ---- Deliveries and settlements
+
+char* Session::on_delivery(const IncomingDelivery& delivery) {
+  Channel* found = channel(delivery.channel);
+  if (found == nullptr) return nullptr;
+  found->settlement.delivered(delivery.view.delivery_tag);
+  const std::uint16_t queue = queue_of(*found);
+  char* to = events_.on_delivery(queue, found->epoch, delivery);
+  if (to != nullptr && delivery.body_size == 0) events_.on_complete(queue);
+  return to;
+}
+
+void Session::on_body(ChannelNumber number_) {
+  if (Channel* found = channel(number_)) events_.on_complete(queue_of(*found));
+}
+
+void Session::finish(std::uint16_t queue, std::uint64_t tag, Verdict verdict) {
+  channels_[queue].settlement.finish(tag, verdict);
+}
+
+void Session::flush(bool input_dry) {
+  if (state_ != State::connected && state_ != State::closing) return;
+  for (Channel& channel : channels_) {
+    const auto run = std::max<std::size_t>(1, static_cast<std::size_t>(channel.settings.prefetch) / 10);
+    const std::size_t pending = channel.settlement.pending();
+    if (pending == 0 || (!input_dry && pending < run)) continue;
+    ops_.clear();
+    channel.settlement.flush(ops_);
+    for (const SettleOp& op : ops_) {
+      outgoing_.push_back({queue_of(channel), channel.epoch, op});
+    }
+  }
+  send_ops();
+  send_steps();
+  if (connection_ == nullptr) return;
+  if (state_ == State::closing && !close_sent_ && flushed() && connection_->writable()) {
+    close_sent_ = true;
+    if (auto sent = connection_->send_close(); !sent) {
+      connection_lost(sent.error());
+      return;
+    }
+  }
+  watch_socket();
+}
+
+void Session::send_ops() {
+  if (outgoing_sent_ == outgoing_.size()) return;
+  // At most a bounded number, and only when the socket takes them: the library would otherwise
+  // wait for ever.
+  if (!connection_->writable()) return;
+  const std::size_t end = std::min(outgoing_.size(), outgoing_sent_ + kOpsPerTurn);
+  for (; outgoing_sent_ < end; ++outgoing_sent_) {
+    const OutgoingOp& out = outgoing_[outgoing_sent_];
+    const ChannelNumber to = number(out.queue);
+    if (channels_[out.queue].epoch != out.epoch) continue;  // of a channel that is gone
+    Result<void> sent;
+    switch (out.op.verdict) {
+      case Verdict::ack: sent = connection_->ack(to, out.op.tag, out.op.multiple); break;
+      case Verdict::reject: sent = connection_->reject(to, out.op.tag, false); break;
+      case Verdict::requeue: sent = connection_->reject(to, out.op.tag, true); break;
+      case Verdict::hand_back: sent = connection_->nack_requeue(to, out.op.tag); break;
+    }
+    if (!sent) {
+      connection_lost(sent.error());
+      return;
+    }
+  }
+  if (outgoing_sent_ == outgoing_.size()) {
+    outgoing_.clear();
+    outgoing_sent_ = 0;
+  }
+}
+
+void Session::watch_socket() {
+  const bool more = !outgoing_.empty() || (state_ == State::closing && !close_sent_) ||
+                    std::any_of(channels_.begin(), channels_.end(), [](const Channel& channel) {
+                      return !channel.step_sent && (channel.state == Channel::State::setting_up ||
+                                                    channel.state == Channel::State::cancelling);
+                    });
+  socket_source_.set_events(more ? EPOLLIN | EPOLLOUT : EPOLLIN);
+}
+
+// ---- Being asked
+
+bool Session::consuming() const {
+  return std::all_of(channels_.begin(), channels_.end(), [](const Channel& channel) {
+    return channel.state == Channel::State::consuming;
+  });
+}
+
+std::string Session::trouble() const {
+  if (state_ == State::connecting || state_ == State::waiting) {
+    return connect_trouble_.empty() ? "connecting" : connect_trouble_;
+  }
+  for (const Channel& channel : channels_) {
+    if (channel.state == Channel::State::consuming) continue;
+    return "queue '" + channel.settings.name + "': " +
+           (channel.trouble.empty() ? "subscribing" : channel.trouble);
+  }
+  return {};
+}
+
+// ---- Ending
+
+void Session::cancel() {
+  cancelling_ = true;
+  for (Channel& channel : channels_) {
+    switch (channel.state) {
+      case Channel::State::consuming:
+        channel.state = Channel::State::cancelling;
+        channel.step_sent = false;
+        break;
+      case Channel::State::down: channel.state = Channel::State::cancelled; break;
+      case Channel::State::setting_up:
+        // With a request under way its answer decides; see on_ok().
+        if (!channel.step_sent) channel.state = Channel::State::cancelled;
+        break;
+      case Channel::State::cancelling:
+      case Channel::State::cancelled: break;
+    }
+  }
+  if (state_ == State::connecting || state_ == State::waiting || state_ == State::idle) {
+    state_ = State::closed;
+    timer_.disarm();
+  }
+}
+
+bool Session::cancelled() const {
+  return state_ == State::closed ||
+         std::all_of(channels_.begin(), channels_.end(), [](const Channel& channel) {
+           return channel.state == Channel::State::cancelled;
+         });
+}
+
+bool Session::flushed() const {
+  if (state_ == State::closed) return true;
+  return outgoing_.empty() &&
+         std::all_of(channels_.begin(), channels_.end(),
+                     [](const Channel& channel) { return channel.settlement.pending() == 0; });
+}
+
+void Session::close() {
+  if (state_ == State::connected) state_ = State::closing;
+}
+
+void Session::abandon() {
+  socket_source_ = EventSource();
+  connection_.reset();
+  for (Channel& channel : channels_) {
+    ++channel.epoch;  // an outcome that still comes is nobody's
+    channel.settlement.reset();
+  }
+  state_ = State::closed;
+}
+
+// ---- Time
+
+void Session::arm_timer() {
+  TimePoint when = TimePoint::max();
+  if (state_ == State::waiting) when = std::min(when, reconnect_at_);
+  if (state_ == State::connected || state_ == State::closing) {
+    if (tick_.count() > 0) when = std::min(when, next_tick_);
+    for (const Channel& channel : channels_) {
+      if (channel.state == Channel::State::down) when = std::min(when, channel.retry_at);
+    }
+  }
+  if (when == TimePoint::max()) {
+    timer_.disarm();
+  } else {
+    timer_.arm(when);
+  }
+}
+
+void Session::on_timer() {
+  const TimePoint now = Clock::now();
+  if (state_ == State::waiting && now >= reconnect_at_) {
+    connect();
+    return;
+  }
+  if (state_ == State::connected || state_ == State::closing) {
+    if (tick_.count() > 0 && now >= next_tick_) {
+      readable_ = true;  // pump() sends a heartbeat that is due and misses those that did not come
+      next_tick_ = now + tick_;
+    }
+    if (!cancelling_) {
+      for (Channel& channel : channels_) {
+        if (channel.state == Channel::State::down && now >= channel.retry_at) {
+          begin_subscription(channel);
+        }
+      }
+    }
+  }
+  arm_timer();
+}
+
+// A consuming connection publishes nothing.
+void Session::on_returned(ChannelNumber, int, std::string_view) {}
+void Session::on_confirmed(ChannelNumber, std::uint64_t, bool, bool) {}
+void Session::on_blocked(std::string_view) {}
+void Session::on_unblocked() {}
+
+}  // namespace lope::consumer

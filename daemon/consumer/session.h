@@ -1,0 +1,152 @@
+// The group's life with the broker: connect and reconnect, one channel a queue and the steps that
+// bring each to consuming, deliveries in, settlements out. Never blocks.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "common/event_loop.h"
+#include "common/scoreboard.h"
+#include "common/settings.h"
+#include "consumer/connection.h"
+#include "consumer/connector.h"
+#include "consumer/settlement.h"
+
+namespace lope::consumer {
+
+class Session final : private ConnectionEvents {
+ public:
+  struct Events {
+    // Where the body goes; nullptr drops it (then the delivery has been finished).
+    std::function<char*(std::uint16_t queue, std::uint64_t epoch, const IncomingDelivery&)>
+        on_delivery;
+    // The delivery begun last on this queue is complete.
+    std::function<void(std::uint16_t queue)> on_complete;
+    // The queue's channel is gone: its unsettled deliveries are the broker's again.
+    std::function<void(std::uint16_t queue)> on_channel_lost;
+    // Something that the board or the supervisor should know of has changed.
+    std::function<void()> on_change;
+  };
+
+  static Result<std::unique_ptr<Session>> create(EventLoop& loop, const BrokerSettings& broker,
+                                                 const std::string& connection_name,
+                                                 const std::vector<QueueSettings>& queues,
+                                                 GroupBoard& board, Events events);
+
+  // Begins to connect, and to consume from every queue. Once.
+  void start();
+  // Handles what has arrived, up to a bound. True: there is more.
+  bool pump();
+  // Is the channel that the delivery came on still there?
+  bool current(std::uint16_t queue, std::uint64_t epoch) const {
+    return channels_[queue].epoch == epoch;
+  }
+  // Settles a delivery of the current epoch, at the next flush().
+  void finish(std::uint16_t queue, std::uint64_t tag, Verdict verdict);
+  // Sends settlements and requests as far as the socket takes them. `input_dry` false: only runs
+  // that are long enough.
+  void flush(bool input_dry);
+
+  // Every queue consuming?
+  bool consuming() const;
+  // Why not, one queue's reason; empty when consuming.
+  std::string trouble() const;
+
+  // Ends consuming on all queues and does not begin again.
+  void cancel();
+  // No delivery can arrive any more.
+  bool cancelled() const;
+  // Everything finished has been written to the socket.
+  bool flushed() const;
+  // Closes the connection in order: the broker has then read all that was written.
+  void close();
+  bool closed() const { return state_ == State::closed; }
+  // Drops the connection at once; unsettled deliveries go back.
+  void abandon();
+
+ private:
+  enum class State { idle, connecting, waiting, connected, closing, closed };
+
+  struct Channel {
+    enum class State { down, setting_up, consuming, cancelling, cancelled };
+    QueueSettings settings;
+    State state = State::down;
+    bool open = false;        // on the broker's side
+    std::uint64_t epoch = 0;  // grows with every channel opened
+    std::vector<Request> steps;
+    std::size_t step = 0;
+    bool step_sent = false;
+    Settlement settlement;
+    std::string consumer_tag;
+    int failures = 0;      // set-ups in a row that failed
+    TimePoint retry_at{};  // while down: not before
+    std::string trouble;   // why it is down, as logged
+  };
+
+  struct OutgoingOp {
+    std::uint16_t queue;
+    std::uint64_t epoch;
+    SettleOp op;
+  };
+
+  Session(EventLoop& loop, const std::vector<QueueSettings>& queues, GroupBoard& board,
+          Events events);
+
+  static ChannelNumber number(std::uint16_t queue) {
+    return static_cast<ChannelNumber>(queue + 1u);
+  }
+  Channel* channel(ChannelNumber number);
+  std::uint16_t queue_of(const Channel& channel) const;
+
+  void connect();
+  void on_connect_ended();
+  void connection_lost(const std::string& reason);
+  void begin_subscription(Channel& channel);
+  void subscription_failed(Channel& channel, const std::string& reason);
+  void channel_lost(Channel& channel);
+  void send_steps();
+  void send_ops();
+  void on_timer();
+  void arm_timer();
+  void watch_socket();
+
+  // ConnectionEvents
+  void on_ok(ChannelNumber number, Reply reply, std::string_view text) override;
+  char* on_delivery(const IncomingDelivery& delivery) override;
+  void on_body(ChannelNumber number) override;
+  void on_cancelled(ChannelNumber number, std::string_view consumer_tag) override;
+  void on_channel_closed(ChannelNumber number, int code, std::string_view text) override;
+  void on_returned(ChannelNumber number, int code, std::string_view text) override;
+  void on_confirmed(ChannelNumber number, std::uint64_t tag, bool multiple, bool ack) override;
+  void on_blocked(std::string_view reason) override;
+  void on_unblocked() override;
+
+  EventLoop& loop_;
+  GroupBoard& board_;
+  Events events_;
+  State state_ = State::idle;
+  bool cancelling_ = false;
+  std::vector<Channel> channels_;
+  std::unique_ptr<Connector> connector_;
+  std::unique_ptr<Connection> connection_;
+  std::chrono::milliseconds tick_{0};  // of the heartbeat; 0: none
+  TimePoint next_tick_{};
+  int connect_failures_ = 0;
+  TimePoint reconnect_at_{};
+  TimePoint down_since_{};
+  std::string connect_trouble_;
+  std::vector<std::string> reported_;  // reasons logged since the last connection
+  std::vector<OutgoingOp> outgoing_;
+  std::size_t outgoing_sent_ = 0;
+  bool close_sent_ = false;
+  std::vector<SettleOp> ops_;  // scratch
+  bool readable_ = false;
+
+  EventSource connector_source_;
+  EventSource socket_source_;
+  EventSource timer_;
+};
+
+}  // namespace lope::consumer

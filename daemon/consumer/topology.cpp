@@ -1,0 +1,22 @@
+#include "consumer/topology.h"
+
+namespace lope::consumer {
+
+std::vector<Request> subscription_steps(const QueueSettings& queue, bool channel_open) {
+  std::vector<Request> steps;
+  if (!channel_open) steps.emplace_back(ChannelOpen{});
+  if (queue.declare) {
+    for (const ExchangeSettings& exchange : queue.declaration.exchanges) {
+      steps.emplace_back(ExchangeDeclare{exchange});
+    }
+    steps.emplace_back(QueueDeclare{queue.name, queue.declaration});
+    for (const BindingSettings& binding : queue.declaration.bindings) {
+      steps.emplace_back(QueueBind{queue.name, binding});
+    }
+  }
+  steps.emplace_back(Qos{static_cast<std::uint16_t>(queue.prefetch)});
+  steps.emplace_back(Consume{queue.name, queue.consumer_tag, queue.consumer_arguments});
+  return steps;
+}
+
+}  // namespace lope::consumer

@@ -1,0 +1,411 @@
+#include "consumer/worker_pool.h"
+
+#include <sys/epoll.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <csignal>
+
+#include "common/backoff.h"
+#include "common/log.h"
+#include "common/settings_json.h"
+#include "consumer/orphans.h"
+
+namespace lope::consumer {
+
+namespace {
+
+// A handler that takes longer than this has nothing queued behind it while another worker is idle.
+constexpr std::uint64_t kStuckNs = 1'000'000;
+
+}  // namespace
+
+Result<std::unique_ptr<WorkerPool>> WorkerPool::create(EventLoop& loop,
+                                                       const ConsumerSettings& settings,
+                                                       int worker_program_fd, DeliveryTable& table,
+                                                       GroupBoard& board, Events events) {
+  std::unique_ptr<WorkerPool> pool(
+      new WorkerPool(loop, settings, worker_program_fd, table, board, std::move(events)));
+  auto wake = make_eventfd();
+  if (!wake) return Error{wake.error()};
+  pool->wake_ = std::move(*wake);
+  auto source = loop.watch_fd(pool->wake_.get(), EPOLLIN, [self = pool.get()](std::uint32_t) {
+    std::uint64_t count = 0;
+    [[maybe_unused]] const ssize_t n = ::read(self->wake_.get(), &count, sizeof count);
+  });
+  if (!source) return Error{source.error()};
+  pool->wake_source_ = std::move(*source);
+  auto timer = loop.make_timer([] {});  // it only ends the sleep: tend() does the rest
+  if (!timer) return Error{timer.error()};
+  pool->timer_ = std::move(*timer);
+  auto child = loop.watch_signal(SIGCHLD, [self = pool.get()](int, int) { self->sweep(); });
+  if (!child) return Error{child.error()};
+  pool->child_source_ = std::move(*child);
+  return pool;
+}
+
+WorkerPool::WorkerPool(EventLoop& loop, const ConsumerSettings& settings, int worker_program_fd,
+                       DeliveryTable& table, GroupBoard& board, Events events)
+    : loop_(loop),
+      settings_(settings),
+      worker_program_fd_(worker_program_fd),
+      table_(table),
+      board_(board),
+      events_(std::move(events)),
+      slots_(static_cast<std::size_t>(settings.group.workers)) {
+  // A worker has no password, and does not talk to systemd in our place.
+  std::vector<std::string> left_out = {"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID",
+                                       kWorkerIdVariable};
+  left_out.insert(left_out.end(), settings.secret_env.begin(), settings.secret_env.end());
+  environment_ = environment_without(left_out);
+}
+
+WorkerPool::~WorkerPool() { kill_all(); }
+
+void WorkerPool::start() {
+  for (std::size_t i = 0; i < slots_.size(); ++i) start_worker(static_cast<int>(i));
+}
+
+void WorkerPool::start_worker(int index) {
+  Slot& slot = slots_[static_cast<std::size_t>(index)];
+  slot.ready = slot.exited = slot.hung = slot.refused = false;
+  slot.link_trouble.clear();
+  slot.failure.clear();
+  slot.mean_ns = -1;
+
+  WorkerSettings worker;
+  worker.group = settings_.group.name;
+  worker.worker_index = index;
+  worker.threads = settings_.group.threads;
+  worker.handlers_dir = settings_.handlers_dir;
+  worker.handler = settings_.group.handler;
+  worker.options_json = settings_.group.options_json;
+  worker.options = settings_.group.options;
+  worker.log_level = settings_.log.level;
+
+  WorkerProcess::Start start;
+  start.slot = index;
+  start.threads = settings_.group.threads;
+  start.program_fd = worker_program_fd_;
+  start.wake_fd = wake_.get();
+  start.title = settings_.group.name + "/" + std::to_string(index);
+  start.settings_json = to_json(worker);
+  start.environment = environment_;
+
+  WorkerProcess::Events events;
+  events.on_ready = [this, index](const HandlerIdentity& handler) {
+    Slot& it = slots_[static_cast<std::size_t>(index)];
+    if (it.ready) return;
+    it.ready = true;
+    it.history.ever_ready = true;
+    set_ready_count();
+    log_info("worker ready", {{"group", settings_.group.name},
+                              {"worker", index},
+                              {"worker_pid", it.process->pid()},
+                              {"handler", handler.name},
+                              {"version", handler.version},
+                              {"file", handler.path}});
+  };
+  events.on_failed = [this, index](bool refused, std::string_view reason) {
+    Slot& it = slots_[static_cast<std::size_t>(index)];
+    it.failure = reason;
+    it.refused = refused;
+  };
+  events.on_log = [this, index](LogLevel level, std::string_view text) {
+    log_event(level, "handler says",
+              {{"group", settings_.group.name}, {"worker", index}, {"text", text}});
+  };
+  events.on_output = [this, index](bool is_stderr, std::string_view line) {
+    log_event(is_stderr ? LogLevel::warn : LogLevel::info, "handler printed",
+              {{"group", settings_.group.name},
+               {"worker", index},
+               {"stream", is_stderr ? "stderr" : "stdout"},
+               {"text", line}});
+  };
+  events.on_link_lost = [this, index](std::string_view reason) {
+    slots_[static_cast<std::size_t>(index)].link_trouble = reason;
+  };
+  events.on_exit = [this, index] { slots_[static_cast<std::size_t>(index)].exited = true; };
+
+  auto started = WorkerProcess::start(loop_, start, std::move(events));
+  if (!started) {
+    // A passing lack of resources: the pauses of an idle death are right for it.
+    const auto pause = kMaxDeathsNeverReady * std::chrono::milliseconds(200);
+    log_error("cannot start a worker", {{"group", settings_.group.name},
+                                        {"worker", index},
+                                        {"reason", started.error()},
+                                        {"retry_ms", pause.count()}});
+    slot.restart_at = Clock::now() + pause;
+    return;
+  }
+  slot.process = std::move(*started);
+}
+
+void WorkerPool::set_ready_count() {
+  ready_ = static_cast<int>(
+      std::count_if(slots_.begin(), slots_.end(), [](const Slot& slot) { return slot.ready; }));
+  board_.workers_ready.store(static_cast<std::uint32_t>(ready_), std::memory_order_relaxed);
+}
+
+void WorkerPool::tend() {
+  const TimePoint now = Clock::now();
+  TimePoint next = TimePoint::max();
+  for (std::size_t i = 0; i < slots_.size(); ++i) {
+    Slot& slot = slots_[i];
+    if (slot.process != nullptr && slot.exited) {
+      bury(static_cast<int>(i));
+    } else if (slot.process != nullptr && !slot.link_trouble.empty()) {
+      // It lives, but cannot be talked to. At its own end the link closes a moment before the exit.
+      if (!slot.process->link_closed() && slot.failure.empty() &&
+          slot.process->stage() != WorkerStage::ending) {
+        log_error("killing a worker", {{"group", settings_.group.name},
+                                       {"worker", i},
+                                       {"worker_pid", slot.process->pid()},
+                                       {"reason", slot.link_trouble}});
+        slot.process->kill(SIGKILL);
+      }
+      slot.link_trouble.clear();
+    }
+    if (slot.process != nullptr && !slot.ready && !slot.exited && !slot.hung) {
+      const TimePoint limit = slot.process->started_at() + settings_.group.start_timeout;
+      if (now < limit) {
+        next = std::min(next, limit);
+      } else {
+        slot.hung = true;
+        log_error("killing a worker", {{"group", settings_.group.name},
+                                       {"worker", i},
+                                       {"worker_pid", slot.process->pid()},
+                                       {"reason", "not ready within start_timeout"},
+                                       {"limit_ms", settings_.group.start_timeout.count()},
+                                       {"stage", to_string(slot.process->stage())}});
+        slot.process->kill(SIGKILL);
+      }
+    }
+    if (slot.process == nullptr && !stopping_ && !refused_) {
+      if (now >= slot.restart_at) {
+        start_worker(static_cast<int>(i));
+      }
+      if (slot.process == nullptr) next = std::min(next, slot.restart_at);
+    }
+  }
+  if (next != TimePoint::max()) timer_.arm(next);
+}
+
+void WorkerPool::bury(int index) {
+  Slot& slot = slots_[static_cast<std::size_t>(index)];
+  WorkerProcess& process = *slot.process;
+  const WorkerStage stage = process.stage();
+  const auto end = process.bury();
+  // What its handlers had finished counts as finished.
+  WorkerProcess::Outcome outcome;
+  while (process.next_outcome(table_, outcome, true)) events_.on_outcome(outcome);
+  WorkerProcess::Remains remains = process.remains(table_);
+
+  const std::string how = end ? end->to_string() : end.error();
+  const auto age =
+      std::chrono::duration_cast<std::chrono::milliseconds>(Clock::now() - process.started_at());
+  const bool asked = process.link_closed() || stopping_;
+  std::string next = "none: the group ends";
+  std::string refusal;
+  if (!asked) {
+    const WorkerDeath death{slot.ready, !remains.running.empty(), !slot.failure.empty(), age,
+                            slot.hung};
+    const auto delay = respawn_delay(slot.history, death, random_fraction());
+    if (slot.refused) {
+      refusal = slot.failure;
+    } else if (!delay && slot.hung) {
+      refusal = "handler '" + settings_.handlers_dir + "/" + settings_.group.handler +
+                ".so': expected to become ready within start_timeout (" +
+                std::to_string(settings_.group.start_timeout.count()) +
+                " ms), found its worker hanging " + std::to_string(kMaxHangsNeverReady) +
+                " times in a row, at last " + to_string(stage);
+    } else if (!delay) {
+      refusal = "handler '" + settings_.handlers_dir + "/" + settings_.group.handler +
+                ".so': expected to become ready, found its worker dead " +
+                std::to_string(kMaxDeathsNeverReady) + " times in a row, at last by " + how +
+                " while " + to_string(stage) +
+                (slot.failure.empty() ? std::string() : ": " + slot.failure);
+    } else {
+      slot.restart_at = Clock::now() + *delay;
+      next = delay->count() == 0 ? "a new worker at once"
+                                 : "a new worker in " + std::to_string(delay->count()) + " ms";
+    }
+    if (!refusal.empty()) next = "none: the group is refused";
+  }
+  const bool clean = end && !end->signalled && end->code == 0 && asked;
+  log_event(clean ? LogLevel::info : LogLevel::warn, "worker ended",
+            {{"group", settings_.group.name},
+             {"worker", index},
+             {"worker_pid", process.pid()},
+             {"how", how},
+             {"stage", to_string(stage)},
+             {"age_ms", age.count()},
+             {"running", remains.running.size()},
+             {"waiting", remains.waiting.size()},
+             {"reason", slot.failure},
+             {"next", next}});
+  if (!clean) board_.worker_deaths.fetch_add(1, std::memory_order_relaxed);
+  slot.process.reset();
+  slot.ready = slot.exited = false;
+  set_ready_count();
+  sweep();
+  events_.on_death(remains, how);
+  if (!refusal.empty() && !refused_) {
+    refused_ = true;
+    events_.on_refused(refusal);
+  }
+}
+
+void WorkerPool::sweep() {
+  std::vector<LiveWorker> live;
+  for (const Slot& slot : slots_) {
+    if (slot.process != nullptr) live.push_back({slot.process->pid(), slot.process->id()});
+  }
+  orphans_ = sweep_orphans(live);
+}
+
+WorkerLoad WorkerPool::load(const Slot& slot) const {
+  WorkerLoad load;
+  if (slot.process == nullptr) return load;
+  load.ready = slot.ready && !slot.exited && !slot.process->link_closed();
+  load.threads = settings_.group.threads;
+  load.in_flight = slot.process->in_flight();
+  load.unreported = slot.process->unreported();
+  load.mean_ns = slot.mean_ns;
+  return load;
+}
+
+bool WorkerPool::dispatch(Delivery& delivery) {
+  // Starting elsewhere each time shares messages evenly among workers that are equally idle.
+  const std::size_t count = slots_.size();
+  loads_.clear();
+  for (std::size_t i = 0; i < count; ++i) {
+    loads_.push_back(load(slots_[(first_choice_ + i) % count]));
+  }
+  const int choice = choose_worker(loads_);
+  if (choice < 0) return false;
+  const std::size_t index = (first_choice_ + static_cast<std::size_t>(choice)) % count;
+  first_choice_ = (index + 1) % count;
+  slots_[index].process->give(table_, delivery);
+  return true;
+}
+
+void WorkerPool::flush() {
+  for (Slot& slot : slots_) {
+    if (slot.process != nullptr) slot.process->flush(table_);
+  }
+}
+
+void WorkerPool::collect() {
+  WorkerProcess::Outcome outcome;
+  for (Slot& slot : slots_) {
+    if (slot.process == nullptr) continue;
+    while (slot.process->next_outcome(table_, outcome)) {
+      if (outcome.outcome != kNotStarted) {
+        slot.mean_ns = updated_mean(slot.mean_ns, outcome.duration_ns);
+      }
+      events_.on_outcome(outcome);
+    }
+  }
+}
+
+std::vector<Delivery*> WorkerPool::take_back() {
+  std::vector<Delivery*> all;
+  for (Slot& slot : slots_) {
+    if (slot.process == nullptr) continue;
+    const std::vector<Delivery*> taken = slot.process->take_back(table_);
+    all.insert(all.end(), taken.begin(), taken.end());
+  }
+  return all;
+}
+
+bool WorkerPool::may_be_stuck() const {
+  bool idle = false;
+  bool queued = false;
+  for (const Slot& slot : slots_) {
+    if (slot.process == nullptr || !slot.ready) continue;
+    const auto threads = static_cast<std::size_t>(settings_.group.threads);
+    idle = idle || slot.process->in_flight() < threads;
+    queued = queued || slot.process->in_flight() > threads;
+  }
+  return idle && queued;
+}
+
+std::vector<Delivery*> WorkerPool::take_back_stuck() {
+  std::vector<Delivery*> all;
+  if (!may_be_stuck()) return all;
+  const std::uint64_t now = monotonic_ns();
+  for (Slot& slot : slots_) {
+    if (slot.process == nullptr ||
+        slot.process->in_flight() <= static_cast<std::size_t>(settings_.group.threads)) {
+      continue;
+    }
+    const std::uint64_t started = slot.process->oldest_start_ns();
+    if (started == 0 || now - started < kStuckNs) continue;
+    const std::vector<Delivery*> taken = slot.process->take_back(table_);
+    all.insert(all.end(), taken.begin(), taken.end());
+    // It gets nothing ahead again until its messages have shown to be short.
+    slot.mean_ns = std::max(slot.mean_ns, static_cast<double>(now - started));
+  }
+  return all;
+}
+
+std::size_t WorkerPool::in_flight() const {
+  std::size_t count = 0;
+  for (const Slot& slot : slots_) {
+    if (slot.process != nullptr) count += slot.process->in_flight();
+  }
+  return count;
+}
+
+bool WorkerPool::all_gone() const {
+  return orphans_ == 0 && std::all_of(slots_.begin(), slots_.end(), [](const Slot& slot) {
+           return slot.process == nullptr;
+         });
+}
+
+bool WorkerPool::announce_sleep() {
+  bool more = false;
+  for (Slot& slot : slots_) {
+    if (slot.process != nullptr && slot.process->announce_sleep()) more = true;
+  }
+  return more;
+}
+
+void WorkerPool::announce_awake() {
+  for (Slot& slot : slots_) {
+    if (slot.process != nullptr) slot.process->announce_awake();
+  }
+}
+
+void WorkerPool::set_stopping() {
+  stopping_ = true;
+  for (Slot& slot : slots_) {
+    if (slot.process != nullptr) slot.process->set_stopping();
+  }
+}
+
+bool WorkerPool::end_idle() {
+  bool all = true;
+  for (Slot& slot : slots_) {
+    if (slot.process == nullptr) continue;
+    if (slot.process->in_flight() == 0) {
+      slot.process->close_link();
+    } else {
+      all = false;
+    }
+  }
+  return all;
+}
+
+int WorkerPool::kill_all() {
+  int count = 0;
+  for (Slot& slot : slots_) {
+    if (slot.process == nullptr) continue;
+    slot.process->kill(SIGKILL);
+    ++count;
+  }
+  return count;
+}
+
+}  // namespace lope::consumer

@@ -1,0 +1,111 @@
+// The workers of one group: started, fed, listened to, buried and replaced.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "common/event_loop.h"
+#include "common/settings.h"
+#include "consumer/delivery_table.h"
+#include "consumer/dispatcher.h"
+#include "consumer/respawn_policy.h"
+#include "consumer/worker_process.h"
+
+namespace lope::consumer {
+
+class WorkerPool {
+ public:
+  // Called from collect(), flush() and tend().
+  struct Events {
+    std::function<void(WorkerProcess::Outcome&)> on_outcome;
+    // Its messages: what was inside a handler (with how the worker ended), and what was not.
+    std::function<void(WorkerProcess::Remains&, const std::string& how)> on_death;
+    // The handler cannot be used: no worker is started any more.
+    std::function<void(const std::string& reason)> on_refused;
+  };
+
+  static Result<std::unique_ptr<WorkerPool>> create(EventLoop& loop,
+                                                    const ConsumerSettings& settings,
+                                                    int worker_program_fd, DeliveryTable& table,
+                                                    GroupBoard& board, Events events);
+  ~WorkerPool();
+
+  void start();
+  // Buries what has ended and starts what is due. Call once a turn.
+  void tend();
+
+  // ---- Work
+  // Gives the delivery to the worker it should go to; false: none may have more now.
+  bool dispatch(Delivery& delivery);
+  void flush();
+  // Every outcome reported so far, through on_outcome.
+  void collect();
+  // Takes back what no handler has started, from all workers / from those whose running message
+  // takes long while another worker is idle.
+  std::vector<Delivery*> take_back();
+  std::vector<Delivery*> take_back_stuck();
+  // Might take_back_stuck() find something a little later?
+  bool may_be_stuck() const;
+
+  std::size_t in_flight() const;
+  int ready_count() const { return ready_; }
+  // No worker lives, and nothing that one left behind.
+  bool all_gone() const;
+
+  // Before and after the loop sleeps; true: an outcome is there, do not sleep.
+  bool announce_sleep();
+  void announce_awake();
+
+  // ---- Ending
+  // From now on the dead are not replaced, and handlers hear stopping().
+  void set_stopping();
+  // Asks the workers that have nothing to do to end; true when all were asked.
+  bool end_idle();
+  // SIGKILLs what still lives; returns how many processes.
+  int kill_all();
+
+ private:
+  struct Slot {
+    std::unique_ptr<WorkerProcess> process;
+    bool ready = false;
+    bool exited = false;
+    bool hung = false;         // killed because it did not become ready in time
+    std::string link_trouble;  // set: to be killed
+    std::string failure;       // what it said before it ended
+    bool refused = false;
+    double mean_ns = -1;
+    RespawnHistory history;
+    TimePoint restart_at{};
+  };
+
+  WorkerPool(EventLoop& loop, const ConsumerSettings& settings, int worker_program_fd,
+             DeliveryTable& table, GroupBoard& board, Events events);
+  void start_worker(int index);
+  void bury(int index);
+  void set_ready_count();
+  void sweep();
+  WorkerLoad load(const Slot& slot) const;
+
+  EventLoop& loop_;
+  const ConsumerSettings& settings_;
+  const int worker_program_fd_;
+  DeliveryTable& table_;
+  GroupBoard& board_;
+  Events events_;
+  UniqueFd wake_;
+  std::vector<std::string> environment_;
+  std::vector<Slot> slots_;
+  std::vector<WorkerLoad> loads_;  // scratch of dispatch()
+  std::size_t first_choice_ = 0;
+  int ready_ = 0;
+  bool stopping_ = false;
+  bool refused_ = false;
+  std::size_t orphans_ = 0;  // killed by the last sweep, not yet reaped
+  EventSource wake_source_;
+  EventSource timer_;
+  EventSource child_source_;
+};
+
+}  // namespace lope::consumer

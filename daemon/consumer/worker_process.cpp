@@ -1,0 +1,343 @@
+#include "consumer/worker_process.h"
+
+#include <fcntl.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <cstring>
+#include <iterator>
+
+#include "common/text.h"
+#include "consumer/orphans.h"
+
+namespace lope::consumer {
+
+namespace {
+
+constexpr std::size_t kFramesPerWrite = 256;
+
+}  // namespace
+
+Result<std::unique_ptr<WorkerProcess>> WorkerProcess::start(EventLoop& loop, const Start& start,
+                                                            Events events) {
+  std::unique_ptr<WorkerProcess> worker(
+      new WorkerProcess(start.slot, start.threads, std::move(events)));
+  UniqueFd board_fd;
+  auto board = BoardMapping<WorkerBoard>::create("lope-worker-board", board_fd);
+  if (!board) return Error{board.error()};
+  worker->board_ = std::move(*board);
+  auto settings = make_memfd("lope-worker-settings", start.settings_json);
+  if (!settings) return Error{settings.error()};
+  auto link = make_stream_pair();
+  if (!link) return Error{link.error()};
+  auto out = make_pipe();
+  if (!out) return Error{out.error()};
+  auto err = make_pipe();
+  if (!err) return Error{err.error()};
+  UniqueFd null(::open("/dev/null", O_RDONLY | O_CLOEXEC));
+  if (!null.valid()) return Error{errno_text("open /dev/null", errno)};
+  for (const int fd : {link->first.get(), out->first.get(), err->first.get()}) {
+    if (auto set = set_nonblocking(fd, true); !set) return Error{set.error()};
+  }
+
+  worker->id_ = new_worker_id();
+  SpawnOptions options;
+  options.program_fd = start.program_fd;
+  options.argv = {"lope-worker", start.title};
+  options.env = start.environment;
+  options.env.push_back(std::string(kWorkerIdVariable) + "=" + worker->id_);
+  options.fds = {{null.get(), 0},
+                 {out->second.get(), 1},
+                 {err->second.get(), 2},
+                 {settings->get(), kSettingsFd},
+                 {board_fd.get(), kScoreboardFd},
+                 {link->second.get(), kLinkFd},
+                 {start.wake_fd, kWakeFd}};
+  options.blocked_signals.assign(std::begin(kGroupSignals), std::end(kGroupSignals));
+  auto child = spawn(options);
+  if (!child) return Error{child.error()};
+  worker->child_ = std::move(*child);
+  worker->started_at_ = Clock::now();
+  worker->link_ = std::move(link->first);
+  worker->output_[0] = std::move(out->first);
+  worker->output_[1] = std::move(err->first);
+
+  WorkerProcess* self = worker.get();
+  const auto watch = [&loop](EventSource& source, int fd,
+                             std::function<void(std::uint32_t)> callback) -> Result<void> {
+    auto made = loop.watch_fd(fd, EPOLLIN, std::move(callback));
+    if (!made) return Error{made.error()};
+    source = std::move(*made);
+    return {};
+  };
+  if (auto made = watch(self->link_source_, self->link_.get(),
+                        [self](std::uint32_t happened) {
+                          if ((happened & ~EPOLLOUT) != 0) self->read_link();
+                        });
+      !made) {
+    return Error{made.error()};
+  }
+  for (const bool is_stderr : {false, true}) {
+    if (auto made = watch(self->output_source_[is_stderr], self->output_[is_stderr].get(),
+                          [self, is_stderr](std::uint32_t) { self->read_output(is_stderr); });
+        !made) {
+      return Error{made.error()};
+    }
+  }
+  if (auto made = watch(self->pid_source_, self->child_.pidfd.get(),
+                        [self](std::uint32_t) { self->events_.on_exit(); });
+      !made) {
+    return Error{made.error()};
+  }
+  return worker;
+}
+
+WorkerStage WorkerProcess::stage() const {
+  return static_cast<WorkerStage>(board_->stage.load(std::memory_order_acquire));
+}
+
+void WorkerProcess::give(DeliveryTable& table, Delivery& delivery) {
+  set_sequence(delivery.frame, table.new_sequence(delivery));
+  delivery.state = Delivery::State::at_worker;
+  delivery.worker = slot_;
+  outstanding_.push_back(delivery.index);
+  unsent_.push_back(delivery.index);
+  ++given_;
+}
+
+void WorkerProcess::flush(DeliveryTable& table) {
+  while (!unsent_.empty() && !link_closed_) {
+    std::array<iovec, kFramesPerWrite> parts;
+    std::size_t count = 0;
+    for (const std::uint32_t index : unsent_) {
+      ByteBuffer& frame = table.at(index).frame;
+      const std::size_t skip = count == 0 ? sent_of_first_ : 0;
+      parts[count++] = {frame.data() + skip, frame.size() - skip};
+      if (count == parts.size()) break;
+    }
+    msghdr message{};
+    message.msg_iov = parts.data();
+    message.msg_iovlen = count;
+    const ssize_t n = ::sendmsg(link_.get(), &message, MSG_NOSIGNAL);
+    if (n < 0) {
+      if (errno == EINTR) continue;
+      // Full: go on when it can be written. Broken: its pidfd or the read end will tell.
+      link_source_.set_events(errno == EAGAIN ? EPOLLIN | EPOLLOUT : EPOLLIN);
+      return;
+    }
+    auto written = static_cast<std::size_t>(n) + sent_of_first_;
+    sent_of_first_ = 0;
+    while (!unsent_.empty() && written >= table.at(unsent_.front()).frame.size()) {
+      written -= table.at(unsent_.front()).frame.size();
+      unsent_.pop_front();
+    }
+    sent_of_first_ = written;
+  }
+  link_source_.set_events(EPOLLIN);
+}
+
+bool WorkerProcess::next_outcome(DeliveryTable& table, Outcome& outcome, bool after_death) {
+  OutcomeReader::Outcome entry;
+  while (after_death ? reader_.next_after_death(*board_, entry) : reader_.next(*board_, entry)) {
+    outcome.reason.clear();
+    if (entry.explained) {
+      if (!explanations_.contains(entry.sequence)) read_link();
+      if (const auto found = explanations_.find(entry.sequence); found != explanations_.end()) {
+        outcome.reason = std::move(found->second);
+        explanations_.erase(found);
+      }
+    }
+    Delivery* delivery = table.find(entry.sequence);
+    if (delivery == nullptr || delivery->worker != slot_) continue;
+    forget(*delivery);
+    outcome.delivery = delivery;
+    outcome.outcome = entry.outcome;
+    outcome.duration_ns = entry.duration_ns;
+    return true;
+  }
+  return false;
+}
+
+void WorkerProcess::forget(const Delivery& delivery) {
+  const auto found = std::find(outstanding_.begin(), outstanding_.end(), delivery.index);
+  if (found != outstanding_.end()) outstanding_.erase(found);
+}
+
+bool WorkerProcess::is_in_slot(std::uint64_t sequence) const {
+  const auto* slots = board_->slots.data();
+  return std::any_of(slots, slots + threads_,
+                     [sequence](const WorkerBoard::Slot& slot) {
+                       return slot.sequence.load(std::memory_order_seq_cst) == sequence;
+                     });
+}
+
+std::vector<Delivery*> WorkerProcess::take_back(DeliveryTable& table) {
+  board_->revoked_below.store(table.next_sequence(), std::memory_order_seq_cst);
+  std::vector<Delivery*> taken;
+  // Slots are read before the ring: a handler that finishes in between is found in the ring.
+  std::vector<std::uint32_t> kept;
+  const bool half_sent = sent_of_first_ > 0;
+  for (const std::uint32_t index : outstanding_) {
+    Delivery& delivery = table.at(index);
+    if ((half_sent && index == unsent_.front()) || is_in_slot(delivery.sequence)) {
+      kept.push_back(index);
+    } else {
+      taken.push_back(&delivery);
+    }
+  }
+  // Whatever the ring holds by now was finished, not unstarted: leave it to next_outcome().
+  for (std::uint64_t ticket = reader_.count(); ticket < reader_.count() + kOutcomeRingSize;
+       ++ticket) {
+    const OutcomeEntry& entry = board_->ring[ticket % kOutcomeRingSize];
+    if (entry.ticket.load(std::memory_order_seq_cst) != ticket + 1) break;
+    std::erase_if(taken, [&](const Delivery* delivery) {
+      if (delivery->sequence != entry.sequence) return false;
+      kept.push_back(delivery->index);
+      return true;
+    });
+  }
+  const std::size_t before = unsent_.size();
+  std::erase_if(unsent_, [&](std::uint32_t index) {
+    return std::find_if(taken.begin(), taken.end(), [index](const Delivery* delivery) {
+             return delivery->index == index;
+           }) != taken.end();
+  });
+  given_ -= before - unsent_.size();  // never written: the worker reports nothing about them
+  outstanding_ = std::move(kept);
+  return taken;
+}
+
+WorkerProcess::Remains WorkerProcess::remains(DeliveryTable& table) {
+  Remains remains;
+  for (const std::uint32_t index : outstanding_) {
+    Delivery& delivery = table.at(index);
+    (is_in_slot(delivery.sequence) ? remains.running : remains.waiting).push_back(&delivery);
+  }
+  outstanding_.clear();
+  unsent_.clear();
+  return remains;
+}
+
+std::uint64_t WorkerProcess::oldest_start_ns() const {
+  std::uint64_t oldest = 0;
+  for (std::size_t i = 0; i < threads_; ++i) {
+    const WorkerBoard::Slot& slot = board_->slots[i];
+    if (slot.sequence.load(std::memory_order_relaxed) == 0) continue;
+    const std::uint64_t started = slot.started_ns.load(std::memory_order_relaxed);
+    if (oldest == 0 || started < oldest) oldest = started;
+  }
+  return oldest;
+}
+
+bool WorkerProcess::announce_sleep() {
+  board_->consumer_asleep.store(1, std::memory_order_seq_cst);
+  const std::uint64_t head = reader_.count();
+  return board_->ring[head % kOutcomeRingSize].ticket.load(std::memory_order_seq_cst) == head + 1;
+}
+
+void WorkerProcess::announce_awake() {
+  board_->consumer_asleep.store(0, std::memory_order_relaxed);
+}
+
+void WorkerProcess::set_stopping() { board_->stopping.store(1, std::memory_order_relaxed); }
+
+void WorkerProcess::close_link() {
+  if (link_closed_) return;
+  link_closed_ = true;
+  ::shutdown(link_.get(), SHUT_WR);
+}
+
+void WorkerProcess::kill(int signal) { ::kill(child_.pid, signal); }
+
+void WorkerProcess::read_link() {
+  if (link_source_.stopped()) return;
+  for (;;) {
+    const auto status = frames_.read(link_.get());
+    std::string_view trouble;
+    if (!status) {
+      trouble = status.error();
+    } else if (*status == FrameReader::Status::end) {
+      trouble = "the worker closed its link";
+    }
+    if (!trouble.empty()) {
+      link_source_.stop();
+      events_.on_link_lost(trouble);
+      return;
+    }
+    for (;;) {
+      const auto frame = frames_.next();
+      if (!frame) {
+        link_source_.stop();
+        events_.on_link_lost(frame.error());
+        return;
+      }
+      if (!frame->has_value()) break;
+      const FrameReader::Frame& got = **frame;
+      switch (got.head.type) {
+        case FrameType::ready: {
+          const std::string text(got.payload);
+          const std::size_t first = text.find('\0');
+          const std::size_t second =
+              first == std::string::npos ? first : text.find('\0', first + 1);
+          if (second == std::string::npos) break;
+          events_.on_ready({text.substr(0, first), text.substr(first + 1, second - first - 1),
+                            text.substr(second + 1)});
+          break;
+        }
+        case FrameType::failed: {
+          FailedHead head{};
+          if (got.payload.size() < sizeof head) break;
+          std::memcpy(&head, got.payload.data(), sizeof head);
+          events_.on_failed(head.refused != 0, got.payload.substr(sizeof head));
+          break;
+        }
+        case FrameType::log: {
+          LogHead head{};
+          if (got.payload.size() < sizeof head) break;
+          std::memcpy(&head, got.payload.data(), sizeof head);
+          const auto level = std::min(head.level, static_cast<std::uint32_t>(LogLevel::error));
+          events_.on_log(static_cast<LogLevel>(level), got.payload.substr(sizeof head));
+          break;
+        }
+        case FrameType::explain:
+          // Bounded: about deliveries that are with the worker, or not kept.
+          if (explanations_.size() < kOutcomeRingSize) {
+            explanations_[got.head.sequence] = std::string(got.payload);
+          }
+          break;
+        case FrameType::delivery: break;  // not from a worker
+      }
+    }
+    if (*status == FrameReader::Status::would_block) return;
+  }
+}
+
+void WorkerProcess::read_output(bool is_stderr) {
+  const auto on_line = [this, is_stderr](std::string_view line) {
+    events_.on_output(is_stderr, line);
+  };
+  if (!output_reader_[is_stderr].read(output_[is_stderr].get(), on_line)) {
+    output_reader_[is_stderr].finish(on_line);
+    output_source_[is_stderr].stop();
+  }
+}
+
+Result<ChildEnd> WorkerProcess::bury() {
+  pid_source_.stop();
+  read_link();
+  for (const bool is_stderr : {false, true}) {
+    if (output_source_[is_stderr].stopped()) continue;
+    read_output(is_stderr);
+    output_reader_[is_stderr].finish(
+        [this, is_stderr](std::string_view line) { events_.on_output(is_stderr, line); });
+    output_source_[is_stderr].stop();
+  }
+  link_source_.stop();
+  return reap(child_);
+}
+
+}  // namespace lope::consumer
