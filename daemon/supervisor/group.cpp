@@ -1,0 +1,183 @@
+#include "supervisor/group.h"
+
+#include <fcntl.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+
+#include <cerrno>
+#include <csignal>
+#include <iterator>
+
+#include "common/backoff.h"
+#include "common/exit_code.h"
+#include "common/log.h"
+#include "common/settings_json.h"
+#include "common/text.h"
+
+namespace lope::supervisor {
+
+namespace {
+
+constexpr Backoff kRestart{std::chrono::milliseconds(100), std::chrono::milliseconds(30'000)};
+constexpr std::chrono::minutes kHealthy{1};
+
+ConsumerSettings consumer_settings(const Settings& settings, const GroupSettings& group) {
+  ConsumerSettings consumer;
+  consumer.broker = settings.broker;
+  consumer.handlers_dir = settings.handlers_dir;
+  consumer.shutdown_timeout = settings.shutdown_timeout;
+  consumer.log = settings.log;
+  consumer.group = group;
+  return consumer;
+}
+
+// Neither passwords nor the line to systemd are for those below.
+std::vector<std::string> child_environment(const Settings& settings) {
+  std::vector<std::string> left_out = {"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"};
+  left_out.insert(left_out.end(), settings.secret_env.begin(), settings.secret_env.end());
+  return environment_without(left_out);
+}
+
+}  // namespace
+
+Group::Group(EventLoop& loop, const Settings& settings, const GroupSettings& group,
+             int consumer_program_fd, int worker_program_fd, std::function<void()> on_change)
+    : loop_(loop),
+      settings_(consumer_settings(settings, group)),
+      consumer_program_fd_(consumer_program_fd),
+      worker_program_fd_(worker_program_fd),
+      environment_(child_environment(settings)),
+      on_change_(std::move(on_change)) {}
+
+Result<std::unique_ptr<Group>> Group::create(EventLoop& loop, const Settings& settings,
+                                             const GroupSettings& group, int consumer_program_fd,
+                                             int worker_program_fd,
+                                             std::function<void()> on_change) {
+  std::unique_ptr<Group> made(new Group(loop, settings, group, consumer_program_fd,
+                                        worker_program_fd, std::move(on_change)));
+  auto board = BoardMapping<GroupBoard>::create("lope-group-board", made->board_fd_);
+  if (!board) return Error{board.error()};
+  made->board_ = std::move(*board);
+  auto timer = loop.make_timer([self = made.get()] { self->start(); });
+  if (!timer) return Error{timer.error()};
+  made->restart_timer_ = std::move(*timer);
+  return made;
+}
+
+void Group::start() {
+  if (stopping_ || state_ != State::down) return;
+  if (auto spawned = spawn_consumer(); !spawned) start_later(spawned.error());
+}
+
+Result<void> Group::spawn_consumer() {
+  auto control = make_packet_pair();
+  if (!control) return Error{control.error()};
+  auto json = make_memfd("lope-consumer-settings", to_json(settings_));
+  if (!json) return Error{json.error()};
+  UniqueFd null(::open("/dev/null", O_RDONLY | O_CLOEXEC));
+  if (!null.valid()) return Error{errno_text("open /dev/null", errno)};
+
+  SpawnOptions options;
+  options.program_fd = consumer_program_fd_;
+  options.argv = {"lope-consumer", name()};
+  options.env = environment_;
+  options.fds = {{null.get(), 0},
+                 {json->get(), kSettingsFd},
+                 {board_fd_.get(), kScoreboardFd},
+                 {control->second.get(), kLinkFd},
+                 {worker_program_fd_, kWorkerProgramFd}};
+  options.blocked_signals.assign(std::begin(kGroupSignals), std::end(kGroupSignals));
+  auto child = spawn(options);
+  if (!child) return Error{child.error()};
+  child_ = std::move(*child);
+  control_ = std::move(control->first);
+  started_at_ = Clock::now();
+  state_ = State::running;
+
+  auto pid_source =
+      loop_.watch_fd(child_.pidfd.get(), EPOLLIN, [this](std::uint32_t) { on_exit(); });
+  auto control_source = loop_.watch_fd(control_.get(), EPOLLIN, [this](std::uint32_t) {
+    ControlMessage message{};
+    if (::recv(control_.get(), &message, sizeof message, MSG_DONTWAIT) <= 0 && errno != EAGAIN) {
+      control_source_.stop();  // its end is its pidfd's to tell
+    }
+    on_change_();
+  });
+  if (!pid_source || !control_source) {
+    // Without them it could not be watched: it must not run.
+    ::kill(child_.pid, SIGKILL);
+    (void)reap(child_);
+    state_ = State::down;
+    return Error{!pid_source ? pid_source.error() : control_source.error()};
+  }
+  pid_source_ = std::move(*pid_source);
+  control_source_ = std::move(*control_source);
+  log_info("consumer started", {{"group", name()}, {"consumer_pid", child_.pid}});
+  return {};
+}
+
+void Group::on_exit() {
+  pid_source_.stop();
+  control_source_.stop();
+  const auto end = reap(child_);
+  const std::string how = end ? end->to_string() : end.error();
+  board_->workers_ready.store(0, std::memory_order_relaxed);
+  board_->state.store(static_cast<std::uint32_t>(GroupState::ended), std::memory_order_relaxed);
+  state_ = State::down;
+  const bool clean = end && !end->signalled && end->code == kExitOk;
+  const bool refused = end && !end->signalled && end->code == kExitRefused;
+  if (refused) {
+    state_ = State::refused;
+    log_error("group will not be started again",
+              {{"group", name()}, {"reason", last_error(*board_)}});
+  } else if (stopping_) {
+    if (!clean) ended_badly_ = true;
+    log_event(clean ? LogLevel::info : LogLevel::warn, "consumer ended",
+              {{"group", name()}, {"consumer_pid", child_.pid}, {"how", how}});
+  } else {
+    start_later("the consumer ended: " + how);
+  }
+  on_change_();
+}
+
+void Group::start_later(const std::string& reason) {
+  if (Clock::now() - started_at_ >= kHealthy) deaths_ = 0;
+  const auto pause = kRestart.exponential(deaths_);
+  const auto delay = pause / 2 + kRestart.full_jitter(deaths_, random_fraction()) / 2;
+  ++deaths_;
+  set_last_error(*board_, reason);
+  log_error("consumer to be started again", {{"group", name()},
+                                             {"consumer_pid", child_.pid},
+                                             {"reason", reason},
+                                             {"delay_ms", delay.count()}});
+  restart_timer_.arm(Clock::now() + delay);
+}
+
+bool Group::consuming() const {
+  return state_ == State::running &&
+         board_->state.load(std::memory_order_relaxed) ==
+             static_cast<std::uint32_t>(GroupState::consuming);
+}
+
+std::string Group::trouble() const {
+  if (consuming()) return {};
+  const std::string reason = last_error(*board_);
+  if (state_ == State::refused) return "refused: " + reason;
+  return reason.empty() ? "starting" : reason;
+}
+
+void Group::send(ControlType type, std::int64_t value) {
+  if (state_ != State::running) return;
+  const ControlMessage message{type, 0, value};
+  // Fails only for a consumer that is at its end, which its pidfd tells.
+  [[maybe_unused]] const ssize_t n =
+      ::send(control_.get(), &message, sizeof message, MSG_DONTWAIT | MSG_NOSIGNAL);
+}
+
+void Group::signal(int signal) {
+  if (state_ != State::running) return;
+  if (signal == SIGKILL) ended_badly_ = true;
+  ::kill(child_.pid, signal);
+}
+
+}  // namespace lope::supervisor

@@ -1,0 +1,73 @@
+// One group as the supervisor sees it: its consumer process, the board it shares with it, and when
+// it is started again.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "common/control.h"
+#include "common/event_loop.h"
+#include "common/scoreboard.h"
+#include "common/settings.h"
+#include "common/spawn.h"
+
+namespace lope::supervisor {
+
+class Group {
+ public:
+  enum class State { down, running, refused };
+
+  // `on_change`: look at this group again. Called from the event loop.
+  static Result<std::unique_ptr<Group>> create(EventLoop& loop, const Settings& settings,
+                                               const GroupSettings& group, int consumer_program_fd,
+                                               int worker_program_fd,
+                                               std::function<void()> on_change);
+  Group(const Group&) = delete;
+  Group& operator=(const Group&) = delete;
+
+  const std::string& name() const { return settings_.group.name; }
+  State state() const { return state_; }
+  const GroupBoard& board() const { return *board_; }
+  int workers_wanted() const { return settings_.group.workers; }
+  bool consuming() const;
+  // Why it is not; empty when it is.
+  std::string trouble() const;
+
+  // A consumer that cannot be started is tried again with back-off, like one that died.
+  void start();
+  // From now on nothing is started again.
+  void set_stopping() { stopping_ = true; }
+  void send(ControlType type, std::int64_t value = 0);
+  void signal(int signal);
+  // Its consumer had to be killed, or killed workers itself.
+  bool ended_badly() const { return ended_badly_; }
+
+ private:
+  Group(EventLoop& loop, const Settings& settings, const GroupSettings& group,
+        int consumer_program_fd, int worker_program_fd, std::function<void()> on_change);
+  Result<void> spawn_consumer();
+  void on_exit();
+  void start_later(const std::string& reason);
+
+  EventLoop& loop_;
+  ConsumerSettings settings_;
+  const int consumer_program_fd_;
+  const int worker_program_fd_;
+  const std::vector<std::string> environment_;
+  std::function<void()> on_change_;
+  BoardMapping<GroupBoard> board_;
+  UniqueFd board_fd_;
+  State state_ = State::down;
+  bool stopping_ = false;
+  bool ended_badly_ = false;
+  int deaths_ = 0;  // in a row, each soon after its start
+  TimePoint started_at_{};
+  Child child_;
+  UniqueFd control_;
+  EventSource control_source_;
+  EventSource pid_source_;
+  EventSource restart_timer_;
+};
+
+}  // namespace lope::supervisor

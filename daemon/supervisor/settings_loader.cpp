@@ -1,0 +1,1173 @@
+#include "supervisor/settings_loader.h"
+
+#include <fcntl.h>
+#include <fnmatch.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <charconv>
+#include <cstdlib>
+#include <exception>
+#include <filesystem>
+#include <limits>
+#include <map>
+#include <optional>
+#include <set>
+#include <system_error>
+#include <tuple>
+#include <utility>
+#include <variant>
+
+#include "common/broker_url.h"
+#include "common/fd.h"
+#include "common/settings_json.h"
+#include "common/text.h"
+#include "supervisor/yaml_tree.h"
+
+namespace lope::supervisor {
+
+namespace {
+
+namespace fs = std::filesystem;
+using namespace std::chrono_literals;
+using std::chrono::milliseconds;
+
+// ---- Keys ----------------------------------------------------------------------------------
+
+constexpr std::string_view kFileKeys[] = {"broker",        "handlers_dir", "shutdown_timeout",
+                                          "ready_timeout", "log",          "defaults",
+                                          "groups",        "include"};
+constexpr std::string_view kIncludedKeys[] = {"groups"};
+constexpr std::string_view kBrokerKeys[] = {"url",      "urls",      "user",
+                                            "password", "heartbeat", "connect_timeout"};
+constexpr std::string_view kPasswordKeys[] = {"credential", "file", "env"};
+constexpr std::string_view kLogKeys[] = {"level", "format", "file"};
+constexpr std::string_view kDefaultsKeys[] = {"prefetch", "workers",  "threads",
+                                              "auto_ack", "max_body", "start_timeout"};
+constexpr std::string_view kGroupKeys[] = {
+    "queue",    "queues",       "handler",  "options",  "workers",            "threads",
+    "prefetch", "consumer_tag", "auto_ack", "max_body", "consumer_arguments", "declare",
+    "start_timeout"};
+constexpr std::string_view kQueueKeys[] = {"name", "prefetch", "consumer_tag", "consumer_arguments",
+                                           "declare"};
+constexpr std::string_view kDeclareKeys[] = {"type",      "durable",   "exclusive", "auto_delete",
+                                             "arguments", "exchanges", "bind"};
+constexpr std::string_view kExchangeKeys[] = {"name",        "type",     "durable",
+                                              "auto_delete", "internal", "arguments"};
+constexpr std::string_view kBindKeys[] = {"exchange", "key", "arguments"};
+
+constexpr KnownKeys kKnownKeys[] = {
+    {"file", kFileKeys},         {"included file", kIncludedKeys}, {"broker", kBrokerKeys},
+    {"password", kPasswordKeys}, {"log", kLogKeys},                {"defaults", kDefaultsKeys},
+    {"group", kGroupKeys},       {"queue", kQueueKeys},            {"declare", kDeclareKeys},
+    {"exchange", kExchangeKeys}, {"bind", kBindKeys}};
+
+// Keys of versions to come: "not yet" is another answer than "unknown".
+constexpr std::string_view kLaterFileKeys[] = {"monitor", "control", "watch"};
+constexpr std::string_view kLaterBrokerKeys[] = {"tls"};
+constexpr std::string_view kLaterGroupKeys[] = {
+    "timeout", "retry",          "dead_letter", "crashes",      "batch",   "flush_interval",
+    "recycle", "watch",          "dedup",       "min_interval", "journal", "accept",
+    "decode",  "validate",       "order_by",    "order",        "rate",    "consumer_timeout"};
+
+// ---- Limits --------------------------------------------------------------------------------
+
+constexpr std::size_t kMaxShortString = 255;  // AMQP's names
+constexpr std::size_t kMaxUrls = 64;
+constexpr std::size_t kMaxIncludedFiles = 1000;
+constexpr std::size_t kMaxPasswordBytes = 4096;
+constexpr std::size_t kMaxGroupName = 64;
+constexpr std::int64_t kMaxBody = 512LL * 1024 * 1024;
+
+struct DurationRange {
+  milliseconds min, max;
+  std::string_view text;
+  bool zero = false;  // 0 is allowed too
+};
+constexpr DurationRange kHeartbeatRange{5s, 1h, "0 (none), or from 5s to 1h", true};
+constexpr DurationRange kConnectRange{100ms, 1min, "from 100ms to 1m"};
+constexpr DurationRange kTimeoutRange{0s, 24h, "from 0s to 1d"};
+constexpr DurationRange kStartRange{100ms, 1h, "from 100ms to 1h"};
+
+struct Unit {
+  std::string_view name;
+  std::int64_t factor;
+};
+constexpr Unit kDurationUnits[] = {
+    {"ms", 1}, {"s", 1000}, {"m", 60'000}, {"h", 3'600'000}, {"d", 86'400'000}};
+constexpr Unit kSizeUnits[] = {{"B", 1},           {"kB", 1000},       {"KiB", 1024},
+                               {"MB", 1'000'000},  {"MiB", 1 << 20},   {"GB", 1'000'000'000},
+                               {"GiB", 1LL << 30}};
+
+enum class UnitProblem { no_number, no_unit, unknown_unit, too_large };
+
+// "30s" by `units`.
+std::variant<std::int64_t, UnitProblem> parse_with_unit(std::string_view text,
+                                                        std::span<const Unit> units) {
+  const std::size_t digits = std::min(text.find_first_not_of("0123456789"), text.size());
+  if (digits == 0) return UnitProblem::no_number;
+  const std::string_view name = text.substr(digits);
+  if (name.empty()) return UnitProblem::no_unit;
+  const auto unit = std::ranges::find(units, name, &Unit::name);
+  if (unit == units.end()) return UnitProblem::unknown_unit;
+  std::int64_t number = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + digits, number);
+  if (error != std::errc{} || number > std::numeric_limits<std::int64_t>::max() / unit->factor) {
+    return UnitProblem::too_large;
+  }
+  return number * unit->factor;
+}
+
+std::string list_of(std::span<const std::string_view> words, std::string_view last = " or ") {
+  std::string text;
+  for (std::size_t i = 0; i < words.size(); ++i) {
+    if (i > 0) text += i + 1 == words.size() ? last : std::string_view(", ");
+    text += words[i];
+  }
+  return text;
+}
+
+// What a value is, for "found …".
+std::string found(const YamlNode& node) {
+  switch (node.type) {
+    case YamlType::null: return "nothing";
+    case YamlType::list: return "a list";
+    case YamlType::map: return "a map";
+    case YamlType::boolean:
+    case YamlType::integer:
+    case YamlType::real: return shown(node.text);
+    case YamlType::text: break;
+  }
+  return (node.quoted ? "the text '" : "'") + shown(node.text) + "'";
+}
+
+// ---- The loader ----------------------------------------------------------------------------
+
+// Enough problems were found; those there are tell the rest.
+struct TooMany {};
+
+// A value of the file with its name, "groups.hello.workers". A default-constructed one is not there.
+struct Value {
+  const YamlNode* node = nullptr;
+  const YamlNode* key = nullptr;  // of a map's entry
+  std::string path;
+
+  explicit operator bool() const { return node != nullptr; }
+  bool is(YamlType type) const { return node->type == type; }
+};
+
+class Loader {
+ public:
+  explicit Loader(const std::string& path) : path_(path) {}
+
+  LoadedSettings load();
+
+ private:
+  using Keys = std::span<const std::string_view>;
+
+  // One map, its unknown keys reported.
+  class Map {
+   public:
+    Map() = default;
+    Map(const YamlNode* node, std::string path) : node_(node), path_(std::move(path)) {}
+    explicit operator bool() const { return node_ != nullptr; }
+    // Not there when the key is not, or when its value was refused already.
+    Value operator[](std::string_view key) const;
+    bool has(std::string_view key) const;
+
+   private:
+    const YamlNode* node_ = nullptr;
+    std::string path_;
+  };
+
+  struct QueueDefaults {
+    int prefetch = 30;
+    std::string consumer_tag;
+    AmqpTable consumer_arguments;
+    bool declare = false;
+    DeclareSettings declaration;
+  };
+
+  // Reporting.
+  ConfigProblem problem_at(const YamlNode& node, std::string text) const {
+    return {file_, node.line, node.column, std::move(text)};
+  }
+  void error(const YamlNode& node, std::string text);
+  void error(const Value& value, const std::string& text) { error(*value.node, value.path + ": " + text); }
+  void expected(const Value& value, const std::string& what) {
+    error(value, "expected " + what + ", found " + found(*value.node));
+  }
+  void warn(const YamlNode& node, std::string text) {
+    loaded_.warnings.push_back(problem_at(node, std::move(text)));
+  }
+  void sort_problems(std::vector<ConfigProblem>& problems) const;
+
+  // Files.
+  std::optional<YamlNode> read(const std::string& path, const std::string& reason = {});
+  std::string resolve(const std::string& path) const;
+  void include(const Value& value);
+  void include_pattern(const Value& value);
+  void include_file(const std::string& path, const std::string& reason);
+
+  // Kinds of values. Each says what is wrong and leaves the target as it was.
+  Map map(const Value& value, Keys keys, Keys later = {}, bool secret = false);
+  bool text(const Value& value, std::string& target, std::string_view what = "a text");
+  bool name(const Value& value, std::string& target, std::string_view what, bool may_be_empty = false);
+  void boolean(const Value& value, bool& target);
+  void integer(const Value& value, int& target, int min, int max, std::string_view why_not_zero = {});
+  template <typename Duration>
+  void duration(const Value& value, Duration& target, const DurationRange& range);
+  void size(const Value& value, std::int64_t& target);
+  bool choice(const Value& value, std::string& target, Keys words, Keys later = {});
+  std::optional<AmqpValue> amqp_value(const Value& value);
+  void amqp_table(const Value& value, AmqpTable& target);
+  bool is_list(const Value& value, std::string_view what);
+  static Value item(const Value& list, std::size_t index);
+
+  // Parts of the file.
+  void file(const YamlNode& root);
+  void broker(const Value& value);
+  std::optional<BrokerUrl> url(const Value& value);
+  std::optional<std::string> password(const Value& value);
+  std::optional<std::string> password_from_file(const Value& value, const std::string& path);
+  void check_password(const Value& value, std::optional<std::string>& secret);
+  void log(const Value& value);
+  void defaults(const Value& value);
+  void groups(const Value& value);
+  void group(const std::string& name, const Value& value);
+  void workers(const Value& value, int& target);
+  void queue_keys(const Map& map, QueueDefaults& target);
+  std::vector<QueueSettings> queues(const Map& group, const std::string& group_name,
+                                    const QueueDefaults& base);
+  void declare(const Value& value, QueueDefaults& target);
+  void options(const Value& value, GroupSettings& group, GroupPlaces& places);
+  std::string option(const Value& value, const std::string& name, GroupSettings& group,
+                     GroupPlaces& places);
+
+  const std::string path_;
+  std::string file_;  // being judged
+  std::vector<std::string> files_;  // in the order they were read
+  std::set<std::string> read_;      // the same, as canonical paths
+  std::map<std::string, ConfigPlace> group_places_;
+  std::set<std::string> option_names_;  // of the group being judged
+  GroupSettings group_defaults_;
+  int prefetch_default_ = 30;
+  bool groups_seen_ = false;
+  LoadedSettings loaded_;
+};
+
+Value Loader::Map::operator[](std::string_view key) const {
+  if (node_ == nullptr) return {};
+  for (std::size_t i = 0; i < node_->keys.size(); ++i) {
+    if (node_->keys[i].text != key || node_->keys[i].refused || node_->items[i].refused) continue;
+    std::string path = path_.empty() ? std::string(key) : path_ + "." + std::string(key);
+    return {&node_->items[i], &node_->keys[i], std::move(path)};
+  }
+  return {};
+}
+
+bool Loader::Map::has(std::string_view key) const {
+  return node_ != nullptr && std::ranges::find(node_->keys, key, &YamlNode::text) != node_->keys.end();
+}
+
+void Loader::error(const YamlNode& node, std::string text) {
+  loaded_.errors.push_back(problem_at(node, std::move(text)));
+  if (loaded_.errors.size() >= kMaxProblems) throw TooMany{};
+}
+
+void Loader::sort_problems(std::vector<ConfigProblem>& problems) const {
+  const auto place = [this](const ConfigProblem& problem) {
+    const auto file = std::ranges::find(files_, problem.file);
+    return std::tuple(file - files_.begin(), problem.line, problem.column);
+  };
+  std::ranges::stable_sort(problems, {}, place);
+}
+
+LoadedSettings Loader::load() {
+  loaded_.settings.handlers_dir = default_handlers_dir();
+  try {
+    if (const auto root = read(path_)) file(*root);
+  } catch (const TooMany&) {
+    // A single file that has so many was told so already.
+    if (loaded_.errors.size() <= kMaxProblems) {
+      ConfigProblem last = loaded_.errors.back();
+      last.text = "more than " + std::to_string(kMaxProblems) + " problems: the rest is not shown";
+      loaded_.errors.push_back(std::move(last));
+    }
+  } catch (const std::exception& exception) {
+    loaded_.errors.push_back({file_, 0, 0, "cannot be read: " + escape(exception.what(), 200)});
+  }
+  sort_problems(loaded_.errors);
+  sort_problems(loaded_.warnings);
+  return std::move(loaded_);
+}
+
+// ---- Files ---------------------------------------------------------------------------------
+
+// `reason` is added to what is wrong with the file as a whole.
+std::optional<YamlNode> Loader::read(const std::string& path, const std::string& reason) {
+  file_ = path;
+  files_.push_back(path);
+  std::error_code failed;
+  const fs::path canonical = fs::canonical(path, failed);
+  if (!failed) read_.insert(canonical.string());
+  const std::size_t before = loaded_.errors.size();
+  std::vector<ConfigProblem> problems;
+  auto root = read_yaml_file(path, problems);
+  loaded_.errors.insert(loaded_.errors.end(), problems.begin(), problems.end());
+  for (std::size_t i = before; i < loaded_.errors.size(); ++i) {
+    if (loaded_.errors[i].line == 0) loaded_.errors[i].text += reason;
+  }
+  if (loaded_.errors.size() >= kMaxProblems) throw TooMany{};
+  return root;
+}
+
+// A relative path starts at the folder of the file it stands in.
+std::string Loader::resolve(const std::string& path) const {
+  std::error_code failed;
+  const fs::path base = fs::absolute(file_, failed).parent_path();
+  return failed ? path : (base / path).lexically_normal().string();
+}
+
+void Loader::include(const Value& value) {
+  if (!value) return;
+  if (value.is(YamlType::list)) {
+    for (std::size_t i = 0; i < value.node->items.size(); ++i) {
+      const Value entry = item(value, i);
+      if (!entry.node->refused) include_pattern(entry);
+    }
+    return;
+  }
+  include_pattern(value);
+}
+
+void Loader::include_pattern(const Value& value) {
+  std::string pattern;
+  if (!text(value, pattern, "a file name or a list of them")) return;
+  if (pattern.empty()) return expected(value, "a file name");
+  const std::string including = file_;
+  const fs::path full = fs::path(including).parent_path() / pattern;
+  const std::string file_name = full.filename().string();
+  const std::string reason =
+      " (included at " + including + ":" + std::to_string(value.node->line) + ")";
+  constexpr const char* kWildcards = "*?[";
+  if (full.parent_path().string().find_first_of(kWildcards) != std::string::npos) {
+    return error(value, "expected '*', '?' and '[' in the file name only, found them in its folder");
+  }
+
+  std::vector<std::string> paths;
+  std::error_code failed;
+  if (file_name.find_first_of(kWildcards) == std::string::npos) {
+    const fs::path canonical = fs::canonical(full, failed);
+    if (!failed && canonical == fs::canonical(including, failed)) {
+      return error(value, "expected another file, found this one");
+    }
+    paths.push_back(full.string());
+  } else {
+    const fs::path folder = full.parent_path().empty() ? fs::path(".") : full.parent_path();
+    fs::directory_iterator entries(folder, failed);
+    if (failed && failed != std::errc::no_such_file_or_directory) {
+      return error(value, "expected a readable folder, found: " +
+                              errno_text("opendir", failed.value()));
+    }
+    for (; !failed && entries != fs::directory_iterator(); entries.increment(failed)) {
+      const std::string entry = entries->path().filename().string();
+      if (::fnmatch(file_name.c_str(), entry.c_str(), FNM_PERIOD) != 0) continue;
+      paths.push_back((full.parent_path() / entry).string());
+    }
+    std::ranges::sort(paths);
+  }
+  if (files_.size() + paths.size() > kMaxIncludedFiles) {
+    return error(value, "expected at most " + std::to_string(kMaxIncludedFiles) +
+                            " files, found more");
+  }
+  for (const std::string& path : paths) {
+    include_file(path, reason);
+    file_ = including;
+  }
+}
+
+void Loader::include_file(const std::string& path, const std::string& reason) {
+  std::error_code failed;
+  const fs::path canonical = fs::canonical(path, failed);
+  if (!failed && read_.contains(canonical.string())) return;
+  const auto root = read(path, reason);
+  if (!root) return;
+  const Map top = map({&*root, nullptr, ""}, kIncludedKeys);
+  if (!top) return;
+  if (!top.has("groups")) error(*root, "expected 'groups', found none");
+  groups(top["groups"]);
+}
+
+// ---- Kinds of values -----------------------------------------------------------------------
+
+// `secret`: a key may be a password without its quotes, and is not shown.
+Loader::Map Loader::map(const Value& value, Keys keys, Keys later, bool secret) {
+  if (!value || value.node->refused) return {};
+  const YamlNode& node = *value.node;
+  if (node.type != YamlType::map) {
+    const std::string what = "expected a map of " + list_of(keys, " and ") + ", found " +
+                             (secret ? "something else" : found(node));
+    error(node, value.path.empty() ? what : value.path + ": " + what);
+    return {};
+  }
+  for (std::size_t i = 0; i < node.keys.size(); ++i) {
+    const YamlNode& key = node.keys[i];
+    // A duplicate is refused as such; whether it is known was said of the first.
+    if (key.refused || !key.is_scalar() || node.items[i].refused) continue;
+    if (std::ranges::find(keys, key.text) != keys.end()) continue;
+    const std::string where = value.path.empty() ? "" : value.path + ": ";
+    if (std::ranges::find(later, key.text) != later.end()) {
+      error(key, where + "'" + key.text + "' is not available in this version");
+      continue;
+    }
+    if (secret) {
+      error(key, where + "unknown key: expected " + list_of(keys) +
+                     " (a password itself goes in quotes, not in braces)");
+      continue;
+    }
+    if (keys.data() == kIncludedKeys && std::ranges::find(kFileKeys, key.text) != std::end(kFileKeys)) {
+      error(key, "'" + key.text + "' belongs in the main file: expected only 'groups' in an included one");
+      continue;
+    }
+    const std::string near = nearest(key.text, keys);
+    error(key, where + "unknown key '" + shown(key.text) + "': " +
+                   (near.empty() ? "expected " + list_of(keys) : "did you mean '" + near + "'?"));
+  }
+  return {&node, value.path};
+}
+
+bool Loader::text(const Value& value, std::string& target, std::string_view what) {
+  if (value.is(YamlType::text)) {
+    target = value.node->text;
+    return true;
+  }
+  const bool scalar = value.is(YamlType::boolean) || value.is(YamlType::integer) || value.is(YamlType::real);
+  expected(value, std::string(what) + (scalar ? " (in quotes)" : ""));
+  return false;
+}
+
+// A name that travels as an AMQP short string.
+bool Loader::name(const Value& value, std::string& target, std::string_view what, bool may_be_empty) {
+  std::string result;
+  if (!text(value, result, what)) return false;
+  if (result.empty() && !may_be_empty) {
+    expected(value, std::string(what));
+    return false;
+  }
+  if (result.size() > kMaxShortString) {
+    error(value, "expected at most 255 bytes, found " + std::to_string(result.size()));
+    return false;
+  }
+  target = std::move(result);
+  return true;
+}
+
+void Loader::boolean(const Value& value, bool& target) {
+  if (!value) return;
+  if (!value.is(YamlType::boolean)) return expected(value, "true or false");
+  target = yaml_boolean(*value.node);
+}
+
+void Loader::integer(const Value& value, int& target, int min, int max, std::string_view why_not_zero) {
+  if (!value) return;
+  const std::string what =
+      "a whole number from " + std::to_string(min) + " to " + std::to_string(max);
+  if (!value.is(YamlType::integer)) return expected(value, what);
+  const auto number = yaml_integer(*value.node);
+  if (!number || *number < min || *number > max) {
+    const std::string reason = number == 0 && !why_not_zero.empty() ? ": " + std::string(why_not_zero) : "";
+    return error(value, "expected " + what + ", found " + found(*value.node) + reason);
+  }
+  target = static_cast<int>(*number);
+}
+
+template <typename Duration>
+void Loader::duration(const Value& value, Duration& target, const DurationRange& range) {
+  if (!value) return;
+  const std::string what = "a duration with a unit (ms, s, m, h, d), " + std::string(range.text);
+  const YamlNode& node = *value.node;
+  if (node.type == YamlType::integer && range.zero && yaml_integer(node) == 0) {
+    target = Duration(0);
+    return;
+  }
+  if (node.type == YamlType::integer || node.type == YamlType::real) {
+    return error(value, "expected " + what + ", found " + found(node) + ": write the unit, as in 30s");
+  }
+  if (node.type != YamlType::text) return expected(value, what);
+  const auto parsed = parse_with_unit(node.text, kDurationUnits);
+  const auto* number = std::get_if<std::int64_t>(&parsed);
+  if (number == nullptr) return expected(value, what);
+  const milliseconds length(*number);
+  if (!(range.zero && length == 0ms) && (length < range.min || length > range.max)) {
+    return expected(value, what);
+  }
+  if (length % Duration(1) != 0ms) return expected(value, "a duration of whole seconds");
+  target = std::chrono::duration_cast<Duration>(length);
+}
+
+void Loader::size(const Value& value, std::int64_t& target) {
+  if (!value) return;
+  const std::string what = "a size with a unit (B, kB, KiB, MB, MiB, GB, GiB), from 1B to 512MiB";
+  const YamlNode& node = *value.node;
+  if (node.type == YamlType::integer || node.type == YamlType::real) {
+    return error(value, "expected " + what + ", found " + found(node) + ": write the unit, as in 16MiB");
+  }
+  if (node.type != YamlType::text) return expected(value, what);
+  const auto parsed = parse_with_unit(node.text, kSizeUnits);
+  const auto* bytes = std::get_if<std::int64_t>(&parsed);
+  if (bytes == nullptr || *bytes < 1 || *bytes > kMaxBody) return expected(value, what);
+  target = *bytes;
+}
+
+bool Loader::choice(const Value& value, std::string& target, Keys words, Keys later) {
+  if (!value) return false;
+  std::string word;
+  if (!text(value, word, list_of(words))) return false;
+  if (std::ranges::find(later, word) != later.end()) {
+    error(value, "'" + word + "' is not available in this version: expected " + list_of(words));
+    return false;
+  }
+  if (std::ranges::find(words, word) == words.end()) {
+    const std::string near = nearest(word, words);
+    error(value, "expected " + list_of(words) + ", found " + found(*value.node) +
+                     (near.empty() ? "" : ": did you mean '" + near + "'?"));
+    return false;
+  }
+  target = std::move(word);
+  return true;
+}
+
+bool Loader::is_list(const Value& value, std::string_view what) {
+  if (value.is(YamlType::list)) return true;
+  expected(value, std::string(what));
+  return false;
+}
+
+Value Loader::item(const Value& list, std::size_t index) {
+  return {&list.node->items[index], nullptr, list.path + "[" + std::to_string(index) + "]"};
+}
+
+std::optional<AmqpValue> Loader::amqp_value(const Value& value) {
+  const YamlNode& node = *value.node;
+  switch (node.type) {
+    case YamlType::null: expected(value, "a value"); return std::nullopt;
+    case YamlType::boolean: return AmqpValue{yaml_boolean(node)};
+    case YamlType::integer:
+      if (const auto number = yaml_integer(node)) return AmqpValue{*number};
+      expected(value, "a number of at most 64 bits with a sign");
+      return std::nullopt;
+    case YamlType::real:
+      if (const auto number = yaml_real(node)) return AmqpValue{*number};
+      expected(value, "a finite number");
+      return std::nullopt;
+    case YamlType::text: return AmqpValue{node.text};
+    case YamlType::list: {
+      AmqpArray array;
+      for (std::size_t i = 0; i < node.items.size(); ++i) {
+        const Value entry = item(value, i);
+        if (entry.node->refused) continue;
+        if (auto converted = amqp_value(entry)) array.push_back(std::move(*converted));
+      }
+      return AmqpValue{std::move(array)};
+    }
+    case YamlType::map: {
+      AmqpTable table;
+      amqp_table(value, table);
+      return AmqpValue{std::move(table)};
+    }
+  }
+  return std::nullopt;
+}
+
+void Loader::amqp_table(const Value& value, AmqpTable& target) {
+  if (!value) return;
+  if (!value.is(YamlType::map)) return expected(value, "a map of names and values");
+  AmqpTable table;
+  for (std::size_t i = 0; i < value.node->keys.size(); ++i) {
+    const YamlNode& key = value.node->keys[i];
+    if (key.refused || value.node->items[i].refused) continue;
+    const Value entry{&value.node->items[i], &key, value.path + "." + shown(key.text)};
+    if (key.text.size() > kMaxShortString) {
+      error(key, value.path + ": expected names of at most 255 bytes, found " +
+                     std::to_string(key.text.size()));
+      continue;
+    }
+    if (auto converted = amqp_value(entry)) table.emplace_back(key.text, std::move(*converted));
+  }
+  target = std::move(table);
+}
+
+// ---- The file's parts ----------------------------------------------------------------------
+
+void Loader::file(const YamlNode& root) {
+  const Map top = map({&root, nullptr, ""}, kFileKeys, kLaterFileKeys);
+  if (!top) return;
+  Settings& settings = loaded_.settings;
+  broker(top["broker"]);
+  if (const Value value = top["handlers_dir"]) {
+    std::string folder;
+    if (text(value, folder, "a folder")) {
+      if (folder.empty()) {
+        expected(value, "a folder");
+      } else {
+        settings.handlers_dir = resolve(folder);
+      }
+    }
+  }
+  duration(top["shutdown_timeout"], settings.shutdown_timeout, kTimeoutRange);
+  duration(top["ready_timeout"], settings.ready_timeout, kTimeoutRange);
+  log(top["log"]);
+  defaults(top["defaults"]);
+  groups_seen_ = top.has("groups");
+  const Value own = top["groups"];
+  groups(own);
+  const std::size_t errors = loaded_.errors.size();
+  include(top["include"]);
+  // Where something else was wrong with the groups, that is what counts.
+  if (settings.groups.empty() && group_places_.empty() && loaded_.errors.size() == errors &&
+      (!groups_seen_ || (own && own.is(YamlType::map)))) {
+    error(own ? *own.key : root, "expected at least one group under 'groups', found none");
+  }
+}
+
+void Loader::broker(const Value& value) {
+  if (!value) return;
+  BrokerSettings& settings = loaded_.settings.broker;
+  if (value.node->is_scalar() && !value.is(YamlType::null)) {
+    if (const auto parsed = url(value)) {
+      settings.addresses = {parsed->address};
+      if (parsed->has_user && !parsed->has_password && parsed->address.user != "guest") {
+        error(value, "URL: expected a password for user '" + shown(parsed->address.user) +
+                         "': make 'broker' a map of url and password");
+      }
+    }
+    return;
+  }
+  if (!value.is(YamlType::map)) return expected(value, "a URL, or a map of " + list_of(kBrokerKeys, " and "));
+  const Map keys = map(value, kBrokerKeys, kLaterBrokerKeys);
+
+  std::vector<std::pair<Value, BrokerUrl>> urls;
+  if (keys.has("url") && keys.has("urls")) {
+    error(*value.node, "broker: expected url or urls, found both");
+  }
+  if (const Value one = keys["url"]) {
+    if (auto parsed = url(one)) urls.emplace_back(one, std::move(*parsed));
+  }
+  if (const Value many = keys["urls"]; many && is_list(many, "a list of URLs")) {
+    if (many.node->items.empty() || many.node->items.size() > kMaxUrls) {
+      error(many, "expected 1 to " + std::to_string(kMaxUrls) + " URLs, found " +
+                      std::to_string(many.node->items.size()));
+    }
+    for (std::size_t i = 0; i < std::min(many.node->items.size(), kMaxUrls); ++i) {
+      const Value one = item(many, i);
+      if (one.node->refused) continue;
+      if (auto parsed = url(one)) urls.emplace_back(one, std::move(*parsed));
+    }
+  }
+
+  std::optional<std::string> user;
+  if (const Value given = keys["user"]) {
+    std::string text;
+    if (name(given, text, "a user name")) user = std::move(text);
+  }
+  const Value given_password = keys["password"];
+  std::optional<std::string> secret;
+  if (given_password) {
+    secret = password(given_password);
+    check_password(given_password, secret);
+  }
+
+  if (!keys.has("url") && !keys.has("urls")) urls.emplace_back(value, BrokerUrl{});
+  std::vector<BrokerAddress> addresses;
+  for (auto& [place, parsed] : urls) {
+    if (parsed.has_user && user) {
+      error(place, "expected the user in the URL or as 'user', found both");
+    } else if (user) {
+      parsed.address.user = *user;
+    }
+    if (parsed.has_password && given_password) {
+      error(place, "expected the password in the URL or as 'password', found both");
+    } else if (secret) {
+      parsed.address.password = *secret;
+    } else if (!parsed.has_password && !keys.has("password") && parsed.address.user != "guest") {
+      error(place, "expected a password for user '" + shown(parsed.address.user) +
+                       "' under broker.password, found none");
+    }
+    addresses.push_back(std::move(parsed.address));
+  }
+  if (!addresses.empty()) settings.addresses = std::move(addresses);
+  // The user is known only now.
+  if (secret && given_password.node->is_scalar()) {
+    const bool guests = *secret == "guest" && std::ranges::all_of(settings.addresses, [](const auto& address) {
+                          return address.user == "guest";
+                        });
+    if (!guests) {
+      warn(*given_password.node,
+           "broker.password: a password stands in this file: better {credential: NAME}, {file: PATH} "
+           "or {env: NAME}");
+    }
+  }
+  duration(keys["heartbeat"], settings.heartbeat, kHeartbeatRange);
+  duration(keys["connect_timeout"], settings.connect_timeout, kConnectRange);
+}
+
+// Neither the URL nor a part of its login is ever shown.
+std::optional<BrokerUrl> Loader::url(const Value& value) {
+  if (!value.is(YamlType::text)) {
+    const bool scalar = value.node->is_scalar() && !value.is(YamlType::null);
+    error(value, "expected a URL, amqp://user:password@host:port/vhost, found " +
+                     (scalar ? "a text that does not start with 'amqp://'" : found(*value.node)));
+    return std::nullopt;
+  }
+  auto parsed = parse_broker_url(value.node->text);
+  if (!parsed) {
+    error(value, parsed.error());
+    return std::nullopt;
+  }
+  if (parsed->address.vhost.empty()) {
+    warn(*value.node, value.path +
+                          ": URL: the '/' at its end names the vhost \"\": for the vhost \"/\" write "
+                          "no '/', or %2F behind it");
+  }
+  const BrokerAddress& address = parsed->address;
+  if (parsed->has_password && !(address.user == "guest" && address.password == "guest")) {
+    warn(*value.node, value.path +
+                          ": URL: a password stands in this file: better broker.password with "
+                          "{credential: NAME}, {file: PATH} or {env: NAME}");
+  }
+  return std::move(*parsed);
+}
+
+bool is_variable_name(std::string_view name) {
+  constexpr std::string_view kLetters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_";
+  return !name.empty() && !(name.front() >= '0' && name.front() <= '9') &&
+         name.find_first_not_of(kLetters) == std::string_view::npos;
+}
+
+std::optional<std::string> Loader::password(const Value& value) {
+  if (value.is(YamlType::text)) return value.node->text;
+  if (!value.is(YamlType::map)) {
+    const bool scalar = value.node->is_scalar() && !value.is(YamlType::null);
+    error(value, "expected {credential: NAME}, {file: PATH}, {env: NAME} or a text in quotes, found " +
+                     (scalar ? "a value that is no text" : found(*value.node)));
+    return std::nullopt;
+  }
+  const std::size_t before = loaded_.errors.size();
+  const Map keys = map(value, kPasswordKeys, {}, true);
+  if (value.node->keys.size() != 1) {
+    error(value, "expected one of " + list_of(kPasswordKeys) + ", found " +
+                     std::to_string(value.node->keys.size()) + " keys");
+  }
+  if (loaded_.errors.size() != before) return std::nullopt;
+
+  std::string text_value;
+  if (const Value env = keys["env"]) {
+    if (!text(env, text_value, "the name of an environment variable")) return std::nullopt;
+    if (!is_variable_name(text_value)) {
+      error(env, "expected the name of an environment variable, of letters, digits and '_'");
+      return std::nullopt;
+    }
+    loaded_.settings.secret_env.push_back(text_value);
+    const char* found_value = std::getenv(text_value.c_str());
+    if (found_value == nullptr) {
+      error(env, "expected the environment variable '" + shown(text_value) + "' to be set, found none");
+      return std::nullopt;
+    }
+    return found_value;
+  }
+  if (const Value path = keys["file"]) {
+    if (!text(path, text_value, "the path of a file")) return std::nullopt;
+    if (text_value.empty()) {
+      expected(path, "the path of a file");
+      return std::nullopt;
+    }
+    return password_from_file(path, resolve(text_value));
+  }
+  if (const Value credential = keys["credential"]) {
+    if (!text(credential, text_value, "the name of a systemd credential")) return std::nullopt;
+    if (text_value.empty() || text_value == "." || text_value == ".." ||
+        text_value.find('/') != std::string::npos) {
+      error(credential, "expected the name of a systemd credential, without '/'");
+      return std::nullopt;
+    }
+    const char* folder = std::getenv("CREDENTIALS_DIRECTORY");
+    if (folder == nullptr || *folder == '\0') {
+      error(credential, "expected $CREDENTIALS_DIRECTORY, which systemd sets for LoadCredential=, found none");
+      return std::nullopt;
+    }
+    return password_from_file(credential, std::string(folder) + "/" + text_value);
+  }
+  return std::nullopt;
+}
+
+std::optional<std::string> Loader::password_from_file(const Value& value, const std::string& path) {
+  const auto fail = [&](const std::string& what) {
+    error(value, "'" + shown(path) + "': " + what);
+    return std::nullopt;
+  };
+  const UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY));
+  if (!fd.valid()) {
+    const int problem = errno;
+    return fail("expected a readable file, found: " + errno_text("open", problem));
+  }
+  struct stat status {};
+  if (::fstat(fd.get(), &status) != 0) return fail(errno_text("fstat", errno));
+  if (!S_ISREG(status.st_mode)) return fail("expected a regular file, found something else");
+  std::string content(kMaxPasswordBytes + 1, '\0');
+  std::size_t size = 0;
+  while (size < content.size()) {
+    const ssize_t n = ::read(fd.get(), content.data() + size, content.size() - size);
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) return fail(errno_text("read", errno));
+    if (n == 0) break;
+    size += static_cast<std::size_t>(n);
+  }
+  if (size > kMaxPasswordBytes) return fail("expected a password of at most 4096 bytes, found a larger file");
+  content.resize(size);
+  if (content.ends_with('\n')) content.pop_back();
+  if (content.ends_with('\r')) content.pop_back();
+  if ((status.st_mode & S_IROTH) != 0) {
+    warn(*value.node, value.path + ": '" + shown(path) + "' can be read by others: chmod o-r");
+  }
+  return content;
+}
+
+void Loader::check_password(const Value& value, std::optional<std::string>& secret) {
+  if (!secret) return;
+  std::string problem;
+  if (secret->empty()) problem = "expected a password, found an empty one";
+  if (secret->find('\0') != std::string::npos) problem = "expected a password, found a NUL byte in it";
+  if (first_invalid_utf8(*secret) != std::string::npos) problem = "expected a password in UTF-8, found other bytes";
+  if (problem.empty()) return;
+  error(value, problem);
+  secret.reset();
+}
+
+void Loader::log(const Value& value) {
+  const Map keys = map(value, kLogKeys);
+  LogSettings& settings = loaded_.settings.log;
+  static constexpr std::string_view kLevels[] = {"debug", "info", "warn", "error"};
+  static constexpr std::string_view kFormats[] = {"text", "json"};
+  std::string word;
+  if (choice(keys["level"], word, kLevels)) {
+    settings.level = static_cast<LogLevel>(std::ranges::find(kLevels, word) - std::begin(kLevels));
+  }
+  if (choice(keys["format"], word, kFormats)) {
+    settings.format = word == "json" ? LogFormat::json : LogFormat::text;
+  }
+  if (const Value path = keys["file"]) {
+    std::string text_value;
+    if (text(path, text_value, "the path of a file")) {
+      settings.file = text_value.empty() ? "" : resolve(text_value);
+    }
+  }
+}
+
+constexpr std::string_view kWhyPrefetchNotZero =
+    "0 would be no limit, and all messages of the queue would come at once";
+
+void Loader::defaults(const Value& value) {
+  const Map keys = map(value, kDefaultsKeys, kLaterGroupKeys);
+  integer(keys["prefetch"], prefetch_default_, 1, 65535, kWhyPrefetchNotZero);
+  workers(keys["workers"], group_defaults_.workers);
+  integer(keys["threads"], group_defaults_.threads, 1, 256);
+  boolean(keys["auto_ack"], group_defaults_.auto_ack);
+  size(keys["max_body"], group_defaults_.max_body_bytes);
+  duration(keys["start_timeout"], group_defaults_.start_timeout, kStartRange);
+}
+
+void Loader::workers(const Value& value, int& target) {
+  if (value && value.is(YamlType::map)) {
+    return error(value, "a range of workers is not available in this version: expected a whole number from 1 to 256");
+  }
+  integer(value, target, 1, 256);
+}
+
+bool is_group_name(std::string_view name) {
+  const auto alnum = [](char c) {
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9');
+  };
+  return !name.empty() && name.size() <= kMaxGroupName && alnum(name.front()) &&
+         std::ranges::all_of(name, [&](char c) { return alnum(c) || c == '.' || c == '_' || c == '-'; });
+}
+
+void Loader::groups(const Value& value) {
+  if (!value || value.node->refused) return;
+  if (!value.is(YamlType::map)) return expected(value, "a map of groups by their names");
+  for (std::size_t i = 0; i < value.node->keys.size(); ++i) {
+    const YamlNode& key = value.node->keys[i];
+    const YamlNode& node = value.node->items[i];
+    if (key.refused || !key.is_scalar() || node.refused) continue;
+    if (!is_group_name(key.text)) {
+      error(key, "groups: expected a name of 1 to 64 letters, digits, '.', '_' and '-' that starts with "
+                 "a letter or digit, found '" + shown(key.text) + "'");
+      continue;
+    }
+    const auto [first, added] =
+        group_places_.emplace(key.text, ConfigPlace{file_, key.line, key.column});
+    if (!added) {
+      const ConfigPlace& place = first->second;
+      error(key, "group '" + key.text + "' is given twice: first at " + place.file + ":" +
+                     std::to_string(place.line) + ":" + std::to_string(place.column));
+      continue;
+    }
+    group(key.text, {&node, &key, value.path + "." + key.text});
+  }
+}
+
+void Loader::group(const std::string& group_name, const Value& value) {
+  const Map keys = map(value, kGroupKeys, kLaterGroupKeys);
+  if (!keys) return;
+  GroupSettings settings = group_defaults_;
+  GroupPlaces places;
+  settings.name = group_name;
+
+  if (const Value handler = keys["handler"]) {
+    places.handler = {file_, handler.node->line, handler.node->column};
+    if (text(handler, settings.handler, "the name of a handler") && settings.handler.empty()) {
+      expected(handler, "the name of a handler");
+    }
+  } else if (!keys.has("handler")) {
+    error(*value.key, value.path + ": expected 'handler', found none");
+  }
+  options(keys["options"], settings, places);
+  workers(keys["workers"], settings.workers);
+  integer(keys["threads"], settings.threads, 1, 256);
+  boolean(keys["auto_ack"], settings.auto_ack);
+  size(keys["max_body"], settings.max_body_bytes);
+  duration(keys["start_timeout"], settings.start_timeout, kStartRange);
+  QueueDefaults base;
+  base.prefetch = prefetch_default_;
+  queue_keys(keys, base);
+  settings.queues = queues(keys, group_name, base);
+  loaded_.settings.groups.push_back(std::move(settings));
+  loaded_.places.push_back(std::move(places));
+}
+
+// What a group may say for all its queues, and each queue for itself.
+void Loader::queue_keys(const Map& keys, QueueDefaults& target) {
+  integer(keys["prefetch"], target.prefetch, 1, 65535, kWhyPrefetchNotZero);
+  if (const Value tag = keys["consumer_tag"]) name(tag, target.consumer_tag, "a consumer tag", true);
+  amqp_table(keys["consumer_arguments"], target.consumer_arguments);
+  declare(keys["declare"], target);
+}
+
+std::vector<QueueSettings> Loader::queues(const Map& group, const std::string& group_name,
+                                          const QueueDefaults& base) {
+  const auto make = [](std::string queue_name, const QueueDefaults& from) {
+    QueueSettings queue;
+    queue.name = std::move(queue_name);
+    queue.prefetch = from.prefetch;
+    queue.consumer_tag = from.consumer_tag;
+    queue.consumer_arguments = from.consumer_arguments;
+    queue.declare = from.declare;
+    queue.declaration = from.declaration;
+    return queue;
+  };
+  const Value one = group["queue"];
+  const Value many = group["queues"];
+  if (one && many) error(*many.key, many.path + ": expected queue or queues, found both");
+  if (!many) {
+    std::string queue_name = group_name;
+    if (one && one.is(YamlType::list)) {
+      error(one, "expected the name of a queue, found a list: several go under 'queues'");
+    } else if (one) {
+      name(one, queue_name, "the name of a queue");
+    }
+    return {make(std::move(queue_name), base)};
+  }
+
+  std::vector<QueueSettings> result;
+  if (!is_list(many, "a list of queues")) return result;
+  if (many.node->items.empty()) error(many, "expected at least one queue, found none");
+  for (std::size_t i = 0; i < many.node->items.size(); ++i) {
+    const Value entry = item(many, i);
+    if (entry.node->refused) continue;
+    QueueDefaults own = base;
+    Value name_value = entry;
+    if (entry.is(YamlType::map)) {
+      const Map keys = map(entry, kQueueKeys, kLaterGroupKeys);
+      queue_keys(keys, own);
+      name_value = keys["name"];
+      if (!keys.has("name")) error(entry, "expected 'name', found none");
+      if (!name_value) continue;
+    }
+    std::string queue_name;
+    if (!name(name_value, queue_name, "the name of a queue")) continue;
+    if (std::ranges::find(result, queue_name, &QueueSettings::name) != result.end()) {
+      error(name_value, "expected each queue once, found '" + shown(queue_name) + "' again");
+      continue;
+    }
+    result.push_back(make(std::move(queue_name), own));
+  }
+  return result;
+}
+
+void Loader::declare(const Value& value, QueueDefaults& target) {
+  const Map keys = map(value, kDeclareKeys);
+  if (!keys) return;
+  static constexpr std::string_view kTypes[] = {"classic", "quorum"};
+  static constexpr std::string_view kLaterTypes[] = {"stream"};
+  static constexpr std::string_view kExchangeTypes[] = {"direct", "fanout", "topic", "headers"};
+  DeclareSettings settings;
+  choice(keys["type"], settings.type, kTypes, kLaterTypes);
+  boolean(keys["durable"], settings.durable);
+  boolean(keys["exclusive"], settings.exclusive);
+  boolean(keys["auto_delete"], settings.auto_delete);
+  if (settings.type == "quorum") {
+    if (settings.exclusive) {
+      error(keys["exclusive"], "expected false for a quorum queue, found true: the broker refuses it, "
+                               "a quorum queue is replicated and belongs to no connection");
+    }
+    if (settings.auto_delete) {
+      error(keys["auto_delete"], "expected false for a quorum queue, found true: the broker refuses it, "
+                                 "a quorum queue is made to last");
+    }
+    if (!settings.durable) {
+      error(keys["durable"], "expected true for a quorum queue, found false: the broker refuses it, "
+                             "a quorum queue is always durable");
+    }
+  }
+  if (const Value arguments = keys["arguments"]) {
+    amqp_table(arguments, settings.arguments);
+    const auto type = std::ranges::find(settings.arguments, "x-queue-type",
+                                        [](const auto& entry) { return std::string_view(entry.first); });
+    if (type != settings.arguments.end()) {
+      error(arguments, "expected no 'x-queue-type': the key 'type' beside 'arguments' says it");
+    }
+  }
+  if (const Value exchanges = keys["exchanges"]; exchanges && is_list(exchanges, "a list of exchanges")) {
+    for (std::size_t i = 0; i < exchanges.node->items.size(); ++i) {
+      const Value entry = item(exchanges, i);
+      const Map own = map(entry, kExchangeKeys);
+      if (!own) continue;
+      ExchangeSettings exchange;
+      if (const Value given = own["name"]) {
+        name(given, exchange.name, "the name of an exchange");
+      } else if (!own.has("name")) {
+        error(entry, "expected 'name', found none");
+      }
+      // Plugins bring types of their own, all of them x-something.
+      const Value type = own["type"];
+      if (type && type.is(YamlType::text) && type.node->text.starts_with("x-")) {
+        name(type, exchange.type, "the type of an exchange");
+      } else {
+        choice(type, exchange.type, kExchangeTypes);
+      }
+      boolean(own["durable"], exchange.durable);
+      boolean(own["auto_delete"], exchange.auto_delete);
+      boolean(own["internal"], exchange.internal);
+      amqp_table(own["arguments"], exchange.arguments);
+      settings.exchanges.push_back(std::move(exchange));
+    }
+  }
+  if (const Value bindings = keys["bind"]; bindings && is_list(bindings, "a list of bindings")) {
+    for (std::size_t i = 0; i < bindings.node->items.size(); ++i) {
+      const Value entry = item(bindings, i);
+      const Map own = map(entry, kBindKeys);
+      if (!own) continue;
+      BindingSettings binding;
+      if (const Value given = own["exchange"]) {
+        name(given, binding.exchange, "the name of an exchange");
+      } else if (!own.has("exchange")) {
+        error(entry, "expected 'exchange', found none");
+      }
+      if (const Value key = own["key"]) name(key, binding.key, "a binding key", true);
+      amqp_table(own["arguments"], binding.arguments);
+      settings.bindings.push_back(std::move(binding));
+    }
+  }
+  target.declare = true;
+  target.declaration = std::move(settings);
+}
+
+// ---- Options -------------------------------------------------------------------------------
+
+void Loader::options(const Value& value, GroupSettings& group, GroupPlaces& places) {
+  if (!value) return;
+  if (!value.is(YamlType::map)) return expected(value, "a map of the handler's options");
+  option_names_.clear();
+  group.options_json = option(value, "", group, places);
+}
+
+// JSON has no sign before a number, and no '.5' or '5.'.
+std::string json_number(const YamlNode& node) {
+  if (node.type == YamlType::real) {
+    char buffer[64];
+    const auto written = std::to_chars(buffer, buffer + sizeof buffer, *yaml_real(node));
+    std::string text(buffer, written.ptr);
+    if (text.find_first_of(".e") == std::string::npos) text += ".0";
+    return text;
+  }
+  if (const auto number = yaml_integer(node)) return std::to_string(*number);
+  // More than 64 bits: JSON has no limit, and the reader may.
+  return node.text.starts_with('+') ? node.text.substr(1) : node.text;
+}
+
+// The value as JSON; its scalars go to group.options under `name`. An option's value is never shown.
+std::string Loader::option(const Value& value, const std::string& name, GroupSettings& group,
+                           GroupPlaces& places) {
+  const YamlNode& node = *value.node;
+  if (node.refused) return "null";
+  if (node.type == YamlType::map || node.type == YamlType::list) {
+    const bool is_map = node.type == YamlType::map;
+    std::string json(1, is_map ? '{' : '[');
+    for (std::size_t i = 0; i < node.items.size(); ++i) {
+      if (node.items[i].refused) continue;
+      const std::string key = is_map ? node.keys[i].text : std::to_string(i);
+      Value entry = item(value, i);
+      entry.key = is_map ? &node.keys[i] : value.key;
+      entry.path = value.path + "." + shown(key);
+      if (json.size() > 1) json += ',';
+      if (is_map) json += json_quote(key) + ":";
+      json += option(entry, name.empty() ? key : name + "." + key, group, places);
+    }
+    return json + (is_map ? "}" : "]");
+  }
+
+  if (!option_names_.insert(name).second) {
+    error(node, value.path + ": this option is given twice, with '.' in its name and as a map");
+  }
+  group.options.emplace_back(name, node.text);
+  const YamlNode& place = value.key != nullptr ? *value.key : node;
+  places.options.push_back({file_, place.line, place.column});
+  switch (node.type) {
+    case YamlType::null: return "null";
+    case YamlType::boolean: return yaml_boolean(node) ? "true" : "false";
+    case YamlType::real:
+      if (!yaml_real(node)) {
+        error(node, value.path + ": expected a finite number, or a text in quotes, found another");
+        return "null";
+      }
+      return json_number(node);
+    case YamlType::integer:
+      if (!yaml_integer(node) && node.text.find_first_of("xo") != std::string::npos) {
+        error(node, value.path + ": expected a number of at most 64 bits, found a larger one");
+        return "null";
+      }
+      return json_number(node);
+    case YamlType::text:
+    case YamlType::list:
+    case YamlType::map: break;
+  }
+  return json_quote(node.text);
+}
+
+}  // namespace
+
+std::string ConfigProblem::to_string() const {
+  std::string result = file;
+  if (line > 0) result += ":" + std::to_string(line) + ":" + std::to_string(column);
+  return result + ": " + text;
+}
+
+LoadedSettings load_settings(const std::string& path) { return Loader(path).load(); }
+
+std::string default_handlers_dir() { return LOPE_HANDLERS_DIR; }
+
+std::span<const KnownKeys> known_keys() { return kKnownKeys; }
+
+}  // namespace lope::supervisor

@@ -1,0 +1,219 @@
+#include "supervisor/supervisor.h"
+
+#include <fcntl.h>
+#include <sys/prctl.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <csignal>
+
+#include "common/exit_code.h"
+#include "common/log.h"
+#include "supervisor/notify.h"
+
+namespace lope::supervisor {
+
+namespace {
+
+// How long after a consumer's own deadline it is given to be gone.
+constexpr std::chrono::milliseconds kKillGrace{800};
+// What a second TERM leaves.
+constexpr std::chrono::milliseconds kHurried{1000};
+
+}  // namespace
+
+void lead_process_group() {
+  if (::getpgrp() == ::getpid()) return;
+  const UniqueFd terminal(::open("/dev/tty", O_RDWR | O_CLOEXEC | O_NOCTTY));
+  if (terminal.valid() && ::tcgetpgrp(terminal.get()) == ::getpgrp()) return;
+  // Fails only for a session leader, which leads its group already.
+  (void)::setpgid(0, 0);
+}
+
+Supervisor::Supervisor(const Settings& settings, int consumer_program_fd, int worker_program_fd)
+    : settings_(settings),
+      consumer_program_fd_(consumer_program_fd),
+      worker_program_fd_(worker_program_fd) {}
+
+Result<void> Supervisor::set_up() {
+  auto loop = EventLoop::create();
+  if (!loop) return Error{loop.error()};
+  loop_ = std::move(*loop);
+
+  const std::pair<int, std::function<void(int, int)>> signals[] = {
+      {SIGTERM, [this](int signal, int) { stop(signal); }},
+      {SIGINT, [this](int signal, int) { stop(signal); }},
+      {SIGQUIT, [this](int, int) { stop_now(); }},
+      {SIGHUP, [](int, int) { log_warn("reload is not available in this version"); }},
+      {SIGUSR1, [this](int, int) {
+         if (auto reopened = reopen_log(); !reopened) {
+           log_error("cannot open the log file again", {{"reason", reopened.error()}});
+         }
+         for (const auto& group : groups_) group->signal(SIGUSR1);
+       }}};
+  for (std::size_t i = 0; i < std::size(signals); ++i) {
+    auto source = loop_->watch_signal(signals[i].first, signals[i].second);
+    if (!source) return Error{source.error()};
+    signal_sources_[i] = std::move(*source);
+  }
+  auto deadline = loop_->make_timer([this] { on_deadline(); });
+  if (!deadline) return Error{deadline.error()};
+  deadline_timer_ = std::move(*deadline);
+  auto ready = loop_->make_timer([this] { on_ready_timeout(); });
+  if (!ready) return Error{ready.error()};
+  ready_timer_ = std::move(*ready);
+  if (auto watchdog = loop_->enable_watchdog(); !watchdog) return watchdog;
+
+  for (const GroupSettings& settings : settings_.groups) {
+    auto group = Group::create(*loop_, settings_, settings, consumer_program_fd_,
+                               worker_program_fd_, [this] { look(); });
+    if (!group) return Error{"group '" + settings.name + "': " + group.error()};
+    groups_.push_back(std::move(*group));
+  }
+  return {};
+}
+
+int Supervisor::run() {
+  ::prctl(PR_SET_DUMPABLE, 0);  // it has the broker's password
+  ::signal(SIGPIPE, SIG_IGN);
+  ::signal(SIGUSR2, SIG_IGN);
+  if (auto done = set_up(); !done) {
+    log_error("cannot start", {{"reason", done.error()}});
+    return kExitTemporary;
+  }
+  log_info("starting", {{"version", LOPE_VERSION},
+                        {"groups", groups_.size()},
+                        {"process_group", ::getpgrp()}});
+  ready_timer_.arm(Clock::now() + settings_.ready_timeout);
+  for (const auto& group : groups_) group->start();
+  while (!done_) {
+    if (auto ran = loop_->run_once(std::nullopt); !ran) {
+      log_error("the event loop failed", {{"reason", ran.error()}});
+      return kExitFailed;
+    }
+  }
+  return finish();
+}
+
+void Supervisor::look() {
+  if (phase_ != Phase::running) {
+    done_ = std::none_of(groups_.begin(), groups_.end(), [](const auto& group) {
+      return group->state() == Group::State::running;
+    });
+    return;
+  }
+  const auto refused = [](const auto& group) { return group->state() == Group::State::refused; };
+  if (std::all_of(groups_.begin(), groups_.end(), refused)) {
+    log_error("every group is refused: nothing to run");
+    done_ = true;
+    return;
+  }
+  const bool at_work = std::all_of(groups_.begin(), groups_.end(), [&](const auto& group) {
+    return group->consuming() || refused(group);
+  });
+  const std::string status_now = status();
+  if (at_work && !was_ready_) {
+    std::uint64_t workers = 0;
+    for (const auto& group : groups_) workers += group->board().workers_ready.load();
+    log_info("ready", {{"groups", groups_.size()}, {"workers", workers}, {"status", status_now}});
+  }
+  was_ready_ = at_work;
+  if (at_work && !ready_) {
+    ready_ = true;
+    ready_timer_.disarm();
+    notify_ready(status_now);
+  } else if (status_now != last_status_) {
+    notify_status(status_now);
+  }
+  last_status_ = status_now;
+}
+
+void Supervisor::on_ready_timeout() {
+  if (ready_) return;
+  // A broker that is down at boot must not make the unit fail in a loop.
+  ready_ = true;
+  log_warn("not ready in time, going on", {{"status", status()}});
+  notify_ready(status());
+}
+
+std::string Supervisor::status() const {
+  std::size_t consuming = 0;
+  std::uint64_t workers = 0;
+  int wanted = 0;
+  std::string missing;
+  for (const auto& group : groups_) {
+    if (group->consuming()) ++consuming;
+    workers += group->board().workers_ready.load(std::memory_order_relaxed);
+    wanted += group->workers_wanted();
+    if (const std::string trouble = group->trouble(); !trouble.empty()) {
+      missing += "; " + group->name() + ": " + trouble;
+    }
+  }
+  return std::to_string(consuming) + " of " + std::to_string(groups_.size()) +
+         " groups consuming, " + std::to_string(workers) + " of " + std::to_string(wanted) +
+         " workers ready" + missing;
+}
+
+void Supervisor::stop(int signal) {
+  std::chrono::milliseconds limit = settings_.shutdown_timeout;
+  if (phase_ == Phase::running) {
+    phase_ = Phase::draining;
+    log_info("stopping", {{"signal", signal}, {"limit_ms", limit.count()}});
+    ready_timer_.disarm();
+    notify_stopping(limit + kKillGrace + std::chrono::seconds(5));
+  } else if (phase_ == Phase::draining) {
+    phase_ = Phase::hurried;
+    limit = std::min(limit, kHurried);
+    log_warn("stopping at once: told a second time", {{"limit_ms", limit.count()}});
+  } else {
+    return;
+  }
+  for (const auto& group : groups_) {
+    group->set_stopping();
+    group->send(ControlType::drain, limit.count());
+  }
+  deadline_timer_.arm(Clock::now() + limit + kKillGrace);
+  look();
+}
+
+void Supervisor::stop_now() {
+  phase_ = Phase::hurried;
+  log_warn("stopping now: unfinished messages go back");
+  notify_stopping(kHurried);
+  for (const auto& group : groups_) {
+    group->set_stopping();
+    group->send(ControlType::stop);
+  }
+  deadline_timer_.arm(Clock::now() + kHurried);
+  look();
+}
+
+void Supervisor::on_deadline() {
+  for (const auto& group : groups_) {
+    if (group->state() != Group::State::running) continue;
+    log_error("killing a consumer that did not end", {{"group", group->name()}});
+    group->signal(SIGKILL);
+  }
+}
+
+int Supervisor::finish() {
+  std::uint64_t finished = 0;
+  std::uint64_t handed_back = 0;
+  std::uint64_t killed = 0;
+  bool badly = false;
+  for (const auto& group : groups_) {
+    finished += group->board().finished_in_drain.load();
+    handed_back += group->board().handed_back_in_drain.load();
+    killed += group->board().killed_in_drain.load();
+    badly = badly || group->ended_badly();
+  }
+  int code = badly ? kExitFailed : kExitOk;
+  if (phase_ == Phase::running) code = kExitRefused;  // no group was left
+  log_info("ledger", {{"finished", finished},
+                      {"handed_back", handed_back},
+                      {"killed", killed},
+                      {"exit", code}});
+  return code;
+}
+
+}  // namespace lope::supervisor

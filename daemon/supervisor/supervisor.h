@@ -1,0 +1,53 @@
+// The parent of all: starts one consumer a group, starts again what dies, passes signals on, talks
+// to systemd. No threads, no AMQP, no handler code.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "common/event_loop.h"
+#include "common/settings.h"
+#include "supervisor/group.h"
+
+namespace lope::supervisor {
+
+class Supervisor {
+ public:
+  // The program descriptors, from open_program(), stay the caller's.
+  Supervisor(const Settings& settings, int consumer_program_fd, int worker_program_fd);
+
+  // Runs until it is told to stop, or no group is left that could run. Returns the exit code.
+  int run();
+
+ private:
+  enum class Phase { running, draining, hurried };
+
+  Result<void> set_up();
+  void stop(int signal);
+  void stop_now();
+  void look();  // at the groups: ready? all gone? status?
+  void on_deadline();
+  void on_ready_timeout();
+  std::string status() const;
+  int finish();
+
+  const Settings& settings_;
+  const int consumer_program_fd_;
+  const int worker_program_fd_;
+  std::unique_ptr<EventLoop> loop_;
+  std::vector<std::unique_ptr<Group>> groups_;
+  Phase phase_ = Phase::running;
+  bool done_ = false;
+  bool ready_ = false;      // said so
+  bool was_ready_ = false;  // every group at work, as last seen
+  std::string last_status_;
+  EventSource signal_sources_[5];
+  EventSource deadline_timer_;
+  EventSource ready_timer_;
+};
+
+// Makes this process the leader of its own group, unless it is one, or sits on a terminal as part
+// of the foreground job: then Ctrl-C must go on reaching all of it.
+void lead_process_group();
+
+}  // namespace lope::supervisor
