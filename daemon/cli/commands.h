@@ -1,0 +1,27 @@
+// The commands of `lope`: one function each, which does the command and returns the exit code of
+// common/exit_code.h. main.cpp reads the command line; the commands that talk to a broker are in the
+// program lope-client.
+#pragma once
+
+#include <string>
+
+#include "supervisor/settings_loader.h"
+
+namespace lope::cli {
+
+inline constexpr const char* kDefaultConfigPath = "/etc/lope/lope.yaml";
+
+// Runs the groups of the configuration until told to stop.
+int run_command(const std::string& config_path);
+
+// Judges the configuration and each group's handler. Problems go to standard error, a line for each
+// group to standard output; with `json` everything to standard output, as one object.
+int check_command(const std::string& config_path, bool json);
+
+// Describes a handler file.
+int inspect_command(const std::string& path, bool json);
+
+// Errors and warnings to standard error, one a line: "file:line:column: error: text".
+void print_problems(const supervisor::LoadedSettings& loaded);
+
+}  // namespace lope::cli

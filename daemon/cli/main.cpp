@@ -1,0 +1,127 @@
+// lope: the command line. The commands that talk to a broker are in lope-client, which this program
+// becomes for them, so that the supervisor has no AMQP in it.
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <cerrno>
+#include <cstdio>
+#include <exception>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "cli/commands.h"
+#include "cli/programs.h"
+#include "common/exit_code.h"
+#include "common/text.h"
+
+namespace {
+
+using namespace lope;
+
+struct ClientCommand {
+  std::string_view name;
+  const char* help;
+};
+constexpr ClientCommand kClientCommands[] = {
+    {"publish", "Publish a message, confirmed by the broker"},
+};
+
+constexpr std::string_view kLocalCommands[] = {"run", "check", "inspect"};
+
+// Of versions to come: "not yet" is another answer than "unknown".
+constexpr std::string_view kLaterCommands[] = {"status", "top",  "reload", "pause", "resume",
+                                               "scale",  "stop", "try",    "new",   "dlq"};
+
+int become_client(char** argv) {
+  const auto path = cli::program_path("lope-client");
+  if (!path) {
+    std::fprintf(stderr, "lope: %s\n", path.error().c_str());
+    return kExitFailed;
+  }
+  std::string name = "lope-client";
+  argv[0] = name.data();
+  ::execv(path->c_str(), argv);
+  std::fprintf(stderr, "lope: %s\n", errno_text("execv " + *path, errno).c_str());
+  return kExitFailed;
+}
+
+int run_local(int argc, char** argv) {
+  CLI::App app("Runs RabbitMQ consumers: handlers from .so files, in groups of worker processes", "lope");
+  app.set_version_flag("--version", std::string("lope ") + LOPE_VERSION);
+  app.require_subcommand(1);
+  app.footer(
+      "Exit codes: 0 clean, 1 failed, 2 command line not understood, 75 temporary failure (start\n"
+      "again), 78 configuration or handler refused (do not start again).");
+
+  std::string config_path = cli::kDefaultConfigPath;
+  std::string plugin_path;
+  bool json = false;
+  const auto add_config = [&](CLI::App& command) {
+    command.add_option("-c,--config", config_path, "The configuration file")->capture_default_str();
+  };
+
+  CLI::App& run = *app.add_subcommand("run", "Run the groups of a configuration until told to stop");
+  add_config(run);
+
+  CLI::App& check =
+      *app.add_subcommand("check", "Check a configuration and the handlers it names; exit code 0 or 78");
+  add_config(check);
+  check.add_flag("--json", json, "Print one JSON object");
+  bool broker = false;
+  check.add_flag("--broker", broker, "")->group("");
+
+  CLI::App& inspect =
+      *app.add_subcommand("inspect", "Describe a handler file: name, version, ABI, options");
+  inspect.add_option("file", plugin_path, "The handler's .so file")->required();
+  inspect.add_flag("--json", json, "Print JSON");
+
+  // Only for the list in the help: their words are read by lope-client.
+  for (const ClientCommand& command : kClientCommands) {
+    app.add_subcommand(std::string(command.name), command.help);
+  }
+
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? kExitOk : kExitUsage;
+  }
+  if (broker) {
+    std::fputs("lope check: '--broker' is not available in this version\n", stderr);
+    return kExitUsage;
+  }
+  if (run.parsed()) return cli::run_command(config_path);
+  if (check.parsed()) return cli::check_command(config_path, json);
+  if (inspect.parsed()) return cli::inspect_command(plugin_path, json);
+  std::fputs("lope: expected the command first; see lope --help\n", stderr);
+  return kExitUsage;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const std::string_view command = argc > 1 ? argv[1] : "";
+  if (std::ranges::find(kClientCommands, command, &ClientCommand::name) != std::end(kClientCommands)) {
+    return become_client(argv);
+  }
+  if (std::ranges::find(kLaterCommands, command) != std::end(kLaterCommands)) {
+    std::fprintf(stderr, "lope: '%s' is not available in this version\n", argv[1]);
+    return kExitUsage;
+  }
+  if (!command.empty() && command.front() != '-' &&
+      std::ranges::find(kLocalCommands, command) == std::end(kLocalCommands)) {
+    std::vector<std::string_view> known(std::begin(kLocalCommands), std::end(kLocalCommands));
+    for (const ClientCommand& other : kClientCommands) known.push_back(other.name);
+    const std::string near = nearest(command, known);
+    std::fprintf(stderr, "lope: unknown command '%s'%s; see lope --help\n", escape(command, 80).c_str(),
+                 near.empty() ? "" : (": did you mean '" + near + "'?").c_str());
+    return kExitUsage;
+  }
+  try {
+    return run_local(argc, argv);
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "lope: %s\n", escape(error.what()).c_str());
+    return kExitFailed;
+  }
+}

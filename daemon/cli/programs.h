@@ -1,0 +1,13 @@
+// Where Lope's other programs are.
+#pragma once
+
+#include <string>
+
+#include "common/result.h"
+
+namespace lope::cli {
+
+// The program of that name beside this one (a build folder), or in ../libexec/lope (installed).
+Result<std::string> program_path(const std::string& name);
+
+}  // namespace lope::cli
