@@ -1,0 +1,161 @@
+// Workers killed with SIGKILL under load: nothing is lost, and nothing is handled twice but what was
+// inside a handler at a kill. The connection does not notice.
+#include <signal.h>
+
+#include <algorithm>
+#include <catch2/catch.hpp>
+#include <random>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "support/broker.h"
+#include "support/ledger.h"
+#include "support/log_lines.h"
+#include "support/lope.h"
+
+using namespace lope::test;
+
+namespace {
+
+constexpr std::string_view kFlag = " redelivered";
+constexpr std::string_view kKilled = "its worker died: SIGKILL";
+
+// What append_id wrote: every message id, and which of them came with the redelivered flag.
+struct Handled {
+  std::vector<std::string> ids;
+  std::set<std::string> redelivered;
+};
+
+Handled read_handled(const std::string& path) {
+  Handled handled;
+  for (std::string& line : lines_of_file(path)) {
+    if (line.ends_with(kFlag)) {
+      line.resize(line.size() - kFlag.size());
+      handled.redelivered.insert(line);
+    }
+    handled.ids.push_back(std::move(line));
+  }
+  return handled;
+}
+
+// The ids that were inside a handler when their worker was killed, by the daemon's log.
+std::set<std::string> running_at_a_kill(const Lope& lope) {
+  const auto ids = fields_of(lope.log(), kKilled, "message_id");
+  return {ids.begin(), ids.end()};
+}
+
+bool kill_one_worker(const Lope& lope, std::minstd_rand& random) {
+  const std::vector<pid_t> workers = lope.workers();
+  return !workers.empty() && ::kill(workers[random() % workers.size()], SIGKILL) == 0;
+}
+
+std::vector<std::string> not_in(const std::set<std::string>& all,
+                                const std::vector<std::string>& these) {
+  std::vector<std::string> result;
+  std::copy_if(these.begin(), these.end(), std::back_inserter(result),
+               [&](const std::string& id) { return !all.contains(id); });
+  return result;
+}
+
+// Waits until every confirmed message was handled and every message that ran at a kill again, stops
+// Lope, and holds what was handled against the promise.
+void check_promise(Broker& broker, Lope& lope, const std::string& queue, const std::string& path,
+                   const std::vector<std::string>& confirmed) {
+  const auto all_handled = [&] {
+    const Handled handled = read_handled(path);
+    const std::set<std::string> running = running_at_a_kill(lope);
+    return handled.ids.size() >= confirmed.size() &&
+           std::includes(handled.redelivered.begin(), handled.redelivered.end(), running.begin(),
+                         running.end()) &&
+           compare_ledger(confirmed, handled.ids).missing.empty();
+  };
+  CHECK(eventually(60s, all_handled));
+  CHECK(lope.stop() == exited(0));
+  CHECK(lope.all_gone());
+
+  const Handled handled = read_handled(path);
+  const std::set<std::string> running = running_at_a_kill(lope);
+  CHECK_FALSE(running.empty());
+  const LedgerReport report = compare_ledger(confirmed, handled.ids);
+  CHECK(report.missing.empty());
+  CHECK(report.unexpected.empty());
+  // Twice only what ran at a kill, the flag only on that, and the flag on all of that.
+  CHECK(not_in(running, report.duplicates).empty());
+  CHECK(handled.redelivered == running);
+  CHECK(broker.message_count(queue) == 0);
+  CHECK(lope.process().count_lines("] connected ") == 1);
+  CHECK(lope.process().count_lines("connection lost") == 0);
+  CHECK(lope.process().count_lines("outcome dropped") == 0);
+}
+
+}  // namespace
+
+TEST_CASE("2,000 messages a second lose nothing while a hundred workers are killed",
+          "[broker][worker_kill]") {
+  Broker broker;
+  const std::string queue = broker.make_queue("kill");
+  const TempDir files;
+  const std::string path = files.file("ids");
+  Lope lope({.broker = broker.url(),
+             .groups = "  kill-load:\n"
+                       "    queue: " + queue + "\n"
+                       "    handler: append_id\n"
+                       "    options: { file: " + path + ", flag: true, work_us: 1000 }\n"
+                       "    workers: 4\n"
+                       "    prefetch: 100\n"});
+  REQUIRE(lope.wait_ready());
+  const auto connections = broker.connections_named("lope kill-load");
+  REQUIRE(connections.size() == 1);
+
+  RatePublisher load(broker.url(), 2000, 60s, [&](int i) {
+    return Publication{.routing_key = queue, .body = "x", .message_id = std::to_string(i)};
+  });
+  std::minstd_rand random(1);
+  for (int next = 500; load.running(); next += 900) {
+    REQUIRE(eventually(20s, [&] { return load.sent() >= next || !load.running(); }));
+    kill_one_worker(lope, random);
+  }
+  load.join();
+  CHECK(load.sent() == 120'000);
+  CHECK(load.reconnects() == 0);
+  CHECK(broker.connections_named("lope kill-load") == connections);
+  check_promise(broker, lope, queue, path, load.confirmed());
+  CHECK(lines_with(lope.log(), "worker ended").size() >= 104);  // the last four at the stop
+  CHECK(fields_of(lope.log(), "worker ended", "how").count("SIGKILL") >= 100);
+}
+
+TEST_CASE("messages that wait at a killed worker go to another, unharmed", "[broker][worker_kill]") {
+  Broker broker;
+  const std::string queue = broker.make_queue("kill");
+  const TempDir files;
+  const std::string path = files.file("ids");
+  // Mostly tiny messages, so that they are sent ahead, and now and then a long one before them.
+  Lope lope({.broker = broker.url(),
+             .groups = "  kill-ahead:\n"
+                       "    queue: " + queue + "\n"
+                       "    handler: append_id\n"
+                       "    options: { file: " + path +
+                       ", flag: true, work_us: 2000, work_every: 100 }\n"
+                       "    workers: 2\n"
+                       "    threads: 2\n"
+                       "    prefetch: 1000\n"});
+  REQUIRE(lope.wait_ready());
+  std::vector<std::string> confirmed;
+  std::minstd_rand random(2);
+  Publisher publisher = broker.publisher();
+  for (int round = 0; round < 30; ++round) {
+    publisher.publish_many(2000, [&](int i) {
+      if (i == 1000) kill_one_worker(lope, random);
+      return Publication{.routing_key = queue,
+                         .body = "x",
+                         .message_id = std::to_string(round) + "." + std::to_string(i)};
+    });
+  }
+  check_promise(broker, lope, queue, path, publisher.confirmed());
+  int waited = 0;
+  for (const std::string& count : fields_of(lope.log(), "how=SIGKILL", "waiting")) {
+    waited += std::stoi(count);
+  }
+  CHECK(waited > 0);
+}

@@ -1,0 +1,253 @@
+#!/usr/bin/env bash
+# A private RabbitMQ node for tests and demos, beside and independent of any broker on the machine:
+# own node name, files, cookie and epmd, free ports on 127.0.0.1. Needs Debian's rabbitmq-server.
+#
+#   broker.sh start NODE        start it and wait until it serves; prints its AMQP URL
+#   broker.sh wait NODE         wait until it serves
+#   broker.sh stop NODE         stop it in good order; its files and ports stay for the next start
+#   broker.sh kill NODE         end it with SIGKILL
+#   broker.sh remove NODE       stop it, end its epmd, delete its files (the log becomes NODE.log)
+#   broker.sh ctl NODE ARG...   rabbitmqctl on it
+#   broker.sh running NODE      exit 0 when it runs
+#   broker.sh url NODE          its AMQP URL
+#
+# NODE is a name, kept under build/broker, or the path of its folder. NODE/env holds its variables.
+set -euo pipefail
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd -P)
+rabbitmq=/usr/lib/rabbitmq/bin # those on PATH change the user
+start_deadline=60
+stop_deadline=30
+
+die() {
+  echo "broker.sh: $*" >&2
+  exit 1
+}
+
+usage() {
+  sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}"
+}
+
+# Asks again every 20 ms until the command succeeds; fails after $1 seconds.
+eventually() {
+  local end=$((SECONDS + $1))
+  shift
+  until "$@"; do
+    ((SECONDS < end)) || return 1
+    read -r -t 0.02 <> <(:) || true
+  done
+}
+
+# A process is known by its id and its start time, so that a number used again is never taken for it.
+start_time() {
+  local stat
+  stat=$(cat "/proc/$1/stat" 2>/dev/null) || return 1
+  stat=${stat##*) }
+  # shellcheck disable=SC2086
+  set -- $stat
+  [[ $1 != Z ]] && echo "${20}"
+}
+
+remember() { # FILE PID
+  echo "$2 $(start_time "$2")" >"$1"
+}
+
+# Prints the process id that FILE remembers when that process is still there.
+recall() {
+  local pid started
+  [[ -r $1 ]] && read -r pid started <"$1" || return 1
+  [[ -n ${started:-} && $(start_time "$pid") == "$started" ]] && echo "$pid"
+}
+
+gone() {
+  ! recall "$1" >/dev/null
+}
+
+# Three free ports below the range the kernel takes client ports from: there nobody is given one by
+# chance while the node is down, and no client that retries connects to itself.
+free_ports() {
+  python3 - <<'PY'
+import random
+import socket
+
+with open("/proc/sys/net/ipv4/ip_local_port_range") as f:
+    low, high = (int(word) for word in f.read().split())
+wanted = range(15000, low) if low > 16000 else range(min(high + 1, 65000), 65535)
+found = []
+for port in random.sample(wanted, min(500, len(wanted))):
+    with socket.socket() as s:
+        try:
+            s.bind(("127.0.0.1", port))
+        except OSError:
+            continue
+    found.append(str(port))
+    if len(found) == 3:
+        break
+else:
+    raise SystemExit("no three free ports on 127.0.0.1")
+print(*found)
+PY
+}
+
+create() {
+  [[ -x $rabbitmq/rabbitmq-server ]] || die "$rabbitmq/rabbitmq-server is not there: run ./dev setup"
+  local amqp dist epmd cookie
+  read -r amqp dist epmd < <(free_ports) || die "cannot find free ports"
+  mkdir -p "$dir"/{home,data,log}
+  cookie=$(od -An -N16 -tx1 /dev/urandom | tr -d ' \n')
+  (umask 077 && echo -n "$cookie" >"$dir/home/.erlang.cookie" && chmod 400 "$dir/home/.erlang.cookie")
+  echo '[].' >"$dir/enabled_plugins"
+  : >"$dir/rabbitmq-env.conf"
+  cat >"$dir/rabbitmq.conf" <<CONF
+listeners.tcp.1 = 127.0.0.1:$amqp
+loopback_users = none
+CONF
+  cat >"$dir/env" <<ENV
+export LOPE_TEST_AMQP_URL=amqp://guest:guest@127.0.0.1:$amqp
+export LOPE_TEST_BROKER_DIR=$(printf %q "$dir")
+export HOME=$(printf %q "$dir/home")
+export ERL_EPMD_ADDRESS=127.0.0.1
+export ERL_EPMD_PORT=$epmd
+export RABBITMQ_NODENAME=lope-$(basename "$dir")-$$@localhost
+export RABBITMQ_DIST_PORT=$dist
+ENV
+}
+
+# Becomes a command with the node's environment and nothing of ours that could change it.
+exec_in_node() {
+  # shellcheck source=/dev/null
+  . "$dir/env"
+  exec env -i PATH="$PATH" LANG=C.UTF-8 HOME="$HOME" \
+    ERL_EPMD_ADDRESS="$ERL_EPMD_ADDRESS" ERL_EPMD_PORT="$ERL_EPMD_PORT" \
+    RABBITMQ_NODENAME="$RABBITMQ_NODENAME" RABBITMQ_DIST_PORT="$RABBITMQ_DIST_PORT" \
+    RABBITMQ_CONF_ENV_FILE="$dir/rabbitmq-env.conf" \
+    RABBITMQ_CONFIG_FILE="$dir/rabbitmq.conf" \
+    RABBITMQ_ADVANCED_CONFIG_FILE="$dir/advanced.config" \
+    RABBITMQ_ENABLED_PLUGINS_FILE="$dir/enabled_plugins" \
+    RABBITMQ_MNESIA_BASE="$dir/data" RABBITMQ_LOG_BASE="$dir/log" RABBITMQ_LOGS="$dir/log/node.log" \
+    RABBITMQ_PID_FILE="$dir/node.pid" \
+    RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS="-kernel inet_dist_use_interface {127,0,0,1}" \
+    RABBITMQ_CTL_ERL_ARGS="-kernel inet_dist_use_interface {127,0,0,1}" \
+    "$@"
+}
+
+in_node() {
+  (exec_in_node "$@")
+}
+
+port_open() {
+  (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null
+}
+
+value_of() { # VARIABLE of the node's environment
+  # shellcheck source=/dev/null
+  (. "$dir/env" && echo "${!1}")
+}
+
+start_epmd() {
+  recall "$dir/epmd.process" >/dev/null && return
+  local port
+  port=$(value_of ERL_EPMD_PORT)
+  exec_in_node setsid epmd -port "$port" </dev/null >"$dir/log/epmd.log" 2>&1 &
+  remember "$dir/epmd.process" $!
+  eventually 10 port_open "$port" || die "epmd does not answer on port $port: see $dir/log/epmd.log"
+}
+
+stop_epmd() {
+  local pid
+  pid=$(recall "$dir/epmd.process") || return 0
+  in_node epmd -port "$(value_of ERL_EPMD_PORT)" -kill >/dev/null 2>&1 || true
+  if ! eventually 3 gone "$dir/epmd.process"; then
+    kill -KILL "$pid" 2>/dev/null || true
+    eventually 3 gone "$dir/epmd.process" || die "epmd $pid does not end"
+  fi
+}
+
+# The node has logged, since its last start, that it is up, or it is no longer there.
+started_or_gone() {
+  tail -c "+$(($(cat "$dir/log.offset") + 1))" "$dir/log/node.log" 2>/dev/null |
+    grep -q 'Server startup complete' || gone "$dir/node.process"
+}
+
+wait_ready() {
+  eventually "$start_deadline" started_or_gone ||
+    die "node '$dir' is not up after $start_deadline s: see $dir/log/node.log"
+  ! gone "$dir/node.process" || die "node '$dir' ended while starting: see $dir/log"
+  port_open "$(value_of LOPE_TEST_AMQP_URL | sed 's/.*://')" ||
+    die "node '$dir' is up but does not accept connections: see $dir/log/node.log"
+}
+
+start() {
+  [[ -r $dir/env ]] || create
+  if gone "$dir/node.process"; then
+    stat -c %s "$dir/log/node.log" >"$dir/log.offset" 2>/dev/null || echo 0 >"$dir/log.offset"
+    start_epmd
+    # A session of its own: a Ctrl-C at the terminal is not for the node.
+    exec_in_node setsid "$rabbitmq/rabbitmq-server" </dev/null >>"$dir/log/console.log" 2>&1 &
+    remember "$dir/node.process" $!
+  fi
+  wait_ready
+  value_of LOPE_TEST_AMQP_URL
+}
+
+stop_node() {
+  local pid
+  if pid=$(recall "$dir/node.process"); then
+    kill -TERM "$pid" 2>/dev/null || true
+    eventually "$stop_deadline" gone "$dir/node.process" || true
+  fi
+  kill_node
+}
+
+# The node's processes, also when the first of them has died: those of its session with its files.
+node_processes() {
+  local session pid
+  read -r session _ 2>/dev/null <"$dir/node.process" || return 0
+  for pid in $(pgrep -s "$session" -r D,R,S,T); do
+    ! tr '\0' '\n' 2>/dev/null <"/proc/$pid/environ" | grep -qxF "RABBITMQ_MNESIA_BASE=$dir/data" || echo "$pid"
+  done
+}
+
+no_node_processes() {
+  [[ -z $(node_processes) ]]
+}
+
+kill_node() {
+  local pid
+  for pid in $(node_processes); do kill -KILL "$pid" 2>/dev/null || true; done
+  eventually 10 no_node_processes || die "node '$dir' does not end: $(node_processes | xargs)"
+}
+
+remove() {
+  [[ -d $dir ]] || return 0
+  if [[ -r $dir/env ]]; then
+    stop_node
+    stop_epmd
+  fi
+  [[ ! -r $dir/log/node.log ]] || cp "$dir/log/node.log" "$dir.log"
+  rm -rf "$dir"
+}
+
+if (($# < 2)); then
+  usage
+  [[ ${1:-} == help ]] && exit 0 || exit 64
+fi
+verb=$1
+case $2 in
+  */*) dir=$2 ;;
+  *) dir=$root/build/broker/$2 ;;
+esac
+dir=$(realpath -m "$dir")
+shift 2
+
+case $verb in
+  start) start ;;
+  wait) wait_ready ;;
+  stop) stop_node ;;
+  kill) kill_node ;;
+  remove) remove ;;
+  ctl) in_node "$rabbitmq/rabbitmqctl" "$@" ;;
+  running) [[ -r $dir/env ]] && ! gone "$dir/node.process" ;;
+  url) value_of LOPE_TEST_AMQP_URL ;;
+  *) die "unknown verb '$verb': expected start, wait, stop, kill, remove, ctl, running or url" ;;
+esac
