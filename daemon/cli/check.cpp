@@ -50,12 +50,15 @@ std::string_view expected_instead(std::string_view kind, std::string_view value)
   return "";
 }
 
-void check_options(const PluginDescription& plugin, const GroupPlaces& places, GroupReport& report) {
+void check_options(const PluginDescription& plugin, const GroupPlaces& places,
+                   GroupReport& report) {
   if (plugin.takes_any_option) return;
   const GroupSettings& group = *report.group;
-  const auto error = [&](const ConfigPlace& place, const std::string& option, const std::string& text) {
-    report.errors.push_back({place.file, place.line, place.column,
-                             "group '" + group.name + "': option '" + escape(option, 128) + "': " + text});
+  const auto error = [&](const ConfigPlace& place, const std::string& option,
+                         const std::string& text) {
+    report.errors.push_back(
+        {place.file, place.line, place.column,
+         "group '" + group.name + "': option '" + escape(option, 128) + "': " + text});
   };
   std::vector<std::string_view> known;
   for (const auto& option : plugin.options) known.emplace_back(option.name);
@@ -64,20 +67,23 @@ void check_options(const PluginDescription& plugin, const GroupPlaces& places, G
     const auto option = std::ranges::find(plugin.options, name, &PluginDescription::Option::name);
     if (option == plugin.options.end()) {
       const std::string near = nearest(name, known);
-      error(places.options[i], name, "handler '" + escape(plugin.name, 128) + "' takes no such option" +
-                                         (near.empty() ? "" : ": did you mean '" + escape(near, 128) + "'?"));
+      error(places.options[i], name,
+            "handler '" + escape(plugin.name, 128) + "' takes no such option" +
+                (near.empty() ? "" : ": did you mean '" + escape(near, 128) + "'?"));
       continue;
     }
     const std::string_view expected = expected_instead(option->kind, value);
     if (expected.empty()) continue;
-    error(places.options[i], name, "expected " + std::string(expected) + ", found " +
-                                       (option->secret ? "something else" : "'" + escape(value, 128) + "'"));
+    error(places.options[i], name,
+          "expected " + std::string(expected) + ", found " +
+              (option->secret ? "something else" : "'" + escape(value, 128) + "'"));
   }
   for (const auto& option : plugin.options) {
     if (!option.required) continue;
     const bool given = std::ranges::any_of(
         group.options, [&](const auto& entry) { return entry.first == option.name; });
-    if (!given) error(places.handler, option.name, "expected a value, found none: the handler requires it");
+    if (!given)
+      error(places.handler, option.name, "expected a value, found none: the handler requires it");
   }
 }
 
@@ -86,7 +92,8 @@ std::vector<std::string> notes_of(const GroupSettings& group) {
   std::vector<std::string> notes;
   if (group.auto_ack) {
     notes.emplace_back(
-        "auto_ack: a message is acked when it is handed to a worker: if the handler fails or the worker "
+        "auto_ack: a message is acked when it is handed to a worker: if the handler fails or the "
+        "worker "
         "dies it is lost");
   }
   for (const QueueSettings& queue : group.queues) {
@@ -94,21 +101,27 @@ std::vector<std::string> notes_of(const GroupSettings& group) {
     const std::string subject = "queue '" + escape(queue.name, 256) + "': ";
     const DeclareSettings& declaration = queue.declaration;
     if (declaration.auto_delete) {
-      notes.push_back(subject + "auto_delete: the broker deletes it with all its messages when its last consumer goes");
+      notes.push_back(
+          subject +
+          "auto_delete: the broker deletes it with all its messages when its last consumer goes");
     }
     if (declaration.exclusive) {
-      notes.push_back(subject + "exclusive: the broker deletes it with all its messages when the connection closes");
+      notes.push_back(
+          subject +
+          "exclusive: the broker deletes it with all its messages when the connection closes");
     }
     if (!declaration.durable) {
-      notes.push_back(subject + "not durable: it and its messages do not survive a restart of the broker");
+      notes.push_back(subject +
+                      "not durable: it and its messages do not survive a restart of the broker");
     }
     const bool has_exchange = std::ranges::any_of(declaration.arguments, [](const auto& entry) {
       return entry.first == "x-dead-letter-exchange";
     });
     if (!has_exchange) {
-      notes.push_back(subject +
-                      "no x-dead-letter-exchange: unless a policy of the broker sets one, a message that the "
-                      "handler rejects is dropped");
+      notes.push_back(
+          subject +
+          "no x-dead-letter-exchange: unless a policy of the broker sets one, a message that the "
+          "handler rejects is dropped");
     }
   }
   return notes;
@@ -171,8 +184,8 @@ void print_reports(const std::vector<GroupReport>& reports) {
       std::printf("group '%s': refused\n", name.c_str());
     } else {
       std::printf("group '%s': ok handler %s %s queue %s\n", name.c_str(),
-                  escape(report.plugin->name, 128).c_str(), escape(report.plugin->version, 64).c_str(),
-                  queue_names(*report.group).c_str());
+                  escape(report.plugin->name, 128).c_str(),
+                  escape(report.plugin->version, 64).c_str(), queue_names(*report.group).c_str());
     }
     for (const std::string& note : report.notes) {
       std::printf("group '%s': note: %s\n", name.c_str(), note.c_str());
@@ -190,16 +203,18 @@ std::string json_list(const std::vector<T>& values, Convert convert) {
 std::string problems_json(const std::vector<ConfigProblem>& problems) {
   return json_list(problems, [](const ConfigProblem& problem) {
     return "{\"file\":" + json_quote(problem.file) + ",\"line\":" + std::to_string(problem.line) +
-           ",\"column\":" + std::to_string(problem.column) + ",\"text\":" + json_quote(problem.text) + "}";
+           ",\"column\":" + std::to_string(problem.column) +
+           ",\"text\":" + json_quote(problem.text) + "}";
   });
 }
 
 std::string report_json(const GroupReport& report) {
   return "{\"name\":" + json_quote(report.group->name) +
          ",\"ok\":" + (report.errors.empty() ? "true" : "false") + ",\"queues\":" +
-         json_list(report.group->queues, [](const QueueSettings& queue) { return json_quote(queue.name); }) +
-         ",\"handler\":" + (report.plugin ? to_json(*report.plugin) : "null") +
-         ",\"notes\":" + json_list(report.notes, [](const std::string& note) { return json_quote(note); }) + "}";
+         json_list(report.group->queues,
+                   [](const QueueSettings& queue) { return json_quote(queue.name); }) +
+         ",\"handler\":" + (report.plugin ? to_json(*report.plugin) : "null") + ",\"notes\":" +
+         json_list(report.notes, [](const std::string& note) { return json_quote(note); }) + "}";
 }
 
 void print_json(const LoadedSettings& loaded, const std::vector<GroupReport>& reports) {
@@ -207,9 +222,9 @@ void print_json(const LoadedSettings& loaded, const std::vector<GroupReport>& re
   for (const GroupReport& report : reports) {
     errors.insert(errors.end(), report.errors.begin(), report.errors.end());
   }
-  std::printf("{\"ok\":%s,\"errors\":%s,\"warnings\":%s,\"groups\":%s}\n", errors.empty() ? "true" : "false",
-              problems_json(errors).c_str(), problems_json(loaded.warnings).c_str(),
-              json_list(reports, report_json).c_str());
+  std::printf("{\"ok\":%s,\"errors\":%s,\"warnings\":%s,\"groups\":%s}\n",
+              errors.empty() ? "true" : "false", problems_json(errors).c_str(),
+              problems_json(loaded.warnings).c_str(), json_list(reports, report_json).c_str());
 }
 
 }  // namespace
@@ -233,9 +248,10 @@ int check_command(const std::string& config_path, bool json) {
     if (!json) print_reports(reports);
   }
   if (json) print_json(loaded, reports);
-  const bool refused = !loaded.errors.empty() || std::ranges::any_of(reports, [](const GroupReport& report) {
-    return !report.errors.empty();
-  });
+  const bool refused =
+      !loaded.errors.empty() || std::ranges::any_of(reports, [](const GroupReport& report) {
+        return !report.errors.empty();
+      });
   return refused ? kExitRefused : kExitOk;
 }
 

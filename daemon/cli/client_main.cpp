@@ -51,7 +51,8 @@ struct PublishCommand {
   PublishOptions options;
   std::string body, file, queue, exchange, key, broker, config;
   std::vector<std::string> headers;
-  std::uint64_t timestamp = 0;
+  std::int64_t count = 1;
+  std::int64_t timestamp = 0;
   bool transient = false, no_mandatory = false;
   double timeout_seconds = 30;
 };
@@ -95,7 +96,7 @@ void describe(CLI::App& app, PublishCommand& command) {
   app.add_option("-c,--config", command.config, "Use the broker of this configuration")
       ->option_text("FILE");
 
-  app.add_option("--count", options.count, "Send the message so many times")->option_text("N");
+  app.add_option("--count", command.count, "Send the message so many times")->option_text("N");
   app.add_option("--rate", options.rate, "At most so many messages a second")->option_text("N");
   app.add_option("--timeout", command.timeout_seconds,
                  "Give up after so long without a confirm (30); 0: never")
@@ -174,7 +175,10 @@ int publish_command(const CLI::App& app, PublishCommand& command) {
   if (app.count("--queue") > 0 && command.queue.empty()) {
     return usage_error("--queue: expected a queue's name, found nothing");
   }
-  if (options.count == 0) return usage_error("--count: expected a number from 1, found 0");
+  if (command.count < 1) {
+    return usage_error("--count: expected a number from 1, found " + std::to_string(command.count));
+  }
+  options.count = static_cast<std::uint64_t>(command.count);
   if (app.count("--rate") > 0 && !(options.rate > 0)) {
     return usage_error("--rate: expected a number above 0");
   }
@@ -196,7 +200,10 @@ int publish_command(const CLI::App& app, PublishCommand& command) {
     if (!header) return usage_error("--header: " + header.error());
     options.headers.push_back(std::move(*header));
   }
-  if (app.count("--timestamp") > 0) options.timestamp = command.timestamp;
+  if (command.timestamp < 0) return usage_error("--timestamp: expected seconds since 1970");
+  if (app.count("--timestamp") > 0) {
+    options.timestamp = static_cast<std::uint64_t>(command.timestamp);
+  }
   options.persistent = !command.transient;
   options.mandatory = !command.no_mandatory;
   options.timeout =

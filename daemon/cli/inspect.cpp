@@ -55,15 +55,15 @@ Result<Answer> await(const Child& child, const UniqueFd& pipe) {
   const TimePoint deadline = Clock::now() + kInspectLimit;
   bool open = true;
   while (!answer.in_time) {
-    const auto left =
-        std::chrono::ceil<std::chrono::milliseconds>(deadline - Clock::now()).count();
+    const auto left = std::chrono::ceil<std::chrono::milliseconds>(deadline - Clock::now()).count();
     if (left <= 0 || answer.text.size() > kMaxDescription) break;
     pollfd polled[2] = {{child.pidfd.get(), POLLIN, 0}, {open ? pipe.get() : -1, POLLIN, 0}};
     const int ready = ::poll(polled, 2, static_cast<int>(left));
     if (ready < 0 && errno != EINTR) return Error{errno_text("poll", errno)};
     if (ready <= 0) continue;
     answer.in_time = polled[0].revents != 0;
-    if (open && (answer.in_time || polled[1].revents != 0)) open = read_some(pipe.get(), answer.text);
+    if (open && (answer.in_time || polled[1].revents != 0))
+      open = read_some(pipe.get(), answer.text);
   }
   if (!answer.in_time) ::kill(child.pid, SIGKILL);
   const auto end = reap(child);
@@ -134,7 +134,8 @@ Result<UniqueFd> open_worker_program() {
 }
 
 Result<PluginDescription> inspect_plugin(int worker_program_fd, const std::string& handlers_dir,
-                                         const std::string& name, const std::vector<std::string>& env) {
+                                         const std::string& name,
+                                         const std::vector<std::string>& env) {
   const auto file = handlers_dir.empty() ? check_plugin(name) : find_plugin(handlers_dir, name);
   if (!file) return Error{file.error()};
   const std::string subject = "handler '" + escape(file->path, 4096) + "': ";

@@ -48,7 +48,8 @@ int become_client(char** argv) {
 }
 
 int run_local(int argc, char** argv) {
-  CLI::App app("Runs RabbitMQ consumers: handlers from .so files, in groups of worker processes", "lope");
+  CLI::App app("Runs RabbitMQ consumers: handlers from .so files, in groups of worker processes",
+               "lope");
   app.set_version_flag("--version", std::string("lope ") + LOPE_VERSION);
   app.require_subcommand(1);
   app.footer(
@@ -62,11 +63,12 @@ int run_local(int argc, char** argv) {
     command.add_option("-c,--config", config_path, "The configuration file")->capture_default_str();
   };
 
-  CLI::App& run = *app.add_subcommand("run", "Run the groups of a configuration until told to stop");
+  CLI::App& run =
+      *app.add_subcommand("run", "Run the groups of a configuration until told to stop");
   add_config(run);
 
-  CLI::App& check =
-      *app.add_subcommand("check", "Check a configuration and the handlers it names; exit code 0 or 78");
+  CLI::App& check = *app.add_subcommand(
+      "check", "Check a configuration and the handlers it names; exit code 0 or 78");
   add_config(check);
   check.add_flag("--json", json, "Print one JSON object");
   bool broker = false;
@@ -102,7 +104,8 @@ int run_local(int argc, char** argv) {
 
 int main(int argc, char** argv) {
   const std::string_view command = argc > 1 ? argv[1] : "";
-  if (std::ranges::find(kClientCommands, command, &ClientCommand::name) != std::end(kClientCommands)) {
+  if (std::ranges::find(kClientCommands, command, &ClientCommand::name) !=
+      std::end(kClientCommands)) {
     return become_client(argv);
   }
   if (std::ranges::find(kLaterCommands, command) != std::end(kLaterCommands)) {
@@ -114,7 +117,8 @@ int main(int argc, char** argv) {
     std::vector<std::string_view> known(std::begin(kLocalCommands), std::end(kLocalCommands));
     for (const ClientCommand& other : kClientCommands) known.push_back(other.name);
     const std::string near = nearest(command, known);
-    std::fprintf(stderr, "lope: unknown command '%s'%s; see lope --help\n", escape(command, 80).c_str(),
+    std::fprintf(stderr, "lope: unknown command '%s'%s; see lope --help\n",
+                 escape(command, 80).c_str(),
                  near.empty() ? "" : (": did you mean '" + near + "'?").c_str());
     return kExitUsage;
   }

@@ -254,11 +254,11 @@ class Publishing final : private consumer::ConnectionEvents {
   void publish_all() {
     while (true) {
       const bool writable = publish_some();
-      // What is sent is waited for also after a failure: as many fates as possible become known.
-      const bool ended = stopping_ || (!body_ && bodies_.fd() < 0);
       if (connection_ == nullptr || channel_closed_ || given_up_) return;
       const bool dry = pump();
       if (connection_ == nullptr || channel_closed_) return;
+      // What is sent is waited for also after a failure: as many fates as possible become known.
+      const bool ended = stopping_ || (!body_ && bodies_.fd() < 0);
       if (ended && unconfirmed_.empty()) return;
 
       const TimePoint now = Clock::now();

@@ -152,6 +152,10 @@ void Consumer::turn() {
   dispatch();
   pool_->flush();
   pool_->collect();
+  if (!waiting_.empty()) {  // these outcomes made room: nothing else may wake us for it
+    dispatch();
+    pool_->flush();
+  }
   session_->flush(!more);
   advance_drain();
   update_board();
@@ -229,11 +233,10 @@ void Consumer::on_channel_lost(std::uint16_t queue) {
   // What no handler has begun is the broker's again; what runs goes on, and its outcome is dropped.
   if (pool_ == nullptr) return;
   pool_->collect();
-  put_back(pool_->take_back());
-  std::size_t dropped = 0;
+  std::size_t dropped = put_back(pool_->take_back());
   const auto drop = [&](std::uint32_t index) {
     Delivery& delivery = table_.at(index);
-    if (delivery.queue != queue) return false;
+    if (delivery.queue != queue || delivery.settled) return false;  // auto_ack: it is ours alone
     table_.free(delivery);
     ++dropped;
     return true;
@@ -269,16 +272,23 @@ void Consumer::dispatch() {
   }
 }
 
-void Consumer::put_back(std::vector<Delivery*> deliveries) {
+std::size_t Consumer::put_back(std::vector<Delivery*> deliveries) {
   std::sort(deliveries.begin(), deliveries.end(), [](const Delivery* a, const Delivery* b) {
     return a->sequence > b->sequence;
   });
+  std::size_t stale = 0;
   for (Delivery* delivery : deliveries) {
+    if (!delivery->settled && !session_->current(delivery->queue, delivery->epoch)) {
+      table_.free(*delivery);
+      ++stale;
+      continue;
+    }
     delivery->state = Delivery::State::waiting;
     delivery->worker = -1;
     delivery->sequence = 0;
     waiting_.push_front(delivery->index);
   }
+  return stale;
 }
 
 // ---- Outcomes
@@ -298,11 +308,7 @@ bool Consumer::drop_if_stale(Delivery& delivery) {
 void Consumer::on_outcome(WorkerProcess::Outcome& outcome) {
   Delivery& delivery = *outcome.delivery;
   if (outcome.outcome == kNotStarted) {
-    if (session_->current(delivery.queue, delivery.epoch) || delivery.settled) {
-      put_back({&delivery});
-    } else {
-      table_.free(delivery);
-    }
+    put_back({&delivery});
     return;
   }
   if (drop_if_stale(delivery)) return;
@@ -340,15 +346,7 @@ void Consumer::on_death(WorkerProcess::Remains& remains, const std::string& how)
   for (Delivery* delivery : remains.running) {
     if (!drop_if_stale(*delivery)) retry(*delivery, "its worker died: " + how);
   }
-  std::vector<Delivery*> waiting;
-  for (Delivery* delivery : remains.waiting) {
-    if (session_->current(delivery->queue, delivery->epoch) || delivery->settled) {
-      waiting.push_back(delivery);
-    } else {
-      table_.free(*delivery);
-    }
-  }
-  put_back(std::move(waiting));
+  put_back(std::move(remains.waiting));
 }
 
 void Consumer::retry(Delivery& delivery, std::string_view reason) {
@@ -424,8 +422,7 @@ void Consumer::begin_drain(std::chrono::milliseconds limit) {
   put_back(pool_->take_back());
 }
 
-void Consumer::advance_drain() {
-  if (phase_ == Phase::running || phase_ == Phase::done) return;
+void Consumer::hand_back_waiting() {
   // What no handler has begun, and what waits for another attempt, is somebody else's now.
   for (const std::uint32_t index : waiting_) {
     Delivery& delivery = table_.at(index);
@@ -440,6 +437,11 @@ void Consumer::advance_drain() {
   waiting_.clear();
   for (const std::uint32_t index : delayed_) settle(table_.at(index), Verdict::requeue);
   delayed_.clear();
+}
+
+void Consumer::advance_drain() {
+  if (phase_ == Phase::running || phase_ == Phase::done) return;
+  hand_back_waiting();
   pool_->end_idle();
   session_->flush(true);
 
@@ -485,6 +487,8 @@ void Consumer::stop_now() {
   stopped_ = true;
   pool_->set_stopping();
   pool_->collect();
+  put_back(pool_->take_back());
+  hand_back_waiting();
   session_->flush(true);  // what is finished is finished
   const std::size_t running = pool_->in_flight();
   log_info("stopping now", {{"group", settings_.group.name}, {"running", running}});

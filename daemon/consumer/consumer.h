@@ -36,8 +36,9 @@ class Consumer {
   void on_complete(std::uint16_t queue);
   void on_channel_lost(std::uint16_t queue);
   void dispatch();
-  // Back to the head of the line, in their order.
-  void put_back(std::vector<Delivery*> deliveries);
+  // Back to the head of the line, in their order; those of a channel that is gone are the broker's
+  // again, and dropped. Returns how many were.
+  std::size_t put_back(std::vector<Delivery*> deliveries);
 
   // Outcomes
   void on_outcome(WorkerProcess::Outcome& outcome);
@@ -50,6 +51,7 @@ class Consumer {
   // Ending
   void begin_drain(std::chrono::milliseconds limit);
   void stop_now();
+  void hand_back_waiting();
   void advance_drain();
   void on_deadline();
   void refuse(const std::string& reason);

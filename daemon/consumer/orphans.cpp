@@ -7,7 +7,7 @@
 #include <algorithm>
 #include <csignal>
 #include <fstream>
-#include <iterator>
+#include <sstream>
 #include <vector>
 
 #include "common/log.h"
@@ -33,7 +33,9 @@ std::vector<pid_t> children() {
 // The worker id in a process's environment; empty when it has none, or its memory is gone.
 std::string worker_id_of(pid_t pid) {
   std::ifstream file("/proc/" + std::to_string(pid) + "/environ", std::ios::binary);
-  const std::string environment = '\0' + std::string(std::istreambuf_iterator<char>(file), {});
+  std::ostringstream content;
+  content << file.rdbuf();  // without a word when the process ends meanwhile
+  const std::string environment = '\0' + content.str();
   const std::string key = '\0' + std::string(kWorkerIdVariable) + "=";
   const std::size_t at = environment.find(key);
   if (at == std::string::npos) return {};

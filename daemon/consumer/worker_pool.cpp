@@ -17,6 +17,8 @@ namespace {
 
 // A handler that takes longer than this has nothing queued behind it while another worker is idle.
 constexpr std::uint64_t kStuckNs = 1'000'000;
+// An ending process closes its link a moment before its pidfd tells.
+constexpr std::chrono::milliseconds kLinkGrace{200};
 
 }  // namespace
 
@@ -123,7 +125,9 @@ void WorkerPool::start_worker(int index) {
                {"text", line}});
   };
   events.on_link_lost = [this, index](std::string_view reason) {
-    slots_[static_cast<std::size_t>(index)].link_trouble = reason;
+    Slot& it = slots_[static_cast<std::size_t>(index)];
+    it.link_trouble = reason;
+    it.kill_at = Clock::now() + kLinkGrace;
   };
   events.on_exit = [this, index] { slots_[static_cast<std::size_t>(index)].exited = true; };
 
@@ -154,9 +158,11 @@ void WorkerPool::tend() {
     Slot& slot = slots_[i];
     if (slot.process != nullptr && slot.exited) {
       bury(static_cast<int>(i));
+    } else if (slot.process != nullptr && !slot.link_trouble.empty() && now < slot.kill_at) {
+      next = std::min(next, slot.kill_at);
     } else if (slot.process != nullptr && !slot.link_trouble.empty()) {
-      // It lives, but cannot be talked to. At its own end the link closes a moment before the exit.
-      if (!slot.process->link_closed() && slot.failure.empty() &&
+      // It lives, but cannot be talked to.
+      if (!slot.process->link_closed() && !slot.hung && slot.failure.empty() &&
           slot.process->stage() != WorkerStage::ending) {
         log_error("killing a worker", {{"group", settings_.group.name},
                                        {"worker", i},
@@ -165,6 +171,12 @@ void WorkerPool::tend() {
         slot.process->kill(SIGKILL);
       }
       slot.link_trouble.clear();
+    }
+    if (slot.process == nullptr && !stopping_ && !refused_) {
+      if (now >= slot.restart_at) {
+        start_worker(static_cast<int>(i));
+      }
+      if (slot.process == nullptr) next = std::min(next, slot.restart_at);
     }
     if (slot.process != nullptr && !slot.ready && !slot.exited && !slot.hung) {
       const TimePoint limit = slot.process->started_at() + settings_.group.start_timeout;
@@ -180,12 +192,6 @@ void WorkerPool::tend() {
                                        {"stage", to_string(slot.process->stage())}});
         slot.process->kill(SIGKILL);
       }
-    }
-    if (slot.process == nullptr && !stopping_ && !refused_) {
-      if (now >= slot.restart_at) {
-        start_worker(static_cast<int>(i));
-      }
-      if (slot.process == nullptr) next = std::min(next, slot.restart_at);
     }
   }
   if (next != TimePoint::max()) timer_.arm(next);
@@ -267,7 +273,7 @@ void WorkerPool::sweep() {
 WorkerLoad WorkerPool::load(const Slot& slot) const {
   WorkerLoad load;
   if (slot.process == nullptr) return load;
-  load.ready = slot.ready && !slot.exited && !slot.process->link_closed();
+  load.ready = slot.ready && !slot.exited && !slot.process->link_closed() && slot.link_trouble.empty();
   load.threads = settings_.group.threads;
   load.in_flight = slot.process->in_flight();
   load.unreported = slot.process->unreported();

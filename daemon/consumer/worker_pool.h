@@ -72,7 +72,8 @@ class WorkerPool {
     bool ready = false;
     bool exited = false;
     bool hung = false;         // killed because it did not become ready in time
-    std::string link_trouble;  // set: to be killed
+    std::string link_trouble;  // set: to be killed, unless it ends by itself before…
+    TimePoint kill_at{};       // … then
     std::string failure;       // what it said before it ended
     bool refused = false;
     double mean_ns = -1;

@@ -189,11 +189,14 @@ std::vector<Delivery*> WorkerProcess::take_back(DeliveryTable& table) {
       taken.push_back(&delivery);
     }
   }
-  // Whatever the ring holds by now was finished, not unstarted: leave it to next_outcome().
-  for (std::uint64_t ticket = reader_.count(); ticket < reader_.count() + kOutcomeRingSize;
-       ++ticket) {
+  // Whatever the ring holds by now was finished, not unstarted: leave it to next_outcome(). With
+  // several threads an entry may still be written while those behind it are done.
+  const std::uint64_t head = reader_.count();
+  const std::uint64_t tail =
+      std::min(board_->tail.load(std::memory_order_acquire), head + kOutcomeRingSize);
+  for (std::uint64_t ticket = head; ticket < tail; ++ticket) {
     const OutcomeEntry& entry = board_->ring[ticket % kOutcomeRingSize];
-    if (entry.ticket.load(std::memory_order_seq_cst) != ticket + 1) break;
+    if (entry.ticket.load(std::memory_order_seq_cst) != ticket + 1) continue;
     std::erase_if(taken, [&](const Delivery* delivery) {
       if (delivery->sequence != entry.sequence) return false;
       kept.push_back(delivery->index);

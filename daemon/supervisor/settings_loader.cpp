@@ -254,7 +254,6 @@ class Loader {
   std::set<std::string> option_names_;  // of the group being judged
   GroupSettings group_defaults_;
   int prefetch_default_ = 30;
-  bool groups_seen_ = false;
   LoadedSettings loaded_;
 };
 
@@ -621,14 +620,13 @@ void Loader::file(const YamlNode& root) {
   duration(top["ready_timeout"], settings.ready_timeout, kTimeoutRange);
   log(top["log"]);
   defaults(top["defaults"]);
-  groups_seen_ = top.has("groups");
   const Value own = top["groups"];
   groups(own);
   const std::size_t errors = loaded_.errors.size();
   include(top["include"]);
   // Where something else was wrong with the groups, that is what counts.
   if (settings.groups.empty() && group_places_.empty() && loaded_.errors.size() == errors &&
-      (!groups_seen_ || (own && own.is(YamlType::map)))) {
+      (!top.has("groups") || (own && own.is(YamlType::map) && own.node->items.empty()))) {
     error(own ? *own.key : root, "expected at least one group under 'groups', found none");
   }
 }

@@ -6,10 +6,12 @@
 //   holder    leaves a child made behind the C library's back, which keeps what it inherited
 //   program   runs a program that writes its signal masks to FILE.signals, and waits for it
 //   print:N   writes N lines to standard output
+//   deaf      ends the link with its consumer, and never returns
 //   hang      never returns, unless FILE is there already; makes it
 // What is left behind appends "WORD PID WORKER DESCRIPTORS MAPPINGS" to option `file`: its pid, its
 // worker's, how many of the worker's link descriptors it has, and how many mappings of its board.
 #include <fcntl.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -117,13 +119,18 @@ class AtStart final : public lope::Handler {
         stay();
       }
     } else if (word == "program") {
-      const std::string command = "grep ^Sig /proc/self/status > '" + file_ + ".signals'";
+      // Not by way of a shell, which may start with an empty mask of its own.
+      const std::string path = file_ + ".signals";
       const pid_t child = fork();
       if (child == 0) {
-        ::execl("/bin/sh", "sh", "-c", command.c_str(), static_cast<char*>(nullptr));
+        ::dup2(::open(path.c_str(), O_WRONLY | O_CREAT, 0644), STDOUT_FILENO);
+        ::execl("/bin/grep", "grep", "^Sig", "/proc/self/status", static_cast<char*>(nullptr));
         ::_exit(127);
       }
       wait_for(child);
+    } else if (word == "deaf") {
+      ::shutdown(5, SHUT_RDWR);
+      stay();
     } else if (word == "hang") {
       const int fd = ::open(file_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
       if (fd < 0 && errno == EEXIST) return;

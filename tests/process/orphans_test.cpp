@@ -133,6 +133,8 @@ TEST_CASE("a supervisor killed with SIGKILL takes every consumer and worker alon
   REQUIRE(wait_for_workers(daemon, 4));
   REQUIRE(eventually(kSoon, [&] { return descendants_of(daemon.pid()).size() == 8; }));
   const std::vector<pid_t> below = pids_of(descendants_of(daemon.pid()));
+  // Not even one that could not do anything about it lives on, nor the worker of one.
+  REQUIRE(::kill(consumer_of(daemon, "h"), SIGSTOP) == 0);
   daemon.process().signal(SIGKILL);
   CHECK(gone(below, 2s));
   CHECK(daemon.process().wait_exit() == killed_by(SIGKILL));
@@ -167,6 +169,8 @@ TEST_CASE("a consumer killed with SIGKILL is replaced with its workers, and no o
   REQUIRE(workers.size() == 3);
   REQUIRE(other_workers.size() == 2);
 
+  // One of them cannot read that its link has ended.
+  REQUIRE(::kill(workers[0], SIGSTOP) == 0);
   REQUIRE(::kill(killed, SIGKILL) == 0);
   CHECK(gone(workers, 2s));
   REQUIRE(wait_for_workers(daemon, 8));
@@ -223,7 +227,22 @@ TEST_CASE("a worker that dies idle comes back after growing pauses, the others s
   CHECK(consumer_of(daemon, "g") == consumer);
   CHECK(is_alive(consumer));
   CHECK_THAT(daemon.log(), Contains("how=SIGKILL stage=ready"));
+  // They were dead already when their links closed.
+  CHECK(daemon.process().count_lines("killing a worker") == 0);
   CHECK(daemon.stop() == exited(kExitOk));
+}
+
+TEST_CASE("a worker that lives but ended its link is killed", "[process][orphans]") {
+  LopeOptions options;
+  options.groups = "  g: { handler: at_start, options: { do: deaf } }\n  h: { handler: scripted }\n";
+  Lope daemon(options);
+  const bool refused =
+      eventually(kSoon, [&] { return daemon.process().count_lines("group refused group=g") == 1; });
+  INFO(daemon.log());
+  CHECK(refused);
+  CHECK(daemon.process().count_lines("killing a worker") == 5);
+  CHECK_THAT(daemon.log(), Contains("the worker closed its link"));
+  CHECK(daemon.workers().size() == 1);
 }
 
 // ---- What handlers leave behind

@@ -59,7 +59,7 @@ struct Row {
 
 std::vector<Row> rows() {
   std::vector<Row> rows = {
-      {"missing", [](Folder&) {}, "expected a file", "No such file"},
+      {"missing", [](Folder&) {}, "expected a file", "found none"},
       {"text", [](Folder& f) { write_bad(f, "hello\n"); }, "expected", "found no ELF file"},
       {"empty", [](Folder& f) { write_bad(f, ""); }, "expected", "found no ELF file"},
       {"a folder", [](Folder& f) { fs::create_directory(f.path / "bad.so"); }, "expected", "found"},
@@ -126,7 +126,7 @@ std::vector<Row> rows() {
          write_bad(f, good_bytes());
          f.name = "bad.so";
        },
-       "the name goes without .so", "No such file", false, false},
+       "the name goes without .so", "found none", false, false},
   };
   return rows;
 }

@@ -43,11 +43,12 @@ LopeOptions one_group(const std::string& handler = "scripted") {
 }
 
 // As far as a daemon without a broker comes.
-bool wait_for_workers(Lope& daemon, std::size_t count, std::chrono::milliseconds deadline = kSoon) {
-  for (std::size_t i = 0; i < count; ++i) {
-    if (!daemon.wait_for_line("worker ready", deadline)) return false;
-  }
-  return true;
+bool wait_for_workers(Lope& daemon, int count, std::chrono::milliseconds deadline = kSoon) {
+  return eventually(deadline, [&] { return daemon.process().count_lines("worker ready") >= count; });
+}
+
+bool wait_for_log(Lope& daemon, const std::string& text) {
+  return eventually(kSoon, [&] { return daemon.process().count_lines(text) > 0; });
 }
 
 std::vector<pid_t> everybody(const Lope& daemon) {
@@ -226,7 +227,7 @@ TEST_CASE("without a broker it ends quickly and with 0, however it is told", "[p
   options.groups += "  h: { handler: scripted, workers: 2, threads: 3 }\n";
   Lope daemon(options);
   REQUIRE(wait_for_workers(daemon, 3));
-  REQUIRE(daemon.wait_for_line("cannot connect", kSoon));
+  REQUIRE(wait_for_log(daemon, "cannot connect"));
   if (row.group) {
     daemon.process().signal_group(row.signal);
   } else {
@@ -268,7 +269,7 @@ TEST_CASE("a broker that says nothing, hangs up or talks nonsense does not hold 
   options.broker = "{ url: \"" + server->url() + "\", connect_timeout: 1s }";
   Lope daemon(options);
   REQUIRE(wait_for_workers(daemon, 1));
-  CHECK(daemon.wait_for_line("cannot connect", kSoon));
+  CHECK(wait_for_log(daemon, "cannot connect"));
   const int accepted = server->accepted();
   CHECK(eventually(kSoon, [&] { return server->accepted() > accepted; }));  // it tries again
   const auto status = daemon.stop(kQuickly);
@@ -302,7 +303,7 @@ TEST_CASE("a second TERM leaves a second more", "[process][supervisor]") {
     group ? daemon.process().signal_group(SIGTERM) : daemon.process().signal(SIGTERM);
   };
   tell();
-  REQUIRE(daemon.wait_for_line("draining", kSoon));
+  REQUIRE(wait_for_log(daemon, "draining"));
   CHECK_FALSE(daemon.process().wait_exit(1500ms));  // far from its shutdown_timeout of 30 s
   const auto start = std::chrono::steady_clock::now();
   tell();
@@ -319,7 +320,7 @@ TEST_CASE("QUIT waits for nobody", "[process][supervisor]") {
   Lope daemon(one_group("create_hangs"));
   REQUIRE(eventually(kSoon, [&] { return !daemon.workers().empty(); }));
   daemon.process().signal(SIGTERM);
-  REQUIRE(daemon.wait_for_line("draining", kSoon));
+  REQUIRE(wait_for_log(daemon, "draining"));
   daemon.process().signal(SIGQUIT);
   CHECK(daemon.process().wait_exit(1500ms));
   CHECK(daemon.all_gone(0s));
@@ -592,7 +593,7 @@ TEST_CASE("neither the password's variable nor systemd's reach consumers and wor
                  {"LOPE_TEST_OPEN", "for-everybody"}};
   Lope daemon(options);
   REQUIRE(wait_for_workers(daemon, 1));
-  REQUIRE(daemon.wait_for_line("cannot connect", kSoon));
+  REQUIRE(wait_for_log(daemon, "cannot connect"));
   const auto environment = [](pid_t pid) {
     return read_file("/proc/" + std::to_string(pid) + "/environ");
   };

@@ -283,16 +283,21 @@ void RatePublisher::run() {
   connect();
   int next = 0;
   auto due = Clock::now();
-  while (publisher && !stopping_ && (next < total_ || publisher->unconfirmed_count() > 0)) {
+  std::optional<Clock::time_point> last;  // once stopping: not to wait longer than this
+  while (publisher) {
+    if (stopping_ && !last) last = Clock::now() + 30s;
+    const bool sending = next < total_ && !last;
+    if (!sending && publisher->unconfirmed_count() == 0) break;
+    if (last && Clock::now() >= *last) break;
     try {
-      while (next < total_ && Clock::now() >= due) {
+      while (sending && next < total_ && Clock::now() >= due) {
         const Publication publication = make_(next++);
         ++sent_;
         due += interval;
         publisher->send(publication);
       }
       const auto left = std::chrono::ceil<std::chrono::milliseconds>(due - Clock::now());
-      publisher->pump(next < total_ ? std::clamp(left, 0ms, 100ms) : 100ms);
+      publisher->pump(sending ? std::clamp(left, 0ms, 100ms) : 100ms);
     } catch (const std::runtime_error&) {
       take_results();
       ++reconnects_;

@@ -105,9 +105,9 @@ class RatePublisher {
   bool running() const { return !done_; }
   int sent() const { return sent_; }
 
-  // Ends early when asked to; otherwise waits until everything is sent and confirmed. Throws what
-  // the thread failed with.
+  // Sends no more, but still waits for what is unconfirmed.
   void stop() { stopping_ = true; }
+  // Waits until everything is sent and confirmed. Throws what the thread failed with.
   void join();
 
   // After join(): ids the broker has confirmed, and ids whose fate is unknown because the

@@ -7,6 +7,8 @@
 #include <catch2/catch.hpp>
 #include <chrono>
 #include <cstdlib>
+#include <ctime>
+#include <filesystem>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <sstream>
@@ -881,11 +883,11 @@ TEST_CASE("what makes YAML dangerous is refused, with its place, in no time", "[
       {"an alias", "groups: {a: &x {handler: h}, b: *x}", "lope.yaml:1:13: expected no anchor"},
       {"an unknown alias", "groups: {a: {handler: *x}}", "lope.yaml:1:23: expected no alias"},
       {"an alias cycle", "groups: &g {a: *g}", "lope.yaml:1:9: expected no anchor"},
-      {"an alias bomb", bomb, "lope.yaml:1:1: unknown key 'a0'"},
+      {"an alias bomb", bomb, "lope.yaml:1:1: expected at least one group"},
       {"a merge key", "groups: {a: {handler: h, <<: {workers: 2}}}", "lope.yaml:1:26: expected no merge key"},
       {"a tag", "groups: {a: {handler: !!str h}}", "lope.yaml:1:23: expected no tag"},
       {"a tag of its own", "groups: !x {a: {handler: h}}", "lope.yaml:1:9: expected no tag"},
-      {"depth in brackets", "groups: " + std::string(10'000, '['), "lope.yaml:1:40: expected at most 32 levels"},
+      {"depth in brackets", "groups: " + std::string(10'000, '['), "lope.yaml:1:25: expected at most 32 levels"},
       {"depth in braces", "groups: " + repeated("{a: ", 10'000), "lope.yaml:1:133: expected at most 32 levels"},
       {"depth in dashes", "groups:\n  " + repeated("- ", 10'000), "lope.yaml:2:65: expected at most 32 levels"},
       {"closed depth", "groups: " + std::string(10'000, '[') + std::string(10'000, ']'),
@@ -895,19 +897,21 @@ TEST_CASE("what makes YAML dangerous is refused, with its place, in no time", "[
       {"no YAML", "groups: : : {", "lope.yaml:1:"},
       {"a mebibyte and one", "#" + std::string(mebibyte, 'x'), "lope.yaml: expected at most 1 MiB, found a larger file"},
       {"10 MiB", std::string(10 * mebibyte, 'x'), "lope.yaml: expected at most 1 MiB, found a larger file"},
-      {"a mebibyte of brackets", std::string(mebibyte, '['), "lope.yaml:1:33: expected at most 32 levels"},
-      {"a mebibyte of one key", repeated("k: v\n", mebibyte / 5), "lope.yaml:1:1: unknown key 'k'"},
+      {"a mebibyte of brackets", std::string(mebibyte, '['), "lope.yaml:1:17: expected at most 32 levels"},
+      {"a mebibyte of one key", repeated("k: v\n", mebibyte / 5), "lope.yaml:2:1: key 'k' is given twice"},
       {"a mebibyte of aliases", "a: &a x\nb: [" + repeated("*a,", 300'000) + "]", "lope.yaml:1:4: expected no anchor"},
   }));
-  const auto start = std::chrono::steady_clock::now();
-  const LoadedSettings loaded = load(row.text);
-  const auto took = std::chrono::steady_clock::now() - start;
+  const Config config(row.text);
+  // Of this process, so that a busy machine does not count.
+  const std::clock_t start = std::clock();
+  const LoadedSettings loaded = config.load();
+  const double seconds = static_cast<double>(std::clock() - start) / CLOCKS_PER_SEC;
   INFO(row.what);
   REQUIRE_FALSE(loaded.errors.empty());
   CHECK_THAT(loaded.errors.front().to_string(), Catch::StartsWith(row.problem));
   CHECK(loaded.errors.size() <= 1001);
   // Under a sanitizer, with a margin for a busy machine; without, a fifth of that.
-  CHECK(took < 5s);
+  CHECK(seconds < (std::string(LOPE_SANITIZE).empty() ? 0.8 : 8.0));
 }
 
 TEST_CASE("a file with thousands of problems tells the first thousand", "[unit][settings]") {

@@ -1,0 +1,216 @@
+#include "worker/inbox.h"
+
+#include <catch2/catch.hpp>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cerrno>
+#include <cstring>
+#include <mutex>
+#include <numeric>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "common/fd.h"
+#include "common/link.h"
+
+namespace lope::worker {
+
+namespace {
+
+FdPair stream_pair() {
+  auto pair = make_stream_pair();
+  REQUIRE(pair);
+  return std::move(*pair);
+}
+
+// A frame whose payload can be told from any other's.
+std::string frame_of(std::uint64_t sequence, std::size_t payload_size) {
+  std::string payload(payload_size, '\0');
+  for (std::size_t i = 0; i < payload_size; ++i) {
+    payload[i] = static_cast<char>(sequence * 31 + i * 7 + i / 251);
+  }
+  return encode_frame(FrameType::delivery, sequence, payload);
+}
+
+std::string text_of(const Inbox::Lease& lease) { return {lease.frame.data(), lease.frame.size()}; }
+
+std::uint64_t sequence_of(const Inbox::Lease& lease) {
+  FrameHead head;
+  std::memcpy(&head, lease.frame.data(), sizeof head);
+  return head.sequence;
+}
+
+// Writes `bytes` in slices and closes the socket, from a thread of its own: the link may fill up.
+class Writer {
+ public:
+  Writer(UniqueFd fd, std::string bytes, std::size_t slice)
+      : thread_([fd = std::move(fd), bytes = std::move(bytes), slice] {
+          for (std::size_t from = 0; from < bytes.size();) {
+            const std::size_t size = std::min(slice, bytes.size() - from);
+            const ssize_t n = ::send(fd.get(), bytes.data() + from, size, MSG_NOSIGNAL);
+            if (n < 0 && errno != EINTR) return;
+            if (n > 0) from += static_cast<std::size_t>(n);
+          }
+        }) {}
+  Writer(const Writer&) = delete;
+  Writer& operator=(const Writer&) = delete;
+  ~Writer() { thread_.join(); }
+
+ private:
+  std::thread thread_;
+};
+
+}  // namespace
+
+TEST_CASE("frames come whole, however they were sliced", "[unit][inbox]") {
+  const std::size_t slice = GENERATE(as<std::size_t>(), 1, 7, 15, 16, 17, 1000, 65536, 10'000'000);
+  const bool shared = GENERATE(false, true);
+  std::vector<std::string> frames;
+  std::string bytes;
+  for (std::uint64_t i = 1; i <= 200; ++i) {
+    frames.push_back(frame_of(i, (i * i) % 700));
+    bytes += frames.back();
+  }
+  FdPair link = stream_pair();
+  Inbox inbox(link.first.get(), shared);
+  const Writer writer(std::move(link.second), bytes, slice);
+  Inbox::Lease lease;
+  for (const std::string& expected : frames) {
+    REQUIRE(inbox.next(lease));
+    CHECK(text_of(lease) == expected);
+    inbox.release(lease);
+    CHECK(lease.chunk == nullptr);
+  }
+  CHECK_FALSE(inbox.next(lease));
+}
+
+TEST_CASE("a frame larger than any buffer comes whole, between small ones", "[unit][inbox]") {
+  const std::size_t size = GENERATE(as<std::size_t>(), 100'000, 131'072, 131'073, 1'000'000, 20'000'000);
+  const std::vector<std::string> frames = {frame_of(1, 10), frame_of(2, size), frame_of(3, 10),
+                                           frame_of(4, size / 2), frame_of(5, 0)};
+  FdPair link = stream_pair();
+  Inbox inbox(link.first.get(), false);
+  const Writer writer(std::move(link.second), std::accumulate(frames.begin(), frames.end(), std::string()),
+                      50'000);
+  Inbox::Lease lease;
+  for (const std::string& expected : frames) {
+    REQUIRE(inbox.next(lease));
+    CHECK((text_of(lease) == expected));
+    inbox.release(lease);
+  }
+  CHECK_FALSE(inbox.next(lease));
+}
+
+TEST_CASE("what is leased stays as it is while others come and go", "[unit][inbox]") {
+  // Many chunks' worth: the held frames lie in the first, the middle and the last of them.
+  std::vector<std::string> frames;
+  std::string bytes;
+  for (std::uint64_t i = 1; i <= 3000; ++i) {
+    frames.push_back(frame_of(i, i % 50 == 0 ? 30'000 : 300));
+    bytes += frames.back();
+  }
+  FdPair link = stream_pair();
+  Inbox inbox(link.first.get(), false);
+  const Writer writer(std::move(link.second), bytes, 100'000);
+  std::vector<std::pair<std::size_t, Inbox::Lease>> held;
+  for (std::size_t i = 0; i < frames.size(); ++i) {
+    Inbox::Lease lease;
+    REQUIRE(inbox.next(lease));
+    REQUIRE((text_of(lease) == frames[i]));
+    if (i % 37 == 0) {
+      held.emplace_back(i, lease);
+    } else {
+      inbox.release(lease);
+    }
+  }
+  for (auto& [index, lease] : held) {
+    CHECK((text_of(lease) == frames[index]));
+    inbox.release(lease);
+  }
+}
+
+TEST_CASE("a link that is closed between frames or in one is at its end, for good",
+          "[unit][inbox]") {
+  const std::string whole = frame_of(1, 100);
+  const std::size_t cut = GENERATE(as<std::size_t>(), 0, 1, 15, 16, 115);
+  FdPair link = stream_pair();
+  Inbox inbox(link.first.get(), false);
+  const std::string bytes = whole + frame_of(2, 100).substr(0, cut);
+  REQUIRE(::send(link.second.get(), bytes.data(), bytes.size(), 0) == static_cast<ssize_t>(bytes.size()));
+  link.second.reset();
+  Inbox::Lease lease;
+  REQUIRE(inbox.next(lease));
+  CHECK(text_of(lease) == whole);
+  inbox.release(lease);
+  CHECK_FALSE(inbox.next(lease));
+  CHECK_FALSE(inbox.next(lease));
+}
+
+TEST_CASE("several threads get each frame once, and all see the end", "[unit][inbox]") {
+  constexpr std::uint64_t kFrames = 20'000;
+  constexpr int kThreads = 8;
+  std::string bytes;
+  for (std::uint64_t i = 1; i <= kFrames; ++i) bytes += frame_of(i, i % 1000 == 0 ? 200'000 : i % 100);
+  FdPair link = stream_pair();
+  Inbox inbox(link.first.get(), true);
+  std::vector<std::uint64_t> seen;
+  std::mutex mutex;
+  std::atomic<int> damaged = 0;
+  std::atomic<int> ended = 0;
+  {
+    const Writer writer(std::move(link.second), std::move(bytes), 70'000);
+    std::vector<std::thread> threads;
+    for (int i = 0; i < kThreads; ++i) {
+      threads.emplace_back([&] {
+        std::vector<std::uint64_t> mine;
+        Inbox::Lease lease;
+        while (inbox.next(lease)) {
+          const std::uint64_t sequence = sequence_of(lease);
+          if (text_of(lease) != frame_of(sequence, sequence % 1000 == 0 ? 200'000 : sequence % 100)) {
+            ++damaged;
+          }
+          mine.push_back(sequence);
+          inbox.release(lease);
+        }
+        ++ended;
+        const std::lock_guard lock(mutex);
+        seen.insert(seen.end(), mine.begin(), mine.end());
+      });
+    }
+    for (std::thread& thread : threads) thread.join();
+  }
+  CHECK(damaged == 0);
+  CHECK(ended == kThreads);
+  std::sort(seen.begin(), seen.end());
+  std::vector<std::uint64_t> expected(kFrames);
+  std::iota(expected.begin(), expected.end(), 1);
+  CHECK((seen == expected));
+}
+
+TEST_CASE("an idle thread takes what comes while another holds its frame", "[unit][inbox]") {
+  FdPair link = stream_pair();
+  Inbox inbox(link.first.get(), true);
+  const std::string first = frame_of(1, 50);
+  const std::string second = frame_of(2, 50);
+  Inbox::Lease held;
+  REQUIRE(::send(link.second.get(), first.data(), first.size(), 0) > 0);
+  REQUIRE(inbox.next(held));
+  std::string other;
+  std::thread idle([&] {
+    Inbox::Lease lease;
+    if (!inbox.next(lease)) return;
+    other = text_of(lease);
+    inbox.release(lease);
+  });
+  REQUIRE(::send(link.second.get(), second.data(), second.size(), 0) > 0);
+  idle.join();
+  CHECK(other == second);
+  CHECK(text_of(held) == first);
+  inbox.release(held);
+}
+
+}  // namespace lope::worker
