@@ -1,6 +1,6 @@
 // The commands of `lope`: one function each, which does the command and returns the exit code of
-// common/exit_code.h. main.cpp reads the command line; the commands that talk to a broker are in the
-// program lope-client.
+// common/exit_code.h. main.cpp reads the command line; the commands that talk to a broker are in
+// the program lope-client.
 #pragma once
 
 #include <string>

@@ -17,10 +17,11 @@ inline constexpr std::chrono::seconds kInspectLimit{5};
 // The lope-worker that belongs to this program.
 Result<UniqueFd> open_worker_program();
 
-// `handlers_dir` empty: `name` is a path (check_plugin), otherwise a name in that folder (find_plugin).
-// `env` is what the throw-away process gets; what it prints goes to our standard error. The error text
-// names the file, what was expected and what was found.
+// `handlers_dir` empty: `name` is a path (check_plugin), otherwise a name in that folder
+// (find_plugin). `env` is what the throw-away process gets; what it prints goes to our standard
+// error. The error text names the file, what was expected and what was found.
 Result<PluginDescription> inspect_plugin(int worker_program_fd, const std::string& handlers_dir,
-                                         const std::string& name, const std::vector<std::string>& env);
+                                         const std::string& name,
+                                         const std::vector<std::string>& env);
 
 }  // namespace lope::cli

@@ -18,7 +18,13 @@
 
 namespace {
 
-using namespace lope;
+using lope::errno_text;
+using lope::escape;
+using lope::kExitFailed;
+using lope::kExitOk;
+using lope::kExitUsage;
+using lope::nearest;
+namespace cli = lope::cli;
 
 struct ClientCommand {
   std::string_view name;

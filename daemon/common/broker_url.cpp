@@ -45,7 +45,8 @@ Result<std::string> percent_decode(std::string_view text, const std::string& wha
     const int high = i + 2 < text.size() ? hex_digit(text[i + 1]) : -1;
     const int low = i + 2 < text.size() ? hex_digit(text[i + 2]) : -1;
     if (high < 0 || low < 0) {
-      return Error{"URL: " + what + ": expected two hexadecimal digits after each '%' ('%25' is '%')"};
+      return Error{"URL: " + what +
+                   ": expected two hexadecimal digits after each '%' ('%25' is '%')"};
     }
     result += static_cast<char>(high * 16 + low);
     i += 2;
@@ -99,8 +100,9 @@ Result<BrokerUrl> parse_broker_url(std::string_view url) {
     return Error{"URL: 'amqps' is not available in this version: expected amqp://"};
   }
   if (!starts_without_case(url, kScheme)) {
-    return Error{"URL: expected amqp://user:password@host:port/vhost, found a text that does not "
-                 "start with 'amqp://'"};
+    return Error{
+        "URL: expected amqp://user:password@host:port/vhost, found a text that does not "
+        "start with 'amqp://'"};
   }
   if (std::any_of(url.begin(), url.end(), [](unsigned char c) { return c <= 0x20 || c == 0x7F; })) {
     return Error{"URL: expected no spaces or control characters (a space is written %20)"};
@@ -120,8 +122,9 @@ Result<BrokerUrl> parse_broker_url(std::string_view url) {
     const std::string_view path = rest.substr(slash + 1);
     // A password with a bare '/' in it looks like this too.
     if (path.find('@') != std::string_view::npos) {
-      return Error{"URL: expected no '@' behind the first '/' (in user and password '/' is written "
-                   "%2F, in the vhost '@' %40)"};
+      return Error{
+          "URL: expected no '@' behind the first '/' (in user and password '/' is written "
+          "%2F, in the vhost '@' %40)"};
     }
     if (path.find('/') != std::string_view::npos) {
       return Error{"URL: expected one '/' before the vhost (in the vhost '/' is written %2F)"};
@@ -135,7 +138,8 @@ Result<BrokerUrl> parse_broker_url(std::string_view url) {
     const std::string_view login = authority.substr(0, at);
     authority.remove_prefix(at + 1);
     if (login.find('@') != std::string_view::npos) {
-      return Error{"URL: expected one '@', before the host (in user and password '@' is written %40)"};
+      return Error{
+          "URL: expected one '@', before the host (in user and password '@' is written %40)"};
     }
     const std::size_t colon = login.find(':');
     auto user = percent_decode(login.substr(0, colon), "user");
@@ -156,8 +160,8 @@ Result<BrokerUrl> parse_broker_url(std::string_view url) {
   if (bracketed && host_end == std::string_view::npos) {
     return Error{"URL: expected ']' behind the IPv6 address"};
   }
-  auto host = parse_host(bracketed ? authority.substr(1, host_end - 1) : authority.substr(0, host_end),
-                         bracketed);
+  auto host = parse_host(
+      bracketed ? authority.substr(1, host_end - 1) : authority.substr(0, host_end), bracketed);
   if (!host) return Error{host.error()};
   result.address.host = std::move(*host);
 

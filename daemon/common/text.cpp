@@ -30,8 +30,8 @@ std::string_view escaped(std::string_view character, bool valid, char (&buffer)[
   const auto first = static_cast<unsigned char>(character.front());
   const bool c0 = first < 0x20 || first == 0x7F;
   // U+0080 to U+009F: some terminals obey these too.
-  const bool c1 = character.size() == 2 && first == 0xC2 &&
-                  static_cast<unsigned char>(character[1]) < 0xA0;
+  const bool c1 =
+      character.size() == 2 && first == 0xC2 && static_cast<unsigned char>(character[1]) < 0xA0;
   if (valid && !c0 && !c1) return character;
   int length = 0;
   for (const char byte : character) {

@@ -8,8 +8,9 @@
 
 namespace lope {
 
-// Control characters, backslashes, quotes and bytes that are no UTF-8 as \n, \t, \", \\ or \xNN; longer than
-// `limit` bytes (of the result) is cut and ends with "…". The result is always valid UTF-8.
+// Control characters, backslashes, quotes and bytes that are no UTF-8 as \n, \t, \", \\ or \xNN;
+// longer than `limit` bytes (of the result) is cut and ends with "…". The result is always valid
+// UTF-8.
 std::string escape(std::string_view text, std::size_t limit = 1024);
 
 // The length of the well-formed UTF-8 sequence that `text` starts with; 0 when it is none.

@@ -148,7 +148,6 @@ void Consumer::turn() {
     session_->start();
   }
   bool more = session_->pump();
-  hand_back_delayed_that_are_due();
   dispatch();
   pool_->flush();
   pool_->collect();
@@ -156,6 +155,7 @@ void Consumer::turn() {
     dispatch();
     pool_->flush();
   }
+  hand_back_delayed_that_are_due();  // arms the timer too, also for what was collected just now
   session_->flush(!more);
   advance_drain();
   update_board();

@@ -46,10 +46,19 @@ constexpr std::string_view kPasswordKeys[] = {"credential", "file", "env"};
 constexpr std::string_view kLogKeys[] = {"level", "format", "file"};
 constexpr std::string_view kDefaultsKeys[] = {"prefetch", "workers",  "threads",
                                               "auto_ack", "max_body", "start_timeout"};
-constexpr std::string_view kGroupKeys[] = {
-    "queue",    "queues",       "handler",  "options",  "workers",            "threads",
-    "prefetch", "consumer_tag", "auto_ack", "max_body", "consumer_arguments", "declare",
-    "start_timeout"};
+constexpr std::string_view kGroupKeys[] = {"queue",
+                                           "queues",
+                                           "handler",
+                                           "options",
+                                           "workers",
+                                           "threads",
+                                           "prefetch",
+                                           "consumer_tag",
+                                           "auto_ack",
+                                           "max_body",
+                                           "consumer_arguments",
+                                           "declare",
+                                           "start_timeout"};
 constexpr std::string_view kQueueKeys[] = {"name", "prefetch", "consumer_tag", "consumer_arguments",
                                            "declare"};
 constexpr std::string_view kDeclareKeys[] = {"type",      "durable",   "exclusive", "auto_delete",
@@ -58,19 +67,20 @@ constexpr std::string_view kExchangeKeys[] = {"name",        "type",     "durabl
                                               "auto_delete", "internal", "arguments"};
 constexpr std::string_view kBindKeys[] = {"exchange", "key", "arguments"};
 
-constexpr KnownKeys kKnownKeys[] = {
-    {"file", kFileKeys},         {"included file", kIncludedKeys}, {"broker", kBrokerKeys},
-    {"password", kPasswordKeys}, {"log", kLogKeys},                {"defaults", kDefaultsKeys},
-    {"group", kGroupKeys},       {"queue", kQueueKeys},            {"declare", kDeclareKeys},
-    {"exchange", kExchangeKeys}, {"bind", kBindKeys}};
+constexpr KnownKeys kKnownKeys[] = {{"file", kFileKeys},       {"included file", kIncludedKeys},
+                                    {"broker", kBrokerKeys},   {"password", kPasswordKeys},
+                                    {"log", kLogKeys},         {"defaults", kDefaultsKeys},
+                                    {"group", kGroupKeys},     {"queue", kQueueKeys},
+                                    {"declare", kDeclareKeys}, {"exchange", kExchangeKeys},
+                                    {"bind", kBindKeys}};
 
 // Keys of versions to come: "not yet" is another answer than "unknown".
 constexpr std::string_view kLaterFileKeys[] = {"monitor", "control", "watch"};
 constexpr std::string_view kLaterBrokerKeys[] = {"tls"};
 constexpr std::string_view kLaterGroupKeys[] = {
-    "timeout", "retry",          "dead_letter", "crashes",      "batch",   "flush_interval",
-    "recycle", "watch",          "dedup",       "min_interval", "journal", "accept",
-    "decode",  "validate",       "order_by",    "order",        "rate",    "consumer_timeout"};
+    "timeout", "retry",    "dead_letter", "crashes",      "batch",   "flush_interval",
+    "recycle", "watch",    "dedup",       "min_interval", "journal", "accept",
+    "decode",  "validate", "order_by",    "order",        "rate",    "consumer_timeout"};
 
 // ---- Limits --------------------------------------------------------------------------------
 
@@ -97,8 +107,8 @@ struct Unit {
 };
 constexpr Unit kDurationUnits[] = {
     {"ms", 1}, {"s", 1000}, {"m", 60'000}, {"h", 3'600'000}, {"d", 86'400'000}};
-constexpr Unit kSizeUnits[] = {{"B", 1},           {"kB", 1000},       {"KiB", 1024},
-                               {"MB", 1'000'000},  {"MiB", 1 << 20},   {"GB", 1'000'000'000},
+constexpr Unit kSizeUnits[] = {{"B", 1},          {"kB", 1000},     {"KiB", 1024},
+                               {"MB", 1'000'000}, {"MiB", 1 << 20}, {"GB", 1'000'000'000},
                                {"GiB", 1LL << 30}};
 
 enum class UnitProblem { no_number, no_unit, unknown_unit, too_large };
@@ -132,7 +142,8 @@ std::string list_of(std::span<const std::string_view> words, std::string_view la
 // What a value is, for "found …".
 std::string found(const YamlNode& node) {
   switch (node.type) {
-    case YamlType::null: return "nothing";
+    case YamlType::null:
+      return node.text.empty() ? "nothing" : node.text + " (in quotes it is a text)";
     case YamlType::list: return "a list";
     case YamlType::map: return "a map";
     case YamlType::boolean:
@@ -148,7 +159,8 @@ std::string found(const YamlNode& node) {
 // Enough problems were found; those there are tell the rest.
 struct TooMany {};
 
-// A value of the file with its name, "groups.hello.workers". A default-constructed one is not there.
+// A value of the file with its name, "groups.hello.workers". A default-constructed one is not
+// there.
 struct Value {
   const YamlNode* node = nullptr;
   const YamlNode* key = nullptr;  // of a map's entry
@@ -195,7 +207,9 @@ class Loader {
     return {file_, node.line, node.column, std::move(text)};
   }
   void error(const YamlNode& node, std::string text);
-  void error(const Value& value, const std::string& text) { error(*value.node, value.path + ": " + text); }
+  void error(const Value& value, const std::string& text) {
+    error(*value.node, value.path + ": " + text);
+  }
   void expected(const Value& value, const std::string& what) {
     error(value, "expected " + what + ", found " + found(*value.node));
   }
@@ -214,9 +228,11 @@ class Loader {
   // Kinds of values. Each says what is wrong and leaves the target as it was.
   Map map(const Value& value, Keys keys, Keys later = {}, bool secret = false);
   bool text(const Value& value, std::string& target, std::string_view what = "a text");
-  bool name(const Value& value, std::string& target, std::string_view what, bool may_be_empty = false);
+  bool name(const Value& value, std::string& target, std::string_view what,
+            bool may_be_empty = false);
   void boolean(const Value& value, bool& target);
-  void integer(const Value& value, int& target, int min, int max, std::string_view why_not_zero = {});
+  void integer(const Value& value, int& target, int min, int max,
+               std::string_view why_not_zero = {});
   template <typename Duration>
   void duration(const Value& value, Duration& target, const DurationRange& range);
   void size(const Value& value, std::int64_t& target);
@@ -247,7 +263,7 @@ class Loader {
                      GroupPlaces& places);
 
   const std::string path_;
-  std::string file_;  // being judged
+  std::string file_;                // being judged
   std::vector<std::string> files_;  // in the order they were read
   std::set<std::string> read_;      // the same, as canonical paths
   std::map<std::string, ConfigPlace> group_places_;
@@ -268,7 +284,8 @@ Value Loader::Map::operator[](std::string_view key) const {
 }
 
 bool Loader::Map::has(std::string_view key) const {
-  return node_ != nullptr && std::ranges::find(node_->keys, key, &YamlNode::text) != node_->keys.end();
+  return node_ != nullptr &&
+         std::ranges::find(node_->keys, key, &YamlNode::text) != node_->keys.end();
 }
 
 void Loader::error(const YamlNode& node, std::string text) {
@@ -353,7 +370,8 @@ void Loader::include_pattern(const Value& value) {
       " (included at " + including + ":" + std::to_string(value.node->line) + ")";
   constexpr const char* kWildcards = "*?[";
   if (full.parent_path().string().find_first_of(kWildcards) != std::string::npos) {
-    return error(value, "expected '*', '?' and '[' in the file name only, found them in its folder");
+    return error(value,
+                 "expected '*', '?' and '[' in the file name only, found them in its folder");
   }
 
   std::vector<std::string> paths;
@@ -368,8 +386,8 @@ void Loader::include_pattern(const Value& value) {
     const fs::path folder = full.parent_path().empty() ? fs::path(".") : full.parent_path();
     fs::directory_iterator entries(folder, failed);
     if (failed && failed != std::errc::no_such_file_or_directory) {
-      return error(value, "expected a readable folder, found: " +
-                              errno_text("opendir", failed.value()));
+      return error(value,
+                   "expected a readable folder, found: " + errno_text("opendir", failed.value()));
     }
     for (; !failed && entries != fs::directory_iterator(); entries.increment(failed)) {
       const std::string entry = entries->path().filename().string();
@@ -379,8 +397,8 @@ void Loader::include_pattern(const Value& value) {
     std::ranges::sort(paths);
   }
   if (files_.size() + paths.size() > kMaxIncludedFiles) {
-    return error(value, "expected at most " + std::to_string(kMaxIncludedFiles) +
-                            " files, found more");
+    return error(value,
+                 "expected at most " + std::to_string(kMaxIncludedFiles) + " files, found more");
   }
   for (const std::string& path : paths) {
     include_file(path, reason);
@@ -427,8 +445,10 @@ Loader::Map Loader::map(const Value& value, Keys keys, Keys later, bool secret) 
                      " (a password itself goes in quotes, not in braces)");
       continue;
     }
-    if (keys.data() == kIncludedKeys && std::ranges::find(kFileKeys, key.text) != std::end(kFileKeys)) {
-      error(key, "'" + key.text + "' belongs in the main file: expected only 'groups' in an included one");
+    if (keys.data() == kIncludedKeys &&
+        std::ranges::find(kFileKeys, key.text) != std::end(kFileKeys)) {
+      error(key, "'" + key.text +
+                     "' belongs in the main file: expected only 'groups' in an included one");
       continue;
     }
     const std::string near = nearest(key.text, keys);
@@ -443,13 +463,15 @@ bool Loader::text(const Value& value, std::string& target, std::string_view what
     target = value.node->text;
     return true;
   }
-  const bool scalar = value.is(YamlType::boolean) || value.is(YamlType::integer) || value.is(YamlType::real);
+  const bool scalar =
+      value.is(YamlType::boolean) || value.is(YamlType::integer) || value.is(YamlType::real);
   expected(value, std::string(what) + (scalar ? " (in quotes)" : ""));
   return false;
 }
 
 // A name that travels as an AMQP short string.
-bool Loader::name(const Value& value, std::string& target, std::string_view what, bool may_be_empty) {
+bool Loader::name(const Value& value, std::string& target, std::string_view what,
+                  bool may_be_empty) {
   std::string result;
   if (!text(value, result, what)) return false;
   if (result.empty() && !may_be_empty) {
@@ -470,14 +492,16 @@ void Loader::boolean(const Value& value, bool& target) {
   target = yaml_boolean(*value.node);
 }
 
-void Loader::integer(const Value& value, int& target, int min, int max, std::string_view why_not_zero) {
+void Loader::integer(const Value& value, int& target, int min, int max,
+                     std::string_view why_not_zero) {
   if (!value) return;
   const std::string what =
       "a whole number from " + std::to_string(min) + " to " + std::to_string(max);
   if (!value.is(YamlType::integer)) return expected(value, what);
   const auto number = yaml_integer(*value.node);
   if (!number || *number < min || *number > max) {
-    const std::string reason = number == 0 && !why_not_zero.empty() ? ": " + std::string(why_not_zero) : "";
+    const std::string reason =
+        number == 0 && !why_not_zero.empty() ? ": " + std::string(why_not_zero) : "";
     return error(value, "expected " + what + ", found " + found(*value.node) + reason);
   }
   target = static_cast<int>(*number);
@@ -493,7 +517,8 @@ void Loader::duration(const Value& value, Duration& target, const DurationRange&
     return;
   }
   if (node.type == YamlType::integer || node.type == YamlType::real) {
-    return error(value, "expected " + what + ", found " + found(node) + ": write the unit, as in 30s");
+    return error(value,
+                 "expected " + what + ", found " + found(node) + ": write the unit, as in 30s");
   }
   if (node.type != YamlType::text) return expected(value, what);
   const auto parsed = parse_with_unit(node.text, kDurationUnits);
@@ -512,7 +537,8 @@ void Loader::size(const Value& value, std::int64_t& target) {
   const std::string what = "a size with a unit (B, kB, KiB, MB, MiB, GB, GiB), from 1B to 512MiB";
   const YamlNode& node = *value.node;
   if (node.type == YamlType::integer || node.type == YamlType::real) {
-    return error(value, "expected " + what + ", found " + found(node) + ": write the unit, as in 16MiB");
+    return error(value,
+                 "expected " + what + ", found " + found(node) + ": write the unit, as in 16MiB");
   }
   if (node.type != YamlType::text) return expected(value, what);
   const auto parsed = parse_with_unit(node.text, kSizeUnits);
@@ -644,7 +670,8 @@ void Loader::broker(const Value& value) {
     }
     return;
   }
-  if (!value.is(YamlType::map)) return expected(value, "a URL, or a map of " + list_of(kBrokerKeys, " and "));
+  if (!value.is(YamlType::map))
+    return expected(value, "a URL, or a map of " + list_of(kBrokerKeys, " and "));
   const Map keys = map(value, kBrokerKeys, kLaterBrokerKeys);
 
   std::vector<std::pair<Value, BrokerUrl>> urls;
@@ -699,12 +726,14 @@ void Loader::broker(const Value& value) {
   if (!addresses.empty()) settings.addresses = std::move(addresses);
   // The user is known only now.
   if (secret && given_password.node->is_scalar()) {
-    const bool guests = *secret == "guest" && std::ranges::all_of(settings.addresses, [](const auto& address) {
-                          return address.user == "guest";
-                        });
+    const bool guests =
+        *secret == "guest" && std::ranges::all_of(settings.addresses, [](const auto& address) {
+          return address.user == "guest";
+        });
     if (!guests) {
       warn(*given_password.node,
-           "broker.password: a password stands in this file: better {credential: NAME}, {file: PATH} "
+           "broker.password: a password stands in this file: better {credential: NAME}, {file: "
+           "PATH} "
            "or {env: NAME}");
     }
   }
@@ -726,9 +755,10 @@ std::optional<BrokerUrl> Loader::url(const Value& value) {
     return std::nullopt;
   }
   if (parsed->address.vhost.empty()) {
-    warn(*value.node, value.path +
-                          ": URL: the '/' at its end names the vhost \"\": for the vhost \"/\" write "
-                          "no '/', or %2F behind it");
+    warn(*value.node,
+         value.path +
+             ": URL: the '/' at its end names the vhost \"\": for the vhost \"/\" write "
+             "no '/', or %2F behind it");
   }
   const BrokerAddress& address = parsed->address;
   if (parsed->has_password && !(address.user == "guest" && address.password == "guest")) {
@@ -740,7 +770,8 @@ std::optional<BrokerUrl> Loader::url(const Value& value) {
 }
 
 bool is_variable_name(std::string_view name) {
-  constexpr std::string_view kLetters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_";
+  constexpr std::string_view kLetters =
+      "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_";
   return !name.empty() && !(name.front() >= '0' && name.front() <= '9') &&
          name.find_first_not_of(kLetters) == std::string_view::npos;
 }
@@ -749,8 +780,9 @@ std::optional<std::string> Loader::password(const Value& value) {
   if (value.is(YamlType::text)) return value.node->text;
   if (!value.is(YamlType::map)) {
     const bool scalar = value.node->is_scalar() && !value.is(YamlType::null);
-    error(value, "expected {credential: NAME}, {file: PATH}, {env: NAME} or a text in quotes, found " +
-                     (scalar ? "a value that is no text" : found(*value.node)));
+    error(value,
+          "expected {credential: NAME}, {file: PATH}, {env: NAME} or a text in quotes, found " +
+              (scalar ? "a value that is no text" : found(*value.node)));
     return std::nullopt;
   }
   const std::size_t before = loaded_.errors.size();
@@ -771,7 +803,8 @@ std::optional<std::string> Loader::password(const Value& value) {
     loaded_.settings.secret_env.push_back(text_value);
     const char* found_value = std::getenv(text_value.c_str());
     if (found_value == nullptr) {
-      error(env, "expected the environment variable '" + shown(text_value) + "' to be set, found none");
+      error(env,
+            "expected the environment variable '" + shown(text_value) + "' to be set, found none");
       return std::nullopt;
     }
     return found_value;
@@ -793,7 +826,8 @@ std::optional<std::string> Loader::password(const Value& value) {
     }
     const char* folder = std::getenv("CREDENTIALS_DIRECTORY");
     if (folder == nullptr || *folder == '\0') {
-      error(credential, "expected $CREDENTIALS_DIRECTORY, which systemd sets for LoadCredential=, found none");
+      error(credential,
+            "expected $CREDENTIALS_DIRECTORY, which systemd sets for LoadCredential=, found none");
       return std::nullopt;
     }
     return password_from_file(credential, std::string(folder) + "/" + text_value);
@@ -823,7 +857,8 @@ std::optional<std::string> Loader::password_from_file(const Value& value, const 
     if (n == 0) break;
     size += static_cast<std::size_t>(n);
   }
-  if (size > kMaxPasswordBytes) return fail("expected a password of at most 4096 bytes, found a larger file");
+  if (size > kMaxPasswordBytes)
+    return fail("expected a password of at most 4096 bytes, found a larger file");
   content.resize(size);
   if (content.ends_with('\n')) content.pop_back();
   if (content.ends_with('\r')) content.pop_back();
@@ -837,8 +872,10 @@ void Loader::check_password(const Value& value, std::optional<std::string>& secr
   if (!secret) return;
   std::string problem;
   if (secret->empty()) problem = "expected a password, found an empty one";
-  if (secret->find('\0') != std::string::npos) problem = "expected a password, found a NUL byte in it";
-  if (first_invalid_utf8(*secret) != std::string::npos) problem = "expected a password in UTF-8, found other bytes";
+  if (secret->find('\0') != std::string::npos)
+    problem = "expected a password, found a NUL byte in it";
+  if (first_invalid_utf8(*secret) != std::string::npos)
+    problem = "expected a password in UTF-8, found other bytes";
   if (problem.empty()) return;
   error(value, problem);
   secret.reset();
@@ -879,7 +916,9 @@ void Loader::defaults(const Value& value) {
 
 void Loader::workers(const Value& value, int& target) {
   if (value && value.is(YamlType::map)) {
-    return error(value, "a range of workers is not available in this version: expected a whole number from 1 to 256");
+    return error(value,
+                 "a range of workers is not available in this version: expected a whole number "
+                 "from 1 to 256");
   }
   integer(value, target, 1, 256);
 }
@@ -889,7 +928,8 @@ bool is_group_name(std::string_view name) {
     return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9');
   };
   return !name.empty() && name.size() <= kMaxGroupName && alnum(name.front()) &&
-         std::ranges::all_of(name, [&](char c) { return alnum(c) || c == '.' || c == '_' || c == '-'; });
+         std::ranges::all_of(name,
+                             [&](char c) { return alnum(c) || c == '.' || c == '_' || c == '-'; });
 }
 
 void Loader::groups(const Value& value) {
@@ -900,8 +940,10 @@ void Loader::groups(const Value& value) {
     const YamlNode& node = value.node->items[i];
     if (key.refused || !key.is_scalar() || node.refused) continue;
     if (!is_group_name(key.text)) {
-      error(key, "groups: expected a name of 1 to 64 letters, digits, '.', '_' and '-' that starts with "
-                 "a letter or digit, found '" + shown(key.text) + "'");
+      error(key,
+            "groups: expected a name of 1 to 64 letters, digits, '.', '_' and '-' that starts with "
+            "a letter or digit, found '" +
+                shown(key.text) + "'");
       continue;
     }
     const auto [first, added] =
@@ -948,7 +990,8 @@ void Loader::group(const std::string& group_name, const Value& value) {
 // What a group may say for all its queues, and each queue for itself.
 void Loader::queue_keys(const Map& keys, QueueDefaults& target) {
   integer(keys["prefetch"], target.prefetch, 1, 65535, kWhyPrefetchNotZero);
-  if (const Value tag = keys["consumer_tag"]) name(tag, target.consumer_tag, "a consumer tag", true);
+  if (const Value tag = keys["consumer_tag"])
+    name(tag, target.consumer_tag, "a consumer tag", true);
   amqp_table(keys["consumer_arguments"], target.consumer_arguments);
   declare(keys["declare"], target);
 }
@@ -1017,27 +1060,32 @@ void Loader::declare(const Value& value, QueueDefaults& target) {
   boolean(keys["auto_delete"], settings.auto_delete);
   if (settings.type == "quorum") {
     if (settings.exclusive) {
-      error(keys["exclusive"], "expected false for a quorum queue, found true: the broker refuses it, "
-                               "a quorum queue is replicated and belongs to no connection");
+      error(keys["exclusive"],
+            "expected false for a quorum queue, found true: the broker refuses it, "
+            "a quorum queue is replicated and belongs to no connection");
     }
     if (settings.auto_delete) {
-      error(keys["auto_delete"], "expected false for a quorum queue, found true: the broker refuses it, "
-                                 "a quorum queue is made to last");
+      error(keys["auto_delete"],
+            "expected false for a quorum queue, found true: the broker refuses it, "
+            "a quorum queue is made to last");
     }
     if (!settings.durable) {
-      error(keys["durable"], "expected true for a quorum queue, found false: the broker refuses it, "
-                             "a quorum queue is always durable");
+      error(keys["durable"],
+            "expected true for a quorum queue, found false: the broker refuses it, "
+            "a quorum queue is always durable");
     }
   }
   if (const Value arguments = keys["arguments"]) {
     amqp_table(arguments, settings.arguments);
-    const auto type = std::ranges::find(settings.arguments, "x-queue-type",
-                                        [](const auto& entry) { return std::string_view(entry.first); });
+    const auto type = std::ranges::find(settings.arguments, "x-queue-type", [](const auto& entry) {
+      return std::string_view(entry.first);
+    });
     if (type != settings.arguments.end()) {
       error(arguments, "expected no 'x-queue-type': the key 'type' beside 'arguments' says it");
     }
   }
-  if (const Value exchanges = keys["exchanges"]; exchanges && is_list(exchanges, "a list of exchanges")) {
+  if (const Value exchanges = keys["exchanges"];
+      exchanges && is_list(exchanges, "a list of exchanges")) {
     for (std::size_t i = 0; i < exchanges.node->items.size(); ++i) {
       const Value entry = item(exchanges, i);
       const Map own = map(entry, kExchangeKeys);
@@ -1105,7 +1153,8 @@ std::string json_number(const YamlNode& node) {
   return node.text.starts_with('+') ? node.text.substr(1) : node.text;
 }
 
-// The value as JSON; its scalars go to group.options under `name`. An option's value is never shown.
+// The value as JSON; its scalars go to group.options under `name`. An option's value is never
+// shown.
 std::string Loader::option(const Value& value, const std::string& name, GroupSettings& group,
                            GroupPlaces& places) {
   const YamlNode& node = *value.node;
@@ -1129,7 +1178,7 @@ std::string Loader::option(const Value& value, const std::string& name, GroupSet
   if (!option_names_.insert(name).second) {
     error(node, value.path + ": this option is given twice, with '.' in its name and as a map");
   }
-  group.options.emplace_back(name, node.text);
+  group.options.emplace_back(name, node.type == YamlType::null ? std::string() : node.text);
   const YamlNode& place = value.key != nullptr ? *value.key : node;
   places.options.push_back({file_, place.line, place.column});
   switch (node.type) {

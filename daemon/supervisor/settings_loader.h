@@ -11,8 +11,8 @@
 
 namespace lope::supervisor {
 
-// One thing wrong with a configuration. `line` and `column` count from 1; 0 when the file as a whole
-// is meant (not there, a folder, too large).
+// One thing wrong with a configuration. `line` and `column` count from 1; 0 when the file as a
+// whole is meant (not there, a folder, too large).
 struct ConfigProblem {
   std::string file;
   int line = 0;
@@ -48,8 +48,8 @@ LoadedSettings load_settings(const std::string& path);
 // The folder handlers are looked for in when `handlers_dir` is not given.
 std::string default_handlers_dir();
 
-// The keys the loader knows in each kind of map of the file, for the test that holds the JSON Schema
-// against them.
+// The keys the loader knows in each kind of map of the file, for the test that holds the JSON
+// Schema against them.
 struct KnownKeys {
   std::string_view map;  // "file", "broker", "password", "log", "defaults", "group", "queue", …
   std::span<const std::string_view> keys;

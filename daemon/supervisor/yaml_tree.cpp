@@ -169,6 +169,20 @@ YamlType plain_type(std::string_view text) {
 
 // ---- Building the tree ---------------------------------------------------------------------
 
+// The word that a null was written with. `behind` starts there, or, when nothing was written, at
+// what comes next: that may be a key that only looks like one.
+std::string written_null(std::string_view behind) {
+  for (const std::string_view word : {"null", "Null", "NULL"}) {
+    if (!behind.starts_with(word)) continue;
+    const std::string_view rest = behind.substr(word.size());
+    if (rest.empty() ||
+        std::string_view(" \t\r\n,]}").find(rest.front()) != std::string_view::npos) {
+      return std::string(word);
+    }
+  }
+  return {};
+}
+
 // Ends the reading of this file; the problem has been recorded.
 struct GiveUp {};
 
@@ -179,8 +193,9 @@ class Problems {
 
   void add(Place place, std::string text) {
     if (list_.size() >= kMaxProblems) {
-      list_.push_back({file_, place.line, place.column,
-                       "more than " + std::to_string(kMaxProblems) + " problems: the rest is not shown"});
+      list_.push_back(
+          {file_, place.line, place.column,
+           "more than " + std::to_string(kMaxProblems) + " problems: the rest is not shown"});
       throw GiveUp{};
     }
     list_.push_back({file_, place.line, place.column, std::move(text)});
@@ -213,12 +228,16 @@ class TreeBuilder final : public YAML::EventHandler {
   void OnDocumentEnd() override {}
 
   void OnNull(const YAML::Mark& mark, YAML::anchor_t anchor) override {
-    add(node(YamlType::null, mark, "?", anchor));
+    YamlNode null = node(YamlType::null, mark, "?", anchor);
+    null.text = written_null(source_.from(mark));
+    add(std::move(null));
   }
 
   void OnAlias(const YAML::Mark& mark, YAML::anchor_t) override {
     YamlNode alias = node(YamlType::null, mark, "?", 0);
-    refuse(alias, "expected no alias ('*'): aliases are not allowed; a text that starts with '*' goes in quotes");
+    refuse(alias,
+           "expected no alias ('*'): aliases are not allowed; a text that starts with '*' goes in "
+           "quotes");
     add(std::move(alias));
   }
 
@@ -261,18 +280,23 @@ class TreeBuilder final : public YAML::EventHandler {
     result.line = place.line;
     result.column = place.column;
     if (anchor != 0) {
-      refuse(result, "expected no anchor ('&'): anchors are not allowed; a text that starts with '&' goes in quotes");
+      refuse(result,
+             "expected no anchor ('&'): anchors are not allowed; a text that starts with '&' goes "
+             "in quotes");
     }
     if (!tag.empty() && tag != "?" && tag != "!") {
-      refuse(result, "expected no tag ('!'): tags are not allowed; a text that starts with '!' goes in quotes");
+      refuse(result,
+             "expected no tag ('!'): tags are not allowed; a text that starts with '!' goes in "
+             "quotes");
     }
     return result;
   }
 
   void open(YamlNode node) {
     if (static_cast<int>(open_.size()) >= kMaxYamlDepth) {
-      problems_.give_up({node.line, node.column}, "expected at most " + std::to_string(kMaxYamlDepth) +
-                                                      " levels of nesting, found more");
+      problems_.give_up(
+          {node.line, node.column},
+          "expected at most " + std::to_string(kMaxYamlDepth) + " levels of nesting, found more");
     }
     open_.push_back(std::move(node));
   }
@@ -339,11 +363,11 @@ void check_keys(YamlNode& map, bool hidden, Problems& problems) {
     if (!key.is_scalar() || key.refused || key.type == YamlType::null) continue;
     const auto [place, added] = first.emplace(key.text, &key);
     if (added || map.items[i].refused) continue;
-    problems.add({key.line, key.column},
-                 (hidden ? std::string("a key is given twice")
-                         : "key '" + shown(key.text) + "' is given twice") +
-                     ": first at line " + std::to_string(place->second->line) + ", column " +
-                     std::to_string(place->second->column));
+    problems.add({key.line, key.column}, (hidden ? std::string("a key is given twice")
+                                                 : "key '" + shown(key.text) + "' is given twice") +
+                                             ": first at line " +
+                                             std::to_string(place->second->line) + ", column " +
+                                             std::to_string(place->second->column));
     map.items[i].refused = true;
   }
 }
@@ -353,17 +377,18 @@ void check_tree(YamlNode& node, bool hidden, Problems& problems) {
   if (node.is_scalar()) {
     if (!node.refused && !node.quoted && looks_octal(node.text)) {
       // The number itself may be a secret.
-      problems.add({node.line, node.column},
-                   "expected a number without a leading zero (is it octal or decimal?), or a text in "
-                   "quotes; an octal number starts with 0o");
+      problems.add(
+          {node.line, node.column},
+          "expected a number without a leading zero (is it octal or decimal?), or a text in "
+          "quotes; an octal number starts with 0o");
       node.refused = true;
     }
     return;
   }
   if (node.type == YamlType::map) check_keys(node, hidden, problems);
   for (std::size_t i = 0; i < node.items.size(); ++i) {
-    check_tree(node.items[i],
-               hidden || (node.type == YamlType::map && hides_keys(node.keys[i])), problems);
+    check_tree(node.items[i], hidden || (node.type == YamlType::map && hides_keys(node.keys[i])),
+               problems);
   }
 }
 
@@ -371,7 +396,8 @@ void check_tree(YamlNode& node, bool hidden, Problems& problems) {
 std::string parser_text(const YAML::Exception& exception) {
   const std::string& text = exception.msg;
   if (text.starts_with("the referenced anchor")) {
-    return "expected no alias ('*'): aliases are not allowed; a text that starts with '*' goes in quotes";
+    return "expected no alias ('*'): aliases are not allowed; a text that starts with '*' goes in "
+           "quotes";
   }
   if (text.starts_with("unknown token")) {
     return "not YAML: unknown token (a text that starts with a special character goes in quotes)";
@@ -418,7 +444,9 @@ std::optional<YamlNode> read_yaml_file(const std::string& path, std::vector<Conf
   }
 }
 
-bool yaml_boolean(const YamlNode& node) { return node.text.front() == 't' || node.text.front() == 'T'; }
+bool yaml_boolean(const YamlNode& node) {
+  return node.text.front() == 't' || node.text.front() == 'T';
+}
 
 std::optional<std::int64_t> yaml_integer(const YamlNode& node) {
   std::string_view text = node.text;

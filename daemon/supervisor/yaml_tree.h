@@ -1,6 +1,6 @@
-// A YAML file as a plain tree, after everything that makes YAML dangerous or surprising was refused:
-// size, depth, aliases, tags, several documents, duplicate keys, numbers that look octal. The only
-// place that knows yaml-cpp. What the keys mean is settings_loader's business.
+// A YAML file as a plain tree, after everything that makes YAML dangerous or surprising was
+// refused: size, depth, aliases, tags, several documents, duplicate keys, numbers that look octal.
+// The only place that knows yaml-cpp. What the keys mean is settings_loader's business.
 #pragma once
 
 #include <cstdint>
@@ -20,9 +20,9 @@ struct YamlNode {
   YamlType type = YamlType::null;
   bool quoted = false;   // a text in quotes or a block
   bool refused = false;  // a problem of it was reported: nothing more to say about it
-  std::string text;      // of a scalar: as written (unquoted, unescaped)
-  int line = 0;          // from 1
-  int column = 0;        // from 1, in characters
+  std::string text;  // of a scalar: as written (unquoted, unescaped); of a null: its word, if any
+  int line = 0;      // from 1
+  int column = 0;    // from 1, in characters
   std::vector<YamlNode> keys;   // of a map, one for each of `items`
   std::vector<YamlNode> items;  // of a list or a map
 
@@ -35,9 +35,10 @@ inline constexpr int kMaxYamlDepth = 32;
 inline constexpr std::size_t kMaxProblems = 1000;
 
 // Reads the file, once. Nothing when it cannot be read as YAML at all; a tree with `refused` parts
-// when the rest of it can still be judged. What is wrong is appended to `problems` (of which there are
-// never more than kMaxProblems + 1).
-std::optional<YamlNode> read_yaml_file(const std::string& path, std::vector<ConfigProblem>& problems);
+// when the rest of it can still be judged. What is wrong is appended to `problems` (of which there
+// are never more than kMaxProblems + 1).
+std::optional<YamlNode> read_yaml_file(const std::string& path,
+                                       std::vector<ConfigProblem>& problems);
 
 // Of a node of type boolean.
 bool yaml_boolean(const YamlNode& node);

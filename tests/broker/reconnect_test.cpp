@@ -32,7 +32,8 @@ std::string address(const Broker& broker) { return "127.0.0.1:" + std::to_string
 
 // How often the node has refused a login of this user so far, by its own log.
 std::size_t refusals(const std::string& user) {
-  const std::string log = read_file(std::string(std::getenv("LOPE_TEST_BROKER_DIR")) + "/log/node.log");
+  const std::string log =
+      read_file(std::string(std::getenv("LOPE_TEST_BROKER_DIR")) + "/log/node.log");
   return lines_with(log, "user '" + user + "'").size();
 }
 
@@ -96,7 +97,8 @@ TEST_CASE("restarts of the broker and closed connections lose nothing", "[broker
   CHECK(eventually(60s, [&] {
     std::vector<std::string> ids = lines_of_file(path);
     for (std::string& id : ids) id = id.substr(0, id.find(' '));
-    return broker.message_count(queue) == 0 && compare_ledger(load.confirmed(), ids).missing.empty();
+    return broker.message_count(queue) == 0 &&
+           compare_ledger(load.confirmed(), ids).missing.empty();
   }));
   CHECK(lope.stop() == exited(0));
   CHECK(lope.all_gone());
@@ -294,10 +296,11 @@ TEST_CASE("a channel that the broker closes is opened again, the connection stay
   set("channel_tick_interval", "500");
   const std::string queue = broker.make_queue("channel");
   const TempDir files;
-  Lope lope({.broker = broker.url(),
-             .groups = group_of(queue, "scripted",
-                                "started: " + files.file("started") + ", file: " + files.file("done"),
-                                "    prefetch: 1\n    workers: 2\n")});
+  Lope lope(
+      {.broker = broker.url(),
+       .groups = group_of(queue, "scripted",
+                          "started: " + files.file("started") + ", file: " + files.file("done"),
+                          "    prefetch: 1\n    workers: 2\n")});
   REQUIRE(lope.wait_ready());
   broker.publish(queue, "sleep:5000", "late");
   REQUIRE(eventually(5s, [&] { return has_line(files.file("started"), "late"); }));
@@ -323,10 +326,12 @@ TEST_CASE("heartbeats go on while a handler runs, and find a broker that hangs",
   const std::string queue = broker.make_queue("heartbeat");
   const TempDir files;
   // Several addresses, most of them dead.
-  Lope lope({.broker = "{ urls: ['amqp://127.0.0.1:1', 'amqp://127.0.0.1:2', 'amqp://127.0.0.1:3', "
-                       "'" + broker.url() + "'], heartbeat: 5s }",
-             .groups = group_of(queue, "scripted",
-                                "started: " + files.file("started") + ", file: " + files.file("done"))});
+  Lope lope(
+      {.broker = "{ urls: ['amqp://127.0.0.1:1', 'amqp://127.0.0.1:2', 'amqp://127.0.0.1:3', "
+                 "'" +
+                 broker.url() + "'], heartbeat: 5s }",
+       .groups = group_of(queue, "scripted",
+                          "started: " + files.file("started") + ", file: " + files.file("done"))});
   REQUIRE(lope.wait_ready());
   // Longer than the three heartbeats after which a node gives up a silent client.
   broker.publish(queue, "sleep:17000", "long");

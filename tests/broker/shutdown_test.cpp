@@ -1,8 +1,6 @@
 // Ending: what becomes of the messages in hand, the exit code, and that nothing is left behind.
 #include <signal.h>
 
-#include <algorithm>
-#include <atomic>
 #include <catch2/catch.hpp>
 #include <chrono>
 #include <future>
@@ -13,54 +11,12 @@
 #include "support/ledger.h"
 #include "support/log_lines.h"
 #include "support/lope.h"
+#include "support/scripted.h"
 
 using namespace lope::test;
 using Clock = std::chrono::steady_clock;
 
 namespace {
-
-// A queue, and a group that does with its messages as they say.
-struct Scripted {
-  Scripted() : queue(broker.make_queue("stop")) {}
-
-  // The configuration, with `more` lines of the group.
-  LopeOptions options(const std::string& more = {}, const std::string& top = {}) const {
-    return {.broker = broker.url(),
-            .groups = "  stop:\n"
-                      "    queue: " + queue + "\n"
-                      "    handler: scripted\n"
-                      "    options: { started: " + started + ", file: " + done + " }\n" + more,
-            .top = top};
-  }
-  bool wait_started(const std::string& id, std::chrono::milliseconds deadline = 10s) const {
-    return contains(started, id, deadline);
-  }
-  bool wait_done(const std::string& id, std::chrono::milliseconds deadline = 10s) const {
-    return contains(done, id, deadline);
-  }
-
-  Broker broker;
-  const std::string queue;
-  TempDir files;
-  const std::string started = files.file("started");
-  const std::string done = files.file("done");
-
- private:
-  static bool contains(const std::string& path, const std::string& id,
-                       std::chrono::milliseconds deadline) {
-    return eventually(deadline, [&] {
-      const auto lines = lines_of_file(path);
-      return std::find(lines.begin(), lines.end(), id) != lines.end();
-    });
-  }
-};
-
-std::vector<std::string> ids_of(const std::vector<Received>& messages) {
-  std::vector<std::string> ids;
-  for (const Received& message : messages) ids.push_back(message.message_id);
-  std::sort(ids.begin(), ids.end());
-  return ids;
-}
 
 // The counts of the supervisor's last line.
 struct Ledger {
@@ -103,12 +59,17 @@ TEST_CASE("a hundred times TERM to the process group under load: nothing lost, n
   }
   const auto options_of = [&](const Lane& lane) {
     return LopeOptions{.broker = broker.url(),
-                       .groups = "  stop-load:\n"
-                                 "    queue: " + lane.queue + "\n"
-                                 "    handler: append_id\n"
-                                 "    options: { file: " + lane.path + ", work_us: 1000 }\n"
-                                 "    workers: 2\n"
-                                 "    prefetch: 50\n"};
+                       .groups =
+                           "  stop-load:\n"
+                           "    queue: " +
+                           lane.queue +
+                           "\n"
+                           "    handler: append_id\n"
+                           "    options: { file: " +
+                           lane.path +
+                           ", work_us: 1000 }\n"
+                           "    workers: 2\n"
+                           "    prefetch: 50\n"};
   };
   const auto run_lane = [&](Lane& lane) {
     const LopeOptions options = options_of(lane);

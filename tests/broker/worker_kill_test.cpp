@@ -1,5 +1,5 @@
-// Workers killed with SIGKILL under load: nothing is lost, and nothing is handled twice but what was
-// inside a handler at a kill. The connection does not notice.
+// Workers killed with SIGKILL under load: nothing is lost, and nothing is handled twice but what
+// was inside a handler at a kill. The connection does not notice.
 #include <signal.h>
 
 #include <algorithm>
@@ -99,9 +99,13 @@ TEST_CASE("2,000 messages a second lose nothing while a hundred workers are kill
   const std::string path = files.file("ids");
   Lope lope({.broker = broker.url(),
              .groups = "  kill-load:\n"
-                       "    queue: " + queue + "\n"
+                       "    queue: " +
+                       queue +
+                       "\n"
                        "    handler: append_id\n"
-                       "    options: { file: " + path + ", flag: true, work_us: 1000 }\n"
+                       "    options: { file: " +
+                       path +
+                       ", flag: true, work_us: 1000 }\n"
                        "    workers: 4\n"
                        "    prefetch: 100\n"});
   REQUIRE(lope.wait_ready());
@@ -125,7 +129,8 @@ TEST_CASE("2,000 messages a second lose nothing while a hundred workers are kill
   CHECK(fields_of(lope.log(), "worker ended", "how").count("SIGKILL") >= 100);
 }
 
-TEST_CASE("messages that wait at a killed worker go to another, unharmed", "[broker][worker_kill]") {
+TEST_CASE("messages that wait at a killed worker go to another, unharmed",
+          "[broker][worker_kill]") {
   Broker broker;
   const std::string queue = broker.make_queue("kill");
   const TempDir files;
@@ -133,9 +138,12 @@ TEST_CASE("messages that wait at a killed worker go to another, unharmed", "[bro
   // Mostly tiny messages, so that they are sent ahead, and now and then a long one before them.
   Lope lope({.broker = broker.url(),
              .groups = "  kill-ahead:\n"
-                       "    queue: " + queue + "\n"
+                       "    queue: " +
+                       queue +
+                       "\n"
                        "    handler: append_id\n"
-                       "    options: { file: " + path +
+                       "    options: { file: " +
+                       path +
                        ", flag: true, work_us: 2000, work_every: 100 }\n"
                        "    workers: 2\n"
                        "    threads: 2\n"

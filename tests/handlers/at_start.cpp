@@ -28,10 +28,9 @@
 
 namespace {
 
-constexpr lope_option kOptions[] = {
-    lope::required("do", "words"),
-    lope::defaulted("file", "", "where to append"),
-    lope::kEndOfOptions};
+constexpr lope_option kOptions[] = {lope::required("do", "words"),
+                                    lope::defaulted("file", "", "where to append"),
+                                    lope::kEndOfOptions};
 
 [[noreturn]] void stay() {
   for (;;) ::pause();

@@ -6,11 +6,13 @@
 //   hang                                      never returns
 //   sleep:MS                                  returns after so long, whatever happens
 //   stdout:TEXT | stderr:TEXT | log:TEXT      writes a line there
-//   fork                                      leaves a child that lives on and keeps what it
-//   inherited publish:KEY                               publishes "published" to that queue
+//   fork                                      leaves a child that lives on and keeps what it got
+//   bare-fork                                 the same, past the C library: nobody closes anything
+//   publish:KEY                               publishes "published" to that queue
 //   stopping                                  returns once the host says that it is stopping
 // Everything that returns is acked, where no other outcome is named.
 #include <fcntl.h>
+#include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -120,6 +122,10 @@ class Scripted final : public lope::Handler {
     } else if (word == "fork") {
       const pid_t child = ::fork();
       if (child < 0) throw std::system_error(errno, std::generic_category(), "fork");
+      if (child == 0) hang();
+    } else if (word == "bare-fork") {
+      const long child = ::syscall(SYS_clone, SIGCHLD, nullptr, nullptr, nullptr, nullptr);
+      if (child < 0) throw std::system_error(errno, std::generic_category(), "clone");
       if (child == 0) hang();
     } else if (word == "publish") {
       lope::Publication publication;

@@ -65,8 +65,8 @@ class Leftovers {
   const std::string path_;
 };
 
-std::string at_start_group(const std::string& name, const std::string& words, const Leftovers& leftovers,
-                           int workers = 1) {
+std::string at_start_group(const std::string& name, const std::string& words,
+                           const Leftovers& leftovers, int workers = 1) {
   return "  " + name + ": { handler: at_start, workers: " + std::to_string(workers) +
          ", options: { do: \"" + words + "\", file: " + leftovers.path() + " } }\n";
 }
@@ -197,9 +197,8 @@ TEST_CASE("a consumer that dies again and again comes back after growing pauses"
     last = consumer_of(daemon, "g");
     REQUIRE(::kill(last, SIGKILL) == 0);
   }
-  REQUIRE(eventually(kSoon, [&] {
-    return daemon.process().count_lines("consumer to be started again") == 4;
-  }));
+  REQUIRE(eventually(
+      kSoon, [&] { return daemon.process().count_lines("consumer to be started again") == 4; }));
   check_growing(numbers_in_log(daemon, "consumer to be started again .*delay_ms=([0-9]+)"), 4);
   // A stop between two of them waits for none.
   CHECK(daemon.stop(2s) == exited(kExitOk));
@@ -212,7 +211,8 @@ TEST_CASE("a worker that dies idle comes back after growing pauses, the others s
   Lope daemon(options);
   REQUIRE(wait_for_workers(daemon, 2));
   const pid_t consumer = consumer_of(daemon, "g");
-  const std::vector<int> second = numbers_in_log(daemon, "worker ready group=g worker=1 worker_pid=([0-9]+)");
+  const std::vector<int> second =
+      numbers_in_log(daemon, "worker ready group=g worker=1 worker_pid=([0-9]+)");
   REQUIRE(second.size() == 1);
   for (int i = 0; i < 4; ++i) {
     const auto pids = [&] {
@@ -234,7 +234,8 @@ TEST_CASE("a worker that dies idle comes back after growing pauses, the others s
 
 TEST_CASE("a worker that lives but ended its link is killed", "[process][orphans]") {
   LopeOptions options;
-  options.groups = "  g: { handler: at_start, options: { do: deaf } }\n  h: { handler: scripted }\n";
+  options.groups =
+      "  g: { handler: at_start, options: { do: deaf } }\n  h: { handler: scripted }\n";
   Lope daemon(options);
   const bool refused =
       eventually(kSoon, [&] { return daemon.process().count_lines("group refused group=g") == 1; });
@@ -253,7 +254,8 @@ TEST_CASE("what a handler left behind is killed and reaped when its worker dies"
     const char* word;
     std::size_t processes;
   };
-  const auto row = GENERATE(values<Row>({{"child", 1}, {"daemon", 1}, {"family", 2}, {"holder", 1}}));
+  const auto row =
+      GENERATE(values<Row>({{"child", 1}, {"daemon", 1}, {"family", 2}, {"holder", 1}}));
   const Leftovers leftovers;
   LopeOptions options;
   options.groups = at_start_group("g", row.word, leftovers, 2);
@@ -305,7 +307,8 @@ TEST_CASE("what a handler left behind is gone after every kind of end", "[proces
 TEST_CASE("a daemon that a handler starts lives as long as its worker", "[process][orphans]") {
   const Leftovers leftovers;
   LopeOptions options;
-  options.groups = at_start_group("g", "daemon", leftovers) + "  h: { handler: scripted, workers: 2 }\n";
+  options.groups =
+      at_start_group("g", "daemon", leftovers) + "  h: { handler: scripted, workers: 2 }\n";
   Lope daemon(options);
   REQUIRE(wait_for_workers(daemon, 3));
   const std::vector<Left> left = leftovers.wait_for(1);

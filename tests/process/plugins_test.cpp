@@ -1,5 +1,5 @@
-// Every kind of handler that cannot be used: its group is refused with path, expected and found, and
-// a good group beside it runs on. The same from `lope check` and `lope inspect`.
+// Every kind of handler that cannot be used: its group is refused with path, expected and found,
+// and a good group beside it runs on. The same from `lope check` and `lope inspect`.
 #include <elf.h>
 #include <sys/stat.h>
 
@@ -42,7 +42,9 @@ void write_bad(const Folder& folder, const std::string& bytes) {
 }
 
 std::function<void(Folder&)> built(const std::string& name) {
-  return [name](Folder& folder) { fs::copy_file(kBuilt + "/" + name + ".so", folder.path / "bad.so"); };
+  return [name](Folder& folder) {
+    fs::copy_file(kBuilt + "/" + name + ".so", folder.path / "bad.so");
+  };
 }
 
 struct Row {
@@ -63,8 +65,9 @@ std::vector<Row> rows() {
       {"text", [](Folder& f) { write_bad(f, "hello\n"); }, "expected", "found no ELF file"},
       {"empty", [](Folder& f) { write_bad(f, ""); }, "expected", "found no ELF file"},
       {"a folder", [](Folder& f) { fs::create_directory(f.path / "bad.so"); }, "expected", "found"},
-      {"cut short", [](Folder& f) { write_bad(f, good_bytes().substr(0, good_bytes().size() / 8)); },
-       "expected", "found a truncated or damaged one"},
+      {"cut short",
+       [](Folder& f) { write_bad(f, good_bytes().substr(0, good_bytes().size() / 8)); }, "expected",
+       "found a truncated or damaged one"},
       {"of another machine",
        [](Folder& f) {
          std::string bytes = good_bytes();
@@ -76,16 +79,18 @@ std::vector<Row> rows() {
       {"another major", built("other_major"), "lope_plugin_v1", "lope_plugin_v2"},
       {"a newer minor", built("newer_minor"), "expected", "found"},
       {"a newer member in use", built("newer_tail"), "expected", "found members behind the last"},
-      {"no function", built("no_functions"), "expected lope_plugin_v1 to have handle", "found neither"},
+      {"no function", built("no_functions"), "expected lope_plugin_v1 to have handle",
+       "found neither"},
       {"a table of zeros", built("zero_table"), "expected", "found"},
-      {"a library that is nowhere", built("undefined_symbol"), "expected a shared object that loads",
-       "lope_test_function_that_is_nowhere"},
+      {"a library that is nowhere", built("undefined_symbol"),
+       "expected a shared object that loads", "lope_test_function_that_is_nowhere"},
       {"a constructor that throws", built("throwing_constructor"), "expected", "found"},
       {"a constructor that aborts", built("aborting_constructor"), "expected", "SIGABRT"},
       {"a constructor that hangs", built("hanging_constructor"), "expected", "found"},
       {"a create() that aborts", built("create_aborts"), "expected to become ready",
        "SIGABRT while in the handler's create()", true},
-      {"a create() that hangs", built("create_hangs"), "expected to become ready within start_timeout",
+      {"a create() that hangs", built("create_hangs"),
+       "expected to become ready within start_timeout",
        "found its worker hanging 2 times in a row, at last in the handler's create()", true},
       {"a create() that finds its configuration wrong", built("create_invalid"), "create() failed",
        "option 'colour' must be a colour", true},
@@ -230,7 +235,8 @@ TEST_CASE("a folder that others may write to is refused with all that is in it",
   const RunResult ran = run_lope({"run", "--config", config});
   INFO(ran.output);
   CHECK(ran.status == exited(kExitRefused));
-  CHECK_THAT(ran.output, Contains("group refused group=bad") && Contains("group refused group=good"));
+  CHECK_THAT(ran.output,
+             Contains("group refused group=bad") && Contains("group refused group=good"));
   CHECK_THAT(ran.output, Contains(folder.path.string() + "/good.so"));
   CHECK_THAT(ran.output, Contains("'" + writable.string() + "'") && Contains("found mode 0777"));
 
@@ -247,7 +253,8 @@ TEST_CASE("a handler that says that it cannot start yet is tried again", "[proce
   LopeOptions options;
   options.groups = "  later: { handler: create_failed }\n  good: { handler: scripted }\n";
   Lope daemon(options);
-  REQUIRE(eventually(kSoon, [&] { return daemon.process().count_lines("the database is away") >= 6; }));
+  REQUIRE(
+      eventually(kSoon, [&] { return daemon.process().count_lines("the database is away") >= 6; }));
   INFO(daemon.log());
   CHECK(daemon.process().count_lines("group refused") == 0);
   CHECK(daemon.consumers().size() == 2);
@@ -269,7 +276,8 @@ TEST_CASE("a worker that hangs only once is replaced", "[process][plugins]") {
   options.groups = "  g: { handler: at_start, start_timeout: 500ms, options: { do: hang, file: " +
                    dir.file("hung") + " } }\n";
   Lope daemon(options);
-  const bool ready = eventually(kSoon, [&] { return daemon.process().count_lines("worker ready") > 0; });
+  const bool ready =
+      eventually(kSoon, [&] { return daemon.process().count_lines("worker ready") > 0; });
   INFO(daemon.log());
   REQUIRE(ready);
   CHECK_THAT(daemon.log(), Contains("not ready within start_timeout") &&

@@ -44,7 +44,8 @@ LopeOptions one_group(const std::string& handler = "scripted") {
 
 // As far as a daemon without a broker comes.
 bool wait_for_workers(Lope& daemon, int count, std::chrono::milliseconds deadline = kSoon) {
-  return eventually(deadline, [&] { return daemon.process().count_lines("worker ready") >= count; });
+  return eventually(deadline,
+                    [&] { return daemon.process().count_lines("worker ready") >= count; });
 }
 
 bool wait_for_log(Lope& daemon, const std::string& text) {
@@ -165,8 +166,8 @@ TEST_CASE("started in somebody else's group it leads one of its own", "[process]
   const TempDir dir;
   const std::string config = dir.write("lope.yaml", config_text(one_group()));
   // The shell leads the group that lope finds itself in.
-  Process shell({"/bin/sh", "-c", "\"$0\" run --config \"$1\"; echo exit=$?", LOPE_BIN_DIR "/lope",
-                 config});
+  Process shell(
+      {"/bin/sh", "-c", "\"$0\" run --config \"$1\"; echo exit=$?", LOPE_BIN_DIR "/lope", config});
   REQUIRE(shell.wait_for_line("worker ready", kSoon));
   const std::vector<pid_t> supervisors = descendants_named(shell.pid(), "lope");
   REQUIRE(supervisors.size() == 1);
@@ -216,13 +217,18 @@ TEST_CASE("in the background of a terminal it leads a group of its own", "[proce
 
 // ---- Stopping
 
-TEST_CASE("without a broker it ends quickly and with 0, however it is told", "[process][supervisor]") {
+TEST_CASE("without a broker it ends quickly and with 0, however it is told",
+          "[process][supervisor]") {
   struct Row {
     int signal;
     bool group;
   };
-  const auto row = GENERATE(values<Row>(
-      {{SIGTERM, false}, {SIGTERM, true}, {SIGINT, false}, {SIGINT, true}, {SIGQUIT, false}, {SIGQUIT, true}}));
+  const auto row = GENERATE(values<Row>({{SIGTERM, false},
+                                         {SIGTERM, true},
+                                         {SIGINT, false},
+                                         {SIGINT, true},
+                                         {SIGQUIT, false},
+                                         {SIGQUIT, true}}));
   LopeOptions options = one_group();
   options.groups += "  h: { handler: scripted, workers: 2, threads: 3 }\n";
   Lope daemon(options);
@@ -352,7 +358,8 @@ TEST_CASE("HUP, USR1 and USR2 to the group harm nobody", "[process][supervisor]"
   REQUIRE(before.size() == 6);
   for (const int signal : {SIGHUP, SIGUSR1, SIGUSR2, SIGHUP}) daemon.process().signal_group(signal);
   // The supervisor has taken the second HUP: the others have had theirs.
-  CHECK(eventually(kSoon, [&] { return daemon.process().count_lines("reload is not available") >= 1; }));
+  CHECK(eventually(kSoon,
+                   [&] { return daemon.process().count_lines("reload is not available") >= 1; }));
   CHECK(everybody(daemon) == before);
   CHECK(daemon.stop(kQuickly) == exited(kExitOk));
   INFO(daemon.log());
@@ -465,7 +472,8 @@ TEST_CASE("a log file that cannot be opened again stays the old one", "[process]
   fs::rename(logs.path() / "sub", logs.path() / "moved");
   daemon.process().signal(SIGUSR1);
   const std::string moved = logs.file("moved/lope.log");
-  CHECK(eventually(kSoon, [&] { return count_in_file(moved, "cannot open the log file again") == 2; }));
+  CHECK(eventually(kSoon,
+                   [&] { return count_in_file(moved, "cannot open the log file again") == 2; }));
   CHECK(daemon.stop(kQuickly) == exited(kExitOk));
   CHECK(count_in_file(moved, "ledger") == 1);
 }
@@ -482,15 +490,17 @@ TEST_CASE("lines of many processes never mix, in text and in JSON", "[process][s
   constexpr int kGroups = 6;
   constexpr int kLines = 500;
   for (int i = 0; i < kGroups; ++i) {
-    options.groups += "  g" + std::to_string(i) + ": { handler: at_start, options: { do: \"print:" +
-                      std::to_string(kLines) + "\" } }\n";
+    options.groups += "  g" + std::to_string(i) +
+                      ": { handler: at_start, options: { do: \"print:" + std::to_string(kLines) +
+                      "\" } }\n";
   }
   Lope daemon(options);
   const auto log = [&] { return to_file ? read_file(path) : daemon.log(); };
   REQUIRE(eventually(30s, [&] {
     std::size_t found = 0;
     const std::string text = log();
-    for (std::size_t at = 0; (at = text.find("worker ready", at)) != std::string::npos; ++at) ++found;
+    for (std::size_t at = 0; (at = text.find("worker ready", at)) != std::string::npos; ++at)
+      ++found;
     return found == kGroups;
   }));
   CHECK(daemon.stop(kSoon) == exited(kExitOk));
@@ -511,18 +521,19 @@ TEST_CASE("lines of many processes never mix, in text and in JSON", "[process][s
     CHECK(printed == kGroups * kLines);
   } else {
     const std::string copy = to_file ? path : logs.write("copy.log", text);
-    const RunResult read = run({"python3", "-c",
-                                "import json, sys\n"
-                                "printed = 0\n"
-                                "for line in open(sys.argv[1]):\n"
-                                "    entry = json.loads(line)\n"
-                                "    assert isinstance(entry['pid'], int), line\n"
-                                "    assert entry['program'] in ('lope', 'lope-consumer'), line\n"
-                                "    assert entry['level'] in ('debug', 'info', 'warn', 'error'), line\n"
-                                "    assert entry['time'].endswith('Z') and entry['event'], line\n"
-                                "    printed += entry['event'] == 'handler printed'\n"
-                                "print(printed)\n",
-                                copy});
+    const RunResult read =
+        run({"python3", "-c",
+             "import json, sys\n"
+             "printed = 0\n"
+             "for line in open(sys.argv[1]):\n"
+             "    entry = json.loads(line)\n"
+             "    assert isinstance(entry['pid'], int), line\n"
+             "    assert entry['program'] in ('lope', 'lope-consumer'), line\n"
+             "    assert entry['level'] in ('debug', 'info', 'warn', 'error'), line\n"
+             "    assert entry['time'].endswith('Z') and entry['event'], line\n"
+             "    printed += entry['event'] == 'handler printed'\n"
+             "print(printed)\n",
+             copy});
     INFO(read.output);
     CHECK(read.status == exited(0));
     CHECK(read.output == std::to_string(kGroups * kLines) + "\n");
@@ -549,7 +560,8 @@ TEST_CASE("systemd hears what runs and what is missing", "[process][supervisor]"
   CHECK(eventually(kSoon, [&] { return daemon.process().count_lines("worker ready") == 3; }));
   CHECK(std::regex_search(
       notify.all(),
-      std::regex(R"(READY=1\nSTATUS=0 of 2 groups consuming, \d of 3 workers ready; g: [^;\n]+; h: )")));
+      std::regex(
+          R"(READY=1\nSTATUS=0 of 2 groups consuming, \d of 3 workers ready; g: [^;\n]+; h: )")));
   daemon.process().signal(SIGTERM);
   CHECK(notify.wait_for(std::regex("STOPPING=1")));
   CHECK(daemon.process().wait_exit(kQuickly) == exited(kExitOk));
@@ -561,8 +573,8 @@ TEST_CASE("the status line follows the workers", "[process][supervisor]") {
   options.groups += "  bad: { handler: no_symbol }\n";
   options.env = {{"NOTIFY_SOCKET", notify.path()}};
   Lope daemon(options);
-  const bool told = notify.wait_for(
-      std::regex(R"(STATUS=0 of 2 groups consuming, 1 of 2 workers ready; g: .*; bad: refused: .*no_symbol\.so.*)"));
+  const bool told = notify.wait_for(std::regex(
+      R"(STATUS=0 of 2 groups consuming, 1 of 2 workers ready; g: .*; bad: refused: .*no_symbol\.so.*)"));
   INFO(notify.all() << '\n' << daemon.log());
   CHECK(told);
   CHECK(notify.all().find("READY=1") == std::string::npos);

@@ -43,6 +43,32 @@ amqp_table_t table_of(std::vector<amqp_table_entry_t>& entries) {
   return {static_cast<int>(entries.size()), entries.data()};
 }
 
+amqp_table_entry_t typed_entry(const TypedHeader& header) {
+  amqp_table_entry_t entry{};
+  entry.key = bytes(header.name);
+  amqp_field_value_t& field = entry.value;
+  field.kind = static_cast<std::uint8_t>(header.kind);
+  switch (header.kind) {
+    case 't': field.value.boolean = header.number != 0; break;
+    case 'b': field.value.i8 = static_cast<std::int8_t>(header.number); break;
+    case 'B': field.value.u8 = static_cast<std::uint8_t>(header.number); break;
+    case 's': field.value.i16 = static_cast<std::int16_t>(header.number); break;
+    case 'u': field.value.u16 = static_cast<std::uint16_t>(header.number); break;
+    case 'I': field.value.i32 = static_cast<std::int32_t>(header.number); break;
+    case 'i': field.value.u32 = static_cast<std::uint32_t>(header.number); break;
+    case 'l': field.value.i64 = header.number; break;
+    case 'T':
+    case 'L': field.value.u64 = static_cast<std::uint64_t>(header.number); break;
+    case 'f': field.value.f32 = static_cast<float>(header.real); break;
+    case 'd': field.value.f64 = header.real; break;
+    case 'S':
+    case 'x': field.value.bytes = bytes(header.text); break;
+    case 'D': field.value.decimal = {2, static_cast<std::uint32_t>(header.number)}; break;
+    default: break;  // nothing, or empty
+  }
+  return entry;
+}
+
 std::string close_reason(const amqp_method_t& method) {
   if (method.id == AMQP_CHANNEL_CLOSE_METHOD) {
     const auto* close = static_cast<const amqp_channel_close_t*>(method.decoded);
@@ -131,10 +157,25 @@ void Publisher::send(const Publication& publication) {
   set(AMQP_BASIC_CONTENT_TYPE_FLAG, properties.content_type, publication.content_type);
   set(AMQP_BASIC_CORRELATION_ID_FLAG, properties.correlation_id, publication.correlation_id);
   set(AMQP_BASIC_REPLY_TO_FLAG, properties.reply_to, publication.reply_to);
+  set(AMQP_BASIC_CONTENT_ENCODING_FLAG, properties.content_encoding, publication.content_encoding);
+  set(AMQP_BASIC_TYPE_FLAG, properties.type, publication.type);
+  set(AMQP_BASIC_APP_ID_FLAG, properties.app_id, publication.app_id);
+  set(AMQP_BASIC_USER_ID_FLAG, properties.user_id, publication.user_id);
+  set(AMQP_BASIC_EXPIRATION_FLAG, properties.expiration, publication.expiration);
+  if (publication.priority >= 0) {
+    properties._flags |= AMQP_BASIC_PRIORITY_FLAG;
+    properties.priority = static_cast<std::uint8_t>(publication.priority);
+  }
+  if (publication.timestamp != 0) {
+    properties._flags |= AMQP_BASIC_TIMESTAMP_FLAG;
+    properties.timestamp = publication.timestamp;
+  }
   properties._flags |= AMQP_BASIC_DELIVERY_MODE_FLAG;
   properties.delivery_mode = publication.persistent ? 2 : 1;
   std::vector<amqp_table_entry_t> headers;
   for (const auto& [key, value] : publication.headers) headers.push_back(text_entry(key, value));
+  for (const TypedHeader& header : publication.typed_headers)
+    headers.push_back(typed_entry(header));
   if (!headers.empty()) {
     properties._flags |= AMQP_BASIC_HEADERS_FLAG;
     properties.headers = table_of(headers);

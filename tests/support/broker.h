@@ -23,8 +23,19 @@ struct QueueOptions {
   bool durable = true;
   bool exclusive = false;
   bool auto_delete = false;
-  std::vector<std::pair<std::string, std::string>> text_arguments = {};     // {"x-queue-type", "quorum"}
+  std::vector<std::pair<std::string, std::string>> text_arguments =
+      {};  // {"x-queue-type", "quorum"}
   std::vector<std::pair<std::string, std::int64_t>> number_arguments = {};  // {"x-max-length", 10}
+};
+
+// A header of any AMQP kind, by its letter in the protocol: t b B s u I i l L (integers), f d
+// (reals), T (a time), V (nothing), S x (texts), D (a decimal), A F (an array, a table: empty).
+struct TypedHeader {
+  std::string name;
+  char kind = 'V';
+  std::int64_t number = 0;
+  double real = 0;
+  std::string text = {};
 };
 
 struct Publication {
@@ -37,6 +48,14 @@ struct Publication {
   std::string correlation_id = {};
   std::string reply_to = {};
   std::vector<std::pair<std::string, std::string>> headers = {};
+  std::vector<TypedHeader> typed_headers = {};
+  std::string content_encoding = {};
+  std::string type = {};
+  std::string app_id = {};
+  std::string user_id = {};
+  std::string expiration = {};  // milliseconds
+  int priority = -1;            // none
+  std::uint64_t timestamp = 0;  // seconds; 0: none
 };
 
 // A message taken from a queue.

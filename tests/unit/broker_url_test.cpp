@@ -23,7 +23,10 @@ TEST_CASE("a good URL gives its parts", "[unit][broker_url]") {
       {"amqp://mq/%2f", {"mq", 5672, "/", "guest", "guest"}, false, false},
       {"amqp://mq/%2F", {"mq", 5672, "/", "guest", "guest"}, false, false},
       {"amqp://mq/a%2fb%25c", {"mq", 5672, "a/b%c", "guest", "guest"}, false, false},
-      {"amqp://u%3as%40r:p%40ss%2Fw%3A:rd@mq", {"mq", 5672, "/", "u:s@r", "p@ss/w::rd"}, true, true},
+      {"amqp://u%3as%40r:p%40ss%2Fw%3A:rd@mq",
+       {"mq", 5672, "/", "u:s@r", "p@ss/w::rd"},
+       true,
+       true},
       {"amqp://gr%c3%bc%c3%9fe:ü@mq/日本", {"mq", 5672, "日本", "grüße", "ü"}, true, true},
       {"amqp://[::1]", {"::1", 5672, "/", "guest", "guest"}, false, false},
       {"amqp://a:b@[2001:db8::7]:1/v", {"2001:db8::7", 1, "v", "a", "b"}, true, true},
@@ -85,5 +88,6 @@ TEST_CASE("a bad URL is an error that says what was expected and shows no part o
   const auto parsed = parse_broker_url(row.url);
   REQUIRE_FALSE(parsed);
   CHECK_THAT(parsed.error(), Catch::Contains(row.expected));
-  for (const char* part : {"hunt", "er2", "app:"}) CHECK_THAT(parsed.error(), !Catch::Contains(part));
+  for (const char* part : {"hunt", "er2", "app:"})
+    CHECK_THAT(parsed.error(), !Catch::Contains(part));
 }

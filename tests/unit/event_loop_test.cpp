@@ -1,9 +1,9 @@
 #include "common/event_loop.h"
 
-#include <catch2/catch.hpp>
 #include <sys/epoll.h>
 #include <sys/socket.h>
 #include <unistd.h>
+#include <catch2/catch.hpp>
 
 #include <csignal>
 #include <string>
@@ -28,7 +28,8 @@ struct Loop {
   template <typename Done>
   bool run_until(Done done) {
     const TimePoint end = Clock::now() + 10s;
-    while (!done() && Clock::now() < end) REQUIRE(loop->run_once(std::chrono::microseconds(10'000)));
+    while (!done() && Clock::now() < end)
+      REQUIRE(loop->run_once(std::chrono::microseconds(10'000)));
     return done();
   }
   // Everything that is ready now.

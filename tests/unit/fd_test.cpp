@@ -1,12 +1,12 @@
 #include "common/fd.h"
 
-#include <catch2/catch.hpp>
 #include <fcntl.h>
 #include <poll.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
+#include <catch2/catch.hpp>
 
 #include <cerrno>
 #include <cstdint>
@@ -92,8 +92,8 @@ TEST_CASE("a stream pair carries bytes, a packet pair keeps packets apart", "[un
 }
 
 TEST_CASE("a memfd gives back what it was made of, and cannot be changed", "[unit][fd]") {
-  const std::string content = GENERATE(as<std::string>(), "", "x", std::string(3'000'000, 'y'),
-                                       std::string("a\0b", 3));
+  const std::string content =
+      GENERATE(as<std::string>(), "", "x", std::string(3'000'000, 'y'), std::string("a\0b", 3));
   const auto fd = make_memfd("test", content);
   REQUIRE(fd);
   const auto read = read_all_at(fd->get());
@@ -147,7 +147,8 @@ TEST_CASE("system calls that fail are errors with the call's name", "[unit][fd]"
   CHECK_THAT(read_all_at(-1).error(), Catch::Contains("fstat"));
   const auto program = open_program("/nowhere/program");
   REQUIRE_FALSE(program);
-  CHECK_THAT(program.error(), Catch::Contains("/nowhere/program") && Catch::Contains("No such file"));
+  CHECK_THAT(program.error(),
+             Catch::Contains("/nowhere/program") && Catch::Contains("No such file"));
 }
 
 }  // namespace lope

@@ -1,9 +1,9 @@
 // The host's function table, called as a handler calls it.
 #include "worker/host.h"
 
-#include <catch2/catch.hpp>
 #include <sys/socket.h>
 #include <unistd.h>
+#include <catch2/catch.hpp>
 
 #include <cstring>
 #include <optional>
@@ -20,7 +20,9 @@ namespace lope::worker {
 namespace {
 
 lope_str str(std::string_view text) { return {text.data(), text.size()}; }
-std::string text_of(lope_str text) { return text.data == nullptr ? "" : std::string(text.data, text.size); }
+std::string text_of(lope_str text) {
+  return text.data == nullptr ? "" : std::string(text.data, text.size);
+}
 
 constexpr lope_option kOptions[] = {{"colour", "red", "", LOPE_TEXT, 0, {nullptr, nullptr}},
                                     {"size", nullptr, "", LOPE_INT64, 0, {nullptr, nullptr}},
@@ -275,7 +277,8 @@ TEST_CASE("headers are listed in their order, to the last", "[unit][host]") {
         LOPE_E_NOT_FOUND);
   CHECK(fixture.api->header_at(fixture.api, &fixture.message.message, ~0u, &header) ==
         LOPE_E_NOT_FOUND);
-  CHECK(fixture.api->header_at(fixture.api, &fixture.message.message, 0, nullptr) == LOPE_E_INVALID);
+  CHECK(fixture.api->header_at(fixture.api, &fixture.message.message, 0, nullptr) ==
+        LOPE_E_INVALID);
 }
 
 TEST_CASE("a message is only its own thread's, and only during its call", "[unit][host]") {
@@ -285,10 +288,9 @@ TEST_CASE("a message is only its own thread's, and only during its call", "[unit
   lope_header header{};
   lope_message copy{};
   const auto statuses = [&](const lope_message* about) {
-    return std::vector<lope_status>{
-        fixture.api->header_get(fixture.api, about, str("int"), &value),
-        fixture.api->header_at(fixture.api, about, 0, &header),
-        fixture.api->explain(fixture.api, about, str("why"))};
+    return std::vector<lope_status>{fixture.api->header_get(fixture.api, about, str("int"), &value),
+                                    fixture.api->header_at(fixture.api, about, 0, &header),
+                                    fixture.api->explain(fixture.api, about, str("why"))};
   };
   const std::vector<lope_status> all_wrong(3, LOPE_E_WRONG_THREAD);
   const std::vector<lope_status> all_right(3, LOPE_OK);
@@ -369,8 +371,9 @@ TEST_CASE("what several threads send does not mix", "[unit][host]") {
   for (int t = 0; t < kThreads; ++t) {
     threads.emplace_back([&, t] {
       for (int i = 0; i < kLines; ++i) {
-        fixture.link.send_explanation(static_cast<std::uint64_t>(t) * kLines + static_cast<std::uint64_t>(i),
-                                      std::string(static_cast<std::size_t>(i), static_cast<char>('a' + t)));
+        fixture.link.send_explanation(
+            static_cast<std::uint64_t>(t) * kLines + static_cast<std::uint64_t>(i),
+            std::string(static_cast<std::size_t>(i), static_cast<char>('a' + t)));
       }
     });
   }

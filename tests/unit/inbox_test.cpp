@@ -1,8 +1,8 @@
 #include "worker/inbox.h"
 
-#include <catch2/catch.hpp>
 #include <sys/socket.h>
 #include <unistd.h>
+#include <catch2/catch.hpp>
 
 #include <algorithm>
 #include <atomic>
@@ -89,13 +89,14 @@ TEST_CASE("frames come whole, however they were sliced", "[unit][inbox]") {
 }
 
 TEST_CASE("a frame larger than any buffer comes whole, between small ones", "[unit][inbox]") {
-  const std::size_t size = GENERATE(as<std::size_t>(), 100'000, 131'072, 131'073, 1'000'000, 20'000'000);
+  const std::size_t size =
+      GENERATE(as<std::size_t>(), 100'000, 131'072, 131'073, 1'000'000, 20'000'000);
   const std::vector<std::string> frames = {frame_of(1, 10), frame_of(2, size), frame_of(3, 10),
                                            frame_of(4, size / 2), frame_of(5, 0)};
   FdPair link = stream_pair();
   Inbox inbox(link.first.get(), false);
-  const Writer writer(std::move(link.second), std::accumulate(frames.begin(), frames.end(), std::string()),
-                      50'000);
+  const Writer writer(std::move(link.second),
+                      std::accumulate(frames.begin(), frames.end(), std::string()), 50'000);
   Inbox::Lease lease;
   for (const std::string& expected : frames) {
     REQUIRE(inbox.next(lease));
@@ -140,7 +141,8 @@ TEST_CASE("a link that is closed between frames or in one is at its end, for goo
   FdPair link = stream_pair();
   Inbox inbox(link.first.get(), false);
   const std::string bytes = whole + frame_of(2, 100).substr(0, cut);
-  REQUIRE(::send(link.second.get(), bytes.data(), bytes.size(), 0) == static_cast<ssize_t>(bytes.size()));
+  REQUIRE(::send(link.second.get(), bytes.data(), bytes.size(), 0) ==
+          static_cast<ssize_t>(bytes.size()));
   link.second.reset();
   Inbox::Lease lease;
   REQUIRE(inbox.next(lease));
@@ -154,7 +156,8 @@ TEST_CASE("several threads get each frame once, and all see the end", "[unit][in
   constexpr std::uint64_t kFrames = 20'000;
   constexpr int kThreads = 8;
   std::string bytes;
-  for (std::uint64_t i = 1; i <= kFrames; ++i) bytes += frame_of(i, i % 1000 == 0 ? 200'000 : i % 100);
+  for (std::uint64_t i = 1; i <= kFrames; ++i)
+    bytes += frame_of(i, i % 1000 == 0 ? 200'000 : i % 100);
   FdPair link = stream_pair();
   Inbox inbox(link.first.get(), true);
   std::vector<std::uint64_t> seen;
@@ -170,7 +173,8 @@ TEST_CASE("several threads get each frame once, and all see the end", "[unit][in
         Inbox::Lease lease;
         while (inbox.next(lease)) {
           const std::uint64_t sequence = sequence_of(lease);
-          if (text_of(lease) != frame_of(sequence, sequence % 1000 == 0 ? 200'000 : sequence % 100)) {
+          if (text_of(lease) !=
+              frame_of(sequence, sequence % 1000 == 0 ? 200'000 : sequence % 100)) {
             ++damaged;
           }
           mine.push_back(sequence);

@@ -1,8 +1,8 @@
 #include "consumer/orphans.h"
 
-#include <catch2/catch.hpp>
 #include <sys/prctl.h>
 #include <unistd.h>
+#include <catch2/catch.hpp>
 
 #include <csignal>
 #include <set>
@@ -85,7 +85,8 @@ TEST_CASE("what has ended is reaped, a live worker is left to its owner", "[unit
     sweep_orphans(live);
     return is_gone(other);
   }));
-  CHECK(test::eventually(5s, [&] { return test::zombies_of(::getpid()) == std::vector<pid_t>{worker}; }));
+  CHECK(test::eventually(
+      5s, [&] { return test::zombies_of(::getpid()) == std::vector<pid_t>{worker}; }));
   CHECK(sweep_orphans(live) == 0);
   CHECK_FALSE(is_gone(worker));
   sweep_orphans({});
@@ -95,7 +96,7 @@ TEST_CASE("what has ended is reaped, a live worker is left to its owner", "[unit
 TEST_CASE("children of what is killed come to us, and are killed next", "[unit][orphans]") {
   REQUIRE(::prctl(PR_SET_CHILD_SUBREAPER, 1) == 0);
   const std::string dead = new_worker_id();
-  const pid_t parent = start(dead, "/bin/sh -c 'read line' & wait");
+  const pid_t parent = start(dead, "tail -f /dev/null & wait");
   std::vector<test::ProcessInfo> below;
   REQUIRE(test::eventually(5s, [&] { return !(below = test::children_of(parent)).empty(); }));
   CHECK(sweep_orphans({}) == 1);

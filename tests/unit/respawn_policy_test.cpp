@@ -46,6 +46,23 @@ TEST_CASE("a handler that was ready once is not given up", "[unit][respawn]") {
   for (int i = 0; i < 10 * kMaxDeathsNeverReady; ++i) CHECK(respawn_delay(history, {false, false, false, 1ms}, 0.5).has_value());
 }
 
+TEST_CASE("a handler that hangs twice in a row before it was ever ready is given up", "[unit][respawn]") {
+  const WorkerDeath hang{false, false, false, 60s, true};
+  RespawnHistory history;
+  for (int i = 0; i < 2; ++i) {
+    CHECK(respawn_delay(history, hang, 0.5).has_value());
+    CHECK(respawn_delay(history, {false, false, true, 1ms}, 0.5).has_value());  // the row ends
+  }
+  CHECK(respawn_delay(history, hang, 0.5).has_value());
+  CHECK_FALSE(respawn_delay(history, hang, 0.5).has_value());
+}
+
+TEST_CASE("a handler that was ready once may hang as often as it likes", "[unit][respawn]") {
+  RespawnHistory history;
+  history.ever_ready = true;
+  for (int i = 0; i < 20; ++i) CHECK(respawn_delay(history, {false, false, false, 60s, true}, 0.5).has_value());
+}
+
 TEST_CASE("a retried message is kept longer the more fail in a row", "[unit][respawn]") {
   CHECK(requeue_delay(0) == 1s);
   CHECK(requeue_delay(1) == 2s);

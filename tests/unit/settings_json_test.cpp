@@ -134,7 +134,8 @@ TEST_CASE("a description of a handler arrives as it was sent", "[unit][settings_
   sent.description = "does x";
   sent.abi_major = 1;
   sent.abi_minor = 2;
-  sent.options = {{"dsn", true, "", "where to", "text", true}, {"n", false, "3", "", "int64", false}};
+  sent.options = {{"dsn", true, "", "where to", "text", true},
+                  {"n", false, "3", "", "int64", false}};
   sent.has_batch = true;
   sent.has_flush = true;
   for (const int indent : {-1, 2}) {

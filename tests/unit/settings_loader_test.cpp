@@ -187,7 +187,8 @@ groups:
   REQUIRE(loaded.errors.empty());
   const Settings& settings = loaded.settings;
   REQUIRE(settings.broker.addresses.size() == 2);
-  CHECK(settings.broker.addresses[0] == BrokerAddress{"mq1.example", 5673, "shop", "app", "secret"});
+  CHECK(settings.broker.addresses[0] ==
+        BrokerAddress{"mq1.example", 5673, "shop", "app", "secret"});
   CHECK(settings.broker.addresses[1] == BrokerAddress{"::1", 5672, "/", "app", "secret"});
   CHECK(settings.broker.heartbeat == 5s);
   CHECK(settings.broker.connect_timeout == 250ms);
@@ -226,15 +227,11 @@ groups:
   const DeclareSettings& declaration = queue.declaration;
   CHECK(declaration.type == "quorum");
   CHECK(declaration.durable);
-  const AmqpArray list = {{true},
-                          {std::int64_t{31}},
-                          {std::int64_t{15}},
-                          {1.5},
-                          {std::string("5")},
-                          {std::string("text")},
+  const AmqpArray list = {{true},       {std::int64_t{31}}, {std::int64_t{15}},
+                          {1.5},        {std::string("5")}, {std::string("text")},
                           {AmqpTable{}}};
-  CHECK(declaration.arguments == AmqpTable{{"x-delivery-limit", {std::int64_t{10}}},
-                                           {"y", {AmqpTable{{"b", {list}}}}}});
+  CHECK(declaration.arguments ==
+        AmqpTable{{"x-delivery-limit", {std::int64_t{10}}}, {"y", {AmqpTable{{"b", {list}}}}}});
   REQUIRE(declaration.exchanges.size() == 3);
   CHECK(declaration.exchanges[0] ==
         ExchangeSettings{"journal", "topic", false, true, true, {{"a", {std::string("b")}}}});
@@ -282,38 +279,54 @@ TEST_CASE("durations and sizes are read by their unit", "[unit][settings]") {
                                          {"5m", 5min},
                                          {"24h", 24h},
                                          {"1d", 24h}}));
-  CHECK(good("shutdown_timeout: " + std::string(row.text) + "\ngroups: {a: {handler: h}}").shutdown_timeout ==
-        row.value);
+  CHECK(good("shutdown_timeout: " + std::string(row.text) + "\ngroups: {a: {handler: h}}")
+            .shutdown_timeout == row.value);
 
   const std::map<std::string, std::int64_t> sizes = {
-      {"1B", 1},       {"2kB", 2000},         {"2KiB", 2048},
+      {"1B", 1},        {"2kB", 2000},         {"2KiB", 2048},
       {"3MB", 3000000}, {"3MiB", 3 * 1048576}, {"536870912B", 536870912}};
-  for (const auto& [text, bytes] : sizes) CHECK(group_of("max_body: " + text).max_body_bytes == bytes);
+  for (const auto& [text, bytes] : sizes)
+    CHECK(group_of("max_body: " + text).max_body_bytes == bytes);
 }
 
 TEST_CASE("no heartbeat is 0", "[unit][settings]") {
   const std::string text = GENERATE(as<std::string>(), "0", "0s", "0ms");
-  CHECK(good("broker: {heartbeat: " + text + "}\ngroups: {a: {handler: h}}").broker.heartbeat == 0s);
+  CHECK(good("broker: {heartbeat: " + text + "}\ngroups: {a: {handler: h}}").broker.heartbeat ==
+        0s);
 }
 
 TEST_CASE("options keep the text of the file and the types of YAML", "[unit][settings]") {
   const GroupSettings group = group_of(R"(options: {
     text: some words, quoted: "5", integer: 5, negative: -7, plus: +8, hex: 0x1F, octal: 0o17,
     large: 18446744073709551615, real: 1.50, exponent: 1e3, dot: .5, yes: yes, boolean: True,
-    nothing: ~, empty: "", list: [a, {b: 1}, [2]], map: {deep: {er: "x\ny"}}, none: {}, "a b": ü })");
+    nothing: ~, null_: null, empty: "", list: [a, {b: 1}, [2]], map: {deep: {er: "x\ny"}}, none: {}, "a b": ü })");
   const std::vector<std::pair<std::string, std::string>> expected = {
-      {"text", "some words"}, {"quoted", "5"},       {"integer", "5"},
-      {"negative", "-7"},     {"plus", "+8"},        {"hex", "0x1F"},
-      {"octal", "0o17"},      {"large", "18446744073709551615"},
-      {"real", "1.50"},       {"exponent", "1e3"},   {"dot", ".5"},
-      {"yes", "yes"},         {"boolean", "True"},   {"nothing", ""},
-      {"empty", ""},          {"list.0", "a"},       {"list.1.b", "1"},
-      {"list.2.0", "2"},      {"map.deep.er", "x\ny"}, {"a b", "ü"}};
+      {"text", "some words"},
+      {"quoted", "5"},
+      {"integer", "5"},
+      {"negative", "-7"},
+      {"plus", "+8"},
+      {"hex", "0x1F"},
+      {"octal", "0o17"},
+      {"large", "18446744073709551615"},
+      {"real", "1.50"},
+      {"exponent", "1e3"},
+      {"dot", ".5"},
+      {"yes", "yes"},
+      {"boolean", "True"},
+      {"nothing", ""},
+      {"null_", ""},
+      {"empty", ""},
+      {"list.0", "a"},
+      {"list.1.b", "1"},
+      {"list.2.0", "2"},
+      {"map.deep.er", "x\ny"},
+      {"a b", "ü"}};
   CHECK(group.options == expected);
   CHECK(nlohmann::json::parse(group.options_json) == nlohmann::json::parse(R"({
     "text": "some words", "quoted": "5", "integer": 5, "negative": -7, "plus": 8, "hex": 31,
     "octal": 15, "large": 18446744073709551615, "real": 1.5, "exponent": 1000.0, "dot": 0.5,
-    "yes": "yes", "boolean": true, "nothing": null, "empty": "", "list": ["a", {"b": 1}, [2]],
+    "yes": "yes", "boolean": true, "nothing": null, "null_": null, "empty": "", "list": ["a", {"b": 1}, [2]],
     "map": {"deep": {"er": "x\ny"}}, "none": {}, "a b": "ü"})"));
   CHECK(group_of("workers: 1").options_json == "{}");
 }
@@ -340,7 +353,8 @@ TEST_CASE("it is known where handlers and options stand", "[unit][settings]") {
 }
 
 TEST_CASE("relative paths start at the file's folder", "[unit][settings]") {
-  const Config config("handlers_dir: ../handlers\nlog: {file: lope.log}\ngroups: {a: {handler: h}}");
+  const Config config(
+      "handlers_dir: ../handlers\nlog: {file: lope.log}\ngroups: {a: {handler: h}}");
   const LoadedSettings loaded = config.load();
   REQUIRE(loaded.errors.empty());
   CHECK(loaded.settings.handlers_dir == config.dir().path().parent_path() / "handlers");
@@ -379,9 +393,11 @@ void check_bad(const BadFile& row) {
 
 TEST_CASE("a wrong file is told with place, expected and found", "[unit][settings]") {
   check_bad(GENERATE(values<BadFile>({
-      {"groups: {a: {handler: h}}\nbrokr: x", "lope.yaml:2:1: unknown key 'brokr': did you mean 'broker'?"},
+      {"groups: {a: {handler: h}}\nbrokr: x",
+       "lope.yaml:2:1: unknown key 'brokr': did you mean 'broker'?"},
       {"groups: {a: {handler: h}}\nxyz: x",
-       "lope.yaml:2:1: unknown key 'xyz': expected broker, handlers_dir, shutdown_timeout, ready_timeout, "
+       "lope.yaml:2:1: unknown key 'xyz': expected broker, handlers_dir, shutdown_timeout, "
+       "ready_timeout, "
        "log, defaults, groups or include"},
       {"groups: {a: {handler: h, Workers: 1}}",
        "lope.yaml:1:26: groups.a: unknown key 'Workers': did you mean 'workers'?"},
@@ -395,16 +411,24 @@ TEST_CASE("a wrong file is told with place, expected and found", "[unit][setting
        "lope.yaml:1:46: key 'y' is given twice: first at line 1, column 40"},
       {"- a\n- b", "lope.yaml:1:1: expected a map of broker, …"},
       {"hello", "lope.yaml:1:1: expected a map of broker, …"},
-      {"broker: amqp://localhost", "lope.yaml:1:1: expected at least one group under 'groups', found none"},
+      {"broker: amqp://localhost",
+       "lope.yaml:1:1: expected at least one group under 'groups', found none"},
       {"handlers_dir: x\ngroups: {}",
        "lope.yaml:2:1: expected at least one group under 'groups', found none"},
       {"groups:", "lope.yaml:1:1: groups: expected a map of groups by their names, found nothing"},
-      {"groups: [a]", "lope.yaml:1:9: groups: expected a map of groups by their names, found a list"},
+      {"groups: [a]",
+       "lope.yaml:1:9: groups: expected a map of groups by their names, found a list"},
       {"groups: {a: }", "lope.yaml:1:10: groups.a: expected a map of queue, …"},
       {"groups: {a: log}", "lope.yaml:1:13: groups.a: expected a map of queue, …"},
       {"groups: {a: {}}", "lope.yaml:1:10: groups.a: expected 'handler', found none"},
       {"groups: {a: {handler: }}",
        "lope.yaml:1:14: groups.a.handler: expected the name of a handler, found nothing"},
+      {"groups: {a: {handler: null}}",
+       "lope.yaml:1:14: groups.a.handler: expected the name of a handler, found null (in quotes it "
+       "is a text)"},
+      {"groups:\n  a: {handler: h}\n  b:\n    handler:\n    null: 1",
+       "lope.yaml:4:5: groups.b.handler: expected the name of a handler, found nothing\n"
+       "lope.yaml:5:5: expected a text as key, found nothing"},
       {"groups: {a: {handler: \"\"}}",
        "lope.yaml:1:23: groups.a.handler: expected the name of a handler, found the text ''"},
       {"groups: {a: {handler: 5}}",
@@ -412,12 +436,15 @@ TEST_CASE("a wrong file is told with place, expected and found", "[unit][setting
       {"groups: {a: {handler: [h]}}",
        "lope.yaml:1:23: groups.a.handler: expected the name of a handler, found a list"},
       {"groups: {-a: {handler: h}}",
-       "lope.yaml:1:10: groups: expected a name of 1 to 64 letters, digits, '.', '_' and '-' that starts "
+       "lope.yaml:1:10: groups: expected a name of 1 to 64 letters, digits, '.', '_' and '-' that "
+       "starts "
        "with a letter or digit, found '-a'"},
       {"groups: {a/b: {handler: h}}", "lope.yaml:1:10: groups: expected a name…"},
       {"groups: {ä: {handler: h}}", "lope.yaml:1:10: groups: expected a name…"},
-      {"groups: {\"\": {handler: h}}", "lope.yaml:1:10: expected a text as key, found an empty one"},
-      {"groups: {" + std::string(65, 'a') + ": {handler: h}}", "lope.yaml:1:10: groups: expected a name…"},
+      {"groups: {\"\": {handler: h}}",
+       "lope.yaml:1:10: expected a text as key, found an empty one"},
+      {"groups: {" + std::string(65, 'a') + ": {handler: h}}",
+       "lope.yaml:1:10: groups: expected a name…"},
       {"groups: {ä: 1, " + std::string(64, 'a') + ": {handler: h}}",
        "lope.yaml:1:10: groups: expected a name…"},
       {"groups: {? [a] : {handler: h}}", "lope.yaml:1:12: expected a text as key, found a list"},
@@ -431,25 +458,31 @@ TEST_CASE("a wrong value of a group is told with place, expected and found", "[u
       {"workers: 257", "groups.a.workers: expected a whole number from 1 to 256, found 257"},
       {"workers: -1", "groups.a.workers: expected a whole number from 1 to 256, found -1"},
       {"workers: 1.0", "groups.a.workers: expected a whole number from 1 to 256, found 1.0"},
-      {"workers: \"2\"", "groups.a.workers: expected a whole number from 1 to 256, found the text '2'"},
+      {"workers: \"2\"",
+       "groups.a.workers: expected a whole number from 1 to 256, found the text '2'"},
       {"workers: two", "groups.a.workers: expected a whole number from 1 to 256, found 'two'"},
       {"workers: 1_0", "groups.a.workers: expected a whole number from 1 to 256, found '1_0'"},
       {"workers: true", "groups.a.workers: expected a whole number from 1 to 256, found true"},
-      {"workers: 99999999999999999999", "groups.a.workers: expected a whole number from 1 to 256, found 9…"},
+      {"workers: 99999999999999999999",
+       "groups.a.workers: expected a whole number from 1 to 256, found 9…"},
       {"workers: [1]", "groups.a.workers: expected a whole number from 1 to 256, found a list"},
-      {"workers: {min: 1, max: 2}", "groups.a.workers: a range of workers is not available in this version: …"},
+      {"workers: {min: 1, max: 2}",
+       "groups.a.workers: a range of workers is not available in this version: …"},
       {"workers: 010", "expected a number without a leading zero…"},
       {"workers: 08", "expected a number without a leading zero…"},
       {"workers: -010", "expected a number without a leading zero…"},
       {"threads: 0", "groups.a.threads: expected a whole number from 1 to 256, found 0"},
       {"threads: 257", "groups.a.threads: expected a whole number from 1 to 256, found 257"},
-      {"prefetch: 0", "groups.a.prefetch: expected a whole number from 1 to 65535, found 0: 0 would be no limit…"},
-      {"prefetch: 65536", "groups.a.prefetch: expected a whole number from 1 to 65535, found 65536"},
+      {"prefetch: 0",
+       "groups.a.prefetch: expected a whole number from 1 to 65535, found 0: 0 would be no limit…"},
+      {"prefetch: 65536",
+       "groups.a.prefetch: expected a whole number from 1 to 65535, found 65536"},
       {"auto_ack: yes", "groups.a.auto_ack: expected true or false, found 'yes'"},
       {"auto_ack: 1", "groups.a.auto_ack: expected true or false, found 1"},
       {"auto_ack: \"true\"", "groups.a.auto_ack: expected true or false, found the text 'true'"},
-      {"max_body: 16", "groups.a.max_body: expected a size with a unit (B, kB, KiB, MB, MiB, GB, GiB), from 1B to "
-                       "512MiB, found 16: write the unit, as in 16MiB"},
+      {"max_body: 16",
+       "groups.a.max_body: expected a size with a unit (B, kB, KiB, MB, MiB, GB, GiB), from 1B to "
+       "512MiB, found 16: write the unit, as in 16MiB"},
       {"max_body: 0B", "groups.a.max_body: expected a size with a unit…"},
       {"max_body: 1GiB", "groups.a.max_body: expected a size with a unit…"},
       {"max_body: 536870913B", "groups.a.max_body: expected a size with a unit…"},
@@ -462,19 +495,26 @@ TEST_CASE("a wrong value of a group is told with place, expected and found", "[u
       {"start_timeout: 60", "groups.a.start_timeout: expected a duration with a unit…"},
       {"start_timeout: 2h", "groups.a.start_timeout: expected a duration with a unit…"},
       {"consumer_tag: 5", "groups.a.consumer_tag: expected a consumer tag (in quotes), found 5"},
-      {"consumer_tag: " + std::string(256, 't'), "groups.a.consumer_tag: expected at most 255 bytes, found 256"},
-      {"consumer_arguments: [1]", "groups.a.consumer_arguments: expected a map of names and values, found a list"},
-      {"consumer_arguments: {x: }", "groups.a.consumer_arguments.x: expected a value, found nothing"},
-      {"consumer_arguments: {x: [.inf]}", "groups.a.consumer_arguments.x[0]: expected a finite number, found .inf"},
-      {"consumer_arguments: {x: 9223372036854775808}", "groups.a.consumer_arguments.x: expected a number of at most…"},
+      {"consumer_tag: " + std::string(256, 't'),
+       "groups.a.consumer_tag: expected at most 255 bytes, found 256"},
+      {"consumer_arguments: [1]",
+       "groups.a.consumer_arguments: expected a map of names and values, found a list"},
+      {"consumer_arguments: {x: }",
+       "groups.a.consumer_arguments.x: expected a value, found nothing"},
+      {"consumer_arguments: {x: [.inf]}",
+       "groups.a.consumer_arguments.x[0]: expected a finite number, found .inf"},
+      {"consumer_arguments: {x: 9223372036854775808}",
+       "groups.a.consumer_arguments.x: expected a number of at most…"},
       {"queue: \"\"", "groups.a.queue: expected the name of a queue, found the text ''"},
       {"queue: 5", "groups.a.queue: expected the name of a queue (in quotes), found 5"},
-      {"queue: [x]", "groups.a.queue: expected the name of a queue, found a list: several go under 'queues'"},
+      {"queue: [x]",
+       "groups.a.queue: expected the name of a queue, found a list: several go under 'queues'"},
       {"queue: " + std::string(256, 'q'), "groups.a.queue: expected at most 255 bytes, found 256"},
       {"queues: x", "groups.a.queues: expected a list of queues, found 'x'"},
       {"queues: []", "groups.a.queues: expected at least one queue, found none"},
       {"queues: [x, x]", "groups.a.queues[1]: expected each queue once, found 'x' again"},
-      {"queues: [x, {name: x}]", "groups.a.queues[1].name: expected each queue once, found 'x' again"},
+      {"queues: [x, {name: x}]",
+       "groups.a.queues[1].name: expected each queue once, found 'x' again"},
       {"queues: [{prefetch: 1}]", "groups.a.queues[0]: expected 'name', found none"},
       {"queues: [{name: x, prefetch: 0}]", "groups.a.queues[0].prefetch: expected a whole number…"},
       {"queues: [{name: x, workers: 1}]", "groups.a.queues[0]: unknown key 'workers'…"},
@@ -482,36 +522,48 @@ TEST_CASE("a wrong value of a group is told with place, expected and found", "[u
       {"queues: [x], queue: y", "groups.a.queues: expected queue or queues, found both"},
       {"options: [x]", "groups.a.options: expected a map of the handler's options, found a list"},
       {"options:", "groups.a.options: expected a map of the handler's options, found nothing"},
-      {"options: {x: .nan}", "groups.a.options.x: expected a finite number, or a text in quotes, found another"},
-      {"options: {x: 0x1FFFFFFFFFFFFFFFF}", "groups.a.options.x: expected a number of at most 64 bits, found a larger one"},
+      {"options: {x: .nan}",
+       "groups.a.options.x: expected a finite number, or a text in quotes, found another"},
+      {"options: {x: 0x1FFFFFFFFFFFFFFFF}",
+       "groups.a.options.x: expected a number of at most 64 bits, found a larger one"},
       {"options: {x: {y: 1}, x.y: 2}", "groups.a.options.x.y: this option is given twice…"},
       {"options: {x: 0123}", "expected a number without a leading zero…"},
       {"declare: true", "groups.a.declare: expected a map of type, …"},
-      {"declare: {type: mirrored}", "groups.a.declare.type: expected classic or quorum, found 'mirrored'"},
+      {"declare: {type: mirrored}",
+       "groups.a.declare.type: expected classic or quorum, found 'mirrored'"},
       {"declare: {type: quorun}",
        "groups.a.declare.type: expected classic or quorum, found 'quorun': did you mean 'quorum'?"},
       {"declare: {type: stream}",
-       "groups.a.declare.type: 'stream' is not available in this version: expected classic or quorum"},
-      {"declare: {type: quorum, exclusive: true}", "groups.a.declare.exclusive: expected false for a quorum queue, "
-                                                   "found true: the broker refuses it…"},
+       "groups.a.declare.type: 'stream' is not available in this version: expected classic or "
+       "quorum"},
+      {"declare: {type: quorum, exclusive: true}",
+       "groups.a.declare.exclusive: expected false for a quorum queue, "
+       "found true: the broker refuses it…"},
       {"declare: {type: quorum, auto_delete: true}",
        "groups.a.declare.auto_delete: expected false for a quorum queue, found true…"},
       {"declare: {type: quorum, durable: false}",
        "groups.a.declare.durable: expected true for a quorum queue, found false…"},
-      {"declare: {arguments: {x-queue-type: stream}}", "groups.a.declare.arguments: expected no 'x-queue-type'…"},
-      {"declare: {exchanges: {name: x}}", "groups.a.declare.exchanges: expected a list of exchanges, found a map"},
+      {"declare: {arguments: {x-queue-type: stream}}",
+       "groups.a.declare.arguments: expected no 'x-queue-type'…"},
+      {"declare: {exchanges: {name: x}}",
+       "groups.a.declare.exchanges: expected a list of exchanges, found a map"},
       {"declare: {exchanges: [x]}", "groups.a.declare.exchanges[0]: expected a map of name, …"},
-      {"declare: {exchanges: [{type: topic}]}", "groups.a.declare.exchanges[0]: expected 'name', found none"},
+      {"declare: {exchanges: [{type: topic}]}",
+       "groups.a.declare.exchanges[0]: expected 'name', found none"},
       {"declare: {exchanges: [{name: x, type: tpoic}]}",
-       "groups.a.declare.exchanges[0].type: expected direct, fanout, topic or headers, found 'tpoic': did you "
+       "groups.a.declare.exchanges[0].type: expected direct, fanout, topic or headers, found "
+       "'tpoic': did you "
        "mean 'topic'?"},
       {"declare: {bind: [{key: x}]}", "groups.a.declare.bind[0]: expected 'exchange', found none"},
-      {"declare: {bind: [{exchange: \"\"}]}", "groups.a.declare.bind[0].exchange: expected the name of an exchange…"},
-      {"declare: {bind: [{exchange: x, routing_key: y}]}", "groups.a.declare.bind[0]: unknown key 'routing_key'…"},
+      {"declare: {bind: [{exchange: \"\"}]}",
+       "groups.a.declare.bind[0].exchange: expected the name of an exchange…"},
+      {"declare: {bind: [{exchange: x, routing_key: y}]}",
+       "groups.a.declare.bind[0]: unknown key 'routing_key'…"},
   }));
   // The value stands in a line of its own, so that only its column varies.
-  const LoadedSettings loaded = load("groups:\n  a:\n    handler: h\n    " +
-                                     (row.text.starts_with("queues: [x], queue") ? "queues: [x]\n    queue: y" : row.text));
+  const LoadedSettings loaded =
+      load("groups:\n  a:\n    handler: h\n    " +
+           (row.text.starts_with("queues: [x], queue") ? "queues: [x]\n    queue: y" : row.text));
   INFO(row.text);
   INFO(joined(loaded.errors));
   REQUIRE(loaded.errors.size() == 1);
@@ -519,8 +571,8 @@ TEST_CASE("a wrong value of a group is told with place, expected and found", "[u
   CHECK(loaded.errors[0].line == 4);
   CHECK(loaded.errors[0].column >= 5);
   if (row.problem.ends_with("…")) {
-    CHECK_THAT(loaded.errors[0].text,
-               Catch::StartsWith(row.problem.substr(0, row.problem.size() - std::string("…").size())));
+    CHECK_THAT(loaded.errors[0].text, Catch::StartsWith(row.problem.substr(
+                                          0, row.problem.size() - std::string("…").size())));
   } else {
     CHECK(loaded.errors[0].text == row.problem);
   }
@@ -528,36 +580,54 @@ TEST_CASE("a wrong value of a group is told with place, expected and found", "[u
 
 TEST_CASE("a wrong value outside the groups is told too", "[unit][settings]") {
   auto row = GENERATE(values<BadFile>({
-      {"shutdown_timeout: 30", "lope.yaml:2:19: shutdown_timeout: expected a duration with a unit (ms, s, m, h, d), "
-                               "from 0s to 1d, found 30: write the unit, as in 30s"},
+      {"shutdown_timeout: 30",
+       "lope.yaml:2:19: shutdown_timeout: expected a duration with a unit (ms, s, m, h, d), "
+       "from 0s to 1d, found 30: write the unit, as in 30s"},
       {"shutdown_timeout: 0", "lope.yaml:2:19: shutdown_timeout: expected a duration with a unit…"},
-      {"shutdown_timeout: 25h", "lope.yaml:2:19: shutdown_timeout: expected a duration with a unit…"},
-      {"shutdown_timeout: 1m30s", "lope.yaml:2:19: shutdown_timeout: expected a duration with a unit…"},
-      {"shutdown_timeout: 1.5s", "lope.yaml:2:19: shutdown_timeout: expected a duration with a unit…"},
-      {"shutdown_timeout: -1s", "lope.yaml:2:19: shutdown_timeout: expected a duration with a unit…"},
-      {"shutdown_timeout: 1w", "lope.yaml:2:19: shutdown_timeout: expected a duration with a unit…"},
+      {"shutdown_timeout: 25h",
+       "lope.yaml:2:19: shutdown_timeout: expected a duration with a unit…"},
+      {"shutdown_timeout: 1m30s",
+       "lope.yaml:2:19: shutdown_timeout: expected a duration with a unit…"},
+      {"shutdown_timeout: 1.5s",
+       "lope.yaml:2:19: shutdown_timeout: expected a duration with a unit…"},
+      {"shutdown_timeout: -1s",
+       "lope.yaml:2:19: shutdown_timeout: expected a duration with a unit…"},
+      {"shutdown_timeout: 1w",
+       "lope.yaml:2:19: shutdown_timeout: expected a duration with a unit…"},
       {"shutdown_timeout: s", "lope.yaml:2:19: shutdown_timeout: expected a duration with a unit…"},
       {"shutdown_timeout:", "lope.yaml:2:1: shutdown_timeout: expected a duration with a unit…"},
       {"ready_timeout: soon", "lope.yaml:2:16: ready_timeout: expected a duration with a unit…"},
-      {"ready_timeout: 99999999999999999999s", "lope.yaml:2:16: ready_timeout: expected a duration with a unit…"},
-      {"broker: {heartbeat: 4s}", "lope.yaml:2:21: broker.heartbeat: expected a duration with a unit (ms, s, m, h, "
-                                  "d), 0 (none), or from 5s to 1h, found '4s'"},
+      {"ready_timeout: 99999999999999999999s",
+       "lope.yaml:2:16: ready_timeout: expected a duration with a unit…"},
+      {"broker: {heartbeat: 4s}",
+       "lope.yaml:2:21: broker.heartbeat: expected a duration with a unit (ms, s, m, h, "
+       "d), 0 (none), or from 5s to 1h, found '4s'"},
       {"broker: {heartbeat: 61m}", "lope.yaml:2:21: broker.heartbeat: expected a duration…"},
-      {"broker: {heartbeat: 5500ms}", "lope.yaml:2:21: broker.heartbeat: expected a duration of whole seconds…"},
-      {"broker: {heartbeat: 30}", "lope.yaml:2:21: broker.heartbeat: expected a duration with a unit…"},
-      {"broker: {connect_timeout: 99ms}", "lope.yaml:2:27: broker.connect_timeout: expected a duration…"},
-      {"broker: {connect_timeout: 61s}", "lope.yaml:2:27: broker.connect_timeout: expected a duration…"},
-      {"broker:", "lope.yaml:2:1: broker: expected a URL, or a map of url, urls, user, password, heartbeat and "
-                  "connect_timeout, found nothing"},
+      {"broker: {heartbeat: 5500ms}",
+       "lope.yaml:2:21: broker.heartbeat: expected a duration of whole seconds…"},
+      {"broker: {heartbeat: 30}",
+       "lope.yaml:2:21: broker.heartbeat: expected a duration with a unit…"},
+      {"broker: {connect_timeout: 99ms}",
+       "lope.yaml:2:27: broker.connect_timeout: expected a duration…"},
+      {"broker: {connect_timeout: 61s}",
+       "lope.yaml:2:27: broker.connect_timeout: expected a duration…"},
+      {"broker:",
+       "lope.yaml:2:1: broker: expected a URL, or a map of url, urls, user, password, heartbeat "
+       "and "
+       "connect_timeout, found nothing"},
       {"broker: [amqp://x]", "lope.yaml:2:9: broker: expected a URL, or a map of…"},
-      {"broker: localhost", "lope.yaml:2:9: broker: URL: expected amqp://user:password@host:port/vhost, found a text "
-                            "that does not start with 'amqp://'"},
+      {"broker: localhost",
+       "lope.yaml:2:9: broker: URL: expected amqp://user:password@host:port/vhost, found a text "
+       "that does not start with 'amqp://'"},
       {"broker: 5672", "lope.yaml:2:9: broker: expected a URL…"},
-      {"broker: amqps://mq", "lope.yaml:2:9: broker: URL: 'amqps' is not available in this version: expected amqp://"},
+      {"broker: amqps://mq",
+       "lope.yaml:2:9: broker: URL: 'amqps' is not available in this version: expected amqp://"},
       {"broker: {tls: {ca: x}}", "lope.yaml:2:10: broker: 'tls' is not available in this version"},
-      {"broker: {url: amqp://a, urls: [amqp://b]}", "lope.yaml:2:9: broker: expected url or urls, found both"},
+      {"broker: {url: amqp://a, urls: [amqp://b]}",
+       "lope.yaml:2:9: broker: expected url or urls, found both"},
       {"broker: {urls: []}", "lope.yaml:2:16: broker.urls: expected 1 to 64 URLs, found 0"},
-      {"broker: {urls: amqp://a}", "lope.yaml:2:16: broker.urls: expected a list of URLs, found 'amqp://a'"},
+      {"broker: {urls: amqp://a}",
+       "lope.yaml:2:16: broker.urls: expected a list of URLs, found 'amqp://a'"},
       {"broker: {urls: [amqp://a, mq]}", "lope.yaml:2:27: broker.urls[1]: URL: expected amqp://…"},
       {"broker: {url: amqp://a@mq, user: b, password: {env: LOPE_TEST_SET}}",
        "lope.yaml:2:15: broker.url: expected the user in the URL or as 'user', found both"},
@@ -565,18 +635,25 @@ TEST_CASE("a wrong value outside the groups is told too", "[unit][settings]") {
        "lope.yaml:2:15: broker.url: expected the password in the URL or as 'password', found both"},
       {"broker: amqp://app@mq", "lope.yaml:2:9: broker: URL: expected a password for user 'app'…"},
       {"broker: {url: amqp://app@mq}",
-       "lope.yaml:2:15: broker.url: expected a password for user 'app' under broker.password, found none"},
-      {"broker: {user: app}", "lope.yaml:2:9: broker: expected a password for user 'app' under broker.password…"},
-      {"broker: {user: 5}", "lope.yaml:2:16: broker.user: expected a user name (in quotes), found 5"},
+       "lope.yaml:2:15: broker.url: expected a password for user 'app' under broker.password, "
+       "found none"},
+      {"broker: {user: app}",
+       "lope.yaml:2:9: broker: expected a password for user 'app' under broker.password…"},
+      {"broker: {user: 5}",
+       "lope.yaml:2:16: broker.user: expected a user name (in quotes), found 5"},
       {"handlers_dir: \"\"", "lope.yaml:2:15: handlers_dir: expected a folder, found the text ''"},
       {"handlers_dir: [x]", "lope.yaml:2:15: handlers_dir: expected a folder, found a list"},
       {"log: json", "lope.yaml:2:6: log: expected a map of level, format and file, found 'json'"},
-      {"log: {level: warning}", "lope.yaml:2:14: log.level: expected debug, info, warn or error, found 'warning'"},
+      {"log: {level: warning}",
+       "lope.yaml:2:14: log.level: expected debug, info, warn or error, found 'warning'"},
       {"log: {level: wran}",
-       "lope.yaml:2:14: log.level: expected debug, info, warn or error, found 'wran': did you mean 'warn'?"},
+       "lope.yaml:2:14: log.level: expected debug, info, warn or error, found 'wran': did you mean "
+       "'warn'?"},
       {"log: {format: xml}", "lope.yaml:2:15: log.format: expected text or json, found 'xml'"},
-      {"log: {file: 5}", "lope.yaml:2:13: log.file: expected the path of a file (in quotes), found 5"},
-      {"defaults: {prefetch: 0}", "lope.yaml:2:22: defaults.prefetch: expected a whole number from 1 to 65535…"},
+      {"log: {file: 5}",
+       "lope.yaml:2:13: log.file: expected the path of a file (in quotes), found 5"},
+      {"defaults: {prefetch: 0}",
+       "lope.yaml:2:22: defaults.prefetch: expected a whole number from 1 to 65535…"},
       {"defaults: {handler: x}", "lope.yaml:2:12: defaults: unknown key 'handler'…"},
       {"defaults:", "lope.yaml:2:1: defaults: expected a map of prefetch, …"},
   }));
@@ -586,10 +663,10 @@ TEST_CASE("a wrong value outside the groups is told too", "[unit][settings]") {
 }
 
 TEST_CASE("what later versions bring is not called unknown", "[unit][settings]") {
-  const std::string key = GENERATE(
-      as<std::string>(), "timeout", "retry", "dead_letter", "crashes", "batch", "flush_interval", "recycle",
-      "watch", "dedup", "min_interval", "journal", "accept", "decode", "validate", "order_by", "order", "rate",
-      "consumer_timeout");
+  const std::string key =
+      GENERATE(as<std::string>(), "timeout", "retry", "dead_letter", "crashes", "batch",
+               "flush_interval", "recycle", "watch", "dedup", "min_interval", "journal", "accept",
+               "decode", "validate", "order_by", "order", "rate", "consumer_timeout");
   check_bad({"groups: {a: {handler: h, " + key + ": {x: 1}}}",
              "lope.yaml:1:26: groups.a: '" + key + "' is not available in this version"});
   check_bad({"groups: {a: {handler: h}}\ndefaults: {" + key + ": 1}",
@@ -611,8 +688,8 @@ TEST_CASE("every error of a file comes in one run, in its order", "[unit][settin
   std::vector<std::pair<int, int>> places;
   for (const ConfigProblem& error : loaded.errors) places.emplace_back(error.line, error.column);
   INFO(joined(loaded.errors));
-  const std::vector<std::pair<int, int>> expected = {{2, 3},  {2, 7},  {2, 27}, {3, 32}, {3, 47},
-                                                     {4, 3},  {5, 19}, {6, 21}, {6, 30}};
+  const std::vector<std::pair<int, int>> expected = {{2, 3}, {2, 7},  {2, 27}, {3, 32}, {3, 47},
+                                                     {4, 3}, {5, 19}, {6, 21}, {6, 30}};
   CHECK(places == expected);
 }
 
@@ -667,8 +744,10 @@ TEST_CASE("a password that stands in the file is warned of", "[unit][settings]")
   };
   const auto row = GENERATE(values<Row>({
       {"amqp://app:hunter2@mq", "lope.yaml:1:9: broker: URL: a password stands in this file"},
-      {"{urls: [amqp://mq, amqp://app:hunter2@mq]}", "lope.yaml:1:28: broker.urls[1]: URL: a password stands"},
-      {"{url: amqp://app@mq, password: hunter2}", "lope.yaml:1:40: broker.password: a password stands"},
+      {"{urls: [amqp://mq, amqp://app:hunter2@mq]}",
+       "lope.yaml:1:28: broker.urls[1]: URL: a password stands"},
+      {"{url: amqp://app@mq, password: hunter2}",
+       "lope.yaml:1:40: broker.password: a password stands"},
       {"{user: app, password: hunter2}", "lope.yaml:1:31: broker.password: a password stands"},
       {"{user: app, password: guest}", "lope.yaml:1:31: broker.password: a password stands"},
       {"{password: hunter2}", "lope.yaml:1:20: broker.password: a password stands"},
@@ -677,7 +756,8 @@ TEST_CASE("a password that stands in the file is warned of", "[unit][settings]")
       {"amqp://guest:guest@mq", ""},
       {"{user: guest, password: guest}", ""},
   }));
-  const LoadedSettings loaded = load("broker: " + std::string(row.broker) + "\ngroups: {a: {handler: h}}");
+  const LoadedSettings loaded =
+      load("broker: " + std::string(row.broker) + "\ngroups: {a: {handler: h}}");
   INFO(row.broker << "\n" << joined(loaded.errors));
   CHECK(loaded.errors.empty());
   CHECK_THAT(joined(loaded.warnings), Catch::StartsWith(row.warning));
@@ -708,14 +788,17 @@ TEST_CASE("a password that cannot be had is an error", "[unit][settings]") {
       {"{file: large}", "broker.password.file: 'large': expected a password of at most 4096 bytes"},
       {"{file: }", "broker.password.file: expected the path of a file, found nothing"},
       {"{file: \"\"}", "broker.password.file: expected the path of a file"},
-      {"{env: LOPE_TEST_UNSET}", "broker.password.env: expected the environment variable 'LOPE_TEST_UNSET' to be set"},
+      {"{env: LOPE_TEST_UNSET}",
+       "broker.password.env: expected the environment variable 'LOPE_TEST_UNSET' to be set"},
       {"{env: LOPE_TEST_EMPTY}", "broker.password: expected a password, found an empty one"},
       {"{env: A=B}", "broker.password.env: expected the name of an environment variable"},
       {"{credential: x}", "broker.password.credential: expected $CREDENTIALS_DIRECTORY"},
-      {"{credential: ../x}", "broker.password.credential: expected the name of a systemd credential"},
+      {"{credential: ../x}",
+       "broker.password.credential: expected the name of a systemd credential"},
       {"{credential: ..}", "broker.password.credential: expected the name of a systemd credential"},
       {"{}", "broker.password: expected one of credential, file or env, found 0 keys"},
-      {"{file: a, env: b}", "broker.password: expected one of credential, file or env, found 2 keys"},
+      {"{file: a, env: b}",
+       "broker.password: expected one of credential, file or env, found 2 keys"},
       {"[a]", "broker.password: expected {credential: NAME}"},
       {"", "broker.password: expected {credential: NAME}"},
       {"\"\"", "broker.password: expected a password, found an empty one"},
@@ -740,20 +823,25 @@ TEST_CASE("a password that cannot be had is an error", "[unit][settings]") {
 TEST_CASE("no message shows a password, whatever is wrong around it", "[unit][settings]") {
   const std::string broker = GENERATE(
       as<std::string>(), "amqp://app:hunter2@mq/a/b", "amqps://app:hunter2@mq", "app:hunter2@mq",
-      "http://app:hunter2@mq", "amqp://app:hunter2@mq:x", "amqp://app:hunter2", "amqp://app:hunter2@",
-      "[\"amqp://app:hunter2@mq\"]", "{amqp://app:hunter2@mq}", "{\"amqp://app:hunter2@mq\": x}",
-      "{url: {amqp://app:hunter2@mq: x}}", "{urls: amqp://app:hunter2@mq}",
-      "{urls: [amqp://app:hunter2@mq, 5, x]}", "{url: amqp://app:hunter2@mq, url: amqp://app:hunter2@mq}",
+      "http://app:hunter2@mq", "amqp://app:hunter2@mq:x", "amqp://app:hunter2",
+      "amqp://app:hunter2@", "[\"amqp://app:hunter2@mq\"]", "{amqp://app:hunter2@mq}",
+      "{\"amqp://app:hunter2@mq\": x}", "{url: {amqp://app:hunter2@mq: x}}",
+      "{urls: amqp://app:hunter2@mq}", "{urls: [amqp://app:hunter2@mq, 5, x]}",
+      "{url: amqp://app:hunter2@mq, url: amqp://app:hunter2@mq}",
       "{url: amqp://app:hunter2@mq, password: hunter2}", "{user: app, password: {hunter2}}",
       "{user: app, password: {hunter2, hunter2}}", "{user: app, password: {hunter2: x}}",
-      "{user: app, password: {env: hunter2=hunter2}}", "{user: app, password: {credential: hunter2/x}}",
-      "{user: app, password: [hunter2]}", "{user: app, password: *hunter2}", "{user: app, password: &hunter2}",
-      "{user: app, password: &hunter2 x}", "{user: app, password: !hunter2 x}", "{user: app, password: !hunter2}",
-      "{user: app, password: @hunter2}", "{user: app, password: %hunter2}", "{user: app, password: `hunter2}",
-      "{user: app, password: \"hunter2}", "{user: app, password: \"\\hunter2\"}", "{user: app, password: hunter2: x}",
-      "{user: app, password: hunter2", "{heartbeat: amqp://app:hunter2@mq}", "{user: app, paswd: hunter2}");
+      "{user: app, password: {env: hunter2=hunter2}}",
+      "{user: app, password: {credential: hunter2/x}}", "{user: app, password: [hunter2]}",
+      "{user: app, password: *hunter2}", "{user: app, password: &hunter2}",
+      "{user: app, password: &hunter2 x}", "{user: app, password: !hunter2 x}",
+      "{user: app, password: !hunter2}", "{user: app, password: @hunter2}",
+      "{user: app, password: %hunter2}", "{user: app, password: `hunter2}",
+      "{user: app, password: \"hunter2}", "{user: app, password: \"\\hunter2\"}",
+      "{user: app, password: hunter2: x}", "{user: app, password: hunter2",
+      "{heartbeat: amqp://app:hunter2@mq}", "{user: app, paswd: hunter2}");
   const LoadedSettings loaded =
-      load("broker: " + broker + "\nlog: {level: amqp://app:hunter2@mq, file: 5}\ngroups: {a: {handler: h}}\n");
+      load("broker: " + broker +
+           "\nlog: {level: amqp://app:hunter2@mq, file: 5}\ngroups: {a: {handler: h}}\n");
   const std::string all = joined(loaded.errors) + joined(loaded.warnings);
   INFO(broker << "\n" << all);
   CHECK_FALSE(loaded.errors.empty());
@@ -762,8 +850,8 @@ TEST_CASE("no message shows a password, whatever is wrong around it", "[unit][se
 
 TEST_CASE("a number that may be a password is not shown", "[unit][settings]") {
   const std::string value = GENERATE(as<std::string>(), "0815", "4711");
-  const LoadedSettings loaded =
-      load("broker: {user: app, password: " + value + "}\ngroups: {a: {handler: h, options: {pin: 0815}}}");
+  const LoadedSettings loaded = load("broker: {user: app, password: " + value +
+                                     "}\ngroups: {a: {handler: h, options: {pin: 0815}}}");
   INFO(joined(loaded.errors));
   CHECK(loaded.errors.size() == 2);
   CHECK(joined(loaded.errors).find(value) == std::string::npos);
@@ -773,10 +861,11 @@ TEST_CASE("a number that may be a password is not shown", "[unit][settings]") {
 // ---- Includes ------------------------------------------------------------------------------
 
 TEST_CASE("included files add groups, in the order of their names", "[unit][settings]") {
-  const std::string include =
-      GENERATE(as<std::string>(), "conf.d/*.yaml", "[conf.d/*.yaml]", "[conf.d/a.yaml, conf.d/b.yaml]",
-               "[conf.d/a.yaml, conf.d/*.yaml, conf.d/a.yaml]", "'conf.d/[ab].yaml'", "conf.d/?.yaml");
-  const Config config("include: " + include + "\ndefaults: {workers: 3}\ngroups: {m: {handler: h}}");
+  const std::string include = GENERATE(
+      as<std::string>(), "conf.d/*.yaml", "[conf.d/*.yaml]", "[conf.d/a.yaml, conf.d/b.yaml]",
+      "[conf.d/a.yaml, conf.d/*.yaml, conf.d/a.yaml]", "'conf.d/[ab].yaml'", "conf.d/?.yaml");
+  const Config config("include: " + include +
+                      "\ndefaults: {workers: 3}\ngroups: {m: {handler: h}}");
   std::filesystem::create_directory(config.dir().path() / "conf.d");
   config.dir().write("conf.d/b.yaml", "groups: {b: {handler: h}}");
   config.dir().write("conf.d/a.yaml", "groups: {a: {handler: h}}");
@@ -814,20 +903,25 @@ TEST_CASE("problems of an included file carry its own path", "[unit][settings]")
   const auto row = GENERATE(values<Row>({
       {"a.yaml", "groups:\n  x: {handlr: h, handler: h}",
        "a.yaml:2:7: groups.x: unknown key 'handlr': did you mean 'handler'?"},
-      {"a.yaml", "groups: {m: {handler: h}}", "a.yaml:1:10: group 'm' is given twice: first at lope.yaml:2:10"},
+      {"a.yaml", "groups: {m: {handler: h}}",
+       "a.yaml:1:10: group 'm' is given twice: first at lope.yaml:2:10"},
       {"a.yaml", "groups: {x: {handler: h}}\nbroker: amqp://x",
        "a.yaml:2:1: 'broker' belongs in the main file: expected only 'groups' in an included one"},
-      {"a.yaml", "groups: {x: {handler: h}}\ngruops: x", "a.yaml:2:1: unknown key 'gruops': did you mean 'groups'?"},
-      {"a.yaml", "", "a.yaml: expected a map of settings, found an empty file (included at lope.yaml:1)"},
+      {"a.yaml", "groups: {x: {handler: h}}\ngruops: x",
+       "a.yaml:2:1: unknown key 'gruops': did you mean 'groups'?"},
+      {"a.yaml", "",
+       "a.yaml: expected a map of settings, found an empty file (included at lope.yaml:1)"},
       {"a.yaml", "x: [", "a.yaml:1:…"},
       {"b.yaml", "", "b.yaml: expected a file, found none (included at lope.yaml:1)"},
       {"[a.yaml, 5]", "groups: {x: {handler: h}}",
        "lope.yaml:1:19: include[1]: expected a file name or a list of them (in quotes), found 5"},
-      {"{a: b}", "", "lope.yaml:1:10: include: expected a file name or a list of them, found a map"},
+      {"{a: b}", "",
+       "lope.yaml:1:10: include: expected a file name or a list of them, found a map"},
       {"\"\"", "", "lope.yaml:1:10: include: expected a file name, found the text ''"},
       {"lope.yaml", "", "lope.yaml:1:10: include: expected another file, found this one"},
       {"conf.*/a.yaml", "",
-       "lope.yaml:1:10: include: expected '*', '?' and '[' in the file name only, found them in its folder"},
+       "lope.yaml:1:10: include: expected '*', '?' and '[' in the file name only, found them in "
+       "its folder"},
   }));
   const Config config("include: " + row.include + "\ngroups: {m: {handler: h}}");
   config.dir().write("a.yaml", row.content);
@@ -868,38 +962,50 @@ TEST_CASE("what makes YAML dangerous is refused, with its place, in no time", "[
       {"nothing", "", "lope.yaml: expected a map of settings, found an empty file"},
       {"spaces", "  \n\n ", "lope.yaml: expected a map of settings, found an empty file"},
       {"a comment", "# x\n", "lope.yaml: expected a map of settings, found an empty file"},
-      {"an empty document", "---\n...\n", "lope.yaml: expected a map of settings, found an empty file"},
+      {"an empty document", "---\n...\n",
+       "lope.yaml: expected a map of settings, found an empty file"},
       {"a null", "~", "lope.yaml: expected a map of settings, found an empty file"},
       {"two documents", "groups: {a: {handler: h}}\n---\nbroker: amqp://x\n",
        "lope.yaml:2:1: expected one document, found a second"},
-      {"text behind the document", "{groups: {a: {handler: h}}}\n]\n",
-       "lope.yaml:2:1: "},
-      {"a NUL byte", std::string("groups: {a: {hand\0ler: h}}", 26), "lope.yaml:1:18: expected text, found a NUL byte"},
+      {"text behind the document", "{groups: {a: {handler: h}}}\n]\n", "lope.yaml:2:1: "},
+      {"a NUL byte", std::string("groups: {a: {hand\0ler: h}}", 26),
+       "lope.yaml:1:18: expected text, found a NUL byte"},
       {"a NUL escape", "groups: {a: {handler: \"h\\0\"}}",
        "lope.yaml:1:23: expected text, found a NUL character in it"},
-      {"Latin 1", "# \xfc\ngroups: {a: {handler: h}}", "lope.yaml:1:3: expected UTF-8, found another byte"},
-      {"UTF-16", std::string("\xff\xfeg\0r\0", 6), "lope.yaml:1:4: expected text, found a NUL byte"},
+      {"Latin 1", "# \xfc\ngroups: {a: {handler: h}}",
+       "lope.yaml:1:3: expected UTF-8, found another byte"},
+      {"UTF-16", std::string("\xff\xfeg\0r\0", 6),
+       "lope.yaml:1:4: expected text, found a NUL byte"},
       {"an anchor", "groups: {a: &x {handler: h}}", "lope.yaml:1:13: expected no anchor"},
       {"an alias", "groups: {a: &x {handler: h}, b: *x}", "lope.yaml:1:13: expected no anchor"},
       {"an unknown alias", "groups: {a: {handler: *x}}", "lope.yaml:1:23: expected no alias"},
       {"an alias cycle", "groups: &g {a: *g}", "lope.yaml:1:9: expected no anchor"},
       {"an alias bomb", bomb, "lope.yaml:1:1: expected at least one group"},
-      {"a merge key", "groups: {a: {handler: h, <<: {workers: 2}}}", "lope.yaml:1:26: expected no merge key"},
+      {"a merge key", "groups: {a: {handler: h, <<: {workers: 2}}}",
+       "lope.yaml:1:26: expected no merge key"},
       {"a tag", "groups: {a: {handler: !!str h}}", "lope.yaml:1:23: expected no tag"},
       {"a tag of its own", "groups: !x {a: {handler: h}}", "lope.yaml:1:9: expected no tag"},
-      {"depth in brackets", "groups: " + std::string(10'000, '['), "lope.yaml:1:25: expected at most 32 levels"},
-      {"depth in braces", "groups: " + repeated("{a: ", 10'000), "lope.yaml:1:133: expected at most 32 levels"},
-      {"depth in dashes", "groups:\n  " + repeated("- ", 10'000), "lope.yaml:2:65: expected at most 32 levels"},
+      {"depth in brackets", "groups: " + std::string(10'000, '['),
+       "lope.yaml:1:25: expected at most 32 levels"},
+      {"depth in braces", "groups: " + repeated("{a: ", 10'000),
+       "lope.yaml:1:133: expected at most 32 levels"},
+      {"depth in dashes", "groups:\n  " + repeated("- ", 10'000),
+       "lope.yaml:2:65: expected at most 32 levels"},
       {"closed depth", "groups: " + std::string(10'000, '[') + std::string(10'000, ']'),
        "lope.yaml:1:40: expected at most 32 levels"},
       {"a bracket not closed", "groups: {a: {handler: h}", "lope.yaml:1:"},
       {"a tab", "groups:\n\ta: {handler: h}", "lope.yaml:2:"},
       {"no YAML", "groups: : : {", "lope.yaml:1:"},
-      {"a mebibyte and one", "#" + std::string(mebibyte, 'x'), "lope.yaml: expected at most 1 MiB, found a larger file"},
-      {"10 MiB", std::string(10 * mebibyte, 'x'), "lope.yaml: expected at most 1 MiB, found a larger file"},
-      {"a mebibyte of brackets", std::string(mebibyte, '['), "lope.yaml:1:17: expected at most 32 levels"},
-      {"a mebibyte of one key", repeated("k: v\n", mebibyte / 5), "lope.yaml:2:1: key 'k' is given twice"},
-      {"a mebibyte of aliases", "a: &a x\nb: [" + repeated("*a,", 300'000) + "]", "lope.yaml:1:4: expected no anchor"},
+      {"a mebibyte and one", "#" + std::string(mebibyte, 'x'),
+       "lope.yaml: expected at most 1 MiB, found a larger file"},
+      {"10 MiB", std::string(10 * mebibyte, 'x'),
+       "lope.yaml: expected at most 1 MiB, found a larger file"},
+      {"a mebibyte of brackets", std::string(mebibyte, '['),
+       "lope.yaml:1:17: expected at most 32 levels"},
+      {"a mebibyte of one key", repeated("k: v\n", mebibyte / 5),
+       "lope.yaml:2:1: key 'k' is given twice"},
+      {"a mebibyte of aliases", "a: &a x\nb: [" + repeated("*a,", 300'000) + "]",
+       "lope.yaml:1:4: expected no anchor"},
   }));
   const Config config(row.text);
   // Of this process, so that a busy machine does not count.
@@ -926,20 +1032,23 @@ TEST_CASE("a file with thousands of problems tells the first thousand", "[unit][
 
 TEST_CASE("what is no file is refused by its kind", "[unit][settings]") {
   const TempDir dir;
-  CHECK(joined(load_settings(dir.file("none")).errors) == dir.file("none") + ": expected a file, found none\n");
+  CHECK(joined(load_settings(dir.file("none")).errors) ==
+        dir.file("none") + ": expected a file, found none\n");
   CHECK(joined(load_settings(dir.path()).errors) ==
         dir.path().string() + ": expected a regular file, found a folder\n");
   const std::string fifo = dir.file("fifo");
   REQUIRE(::mkfifo(fifo.c_str(), 0600) == 0);
   CHECK(joined(load_settings(fifo).errors) == fifo + ": expected a regular file, found a fifo\n");
-  CHECK(joined(load_settings("/dev/zero").errors) == "/dev/zero: expected a regular file, found a device\n");
+  CHECK(joined(load_settings("/dev/zero").errors) ==
+        "/dev/zero: expected a regular file, found a device\n");
   CHECK_FALSE(load_settings("").errors.empty());
 }
 
 TEST_CASE("quotes make a text of anything", "[unit][settings]") {
   const GroupSettings group = group_of(
       "options: {a: '010', b: \"*x\", c: '&x', d: '!x', e: '<<', f: \"~\", g: 'true'}, queue: '5'");
-  CHECK(group.options_json == R"({"a":"010","b":"*x","c":"&x","d":"!x","e":"<<","f":"~","g":"true"})");
+  CHECK(group.options_json ==
+        R"({"a":"010","b":"*x","c":"&x","d":"!x","e":"<<","f":"~","g":"true"})");
   CHECK(group.queues[0].name == "5");
 }
 
@@ -949,7 +1058,8 @@ TEST_CASE("the schema knows the loader's keys, and no others", "[unit][settings]
   const auto schema = nlohmann::json::parse(read_file(LOPE_SOURCE_DIR "/config/lope.schema.json"));
   for (const KnownKeys& known : known_keys()) {
     if (known.map == "included file") continue;  // the schema is for the main file
-    const auto& map = known.map == "file" ? schema : schema.at("definitions").at(std::string(known.map));
+    const auto& map =
+        known.map == "file" ? schema : schema.at("definitions").at(std::string(known.map));
     std::vector<std::string> in_schema;
     for (const auto& [key, value] : map.at("properties").items()) in_schema.push_back(key);
     std::vector<std::string> in_loader(known.keys.begin(), known.keys.end());
@@ -970,21 +1080,30 @@ TEST_CASE("schema and loader agree", "[unit][settings]") {
       {true, "groups: {a: {handler: h}}"},
       {true, read_file(LOPE_SOURCE_DIR "/config/lope.yaml")},
       {true, "broker: amqp://localhost\ngroups: {a: {handler: h}}"},
-      {true, "broker: {urls: [amqp://a, amqp://b/v], user: guest, heartbeat: 0}\ngroups: {a: {handler: h}}"},
+      {true,
+       "broker: {urls: [amqp://a, amqp://b/v], user: guest, heartbeat: 0}\ngroups: {a: {handler: "
+       "h}}"},
       {true, "broker: {user: app, password: {env: LOPE_TEST_SET}}\ngroups: {a: {handler: h}}"},
       {true, "broker: {user: app, password: text}\ngroups: {a: {handler: h}}"},
-      {true, "handlers_dir: /x\nshutdown_timeout: 1d\nready_timeout: 500ms\ngroups: {a: {handler: h}}"},
+      {true,
+       "handlers_dir: /x\nshutdown_timeout: 1d\nready_timeout: 500ms\ngroups: {a: {handler: h}}"},
       {true, "log: {level: debug, format: json, file: x}\ngroups: {a: {handler: h}}"},
       {true, "include: none/*.yaml\ngroups: {a: {handler: h}}"},
       {true, "include: [none/*.yaml]\ngroups: {a: {handler: h}}"},
-      {true, "defaults: {prefetch: 1, workers: 2, threads: 3, auto_ack: true, max_body: 1B, start_timeout: 5s}\n"
-             "groups: {a: {handler: h}}"},
+      {true,
+       "defaults: {prefetch: 1, workers: 2, threads: 3, auto_ack: true, max_body: 1B, "
+       "start_timeout: 5s}\n"
+       "groups: {a: {handler: h}}"},
       {true, "groups: {A1.b_c-d: {handler: h, queue: q, options: {a: [1, {b: ~}]}, workers: 256}}"},
-      {true, "groups: {a: {handler: h, queues: [x, {name: y, prefetch: 65535, consumer_tag: \"\"}]}}"},
+      {true,
+       "groups: {a: {handler: h, queues: [x, {name: y, prefetch: 65535, consumer_tag: \"\"}]}}"},
       {true, "groups: {a: {handler: h, consumer_arguments: {a: 1, b: [x, 1.5, {c: true}]}}}"},
       {true, "groups: {a: {handler: h, declare: {type: quorum, durable: true, exclusive: false}}}"},
-      {true, "groups: {a: {handler: h, declare: {exclusive: true, auto_delete: true, durable: false}}}"},
-      {true, "groups: {a: {handler: h, declare: {exchanges: [{name: x, type: x-y}], bind: [{exchange: x}]}}}"},
+      {true,
+       "groups: {a: {handler: h, declare: {exclusive: true, auto_delete: true, durable: false}}}"},
+      {true,
+       "groups: {a: {handler: h, declare: {exchanges: [{name: x, type: x-y}], bind: [{exchange: "
+       "x}]}}}"},
       {false, "[]"},
       {false, "broker: amqp://localhost"},
       {false, "groups: {}"},

@@ -1,11 +1,11 @@
 #include "common/spawn.h"
 
-#include <catch2/catch.hpp>
 #include <fcntl.h>
 #include <poll.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
+#include <catch2/catch.hpp>
 
 #include <algorithm>
 #include <cstdlib>
@@ -28,7 +28,8 @@ std::string read_to_end(int fd) {
   std::string text;
   char buffer[4096];
   ssize_t n = 0;
-  while ((n = ::read(fd, buffer, sizeof buffer)) > 0) text.append(buffer, static_cast<std::size_t>(n));
+  while ((n = ::read(fd, buffer, sizeof buffer)) > 0)
+    text.append(buffer, static_cast<std::size_t>(n));
   return text;
 }
 
@@ -138,7 +139,8 @@ TEST_CASE("every other descriptor is closed in the child", "[unit][spawn]") {
 }
 
 TEST_CASE("a child starts with default signals and nothing blocked", "[unit][spawn]") {
-  struct sigaction ignore {}, old_usr1{}, old_pipe{};
+  struct sigaction ignore {
+  }, old_usr1{}, old_pipe{};
   ignore.sa_handler = SIG_IGN;
   ::sigaction(SIGUSR1, &ignore, &old_usr1);
   ::sigaction(SIGPIPE, &ignore, &old_pipe);
@@ -191,7 +193,8 @@ TEST_CASE("a program that cannot be run is an error with its errno", "[unit][spa
   options.argv = {"text"};
   const auto child = spawn(options);
   REQUIRE_FALSE(child);
-  CHECK_THAT(child.error(), Catch::Contains("execveat text") && Catch::Contains("ermission denied"));
+  CHECK_THAT(child.error(),
+             Catch::Contains("execveat text") && Catch::Contains("ermission denied"));
   // It is reaped already.
   CHECK(test::zombies_of(::getpid()).empty());
 }

@@ -23,12 +23,12 @@ TEST_CASE("escape shows what is hidden and leaves the rest alone", "[unit][text]
       {std::string("a\0b", 3), "a\\x00b"},
       {"\x1b[31mred", "\\x1B[31mred"},
       {"\x7f", "\\x7F"},
-      {"\xc2\x9b", "\\xC2\\x9B"},              // a control character beyond ASCII
-      {"\xc2\xa0", "\xc2\xa0"},                // the first that is none
-      {"\xff\xfe", "\\xFF\\xFE"},              // no UTF-8
-      {"a\xc3", "a\\xC3"},                     // cut short
-      {"\xc0\xaf", "\\xC0\\xAF"},              // overlong
-      {"\xed\xa0\x80", "\\xED\\xA0\\x80"},     // a surrogate
+      {"\xc2\x9b", "\\xC2\\x9B"},                    // a control character beyond ASCII
+      {"\xc2\xa0", "\xc2\xa0"},                      // the first that is none
+      {"\xff\xfe", "\\xFF\\xFE"},                    // no UTF-8
+      {"a\xc3", "a\\xC3"},                           // cut short
+      {"\xc0\xaf", "\\xC0\\xAF"},                    // overlong
+      {"\xed\xa0\x80", "\\xED\\xA0\\x80"},           // a surrogate
       {"\xf4\x90\x80\x80", "\\xF4\\x90\\x80\\x80"},  // beyond U+10FFFF
   }));
   CHECK(escape(row.text) == row.shown);
