@@ -93,8 +93,14 @@ std::vector<std::string> notes_of(const GroupSettings& group) {
   if (group.auto_ack) {
     notes.emplace_back(
         "auto_ack: a message is acked when it is handed to a worker: if the handler fails or the "
-        "worker "
-        "dies it is lost");
+        "worker dies it is lost");
+  }
+  int window = 0;
+  for (const QueueSettings& queue : group.queues) window += queue.prefetch;
+  if (window < group.workers * group.threads) {
+    notes.push_back("prefetch " + std::to_string(window) + " is less than workers x threads, " +
+                    std::to_string(group.workers * group.threads) +
+                    ": no more messages than that are handled at a time");
   }
   for (const QueueSettings& queue : group.queues) {
     if (!queue.declare) continue;

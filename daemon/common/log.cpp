@@ -82,26 +82,6 @@ std::string now_utc() {
   return text;
 }
 
-// The length of the well-formed UTF-8 sequence that `text` starts with; 0 when it is none.
-std::size_t utf8_length(std::string_view text) {
-  const auto byte = [&](std::size_t i) { return static_cast<unsigned char>(text[i]); };
-  const unsigned char first = byte(0);
-  if (first < 0x80) return 1;
-  std::size_t length = 0;
-  if (first >= 0xC2 && first <= 0xDF) length = 2;
-  if (first >= 0xE0 && first <= 0xEF) length = 3;
-  if (first >= 0xF0 && first <= 0xF4) length = 4;
-  if (length == 0 || text.size() < length) return 0;
-  for (std::size_t i = 1; i < length; ++i) {
-    if ((byte(i) & 0xC0) != 0x80) return 0;
-  }
-  const unsigned char second = byte(1);
-  const bool overlong = (first == 0xE0 && second < 0xA0) || (first == 0xF0 && second < 0x90);
-  const bool surrogate = first == 0xED && second > 0x9F;
-  const bool too_large = first == 0xF4 && second > 0x8F;
-  return overlong || surrogate || too_large ? 0 : length;
-}
-
 // `text` as a JSON string, cut as in text lines. Not escape(): a reader of JSON wants the value
 // itself.
 void append_json_string(std::string& out, std::string_view text) {
@@ -112,7 +92,7 @@ void append_json_string(std::string& out, std::string_view text) {
       out += "…";
       break;
     }
-    const std::size_t length = utf8_length(text);
+    const std::size_t length = utf8_sequence_length(text);
     const char c = text.front();
     if (length == 0) {
       out += "\\ufffd";

@@ -50,19 +50,23 @@ std::string new_worker_id() {
 }
 
 std::size_t sweep_orphans(std::span<const LiveWorker> live) {
-  std::size_t killed = 0;
+  static std::vector<pid_t> killed;  // and, so far, not reaped
+  std::vector<pid_t> still_killed;
   for (const pid_t pid : children()) {
     const auto is_worker = [pid](const LiveWorker& worker) { return worker.pid == pid; };
     if (std::any_of(live.begin(), live.end(), is_worker)) continue;
     if (::waitpid(pid, nullptr, WNOHANG) != 0) continue;  // reaped
-    const std::string id = worker_id_of(pid);
-    const auto is_its_worker = [&id](const LiveWorker& worker) { return worker.id == id; };
-    if (id.empty() || std::any_of(live.begin(), live.end(), is_its_worker)) continue;
-    log_info("killed what a worker left behind", {{"left_pid", pid}, {"worker_id", id}});
-    ::kill(pid, SIGKILL);  // SIGCHLD brings us back here to reap it
-    ++killed;
+    if (std::find(killed.begin(), killed.end(), pid) == killed.end()) {
+      const std::string id = worker_id_of(pid);
+      const auto is_its_worker = [&id](const LiveWorker& worker) { return worker.id == id; };
+      if (id.empty() || std::any_of(live.begin(), live.end(), is_its_worker)) continue;
+      log_info("killed what a worker left behind", {{"left_pid", pid}, {"worker_id", id}});
+      ::kill(pid, SIGKILL);  // SIGCHLD brings us back here to reap it
+    }
+    still_killed.push_back(pid);
   }
-  return killed;
+  killed = std::move(still_killed);
+  return killed.size();
 }
 
 }  // namespace lope::consumer

@@ -273,7 +273,8 @@ void WorkerPool::sweep() {
 WorkerLoad WorkerPool::load(const Slot& slot) const {
   WorkerLoad load;
   if (slot.process == nullptr) return load;
-  load.ready = slot.ready && !slot.exited && !slot.process->link_closed() && slot.link_trouble.empty();
+  load.ready = slot.ready && !slot.exited && !slot.process->link_closed() &&
+               slot.link_trouble.empty();
   load.threads = settings_.group.threads;
   load.in_flight = slot.process->in_flight();
   load.unreported = slot.process->unreported();
