@@ -37,8 +37,9 @@ constexpr ClientCommand kClientCommands[] = {
 constexpr std::string_view kLocalCommands[] = {"run", "check", "inspect"};
 
 // Of versions to come: "not yet" is another answer than "unknown".
-constexpr std::string_view kLaterCommands[] = {"status", "top", "reload", "pause", "resume", "scale",
-                                               "stop", "call", "try", "test", "new", "dlq", "trace"};
+constexpr std::string_view kLaterCommands[] = {"status", "top",  "reload", "pause", "resume",
+                                               "scale",  "stop", "call",   "try",   "test",
+                                               "new",    "dlq",  "trace"};
 
 int become_client(char** argv) {
   const auto path = cli::program_path("lope-client");

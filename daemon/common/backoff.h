@@ -11,7 +11,8 @@ struct Backoff {
 
   // base x 2^failures, at most cap. `failures` counts from 0.
   std::chrono::milliseconds exponential(int failures) const;
-  // Full jitter: `random` (0 to 1) of exponential(), so that many clients do not come back together.
+  // Full jitter: `random` (0 to 1) of exponential(), so that many clients do not come back
+  // together.
   std::chrono::milliseconds full_jitter(int failures, double random) const;
 };
 

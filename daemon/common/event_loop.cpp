@@ -142,8 +142,7 @@ Result<void> EventLoop::enable_watchdog() {
 }
 
 Result<void> EventLoop::run_once(std::optional<std::chrono::microseconds> timeout) {
-  const std::uint64_t wait =
-      timeout ? static_cast<std::uint64_t>(timeout->count()) : UINT64_MAX;
+  const std::uint64_t wait = timeout ? static_cast<std::uint64_t>(timeout->count()) : UINT64_MAX;
   if (const int error = sd_event_run(event_, wait); error < 0) {
     return Error{errno_text("sd_event_run", -error)};
   }

@@ -27,22 +27,32 @@ struct Field {
 };
 using Fields = std::initializer_list<Field>;
 
-// `program` is shown on each text line ("lope", "lope-consumer hello"); under systemd (JOURNAL_STREAM
-// is standard error) lines carry a <level> prefix and no time. Fails when the file cannot be opened.
+// `program` is shown on each text line ("lope", "lope-consumer hello"); under systemd
+// (JOURNAL_STREAM is standard error) lines carry a <level> prefix and no time. Fails when the file
+// cannot be opened.
 Result<void> open_log(const LogSettings& settings, std::string_view program);
 
-// Opens the log file again (USR1); nothing when logging to standard error. On failure the old one stays.
+// Opens the log file again (USR1); nothing when logging to standard error. On failure the old one
+// stays.
 Result<void> reopen_log();
 
 bool log_enabled(LogLevel level);
 
-// `event` is a fixed phrase; everything that varies is a field. Thread-safe. A write that fails (full
-// disk) is counted and said on the next line that can be written.
+// `event` is a fixed phrase; everything that varies is a field. Thread-safe. A write that fails
+// (full disk) is counted and said on the next line that can be written.
 void log_event(LogLevel level, std::string_view event, Fields fields = {});
 
-inline void log_debug(std::string_view event, Fields fields = {}) { log_event(LogLevel::debug, event, fields); }
-inline void log_info(std::string_view event, Fields fields = {}) { log_event(LogLevel::info, event, fields); }
-inline void log_warn(std::string_view event, Fields fields = {}) { log_event(LogLevel::warn, event, fields); }
-inline void log_error(std::string_view event, Fields fields = {}) { log_event(LogLevel::error, event, fields); }
+inline void log_debug(std::string_view event, Fields fields = {}) {
+  log_event(LogLevel::debug, event, fields);
+}
+inline void log_info(std::string_view event, Fields fields = {}) {
+  log_event(LogLevel::info, event, fields);
+}
+inline void log_warn(std::string_view event, Fields fields = {}) {
+  log_event(LogLevel::warn, event, fields);
+}
+inline void log_error(std::string_view event, Fields fields = {}) {
+  log_event(LogLevel::error, event, fields);
+}
 
 }  // namespace lope

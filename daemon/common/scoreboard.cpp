@@ -34,13 +34,13 @@ const char* to_string(GroupState state) {
 }
 
 bool push_outcome(WorkerBoard& board, std::uint64_t sequence, std::int32_t outcome,
-                  std::uint64_t duration_ns, bool explained) {
+                  std::uint64_t duration_ns, std::uint32_t flags) {
   const std::uint64_t ticket = board.tail.fetch_add(1, std::memory_order_relaxed);
   OutcomeEntry& entry = board.ring[ticket % kOutcomeRingSize];
   entry.sequence = sequence;
   entry.duration_ns = duration_ns;
   entry.outcome = outcome;
-  entry.explained = explained ? 1 : 0;
+  entry.flags = flags;
   // Sequentially consistent, against the consumer's store to consumer_asleep and its look at the
   // ring behind it: one of the two sees the other.
   entry.ticket.store(ticket + 1, std::memory_order_seq_cst);
@@ -54,7 +54,7 @@ bool OutcomeReader::next(WorkerBoard& board, Outcome& outcome) {
   outcome.sequence = entry.sequence;
   outcome.duration_ns = entry.duration_ns;
   outcome.outcome = entry.outcome;
-  outcome.explained = entry.explained != 0;
+  outcome.flags = entry.flags;
   ++head_;
   return true;
 }

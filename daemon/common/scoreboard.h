@@ -19,22 +19,23 @@ namespace lope {
 static_assert(std::atomic<std::uint64_t>::is_always_lock_free);
 static_assert(std::atomic<std::uint32_t>::is_always_lock_free);
 
-inline constexpr std::size_t kMaxThreads = 256;      // of one worker
+inline constexpr std::size_t kMaxThreads = 256;        // of one worker
 inline constexpr std::size_t kOutcomeRingSize = 4096;  // a power of two
 
 // How far a worker has come; names the culprit when it dies before it is ready.
 enum class WorkerStage : std::uint32_t { starting, checking, loading, creating, ready, ending };
 const char* to_string(WorkerStage stage);
 
-// An outcome a worker reports beyond the ABI's own: taken back before its handler saw it.
-inline constexpr std::int32_t kNotStarted = -1;
+// Flags of an outcome.
+inline constexpr std::uint32_t kExplained = 1u << 0;   // an explain frame about it is on the link
+inline constexpr std::uint32_t kNotStarted = 1u << 1;  // taken back before its handler saw it
 
 struct OutcomeEntry {
   std::atomic<std::uint64_t> ticket;  // place in the sequence of all entries, plus 1; written last
   std::uint64_t sequence;
   std::uint64_t duration_ns;  // in the handler
-  std::int32_t outcome;
-  std::uint32_t explained;  // 1: an explain frame about it is on the link
+  std::int32_t outcome;       // the handler's own word, whatever number it is
+  std::uint32_t flags;        // kExplained, kNotStarted
 };
 
 // A finished outcome survives its worker: it is in the ring before the slot is cleared.
@@ -42,15 +43,17 @@ struct WorkerBoard {
   std::uint64_t build_id;
 
   // Written by the consumer.
-  alignas(64) std::atomic<std::uint64_t> revoked_below;  // no delivery with a lower sequence may start
+  alignas(
+      64) std::atomic<std::uint64_t> revoked_below;  // no delivery with a lower sequence may start
   std::atomic<std::uint32_t> stopping;
-  alignas(64) std::atomic<std::uint32_t> consumer_asleep;  // the worker clears it when it wakes the consumer
+  alignas(64) std::atomic<std::uint32_t> consumer_asleep;  // the worker clears it when it wakes the
+                                                           // consumer
 
   // Written by the worker.
   alignas(64) std::atomic<std::uint32_t> stage;
   alignas(64) std::atomic<std::uint64_t> tail;  // tickets given out
   struct alignas(64) Slot {
-    std::atomic<std::uint64_t> sequence;  // of the delivery inside the handler; 0: none
+    std::atomic<std::uint64_t> sequence;    // of the delivery inside the handler; 0: none
     std::atomic<std::uint64_t> started_ns;  // CLOCK_MONOTONIC
   };
   std::array<Slot, kMaxThreads> slots;
@@ -61,7 +64,7 @@ struct WorkerBoard {
 // Never full: the consumer never has more than kOutcomeRingSize deliveries out at a worker.
 // Returns true when the consumer was asleep: then wake it.
 bool push_outcome(WorkerBoard& board, std::uint64_t sequence, std::int32_t outcome,
-                  std::uint64_t duration_ns, bool explained);
+                  std::uint64_t duration_ns, std::uint32_t flags);
 
 // The consumer's side.
 class OutcomeReader {
@@ -70,7 +73,7 @@ class OutcomeReader {
     std::uint64_t sequence;
     std::uint64_t duration_ns;
     std::int32_t outcome;
-    bool explained;
+    std::uint32_t flags;
   };
   // The next outcome in order; false when there is none yet.
   bool next(WorkerBoard& board, Outcome& outcome);

@@ -39,7 +39,7 @@ struct BrokerAddress {
 
 struct BrokerSettings {
   std::vector<BrokerAddress> addresses = {BrokerAddress{}};
-  std::chrono::seconds heartbeat{30};             // 0: none; otherwise at least 5 s
+  std::chrono::seconds heartbeat{30};               // 0: none; otherwise at least 5 s
   std::chrono::milliseconds connect_timeout{5000};  // for one address, login included
   friend bool operator==(const BrokerSettings&, const BrokerSettings&) = default;
 };
@@ -75,7 +75,7 @@ struct DeclareSettings {
 
 struct QueueSettings {
   std::string name;
-  int prefetch = 30;  // 1 to 65535
+  int prefetch = 30;         // 1 to 65535
   std::string consumer_tag;  // empty: made by the broker
   AmqpTable consumer_arguments;
   bool declare = false;
@@ -85,9 +85,10 @@ struct QueueSettings {
 
 struct GroupSettings {
   std::string name;
-  std::string handler;  // as written; the file is <handlers_dir>/<handler>.so
+  std::string handler;              // as written; the file is <handlers_dir>/<handler>.so
   std::string options_json = "{}";  // the `options:` map, as JSON
-  std::vector<std::pair<std::string, std::string>> options;  // the same, nested keys joined with '.'
+  std::vector<std::pair<std::string, std::string>>
+      options;                        // the same, nested keys joined with '.'
   std::vector<QueueSettings> queues;  // at least one
   int workers = 1;                    // processes, 1 to 256
   int threads = 1;                    // handler instances in each, 1 to 256
@@ -113,7 +114,7 @@ struct Settings {
   std::chrono::milliseconds shutdown_timeout{30000};
   std::chrono::milliseconds ready_timeout{60000};
   LogSettings log;
-  std::vector<GroupSettings> groups;  // in the order of the file; names unique
+  std::vector<GroupSettings> groups;    // in the order of the file; names unique
   std::vector<std::string> secret_env;  // variables that held a password: not handed on to workers
   friend bool operator==(const Settings&, const Settings&) = default;
 };

@@ -126,9 +126,7 @@ Result<ChildEnd> reap(const Child& child) {
   return ChildEnd{info.si_code != CLD_EXITED, info.si_status};
 }
 
-void adopt_child_fds() {
-  ::close_range(3, ~0u, CLOSE_RANGE_CLOEXEC);
-}
+void adopt_child_fds() { ::close_range(3, ~0u, CLOSE_RANGE_CLOEXEC); }
 
 std::vector<std::string> environment_without(const std::vector<std::string>& names) {
   std::vector<std::string> result;

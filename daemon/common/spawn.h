@@ -15,16 +15,17 @@
 namespace lope {
 
 // Descriptor numbers our programs find in place at start (0 to 2 are the usual ones).
-inline constexpr int kSettingsFd = 3;    // memfd with JSON
-inline constexpr int kScoreboardFd = 4;  // shared memory: group board (consumer), worker board (worker)
-inline constexpr int kLinkFd = 5;        // socket to the parent
-inline constexpr int kWakeFd = 6;        // worker: eventfd that wakes its consumer
+inline constexpr int kSettingsFd = 3;  // memfd with JSON
+inline constexpr int kScoreboardFd =
+    4;                             // shared memory: group board (consumer), worker board (worker)
+inline constexpr int kLinkFd = 5;  // socket to the parent
+inline constexpr int kWakeFd = 6;  // worker: eventfd that wakes its consumer
 inline constexpr int kWorkerProgramFd = 6;  // consumer: the lope-worker to run
 
 struct SpawnOptions {
-  int program_fd = -1;            // from open_program()
-  std::vector<std::string> argv;  // argv[0] included
-  std::vector<std::string> env;   // "NAME=value"
+  int program_fd = -1;                   // from open_program()
+  std::vector<std::string> argv;         // argv[0] included
+  std::vector<std::string> env;          // "NAME=value"
   std::vector<std::pair<int, int>> fds;  // ours -> the child's number; all others are closed
   std::vector<int> blocked_signals;      // kept waiting until the program is ready for them
   int parent_death_signal = SIGKILL;
@@ -42,7 +43,7 @@ struct Child {
 // How a child ended, from waitid.
 struct ChildEnd {
   bool signalled = false;
-  int code = 0;  // exit code, or signal
+  int code = 0;                   // exit code, or signal
   std::string to_string() const;  // "exit 3", "SIGSEGV"
 };
 

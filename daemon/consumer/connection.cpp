@@ -28,9 +28,7 @@ namespace {
 constexpr int kFrameMax = 131072;  // the broker's own limit; never less: a header cannot be split
 constexpr timeval kRpcTimeout{10, 0};
 
-amqp_bytes_t bytes(std::string_view text) {
-  return {text.size(), const_cast<char*>(text.data())};
-}
+amqp_bytes_t bytes(std::string_view text) { return {text.size(), const_cast<char*>(text.data())}; }
 
 std::string_view view(amqp_bytes_t text) {
   return {static_cast<const char*>(text.bytes), text.len};
@@ -103,7 +101,9 @@ void add_header(HeaderWriter& writer, std::string_view name, const amqp_field_va
     scalar(HeaderKind::int64, static_cast<std::uint64_t>(value));
   };
   switch (field.kind) {
-    case AMQP_FIELD_KIND_BOOLEAN: scalar(HeaderKind::boolean, field.value.boolean != 0 ? 1 : 0); break;
+    case AMQP_FIELD_KIND_BOOLEAN:
+      scalar(HeaderKind::boolean, field.value.boolean != 0 ? 1 : 0);
+      break;
     case AMQP_FIELD_KIND_I8: integer(field.value.i8); break;
     case AMQP_FIELD_KIND_I16: integer(field.value.i16); break;
     case AMQP_FIELD_KIND_I32: integer(field.value.i32); break;
@@ -120,8 +120,12 @@ void add_header(HeaderWriter& writer, std::string_view name, const amqp_field_va
       break;
     case AMQP_FIELD_KIND_TIMESTAMP: scalar(HeaderKind::timestamp, field.value.u64); break;
     case AMQP_FIELD_KIND_VOID: scalar(HeaderKind::null, 0); break;
-    case AMQP_FIELD_KIND_UTF8: writer.add_text(name, HeaderKind::text, view(field.value.bytes)); break;
-    case AMQP_FIELD_KIND_BYTES: writer.add_text(name, HeaderKind::bytes, view(field.value.bytes)); break;
+    case AMQP_FIELD_KIND_UTF8:
+      writer.add_text(name, HeaderKind::text, view(field.value.bytes));
+      break;
+    case AMQP_FIELD_KIND_BYTES:
+      writer.add_text(name, HeaderKind::bytes, view(field.value.bytes));
+      break;
     default: scalar(HeaderKind::other, 0); break;  // tables, arrays, decimals
   }
 }
@@ -298,12 +302,11 @@ Result<std::unique_ptr<Connection>> Connection::open(const BrokerAddress& addres
     }
     amqp_tcp_socket_set_sockfd(socket, connected->release());
     const int fd = amqp_get_sockfd(impl->state);
-    if (heartbeat.count() > 0) {
-      // A peer that takes nothing, a closed window included, is gone after two heartbeats.
-      const unsigned int user_timeout = static_cast<unsigned int>(heartbeat.count() * 2 * 1000);
-      if (::setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &user_timeout, sizeof user_timeout) < 0) {
-        return failure("connect", errno_text("setsockopt(TCP_USER_TIMEOUT)", errno));
-      }
+    // A peer that takes nothing, a closed window included, is gone after two heartbeats.
+    const auto patience = heartbeat.count() > 0 ? heartbeat * 2 : std::chrono::seconds(60);
+    const auto user_timeout = static_cast<unsigned int>(patience.count() * 1000);
+    if (::setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &user_timeout, sizeof user_timeout) < 0) {
+      return failure("connect", errno_text("setsockopt(TCP_USER_TIMEOUT)", errno));
     }
     const timeval handshake = to_timeval(
         std::max(std::chrono::milliseconds(100),
@@ -315,8 +318,7 @@ Result<std::unique_ptr<Connection>> Connection::open(const BrokerAddress& addres
     const amqp_table_t properties = builder.table();
     const amqp_rpc_reply_t reply = amqp_login_with_properties(
         impl->state, address.vhost.c_str(), 0, kFrameMax, static_cast<int>(heartbeat.count()),
-        &properties, AMQP_SASL_METHOD_PLAIN, address.user.c_str(),
-        address.password.c_str());
+        &properties, AMQP_SASL_METHOD_PLAIN, address.user.c_str(), address.password.c_str());
     if (reply.reply_type != AMQP_RESPONSE_NORMAL) {
       return failure("log in as '" + address.user + "' to vhost '" + address.vhost + "'",
                      reply_text(reply));
@@ -499,6 +501,7 @@ void Connection::Impl::on_header(const amqp_frame_t& frame, ConnectionEvents& ev
       const amqp_table_entry_t& entry = properties.headers.entries[i];
       const std::string_view name = view(entry.key);
       add_header(writer, name, entry.value);
+      if (name == "x-stream-offset") delivery.from_stream = true;
       if (name == "x-lope-parent-id" && entry.value.kind == AMQP_FIELD_KIND_UTF8) {
         out[TextProperty::parent_id] = view(entry.value.value.bytes);
       }
@@ -660,9 +663,9 @@ Result<void> Connection::publish(ChannelNumber channel, const Publication& publi
     properties._flags |= AMQP_BASIC_HEADERS_FLAG;
     properties.headers = headers.table();
   }
-  const int status = amqp_basic_publish(
-      impl_->state, channel, bytes(publication.exchange), bytes(publication.routing_key),
-      publication.mandatory, 0, &properties, bytes(publication.body));
+  const int status = amqp_basic_publish(impl_->state, channel, bytes(publication.exchange),
+                                        bytes(publication.routing_key), publication.mandatory, 0,
+                                        &properties, bytes(publication.body));
   if (status != AMQP_STATUS_OK) return Error{"publish: " + status_text(status)};
   return {};
 }

@@ -1,5 +1,6 @@
 // One AMQP connection: frames in, methods out. The only file pair that knows rabbitmq-c. Knows
-// nothing of groups, workers or policies. Used by one thread at a time: opened on one, then handed over.
+// nothing of groups, workers or policies. Used by one thread at a time: opened on one, then handed
+// over.
 #pragma once
 
 #include <chrono>
@@ -70,6 +71,7 @@ struct IncomingDelivery {
   ChannelNumber channel = 0;
   DeliveryView view;  // all but queue and body; valid during the call
   std::uint64_t body_size = 0;
+  bool from_stream = false;  // a stream's, by the offset in its headers
 };
 
 // What the broker says. Called from pump().

@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <mutex>
+#include <system_error>
 #include <thread>
 
 #include "common/backoff.h"
@@ -30,22 +31,27 @@ Connector::Connector(const BrokerSettings& settings, std::string connection_name
     : settings_(settings),
       connection_name_(std::move(connection_name)),
       shared_(std::move(shared)),
-      next_address_(static_cast<std::size_t>(random_fraction() * 1e6) %
-                    settings.addresses.size()) {}
+      next_address_(static_cast<std::size_t>(random_fraction() * 1e6) % settings.addresses.size()) {
+}
 
 void Connector::start() {
   busy_ = true;
   const BrokerAddress address = settings_.addresses[next_address_];
   next_address_ = (next_address_ + 1) % settings_.addresses.size();
-  std::thread([shared = shared_, address, timeout = settings_.connect_timeout,
-               heartbeat = settings_.heartbeat, name = connection_name_] {
-    auto opened = Connection::open(address, timeout, heartbeat, name);
-    const std::lock_guard<std::mutex> lock(shared->mutex);
-    shared->result =
-        std::make_unique<Result<std::unique_ptr<Connection>>>(std::move(opened));
+  const auto finish = [](Shared& shared, Result<std::unique_ptr<Connection>> opened) {
+    const std::lock_guard<std::mutex> lock(shared.mutex);
+    shared.result = std::make_unique<Result<std::unique_ptr<Connection>>>(std::move(opened));
     const std::uint64_t one = 1;
-    [[maybe_unused]] const ssize_t n = ::write(shared->event.get(), &one, sizeof one);
-  }).detach();
+    [[maybe_unused]] const ssize_t n = ::write(shared.event.get(), &one, sizeof one);
+  };
+  try {
+    std::thread([shared = shared_, address, timeout = settings_.connect_timeout,
+                 heartbeat = settings_.heartbeat, name = connection_name_, finish] {
+      finish(*shared, Connection::open(address, timeout, heartbeat, name));
+    }).detach();
+  } catch (const std::system_error& error) {  // no thread to be had just now
+    finish(*shared_, Error{std::string("connect: cannot start a thread: ") + error.what()});
+  }
 }
 
 int Connector::event_fd() const { return shared_->event.get(); }

@@ -22,6 +22,7 @@ namespace {
 // How long after the drain's deadline the broker may take to read the last settlements.
 constexpr std::chrono::milliseconds kCloseGrace{500};
 constexpr std::chrono::milliseconds kStuckCheck{2};
+constexpr int kLastFlushes = 1000;
 
 // The ABI's outcomes; the consumer does not include the ABI.
 constexpr std::int32_t kAck = 1;
@@ -101,10 +102,10 @@ Result<void> Consumer::set_up() {
   session_events.on_complete = [this](std::uint16_t queue) { on_complete(queue); };
   session_events.on_channel_lost = [this](std::uint16_t queue) { on_channel_lost(queue); };
   session_events.on_change = [] {};  // update_board() looks once a turn
-  auto session = Session::create(
-      *loop_, settings_.broker,
-      "lope " + settings_.group.name + " @ " + host_name() + " [" + std::to_string(::getpid()) + "]",
-      settings_.group.queues, board_, std::move(session_events));
+  auto session = Session::create(*loop_, settings_.broker,
+                                 "lope " + settings_.group.name + " @ " + host_name() + " [" +
+                                     std::to_string(::getpid()) + "]",
+                                 settings_.group.queues, board_, std::move(session_events));
   if (!session) return Error{session.error()};
   session_ = std::move(*session);
 
@@ -122,6 +123,11 @@ Result<void> Consumer::set_up() {
 }
 
 int Consumer::run() {
+  // The other counters are the group's; these are this process's.
+  for (auto* counter :
+       {&board_.finished_in_drain, &board_.handed_back_in_drain, &board_.killed_in_drain}) {
+    counter->store(0, std::memory_order_relaxed);
+  }
   if (auto done = set_up(); !done) {
     log_error("cannot start the consumer", {{"reason", done.error()}});
     set_last_error(board_, done.error());
@@ -175,8 +181,8 @@ void Consumer::sleep() {
     return;
   }
   const bool outcomes = pool_->announce_sleep();
-  const auto ran = outcomes ? loop_->run_once(std::chrono::microseconds(0))
-                            : loop_->run_once(std::nullopt);
+  const auto ran =
+      outcomes ? loop_->run_once(std::chrono::microseconds(0)) : loop_->run_once(std::nullopt);
   if (!ran) {
     log_error("the event loop failed", {{"reason", ran.error()}});
     std::abort();  // our parent starts us again
@@ -189,6 +195,14 @@ char* Consumer::on_delivery(std::uint16_t queue, std::uint64_t epoch,
                             const IncomingDelivery& incoming) {
   add(board_.delivered);
   const std::uint64_t tag = incoming.view.delivery_tag;
+  if (incoming.from_stream) {
+    // Streams know no reject and no requeue: nothing here could be settled as its handler says.
+    if (phase_ == Phase::running) {
+      refuse("queue '" + settings_.group.queues[queue].name +
+             "': it is a stream: stream queues are not available in this version");
+    }
+    return nullptr;
+  }
   if (phase_ != Phase::running) {  // crossed our cancel
     add(board_.handed_back);
     add(board_.handed_back_in_drain);
@@ -273,9 +287,8 @@ void Consumer::dispatch() {
 }
 
 std::size_t Consumer::put_back(std::vector<Delivery*> deliveries) {
-  std::sort(deliveries.begin(), deliveries.end(), [](const Delivery* a, const Delivery* b) {
-    return a->sequence > b->sequence;
-  });
+  std::sort(deliveries.begin(), deliveries.end(),
+            [](const Delivery* a, const Delivery* b) { return a->sequence > b->sequence; });
   std::size_t stale = 0;
   for (Delivery* delivery : deliveries) {
     if (!delivery->settled && !session_->current(delivery->queue, delivery->epoch)) {
@@ -296,26 +309,26 @@ std::size_t Consumer::put_back(std::vector<Delivery*> deliveries) {
 bool Consumer::drop_if_stale(Delivery& delivery) {
   if (delivery.settled || session_->current(delivery.queue, delivery.epoch)) return false;
   add(board_.stale_outcomes);
-  log_warn("outcome dropped", {{"group", settings_.group.name},
-                               {"queue", settings_.group.queues[delivery.queue].name},
-                               {"delivery_tag", delivery.tag},
-                               {"message_id", message_id(delivery)},
-                               {"reason", "its channel is gone: the message may be handled twice"}});
+  log_warn("outcome dropped",
+           {{"group", settings_.group.name},
+            {"queue", settings_.group.queues[delivery.queue].name},
+            {"delivery_tag", delivery.tag},
+            {"message_id", message_id(delivery)},
+            {"reason", "its channel is gone: the message may be handled twice"}});
   table_.free(delivery);
   return true;
 }
 
 void Consumer::on_outcome(WorkerProcess::Outcome& outcome) {
   Delivery& delivery = *outcome.delivery;
-  if (outcome.outcome == kNotStarted) {
+  if (outcome.not_started) {
     put_back({&delivery});
     return;
   }
   if (drop_if_stale(delivery)) return;
   if (phase_ != Phase::running) add(board_.finished_in_drain);
   const auto because = [&outcome](std::string_view what) {
-    return outcome.reason.empty() ? std::string(what)
-                                  : std::string(what) + ": " + outcome.reason;
+    return outcome.reason.empty() ? std::string(what) : std::string(what) + ": " + outcome.reason;
   };
   switch (outcome.outcome) {
     case kAck:
@@ -336,8 +349,8 @@ void Consumer::on_outcome(WorkerProcess::Outcome& outcome) {
     case kHold: retry(delivery, because("HOLD is not available in this version")); return;
     case 0: retry(delivery, because("the handler gave no outcome")); return;
     default:
-      retry(delivery, because("the handler gave an unknown outcome, " +
-                              std::to_string(outcome.outcome)));
+      retry(delivery,
+            because("the handler gave an unknown outcome, " + std::to_string(outcome.outcome)));
       return;
   }
 }
@@ -476,9 +489,8 @@ void Consumer::on_deadline() {
   if (processes > 0) {
     killed_ = true;
     add(board_.killed_in_drain, running);
-    log_error("killed at the end of shutdown_timeout", {{"group", settings_.group.name},
-                                                        {"processes", processes},
-                                                        {"messages", running}});
+    log_error("killed at the end of shutdown_timeout",
+              {{"group", settings_.group.name}, {"processes", processes}, {"messages", running}});
   }
 }
 
@@ -487,9 +499,11 @@ void Consumer::stop_now() {
   stopped_ = true;
   pool_->set_stopping();
   pool_->collect();
+  // What is finished is finished, as far as the socket takes it at once.
+  for (int i = 0; i < kLastFlushes && !session_->flushed(); ++i) session_->flush(true);
+  // The rest goes back with the connection.
   put_back(pool_->take_back());
   hand_back_waiting();
-  session_->flush(true);  // what is finished is finished
   const std::size_t running = pool_->in_flight();
   log_info("stopping now", {{"group", settings_.group.name}, {"running", running}});
   if (running > 0) {
@@ -577,7 +591,7 @@ void Consumer::report_change() {
 
 int run_consumer() {
   ::prctl(PR_SET_NAME, "lope-consumer");
-  ::prctl(PR_SET_DUMPABLE, 0);          // it has the broker's password
+  ::prctl(PR_SET_DUMPABLE, 0);         // it has the broker's password
   ::prctl(PR_SET_CHILD_SUBREAPER, 1);  // what a dead worker leaves behind is ours to end
   ::signal(SIGPIPE, SIG_IGN);
   ::signal(SIGUSR2, SIG_IGN);  // a group-wide one is not for us

@@ -71,13 +71,13 @@ class Consumer {
   Phase phase_ = Phase::running;
   bool session_started_ = false;
   bool refused_ = false;
-  bool killed_ = false;  // something had to be
-  bool stopped_ = false;  // at once, without a drain
+  bool killed_ = false;      // something had to be
+  bool stopped_ = false;     // at once, without a drain
   bool overtime_ = false;    // the drain's deadline is past
   bool turn_again_ = false;  // there is more to do: do not sleep
   int retries_in_a_row_ = 0;
-  std::vector<Delivery*> receiving_;  // by queue
-  std::deque<std::uint32_t> waiting_;  // for a worker, oldest first
+  std::vector<Delivery*> receiving_;    // by queue
+  std::deque<std::uint32_t> waiting_;   // for a worker, oldest first
   std::vector<std::uint32_t> delayed_;  // to be handed back when due, unordered
   TimePoint deadline_{};
   GroupState reported_state_ = GroupState::starting;

@@ -18,14 +18,14 @@ struct Delivery {
     receiving,  // its body is not complete
     waiting,    // for a worker
     at_worker,
-    delayed,    // to be handed back for another attempt when due
+    delayed,  // to be handed back for another attempt when due
   };
 
   std::uint32_t index = 0;
   State state = State::free;
-  bool settled = false;      // auto_ack: the broker has been told already
-  std::uint16_t queue = 0;   // which of the group's
-  std::uint64_t epoch = 0;   // of the channel it came on
+  bool settled = false;     // auto_ack: the broker has been told already
+  std::uint16_t queue = 0;  // which of the group's
+  std::uint64_t epoch = 0;  // of the channel it came on
   std::uint64_t tag = 0;
   std::uint64_t sequence = 0;  // of the present hand-over to a worker; 0: none
   int worker = -1;             // slot of the pool, while at_worker

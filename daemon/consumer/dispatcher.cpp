@@ -8,7 +8,7 @@ namespace lope::consumer {
 
 namespace {
 
-constexpr double kLookaheadNs = 500'000;   // what may wait at a worker, in handling time
+constexpr double kLookaheadNs = 500'000;    // what may wait at a worker, in handling time
 constexpr double kTinyHandlerNs = 250'000;  // slower ones get nothing ahead
 constexpr double kMaxAhead = 512;
 constexpr double kMeanWeight = 1.0 / 8;

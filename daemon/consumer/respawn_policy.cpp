@@ -22,8 +22,8 @@ std::optional<std::chrono::milliseconds> respawn_delay(RespawnHistory& history,
   ++history.idle_deaths;
   history.silent_deaths = death.was_ready || death.explained ? 0 : history.silent_deaths + 1;
   history.hangs = death.hung ? history.hangs + 1 : 0;
-  if (!history.ever_ready && (history.silent_deaths >= kMaxDeathsNeverReady ||
-                              history.hangs >= kMaxHangsNeverReady)) {
+  if (!history.ever_ready &&
+      (history.silent_deaths >= kMaxDeathsNeverReady || history.hangs >= kMaxHangsNeverReady)) {
     return std::nullopt;
   }
   // Half of the pause is sure, half is jitter: workers of one group do not come back together.

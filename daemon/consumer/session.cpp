@@ -18,6 +18,8 @@ constexpr int kFramesPerPump = 1024;
 constexpr std::size_t kOpsPerTurn = 64;
 // A broker that is back is found within this.
 constexpr Backoff kReconnect{std::chrono::milliseconds(200), std::chrono::milliseconds(3000)};
+// A connection that lasted so long was a good one.
+constexpr std::chrono::seconds kLasting{10};
 constexpr Backoff kResubscribe{std::chrono::milliseconds(200), std::chrono::milliseconds(5000)};
 
 Reply reply_to(const Request& request) {
@@ -84,6 +86,7 @@ void Session::start() {
 
 void Session::connect() {
   state_ = State::connecting;
+  ++attempts_;
   connector_->start();
 }
 
@@ -107,9 +110,8 @@ void Session::on_connect_ended() {
     return;
   }
   connection_ = std::move(**result);
-  auto source = loop_.watch_fd(connection_->fd(), EPOLLIN, [this](std::uint32_t) {
-    readable_ = true;
-  });
+  auto source =
+      loop_.watch_fd(connection_->fd(), EPOLLIN, [this](std::uint32_t) { readable_ = true; });
   if (!source) {
     connection_.reset();
     connection_lost(source.error());
@@ -120,9 +122,10 @@ void Session::on_connect_ended() {
   readable_ = true;
   board_.connections.fetch_add(1, std::memory_order_relaxed);
   log_info("connected", {{"broker", connection_->peer()},
-                         {"attempts", connect_failures_ + 1},
+                         {"attempts", attempts_},
                          {"down_seconds", seconds_since(down_since_)}});
-  connect_failures_ = 0;
+  attempts_ = 0;
+  connected_at_ = Clock::now();
   connect_trouble_.clear();
   reported_.clear();
   next_tick_ = Clock::now() + tick_;
@@ -137,11 +140,15 @@ void Session::on_connect_ended() {
 void Session::connection_lost(const std::string& reason) {
   socket_source_ = EventSource();
   connection_.reset();
+  // All of them first: an outcome that comes to light on the way belongs to none any more.
+  for (Channel& channel : channels_) {
+    channel.open = false;
+    void_channel(channel);
+  }
   outgoing_.clear();
   outgoing_sent_ = 0;
   for (Channel& channel : channels_) {
-    channel.open = false;
-    channel_lost(channel);
+    events_.on_channel_lost(queue_of(channel));
     if (cancelling_) channel.state = Channel::State::cancelled;
   }
   if (state_ == State::closing || cancelling_) {
@@ -152,6 +159,8 @@ void Session::connection_lost(const std::string& reason) {
     connect_trouble_ = reason;
     down_since_ = Clock::now();
     state_ = State::waiting;
+    // A broker that takes our login and then cuts us off is no better than one that is not there.
+    if (down_since_ - connected_at_ >= kLasting) connect_failures_ = 0;
     reconnect_at_ = Clock::now() + kReconnect.full_jitter(connect_failures_++, random_fraction());
     arm_timer();
   }
@@ -168,6 +177,10 @@ bool Session::pump() {
   }
   if (!pumped) {
     connection_lost(pumped.error());
+    return false;
+  }
+  if (!protocol_error_.empty()) {
+    connection_lost(std::exchange(protocol_error_, {}));
     return false;
   }
   readable_ = *pumped == Connection::Pumped::more;
@@ -194,20 +207,36 @@ void Session::subscription_failed(Channel& channel, const std::string& reason) {
     if (channel.trouble.empty() && channel.failures == 0) down_since_ = Clock::now();
     channel.trouble = reason;
   }
-  channel.retry_at =
-      Clock::now() + kResubscribe.full_jitter(channel.failures++, random_fraction()) +
-      kResubscribe.base;
+  channel.retry_at = Clock::now() +
+                     kResubscribe.full_jitter(channel.failures++, random_fraction()) +
+                     kResubscribe.base;
   channel.state = cancelling_ ? Channel::State::cancelled : Channel::State::down;
   arm_timer();
   events_.on_change();
 }
 
 void Session::channel_lost(Channel& channel) {
+  void_channel(channel);
+  events_.on_channel_lost(queue_of(channel));
+}
+
+void Session::void_channel(Channel& channel) {
+  // What was finished and has not been written: the broker will hand it out again.
+  std::size_t unsaid = channel.settlement.pending();
+  for (std::size_t i = outgoing_sent_; i < outgoing_.size(); ++i) {
+    if (outgoing_[i].queue == queue_of(channel) && outgoing_[i].epoch == channel.epoch) ++unsaid;
+  }
+  if (unsaid > 0) {
+    board_.stale_outcomes.fetch_add(unsaid, std::memory_order_relaxed);
+    log_warn("settlements not sent",
+             {{"queue", channel.settings.name},
+              {"at_least", unsaid},
+              {"reason", "the channel is gone: handled messages come again"}});
+  }
   channel.state = Channel::State::down;
   channel.steps.clear();
   ++channel.epoch;
   channel.settlement.reset();
-  events_.on_channel_lost(queue_of(channel));
 }
 
 void Session::send_steps() {
@@ -287,7 +316,11 @@ void Session::on_channel_closed(ChannelNumber number_, int code, std::string_vie
 char* Session::on_delivery(const IncomingDelivery& delivery) {
   Channel* found = channel(delivery.channel);
   if (found == nullptr) return nullptr;
-  found->settlement.delivered(delivery.view.delivery_tag);
+  if (!found->settlement.delivered(delivery.view.delivery_tag)) {
+    protocol_error_ = "queue '" + found->settings.name + "': delivery tag " +
+                      std::to_string(delivery.view.delivery_tag) + " is out of turn";
+    return nullptr;
+  }
   const std::uint16_t queue = queue_of(*found);
   char* to = events_.on_delivery(queue, found->epoch, delivery);
   if (to != nullptr && delivery.body_size == 0) events_.on_complete(queue);
@@ -305,7 +338,8 @@ void Session::finish(std::uint16_t queue, std::uint64_t tag, Verdict verdict) {
 void Session::flush(bool input_dry) {
   if (state_ != State::connected && state_ != State::closing) return;
   for (Channel& channel : channels_) {
-    const auto run = std::max<std::size_t>(1, static_cast<std::size_t>(channel.settings.prefetch) / 10);
+    const auto run =
+        std::max<std::size_t>(1, static_cast<std::size_t>(channel.settings.prefetch) / 10);
     const std::size_t pending = channel.settlement.pending();
     if (pending == 0 || (!input_dry && pending < run)) continue;
     ops_.clear();
@@ -378,8 +412,8 @@ std::string Session::trouble() const {
   }
   for (const Channel& channel : channels_) {
     if (channel.state == Channel::State::consuming) continue;
-    return "queue '" + channel.settings.name + "': " +
-           (channel.trouble.empty() ? "subscribing" : channel.trouble);
+    return "queue '" + channel.settings.name +
+           "': " + (channel.trouble.empty() ? "subscribing" : channel.trouble);
   }
   return {};
 }

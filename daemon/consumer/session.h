@@ -106,6 +106,7 @@ class Session final : private ConnectionEvents {
   void begin_subscription(Channel& channel);
   void subscription_failed(Channel& channel, const std::string& reason);
   void channel_lost(Channel& channel);
+  void void_channel(Channel& channel);
   void send_steps();
   void send_ops();
   void on_timer();
@@ -133,7 +134,10 @@ class Session final : private ConnectionEvents {
   std::unique_ptr<Connection> connection_;
   std::chrono::milliseconds tick_{0};  // of the heartbeat; 0: none
   TimePoint next_tick_{};
-  int connect_failures_ = 0;
+  int connect_failures_ = 0;  // in a row, short-lived connections counted too
+  int attempts_ = 0;          // since the last connection
+  TimePoint connected_at_{};
+  std::string protocol_error_;  // found inside pump(), which is no place to end the connection
   TimePoint reconnect_at_{};
   TimePoint down_since_{};
   std::string connect_trouble_;

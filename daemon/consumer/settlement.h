@@ -26,8 +26,8 @@ struct SettleOp {
 
 class Settlement {
  public:
-  // A new delivery. Tags rise by one from 1.
-  void delivered(std::uint64_t tag);
+  // A new delivery. False: its tag is not the one that follows, which are to rise by one from 1.
+  [[nodiscard]] bool delivered(std::uint64_t tag);
   // Once for each delivered tag.
   void finish(std::uint64_t tag, Verdict verdict);
   // Appends what there is to tell the broker, in the order to send it.
@@ -44,8 +44,8 @@ class Settlement {
   State& state(std::uint64_t tag) { return ring_[tag & (ring_.size() - 1)]; }
   void grow();
 
-  std::uint64_t first_ = 1;  // the oldest tag that is not settled
-  std::uint64_t next_ = 1;   // the tag of the next delivery
+  std::uint64_t first_ = 1;                           // the oldest tag that is not settled
+  std::uint64_t next_ = 1;                            // the tag of the next delivery
   std::vector<State> ring_ = std::vector<State>(64);  // of first_ to next_, a power of two
   struct Finished {
     std::uint64_t tag;

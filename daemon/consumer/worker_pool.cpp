@@ -19,6 +19,8 @@ namespace {
 constexpr std::uint64_t kStuckNs = 1'000'000;
 // An ending process closes its link a moment before its pidfd tells.
 constexpr std::chrono::milliseconds kLinkGrace{200};
+// The same for one that says that it ends: destroy() may take a little.
+constexpr std::chrono::milliseconds kEndingGrace{5000};
 
 }  // namespace
 
@@ -99,7 +101,7 @@ void WorkerPool::start_worker(int index) {
     Slot& it = slots_[static_cast<std::size_t>(index)];
     if (it.ready) return;
     it.ready = true;
-    it.history.ever_ready = true;
+    ever_ready_ = true;
     set_ready_count();
     log_info("worker ready", {{"group", settings_.group.name},
                               {"worker", index},
@@ -127,7 +129,8 @@ void WorkerPool::start_worker(int index) {
   events.on_link_lost = [this, index](std::string_view reason) {
     Slot& it = slots_[static_cast<std::size_t>(index)];
     it.link_trouble = reason;
-    it.kill_at = Clock::now() + kLinkGrace;
+    const bool ending = !it.failure.empty() || it.process->stage() == WorkerStage::ending;
+    it.kill_at = Clock::now() + (ending ? kEndingGrace : kLinkGrace);
   };
   events.on_exit = [this, index] { slots_[static_cast<std::size_t>(index)].exited = true; };
 
@@ -158,19 +161,19 @@ void WorkerPool::tend() {
     Slot& slot = slots_[i];
     if (slot.process != nullptr && slot.exited) {
       bury(static_cast<int>(i));
-    } else if (slot.process != nullptr && !slot.link_trouble.empty() && now < slot.kill_at) {
-      next = std::min(next, slot.kill_at);
-    } else if (slot.process != nullptr && !slot.link_trouble.empty()) {
+    } else if (slot.process != nullptr && !slot.link_trouble.empty() && !slot.hung &&
+               !slot.process->link_closed()) {
       // It lives, but cannot be talked to.
-      if (!slot.process->link_closed() && !slot.hung && slot.failure.empty() &&
-          slot.process->stage() != WorkerStage::ending) {
+      if (now < slot.kill_at) {
+        next = std::min(next, slot.kill_at);
+      } else {
         log_error("killing a worker", {{"group", settings_.group.name},
                                        {"worker", i},
                                        {"worker_pid", slot.process->pid()},
                                        {"reason", slot.link_trouble}});
         slot.process->kill(SIGKILL);
+        slot.kill_at = TimePoint::max();
       }
-      slot.link_trouble.clear();
     }
     if (slot.process == nullptr && !stopping_ && !refused_) {
       if (now >= slot.restart_at) {
@@ -216,8 +219,10 @@ void WorkerPool::bury(int index) {
   if (!asked) {
     const WorkerDeath death{slot.ready, !remains.running.empty(), !slot.failure.empty(), age,
                             slot.hung};
+    // What has worked in this group is not given up for a refusal or a shortage that may pass.
+    slot.history.ever_ready = slot.history.ever_ready || ever_ready_;
     const auto delay = respawn_delay(slot.history, death, random_fraction());
-    if (slot.refused) {
+    if (slot.refused && !ever_ready_) {
       refusal = slot.failure;
     } else if (!delay && slot.hung) {
       refusal = "handler '" + settings_.handlers_dir + "/" + settings_.group.handler +
@@ -273,8 +278,8 @@ void WorkerPool::sweep() {
 WorkerLoad WorkerPool::load(const Slot& slot) const {
   WorkerLoad load;
   if (slot.process == nullptr) return load;
-  load.ready = slot.ready && !slot.exited && !slot.process->link_closed() &&
-               slot.link_trouble.empty();
+  load.ready =
+      slot.ready && !slot.exited && !slot.process->link_closed() && slot.link_trouble.empty();
   load.threads = settings_.group.threads;
   load.in_flight = slot.process->in_flight();
   load.unreported = slot.process->unreported();
@@ -308,7 +313,7 @@ void WorkerPool::collect() {
   for (Slot& slot : slots_) {
     if (slot.process == nullptr) continue;
     while (slot.process->next_outcome(table_, outcome)) {
-      if (outcome.outcome != kNotStarted) {
+      if (!outcome.not_started) {
         slot.mean_ns = updated_mean(slot.mean_ns, outcome.duration_ns);
       }
       events_.on_outcome(outcome);
@@ -331,9 +336,8 @@ bool WorkerPool::may_be_stuck() const {
   bool queued = false;
   for (const Slot& slot : slots_) {
     if (slot.process == nullptr || !slot.ready) continue;
-    const auto threads = static_cast<std::size_t>(settings_.group.threads);
-    idle = idle || slot.process->in_flight() < threads;
-    queued = queued || slot.process->in_flight() > threads;
+    idle = idle || slot.process->in_flight() < static_cast<std::size_t>(settings_.group.threads);
+    queued = queued || slot.process->has_queued();
   }
   return idle && queued;
 }
@@ -343,10 +347,7 @@ std::vector<Delivery*> WorkerPool::take_back_stuck() {
   if (!may_be_stuck()) return all;
   const std::uint64_t now = monotonic_ns();
   for (Slot& slot : slots_) {
-    if (slot.process == nullptr ||
-        slot.process->in_flight() <= static_cast<std::size_t>(settings_.group.threads)) {
-      continue;
-    }
+    if (slot.process == nullptr || !slot.process->has_queued()) continue;
     const std::uint64_t started = slot.process->oldest_start_ns();
     if (started == 0 || now - started < kStuckNs) continue;
     const std::vector<Delivery*> taken = slot.process->take_back(table_);
@@ -366,9 +367,8 @@ std::size_t WorkerPool::in_flight() const {
 }
 
 bool WorkerPool::all_gone() const {
-  return orphans_ == 0 && std::all_of(slots_.begin(), slots_.end(), [](const Slot& slot) {
-           return slot.process == nullptr;
-         });
+  return orphans_ == 0 && std::all_of(slots_.begin(), slots_.end(),
+                                      [](const Slot& slot) { return slot.process == nullptr; });
 }
 
 bool WorkerPool::announce_sleep() {

@@ -101,6 +101,7 @@ class WorkerPool {
   std::vector<WorkerLoad> loads_;  // scratch of dispatch()
   std::size_t first_choice_ = 0;
   int ready_ = 0;
+  bool ever_ready_ = false;  // a worker of this group has been ready
   bool stopping_ = false;
   bool refused_ = false;
   std::size_t orphans_ = 0;  // killed by the last sweep, not yet reaped

@@ -19,6 +19,7 @@ namespace lope::consumer {
 namespace {
 
 constexpr std::size_t kFramesPerWrite = 256;
+constexpr int kReadsPerTurn = 4;  // of 64 KiB each
 
 }  // namespace
 
@@ -144,8 +145,10 @@ bool WorkerProcess::next_outcome(DeliveryTable& table, Outcome& outcome, bool af
   OutcomeReader::Outcome entry;
   while (after_death ? reader_.next_after_death(*board_, entry) : reader_.next(*board_, entry)) {
     outcome.reason.clear();
-    if (entry.explained) {
-      if (!explanations_.contains(entry.sequence)) read_link();
+    if ((entry.flags & kExplained) != 0) {
+      // It was sent before the outcome was written.
+      while (!explanations_.contains(entry.sequence) && read_link_once()) {
+      }
       if (const auto found = explanations_.find(entry.sequence); found != explanations_.end()) {
         outcome.reason = std::move(found->second);
         explanations_.erase(found);
@@ -156,6 +159,7 @@ bool WorkerProcess::next_outcome(DeliveryTable& table, Outcome& outcome, bool af
     forget(*delivery);
     outcome.delivery = delivery;
     outcome.outcome = entry.outcome;
+    outcome.not_started = (entry.flags & kNotStarted) != 0;
     outcome.duration_ns = entry.duration_ns;
     return true;
   }
@@ -169,10 +173,9 @@ void WorkerProcess::forget(const Delivery& delivery) {
 
 bool WorkerProcess::is_in_slot(std::uint64_t sequence) const {
   const auto* slots = board_->slots.data();
-  return std::any_of(slots, slots + threads_,
-                     [sequence](const WorkerBoard::Slot& slot) {
-                       return slot.sequence.load(std::memory_order_seq_cst) == sequence;
-                     });
+  return std::any_of(slots, slots + threads_, [sequence](const WorkerBoard::Slot& slot) {
+    return slot.sequence.load(std::memory_order_seq_cst) == sequence;
+  });
 }
 
 std::vector<Delivery*> WorkerProcess::take_back(DeliveryTable& table) {
@@ -257,66 +260,70 @@ void WorkerProcess::close_link() {
 void WorkerProcess::kill(int signal) { ::kill(child_.pid, signal); }
 
 void WorkerProcess::read_link() {
-  if (link_source_.stopped()) return;
-  for (;;) {
-    const auto status = frames_.read(link_.get());
-    std::string_view trouble;
-    if (!status) {
-      trouble = status.error();
-    } else if (*status == FrameReader::Status::end) {
-      trouble = "the worker closed its link";
-    }
-    if (!trouble.empty()) {
-      link_source_.stop();
-      events_.on_link_lost(trouble);
-      return;
-    }
-    for (;;) {
-      const auto frame = frames_.next();
-      if (!frame) {
-        link_source_.stop();
-        events_.on_link_lost(frame.error());
-        return;
-      }
-      if (!frame->has_value()) break;
-      const FrameReader::Frame& got = **frame;
-      switch (got.head.type) {
-        case FrameType::ready: {
-          const std::string text(got.payload);
-          const std::size_t first = text.find('\0');
-          const std::size_t second =
-              first == std::string::npos ? first : text.find('\0', first + 1);
-          if (second == std::string::npos) break;
-          events_.on_ready({text.substr(0, first), text.substr(first + 1, second - first - 1),
-                            text.substr(second + 1)});
-          break;
-        }
-        case FrameType::failed: {
-          FailedHead head{};
-          if (got.payload.size() < sizeof head) break;
-          std::memcpy(&head, got.payload.data(), sizeof head);
-          events_.on_failed(head.refused != 0, got.payload.substr(sizeof head));
-          break;
-        }
-        case FrameType::log: {
-          LogHead head{};
-          if (got.payload.size() < sizeof head) break;
-          std::memcpy(&head, got.payload.data(), sizeof head);
-          const auto level = std::min(head.level, static_cast<std::uint32_t>(LogLevel::error));
-          events_.on_log(static_cast<LogLevel>(level), got.payload.substr(sizeof head));
-          break;
-        }
-        case FrameType::explain:
-          // Bounded: about deliveries that are with the worker, or not kept.
-          if (explanations_.size() < kOutcomeRingSize) {
-            explanations_[got.head.sequence] = std::string(got.payload);
-          }
-          break;
-        case FrameType::delivery: break;  // not from a worker
-      }
-    }
-    if (*status == FrameReader::Status::would_block) return;
+  // Bounded: a handler that logs without end must not keep its consumer from everything else.
+  for (int i = 0; i < kReadsPerTurn && read_link_once(); ++i) {
   }
+}
+
+// False: nothing more is there, or the link is at its end.
+bool WorkerProcess::read_link_once() {
+  if (link_source_.stopped()) return false;
+  const auto status = frames_.read(link_.get());
+  std::string_view trouble;
+  if (!status) {
+    trouble = status.error();
+  } else if (*status == FrameReader::Status::end) {
+    trouble = "the worker closed its link";
+  }
+  if (!trouble.empty()) {
+    link_source_.stop();
+    events_.on_link_lost(trouble);
+    return false;
+  }
+  for (;;) {
+    const auto frame = frames_.next();
+    if (!frame) {
+      link_source_.stop();
+      events_.on_link_lost(frame.error());
+      return false;
+    }
+    if (!frame->has_value()) break;
+    const FrameReader::Frame& got = **frame;
+    switch (got.head.type) {
+      case FrameType::ready: {
+        const std::string text(got.payload);
+        const std::size_t first = text.find('\0');
+        const std::size_t second = first == std::string::npos ? first : text.find('\0', first + 1);
+        if (second == std::string::npos) break;
+        events_.on_ready({text.substr(0, first), text.substr(first + 1, second - first - 1),
+                          text.substr(second + 1)});
+        break;
+      }
+      case FrameType::failed: {
+        FailedHead head{};
+        if (got.payload.size() < sizeof head) break;
+        std::memcpy(&head, got.payload.data(), sizeof head);
+        events_.on_failed(head.refused != 0, got.payload.substr(sizeof head));
+        break;
+      }
+      case FrameType::log: {
+        LogHead head{};
+        if (got.payload.size() < sizeof head) break;
+        std::memcpy(&head, got.payload.data(), sizeof head);
+        const auto level = std::min(head.level, static_cast<std::uint32_t>(LogLevel::error));
+        events_.on_log(static_cast<LogLevel>(level), got.payload.substr(sizeof head));
+        break;
+      }
+      case FrameType::explain:
+        // Bounded: about deliveries that are with the worker, or not kept.
+        if (explanations_.size() < kOutcomeRingSize) {
+          explanations_[got.head.sequence] = std::string(got.payload);
+        }
+        break;
+      case FrameType::delivery: break;  // not from a worker
+    }
+  }
+  return *status == FrameReader::Status::data;
 }
 
 void WorkerProcess::read_output(bool is_stderr) {
@@ -331,7 +338,9 @@ void WorkerProcess::read_output(bool is_stderr) {
 
 Result<ChildEnd> WorkerProcess::bury() {
   pid_source_.stop();
-  read_link();
+  // What it still said, all of it; bounded, since a child of the handler may hold the other end.
+  for (int i = 0; i < 16 * kReadsPerTurn && read_link_once(); ++i) {
+  }
   for (const bool is_stderr : {false, true}) {
     if (output_source_[is_stderr].stopped()) continue;
     read_output(is_stderr);

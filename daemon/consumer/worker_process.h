@@ -68,6 +68,7 @@ class WorkerProcess {
   struct Outcome {
     Delivery* delivery;
     std::int32_t outcome;
+    bool not_started;  // taken back before its handler saw it: `outcome` says nothing
     std::uint64_t duration_ns;
     std::string reason;
   };
@@ -85,6 +86,10 @@ class WorkerProcess {
   std::size_t in_flight() const { return outstanding_.size(); }
   // Given to its link and not yet read from its ring: what the ring must have room for.
   std::size_t unreported() const { return given_ - reader_.count(); }
+  // Deliveries that wait behind others here and that take_back() would give back.
+  bool has_queued() const {
+    return outstanding_.size() > threads_ + (sent_of_first_ > 0 ? 1u : 0u);
+  }
   // When the longest running handler call began, in monotonic ns; 0 when none runs.
   std::uint64_t oldest_start_ns() const;
 
@@ -106,6 +111,7 @@ class WorkerProcess {
   WorkerProcess(int slot, int threads, Events events)
       : slot_(slot), threads_(static_cast<std::size_t>(threads)), events_(std::move(events)) {}
   void read_link();
+  bool read_link_once();
   void read_output(bool is_stderr);
   bool is_in_slot(std::uint64_t sequence) const;
   void forget(const Delivery& delivery);

@@ -98,7 +98,8 @@ Result<void> Group::spawn_consumer() {
       loop_.watch_fd(child_.pidfd.get(), EPOLLIN, [this](std::uint32_t) { on_exit(); });
   auto control_source = loop_.watch_fd(control_.get(), EPOLLIN, [this](std::uint32_t) {
     ControlMessage message{};
-    if (::recv(control_.get(), &message, sizeof message, MSG_DONTWAIT) <= 0 && errno != EAGAIN) {
+    const ssize_t n = ::recv(control_.get(), &message, sizeof message, MSG_DONTWAIT);
+    if (n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR)) {
       control_source_.stop();  // its end is its pidfd's to tell
     }
     on_change_();
@@ -154,9 +155,8 @@ void Group::start_later(const std::string& reason) {
 }
 
 bool Group::consuming() const {
-  return state_ == State::running &&
-         board_->state.load(std::memory_order_relaxed) ==
-             static_cast<std::uint32_t>(GroupState::consuming);
+  return state_ == State::running && board_->state.load(std::memory_order_relaxed) ==
+                                         static_cast<std::uint32_t>(GroupState::consuming);
 }
 
 std::string Group::trouble() const {

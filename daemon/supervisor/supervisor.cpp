@@ -81,9 +81,8 @@ int Supervisor::run() {
     log_error("cannot start", {{"reason", done.error()}});
     return kExitTemporary;
   }
-  log_info("starting", {{"version", LOPE_VERSION},
-                        {"groups", groups_.size()},
-                        {"process_group", ::getpgrp()}});
+  log_info("starting",
+           {{"version", LOPE_VERSION}, {"groups", groups_.size()}, {"process_group", ::getpgrp()}});
   ready_timer_.arm(Clock::now() + settings_.ready_timeout);
   for (const auto& group : groups_) group->start();
   while (!done_) {
@@ -97,9 +96,8 @@ int Supervisor::run() {
 
 void Supervisor::look() {
   if (phase_ != Phase::running) {
-    done_ = std::none_of(groups_.begin(), groups_.end(), [](const auto& group) {
-      return group->state() == Group::State::running;
-    });
+    done_ = std::none_of(groups_.begin(), groups_.end(),
+                         [](const auto& group) { return group->state() == Group::State::running; });
     return;
   }
   const auto refused = [](const auto& group) { return group->state() == Group::State::refused; };
@@ -209,10 +207,9 @@ int Supervisor::finish() {
   }
   int code = badly ? kExitFailed : kExitOk;
   if (phase_ == Phase::running) code = kExitRefused;  // no group was left
-  log_info("ledger", {{"finished", finished},
-                      {"handed_back", handed_back},
-                      {"killed", killed},
-                      {"exit", code}});
+  log_info(
+      "ledger",
+      {{"finished", finished}, {"handed_back", handed_back}, {"killed", killed}, {"exit", code}});
   return code;
 }
 

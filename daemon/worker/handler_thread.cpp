@@ -80,7 +80,7 @@ void HandlerThread::handle(std::uint64_t sequence, const DeliveryView& view) {
   // slots behind it: either it sees this delivery in the slot, or we see that it was taken back.
   slot_.sequence.store(sequence, std::memory_order_seq_cst);
   if (sequence < board_.revoked_below.load(std::memory_order_seq_cst)) {
-    const bool asleep = push_outcome(board_, sequence, kNotStarted, 0, false);
+    const bool asleep = push_outcome(board_, sequence, LOPE_NO_OUTCOME, 0, kNotStarted);
     slot_.sequence.store(0, std::memory_order_release);
     if (asleep) link_.wake();
     return;
@@ -99,7 +99,7 @@ void HandlerThread::handle(std::uint64_t sequence, const DeliveryView& view) {
 
   const bool explained = outcome != LOPE_ACK && !current_.explanation.empty();
   if (explained) link_.send_explanation(sequence, current_.explanation);
-  const bool asleep = push_outcome(board_, sequence, outcome, duration, explained);
+  const bool asleep = push_outcome(board_, sequence, outcome, duration, explained ? kExplained : 0);
   slot_.sequence.store(0, std::memory_order_release);
   if (asleep) link_.wake();
 }

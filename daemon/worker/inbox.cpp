@@ -68,12 +68,15 @@ void Inbox::make_room() {
     wanted = std::max<std::size_t>(wanted, head.size);
   }
   const bool mine_alone = chunk.users.load(std::memory_order_acquire) == 1;
-  if (mine_alone && available == 0) {
-    chunk.size = chunk.parsed = 0;
-    if (chunk.capacity == kChunkSize) return;
-  }
+  const bool idle = mine_alone && available == 0;
+  if (idle) chunk.size = chunk.parsed = 0;
+  // A chunk that one huge frame needed is let go as soon as nothing is in it.
+  const bool oversized = idle && chunk.capacity != kChunkSize;
   const std::size_t free_space = chunk.capacity - chunk.parsed;
-  if (free_space >= wanted && chunk.capacity - chunk.size >= std::min(kReadRoom, wanted)) return;
+  if (!oversized && free_space >= wanted &&
+      chunk.capacity - chunk.size >= std::min(kReadRoom, wanted)) {
+    return;
+  }
 
   if (mine_alone && chunk.capacity >= wanted && chunk.capacity == kChunkSize) {
     std::memmove(chunk.data.get(), chunk.data.get() + chunk.parsed, available);

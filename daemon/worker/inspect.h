@@ -7,7 +7,8 @@
 namespace lope::worker {
 
 // Writes one JSON PluginDescription, or {"error": "..."} to `output_fd`. Returns the exit code.
-// `handlers_dir` empty: `name` is a path (check_plugin), otherwise a name in that folder (find_plugin).
+// `handlers_dir` empty: `name` is a path (check_plugin), otherwise a name in that folder
+// (find_plugin).
 int run_inspect(const std::string& handlers_dir, const std::string& name, int output_fd);
 
 }  // namespace lope::worker

@@ -1,4 +1,5 @@
-// lope-worker: started by lope-consumer, or by `lope inspect` and `lope check` as a throw-away child.
+// lope-worker: started by lope-consumer, or by `lope inspect` and `lope check` as a throw-away
+// child.
 #include <cstdio>
 #include <cstring>
 
@@ -15,7 +16,8 @@ int main(int argc, char** argv) {
   if (argc == 2 && std::strcmp(argv[1], "--help") == 0) {
     std::puts(
         "lope-worker runs one group's handler. lope-consumer starts it; see `lope run --help`.\n"
-        "  --inspect DIR NAME   describe a handler file as JSON on descriptor 3 (see `lope inspect`)\n"
+        "  --inspect DIR NAME   describe a handler file as JSON on descriptor 3 (see `lope "
+        "inspect`)\n"
         "  --version            print the version");
     return lope::kExitOk;
   }

@@ -8,8 +8,10 @@
 #include <condition_variable>
 #include <csignal>
 #include <cstdio>
+#include <cstdlib>
 #include <memory>
 #include <mutex>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -135,8 +137,13 @@ int run_worker() {
     if (created.status == LOPE_OK) thread.destroy();
   };
   std::vector<std::thread> threads;
-  for (int i = 1; i < settings->threads; ++i) {
-    threads.emplace_back(live, static_cast<std::uint32_t>(i));
+  try {
+    for (int i = 1; i < settings->threads; ++i) {
+      threads.emplace_back(live, static_cast<std::uint32_t>(i));
+    }
+  } catch (const std::system_error& error) {
+    link.send_failure(false, std::string("cannot start a thread: ") + error.what());
+    std::_Exit(kExitFailed);  // those that started wait for the others
   }
   live(0);
   enter(WorkerStage::ending);

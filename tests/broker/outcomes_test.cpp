@@ -115,6 +115,7 @@ TEST_CASE("without a proper outcome a message is retried, with the reason and th
       {"retry", "the handler asked for it"},
       {"none", "the handler gave no outcome"},
       {"unknown", "the handler gave an unknown outcome, 77"},
+      {"minus", "the handler gave an unknown outcome, -1"},
       {"throw", "thrown as told"},
       {"throw-int", "no std::exception"},
   };

@@ -313,9 +313,12 @@ TEST_CASE("a channel that the broker closes is opened again, the connection stay
   const auto dropped = lope.wait_for_line("outcome dropped");
   REQUIRE(dropped);
   CHECK(field(*dropped, "message_id") == "late");
-  CHECK(eventually(15s, [&] { return lines_of_file(files.file("done")).size() == 2; }));
+  // On a busy machine the node may close the next channel too, before it hears of the longer time:
+  // each closing is one line, and each is followed by a new beginning.
+  CHECK(eventually(30s, [&] { return lines_of_file(files.file("done")).size() >= 2; }));
   CHECK(lope.stop() == exited(0));
-  CHECK(lope.process().count_lines("cannot consume") == 1);
+  CHECK(lope.process().count_lines("cannot consume") ==
+        lope.process().count_lines("] consuming ") - 1);
   CHECK(lope.process().count_lines("] connected ") == 1);
   CHECK(broker.message_count(queue) == 0);
 }

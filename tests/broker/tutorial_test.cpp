@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <catch2/catch.hpp>
+#include <cstdlib>
 #include <map>
 #include <set>
 #include <string>
@@ -97,6 +98,7 @@ void replace_all(std::string& text, std::string_view from, const std::string& to
 // that fails ends the shell.
 constexpr const char* kPrelude = R"(set -eu
 trap 'kill $(jobs -p) 2>/dev/null || true' EXIT
+exec 9<>go  # for writing too: else the end of one writer could be taken for the next one's word
 sudo() { "$@"; }
 systemctl() {
   [ "$*" = "restart rabbitmq-server" ]
@@ -105,7 +107,7 @@ systemctl() {
 }
 step() {
   echo "@ done $1"
-  read -r _ <go
+  read -r _ <&9
 }
 )";
 

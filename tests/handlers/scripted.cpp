@@ -1,5 +1,5 @@
 // Does what the body says:
-//   ack | retry | reject | none | unknown     that outcome (none: 0, unknown: 77)
+//   ack | retry | reject | none | unknown | minus   that outcome (none: 0, unknown: 77, minus: -1)
 //   retry:TEXT | reject:TEXT                  the same, thrown with that explanation
 //   throw | throw-int                         an exception of the standard kind, or of no kind
 //   segv | abort | exit0                      ends its process so
@@ -96,6 +96,7 @@ class Scripted final : public lope::Handler {
     if (word == "reject") return lope::Outcome::reject;
     if (word == "none") return lope::Outcome{};
     if (word == "unknown") return static_cast<lope::Outcome>(77);
+    if (word == "minus") return static_cast<lope::Outcome>(-1);
     if (word == "throw") throw std::runtime_error("thrown as told");
     if (word == "throw-int") throw 77;
     if (word == "segv") {

@@ -303,7 +303,8 @@ std::vector<pid_t> zombies_of(pid_t parent) {
     const pid_t pid = to_pid(entry->d_name);
     if (pid <= 0) continue;
     const std::string stat = read_file("/proc/" + std::to_string(pid) + "/stat");
-    if (stat.empty() || stat_field(stat, 1) != "Z" || to_pid(stat_field(stat, 2)) != parent) continue;
+    if (stat.empty() || stat_field(stat, 1) != "Z" || to_pid(stat_field(stat, 2)) != parent)
+      continue;
     result.push_back(pid);
   }
   ::closedir(folder);

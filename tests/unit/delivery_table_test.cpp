@@ -25,7 +25,8 @@ TEST_CASE("only the present sequence of a delivery finds it", "[unit][delivery_t
   CHECK(table.find(~0ull) == nullptr);
 }
 
-TEST_CASE("a freed delivery's place is used again, its large frame given back", "[unit][delivery_table]") {
+TEST_CASE("a freed delivery's place is used again, its large frame given back",
+          "[unit][delivery_table]") {
   DeliveryTable table;
   Delivery& delivery = table.allocate();
   delivery.frame.assign_size(1 << 20);

@@ -40,7 +40,9 @@ TEST_CASE("the least loaded ready worker with room takes the next delivery", "[u
       {"the idle one", {{true, 1, 1, 1, 1e7}, {true, 1, 0, 0, 1e7}}, 1},
       {"the first of equals", {{true, 1, 0, 0, -1}, {true, 1, 0, 0, -1}}, 0},
       {"loads are relative to the threads", {{true, 1, 1, 1, 1e3}, {true, 4, 2, 2, 1e3}}, 1},
-      {"an idle worker before a queue at a fast one", {{true, 1, 1, 1, 1e3}, {true, 1, 0, 0, 1e9}}, 1},
+      {"an idle worker before a queue at a fast one",
+       {{true, 1, 1, 1, 1e3}, {true, 1, 0, 0, 1e9}},
+       1},
       {"never more than its ring can report", {{true, 1, 0, kOutcomeRingSize, 1e3}}, -1},
   };
   for (const Row& row : rows) {

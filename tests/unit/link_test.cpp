@@ -100,7 +100,8 @@ TEST_CASE("a damaged delivery frame is an error, never a read beyond it", "[unit
     if (const auto got = decode_delivery(damaged); got.ok()) {
       std::string_view left = got->headers;
       std::size_t seen = got->body.size();
-      while (const auto header = next_header(left)) seen += header->name.size() + header->value.size();
+      while (const auto header = next_header(left))
+        seen += header->name.size() + header->value.size();
       CHECK(seen <= damaged.size());
     }
   }
@@ -110,13 +111,16 @@ TEST_CASE("frames are whole however the socket slices them", "[unit][link]") {
   auto pair = make_stream_pair();
   REQUIRE(pair.ok());
   REQUIRE(set_nonblocking(pair->first.get(), true).ok());
-  const std::string stream = encode_frame(FrameType::log, 0, "first") + encode_frame(FrameType::explain, 9, std::string(3000, 'x')) + encode_frame(FrameType::ready, 0, "");
+  const std::string stream = encode_frame(FrameType::log, 0, "first") +
+                             encode_frame(FrameType::explain, 9, std::string(3000, 'x')) +
+                             encode_frame(FrameType::ready, 0, "");
   const std::size_t slice = GENERATE(1u, 15u, 17u, 1000u, 100000u);
   FrameReader reader;
   std::vector<std::pair<FrameType, std::size_t>> got;
   for (std::size_t at = 0; at < stream.size(); at += slice) {
     const std::string_view part = std::string_view(stream).substr(at, slice);
-    REQUIRE(::send(pair->second.get(), part.data(), part.size(), 0) == static_cast<ssize_t>(part.size()));
+    REQUIRE(::send(pair->second.get(), part.data(), part.size(), 0) ==
+            static_cast<ssize_t>(part.size()));
     const auto status = reader.read(pair->first.get());
     REQUIRE(status.ok());
     CHECK(*status == FrameReader::Status::data);
@@ -127,7 +131,8 @@ TEST_CASE("frames are whole however the socket slices them", "[unit][link]") {
       got.emplace_back((*frame)->head.type, (*frame)->payload.size());
     }
   }
-  CHECK(got == std::vector<std::pair<FrameType, std::size_t>>{{FrameType::log, 5}, {FrameType::explain, 3000}, {FrameType::ready, 0}});
+  CHECK(got == std::vector<std::pair<FrameType, std::size_t>>{
+                   {FrameType::log, 5}, {FrameType::explain, 3000}, {FrameType::ready, 0}});
   auto status = reader.read(pair->first.get());
   REQUIRE(status.ok());
   CHECK(*status == FrameReader::Status::would_block);

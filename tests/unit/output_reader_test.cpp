@@ -15,7 +15,10 @@ TEST_CASE("output becomes lines, long ones in pieces", "[unit][output]") {
   REQUIRE(set_nonblocking(pipe->first.get(), true).ok());
   std::vector<std::string> lines;
   const auto collect = [&lines](std::string_view line) { lines.emplace_back(line); };
-  const auto write = [&](const std::string& text) { REQUIRE(::write(pipe->second.get(), text.data(), text.size()) == static_cast<ssize_t>(text.size())); };
+  const auto write = [&](const std::string& text) {
+    REQUIRE(::write(pipe->second.get(), text.data(), text.size()) ==
+            static_cast<ssize_t>(text.size()));
+  };
   OutputReader reader;
   CHECK(reader.read(pipe->first.get(), collect));
   CHECK(lines.empty());

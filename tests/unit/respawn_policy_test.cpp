@@ -8,16 +8,20 @@ namespace lope::consumer {
 
 using namespace std::chrono_literals;
 
-TEST_CASE("a death that is charged to a message is followed by a new worker at once", "[unit][respawn]") {
+TEST_CASE("a death that is charged to a message is followed by a new worker at once",
+          "[unit][respawn]") {
   RespawnHistory history;
-  for (int i = 0; i < 100; ++i) CHECK(respawn_delay(history, {true, true, false, 10ms}, 1.0) == 0ms);
+  for (int i = 0; i < 100; ++i)
+    CHECK(respawn_delay(history, {true, true, false, 10ms}, 1.0) == 0ms);
 }
 
-TEST_CASE("deaths with nothing inside are followed by growing pauses, up to 30 s", "[unit][respawn]") {
+TEST_CASE("deaths with nothing inside are followed by growing pauses, up to 30 s",
+          "[unit][respawn]") {
   RespawnHistory history;
   history.ever_ready = true;
   const std::chrono::milliseconds expected[] = {100ms, 200ms, 400ms, 800ms, 1600ms};
-  for (const auto pause : expected) CHECK(respawn_delay(history, {true, false, false, 10ms}, 1.0) == pause);
+  for (const auto pause : expected)
+    CHECK(respawn_delay(history, {true, false, false, 10ms}, 1.0) == pause);
   for (int i = 0; i < 10; ++i) (void)respawn_delay(history, {true, false, false, 10ms}, 1.0);
   CHECK(respawn_delay(history, {true, false, false, 10ms}, 1.0) == 30'000ms);
   CHECK(respawn_delay(history, {true, false, false, 10ms}, 0.0) == 15'000ms);
@@ -31,22 +35,26 @@ TEST_CASE("a healthy minute ends the row of deaths", "[unit][respawn]") {
 
 TEST_CASE("a handler that never gets ready and never says why is given up", "[unit][respawn]") {
   RespawnHistory history;
-  for (int i = 1; i < kMaxDeathsNeverReady; ++i) CHECK(respawn_delay(history, {false, false, false, 1ms}, 0.5).has_value());
+  for (int i = 1; i < kMaxDeathsNeverReady; ++i)
+    CHECK(respawn_delay(history, {false, false, false, 1ms}, 0.5).has_value());
   CHECK_FALSE(respawn_delay(history, {false, false, false, 1ms}, 0.5).has_value());
 }
 
 TEST_CASE("a handler that says why it cannot start yet is tried for ever", "[unit][respawn]") {
   RespawnHistory history;
-  for (int i = 0; i < 10 * kMaxDeathsNeverReady; ++i) CHECK(respawn_delay(history, {false, false, true, 1ms}, 0.5).has_value());
+  for (int i = 0; i < 10 * kMaxDeathsNeverReady; ++i)
+    CHECK(respawn_delay(history, {false, false, true, 1ms}, 0.5).has_value());
 }
 
 TEST_CASE("a handler that was ready once is not given up", "[unit][respawn]") {
   RespawnHistory history;
   (void)respawn_delay(history, {true, false, false, 1ms}, 0.5);
-  for (int i = 0; i < 10 * kMaxDeathsNeverReady; ++i) CHECK(respawn_delay(history, {false, false, false, 1ms}, 0.5).has_value());
+  for (int i = 0; i < 10 * kMaxDeathsNeverReady; ++i)
+    CHECK(respawn_delay(history, {false, false, false, 1ms}, 0.5).has_value());
 }
 
-TEST_CASE("a handler that hangs twice in a row before it was ever ready is given up", "[unit][respawn]") {
+TEST_CASE("a handler that hangs twice in a row before it was ever ready is given up",
+          "[unit][respawn]") {
   const WorkerDeath hang{false, false, false, 60s, true};
   RespawnHistory history;
   for (int i = 0; i < 2; ++i) {
@@ -60,7 +68,8 @@ TEST_CASE("a handler that hangs twice in a row before it was ever ready is given
 TEST_CASE("a handler that was ready once may hang as often as it likes", "[unit][respawn]") {
   RespawnHistory history;
   history.ever_ready = true;
-  for (int i = 0; i < 20; ++i) CHECK(respawn_delay(history, {false, false, false, 60s, true}, 0.5).has_value());
+  for (int i = 0; i < 20; ++i)
+    CHECK(respawn_delay(history, {false, false, false, 60s, true}, 0.5).has_value());
 }
 
 TEST_CASE("a retried message is kept longer the more fail in a row", "[unit][respawn]") {

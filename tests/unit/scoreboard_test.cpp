@@ -23,12 +23,13 @@ TEST_CASE("outcomes come out of the ring in the order they went in", "[unit][sco
   OutcomeReader::Outcome outcome;
   std::uint64_t expected = 0;
   for (std::uint64_t round = 0; round < 3 * kOutcomeRingSize; ++round) {
-    push_outcome(*board, 10 + round, static_cast<std::int32_t>(round % 3), round, round % 2 == 0);
+    push_outcome(*board, 10 + round, static_cast<std::int32_t>(round % 3), round,
+                 round % 2 == 0 ? kExplained : 0);
     if (round % 100 != 99) continue;
     while (reader.next(*board, outcome)) {
       REQUIRE(outcome.sequence == 10 + expected);
       REQUIRE(outcome.outcome == static_cast<std::int32_t>(expected % 3));
-      REQUIRE(outcome.explained == (expected % 2 == 0));
+      REQUIRE(outcome.flags == (expected % 2 == 0 ? kExplained : 0));
       ++expected;
     }
     REQUIRE(expected == round + 1);
@@ -41,7 +42,7 @@ TEST_CASE("many threads of a worker lose no outcome", "[unit][scoreboard]") {
   std::vector<std::thread> threads;
   for (std::uint64_t t = 0; t < kThreads; ++t) {
     threads.emplace_back([&board, t] {
-      for (std::uint64_t i = 0; i < kEach; ++i) push_outcome(*board, t * kEach + i + 1, 1, 0, false);
+      for (std::uint64_t i = 0; i < kEach; ++i) push_outcome(*board, t * kEach + i + 1, 1, 0, 0);
     });
   }
   std::vector<bool> seen(kThreads * kEach + 1);
@@ -60,9 +61,9 @@ TEST_CASE("many threads of a worker lose no outcome", "[unit][scoreboard]") {
 
 TEST_CASE("after a death the entry it was writing is stepped over", "[unit][scoreboard]") {
   auto board = new_board();
-  push_outcome(*board, 1, 1, 0, false);
+  push_outcome(*board, 1, 1, 0, 0);
   board->tail.fetch_add(1);  // killed between taking the ticket and writing the entry
-  push_outcome(*board, 3, 1, 0, false);
+  push_outcome(*board, 3, 1, 0, 0);
   OutcomeReader reader;
   OutcomeReader::Outcome outcome;
   REQUIRE(reader.next(*board, outcome));
@@ -83,10 +84,10 @@ TEST_CASE("a scribbled tail does not keep its reader for ever", "[unit][scoreboa
 
 TEST_CASE("only a sleeping consumer is woken, and once", "[unit][scoreboard]") {
   auto board = new_board();
-  CHECK_FALSE(push_outcome(*board, 1, 1, 0, false));
+  CHECK_FALSE(push_outcome(*board, 1, 1, 0, 0));
   board->consumer_asleep = 1;
-  CHECK(push_outcome(*board, 2, 1, 0, false));
-  CHECK_FALSE(push_outcome(*board, 3, 1, 0, false));
+  CHECK(push_outcome(*board, 2, 1, 0, 0));
+  CHECK_FALSE(push_outcome(*board, 3, 1, 0, 0));
 }
 
 TEST_CASE("a board of another build is refused", "[unit][scoreboard]") {

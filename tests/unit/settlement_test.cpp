@@ -33,18 +33,33 @@ TEST_CASE("finished tags become the fewest operations that say the same", "[unit
   const Row rows[] = {
       {"nothing finished is nothing to say", 3, {{}}, {}},
       {"an unbroken run is one multiple ack", 3, {{a(1), a(2), a(3)}}, {ack_up_to(3)}},
-      {"a gap in acked tags ends the multiple-ack run", 4, {{a(1), a(2), a(4)}}, {ack_up_to(2), ack_one(4)}},
-      {"tags behind an unfinished first one are acked singly, ascending", 4, {{a(4), a(2), a(3)}}, {ack_one(2), ack_one(3), ack_one(4)}},
-      {"a reject in the run splits it", 5, {{a(1), a(2), r(3), a(4), a(5)}}, {ack_up_to(2), reject_one(3), ack_up_to(5)}},
-      {"a reject at the head does not stop the run behind it", 3, {{r(1), a(2), a(3)}}, {reject_one(1), ack_up_to(3)}},
-      {"tags settled singly before are covered by a later run", 5, {{a(2), a(3)}, {a(1), a(4)}}, {ack_up_to(4)}},
+      {"a gap in acked tags ends the multiple-ack run",
+       4,
+       {{a(1), a(2), a(4)}},
+       {ack_up_to(2), ack_one(4)}},
+      {"tags behind an unfinished first one are acked singly, ascending",
+       4,
+       {{a(4), a(2), a(3)}},
+       {ack_one(2), ack_one(3), ack_one(4)}},
+      {"a reject in the run splits it",
+       5,
+       {{a(1), a(2), r(3), a(4), a(5)}},
+       {ack_up_to(2), reject_one(3), ack_up_to(5)}},
+      {"a reject at the head does not stop the run behind it",
+       3,
+       {{r(1), a(2), a(3)}},
+       {reject_one(1), ack_up_to(3)}},
+      {"tags settled singly before are covered by a later run",
+       5,
+       {{a(2), a(3)}, {a(1), a(4)}},
+       {ack_up_to(4)}},
       {"the order of finishing does not matter", 3, {{a(3), a(1), a(2)}}, {ack_up_to(3)}},
       {"what was flushed is not said again", 2, {{a(1)}, {a(2)}, {}}, {}},
   };
   for (const Row& row : rows) {
     SECTION(row.what) {
       Settlement settlement;
-      for (std::uint64_t tag = 1; tag <= row.delivered; ++tag) settlement.delivered(tag);
+      for (std::uint64_t tag = 1; tag <= row.delivered; ++tag) REQUIRE(settlement.delivered(tag));
       std::vector<SettleOp> ops;
       for (const auto& round : row.rounds) {
         ops.clear();
@@ -59,16 +74,18 @@ TEST_CASE("finished tags become the fewest operations that say the same", "[unit
 
 TEST_CASE("hand-back and requeue keep their own verdict", "[unit][settlement]") {
   Settlement settlement;
-  for (std::uint64_t tag = 1; tag <= 3; ++tag) settlement.delivered(tag);
+  for (std::uint64_t tag = 1; tag <= 3; ++tag) REQUIRE(settlement.delivered(tag));
   settlement.finish(1, Verdict::requeue);
   settlement.finish(2, Verdict::hand_back);
   settlement.finish(3, Verdict::ack);
   std::vector<SettleOp> ops;
   settlement.flush(ops);
-  CHECK(ops == std::vector<SettleOp>{{Verdict::requeue, false, 1}, {Verdict::hand_back, false, 2}, ack_up_to(3)});
+  CHECK(ops == std::vector<SettleOp>{
+                   {Verdict::requeue, false, 1}, {Verdict::hand_back, false, 2}, ack_up_to(3)});
 }
 
-TEST_CASE("a broker that follows the operations ends with each tag settled once, as decided", "[unit][settlement]") {
+TEST_CASE("a broker that follows the operations ends with each tag settled once, as decided",
+          "[unit][settlement]") {
   // A model of the broker: which tags are unacked, and what became of the others.
   std::mt19937 random(GENERATE(range(1u, 30u)));
   Settlement settlement;
@@ -79,7 +96,7 @@ TEST_CASE("a broker that follows the operations ends with each tag settled once,
   for (int step = 0; step < 3000; ++step) {
     const auto dice = random() % 10;
     if (dice < 5) {
-      settlement.delivered(next);
+      REQUIRE(settlement.delivered(next));
       unacked.insert(next);
       unfinished.insert(next++);
     } else if (dice < 9 && !unfinished.empty()) {
@@ -114,15 +131,25 @@ TEST_CASE("a broker that follows the operations ends with each tag settled once,
   }
 }
 
+TEST_CASE("a tag out of turn is not taken", "[unit][settlement]") {
+  Settlement settlement;
+  CHECK_FALSE(settlement.delivered(0));
+  CHECK_FALSE(settlement.delivered(2));
+  CHECK(settlement.delivered(1));
+  CHECK_FALSE(settlement.delivered(1));
+  CHECK(settlement.delivered(2));
+  CHECK(settlement.unfinished() == 2);
+}
+
 TEST_CASE("after a reset the tags start again", "[unit][settlement]") {
   Settlement settlement;
-  settlement.delivered(1);
-  settlement.delivered(2);
+  REQUIRE(settlement.delivered(1));
+  REQUIRE(settlement.delivered(2));
   settlement.finish(2, Verdict::ack);
   settlement.reset();
   CHECK(settlement.pending() == 0);
   CHECK(settlement.unfinished() == 0);
-  settlement.delivered(1);
+  REQUIRE(settlement.delivered(1));
   settlement.finish(1, Verdict::ack);
   std::vector<SettleOp> ops;
   settlement.flush(ops);

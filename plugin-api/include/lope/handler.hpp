@@ -6,12 +6,12 @@
 // such a header?", "was it still to be settled?"). An order that the host did not carry out throws
 // lope::Error, which holds the status.
 //
-// Exceptions: none leaves the handler. What escapes
-//   handle(), handle_batch()  lope::Reject becomes LOPE_REJECT; lope::Retry, and everything else,
-//   LOPE_RETRY flush()                   becomes LOPE_E_FAILED and a line in the log the
-//   constructor           lope::InvalidConfiguration becomes LOPE_E_INVALID, everything else
-//   LOPE_E_FAILED
-// and what() is handed to the host as the explanation.
+// Exceptions: none leaves the handler, and what() is handed to the host as the explanation.
+// - From handle() and handle_batch(): lope::Reject becomes LOPE_REJECT; lope::Retry, and everything
+//   else, becomes LOPE_RETRY.
+// - From flush(): LOPE_E_FAILED, and a line in the log.
+// - From the constructor: lope::InvalidConfiguration becomes LOPE_E_INVALID, everything else
+//   LOPE_E_FAILED.
 //
 // Threads: [handler], [in-call] and [any-thread] mean what they mean in handler.h.
 #ifndef LOPE_HANDLER_HPP

@@ -142,7 +142,7 @@ typedef struct lope_message {
   uint64_t timestamp;        /* the publisher's, seconds since 1970; 0 if absent */
   uint32_t attempt;          /* 1 the first time */
   uint32_t crashes;          /* workers it has taken down so far */
-  lope_bytes body;           /* decompressed when the group says so */
+  lope_bytes body;           /* decompressed when the group says so; no alignment is promised */
   lope_str queue;
   lope_str exchange;
   lope_str routing_key;
@@ -269,7 +269,10 @@ struct lope_host {
   /* clang-format off */
   const void* (*extension)(const lope_host* host, const char* id) LOPE_NOEXCEPT;
   /* clang-format on */
-  /* ---- end of 1.0: append below, never above ---- */
+  /* ---- end of 1.0: append below, never above ----
+   * Only functions that return lope_status, with results through pointers. Rationale: a handler
+   * newer than its host finds, in the place of such a function, one that returns
+   * LOPE_E_UNSUPPORTED, which is no answer of any other type. */
 };
 
 /* ---- The plugin: what a handler is. Written by the handler. ------------------------------ */
