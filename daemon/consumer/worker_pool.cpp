@@ -290,6 +290,7 @@ WorkerLoad WorkerPool::load(const Slot& slot) const {
 bool WorkerPool::dispatch(Delivery& delivery) {
   // Starting elsewhere each time shares messages evenly among workers that are equally idle.
   const std::size_t count = slots_.size();
+  if (count == 0) return false;
   loads_.clear();
   for (std::size_t i = 0; i < count; ++i) {
     loads_.push_back(load(slots_[(first_choice_ + i) % count]));
