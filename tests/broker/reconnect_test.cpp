@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <catch2/catch.hpp>
 #include <cstdlib>
+#include <fstream>
 #include <functional>
 #include <set>
 #include <string>
@@ -134,7 +135,8 @@ TEST_CASE("an outcome for a connection that is gone is counted and never sent",
                                 "    prefetch: 10\n")});
   REQUIRE(lope.wait_ready());
   Publisher publisher = broker.publisher();
-  publisher.publish(queue, "sleep:2000", "runs");
+  const std::string gate = files.file("gate");
+  publisher.publish(queue, "until:" + gate, "runs");
   for (const char* id : {"w1", "w2", "w3"}) publisher.publish(queue, "ack", id);
   REQUIRE(eventually(10s, [&] { return has_line(started, "runs"); }));
   REQUIRE(eventually(5s, [&] { return broker.message_count(queue) == 0; }));
@@ -143,6 +145,7 @@ TEST_CASE("an outcome for a connection that is gone is counted and never sent",
   REQUIRE(back);
   CHECK(field(*back, "not_begun") == "3");
   CHECK(field(*back, "running") == "1");
+  std::ofstream(gate) << "open";
   const auto dropped = lope.wait_for_line("outcome dropped");
   REQUIRE(dropped);
   CHECK(field(*dropped, "message_id") == "runs");

@@ -5,6 +5,7 @@
 //   segv | abort | exit0                      ends its process so
 //   hang                                      never returns
 //   sleep:MS                                  returns after so long, whatever happens
+//   until:FILE                                returns once that file is there
 //   stdout:TEXT | stderr:TEXT | log:TEXT      writes a line there
 //   fork                                      leaves a child that lives on and keeps what it got
 //   bare-fork                                 the same, past the C library: nobody closes anything
@@ -114,6 +115,8 @@ class Scripted final : public lope::Handler {
       unsigned ms = 0;
       std::from_chars(text.data(), text.data() + text.size(), ms);
       wait_for(std::chrono::milliseconds(ms));
+    } else if (word == "until") {
+      while (::access(text.c_str(), F_OK) != 0) wait_for(std::chrono::milliseconds(5));
     } else if (word == "stdout") {
       std::puts(text.c_str());
     } else if (word == "stderr") {
