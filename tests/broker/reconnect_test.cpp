@@ -117,7 +117,7 @@ TEST_CASE("restarts of the broker and closed connections lose nothing", "[broker
   const std::string log = lope.log();
   CHECK(lines_with(log, "connection lost").size() == 6);
   CHECK(lines_with(log, "] connected ").size() == 7);
-  CHECK(lines_with(log, "406").empty());
+  CHECK(lines_with(log, "406 PRECONDITION").empty());
   CHECK(lines_with(log, "PRECONDITION_FAILED").empty());
   // A reason once for each outage, not for each attempt.
   CHECK(lines_with(log, "cannot connect").size() <= 3 * 3);
@@ -156,7 +156,7 @@ TEST_CASE("an outcome for a connection that is gone is counted and never sent",
   CHECK(handled == std::vector<std::string>{"runs", "runs", "w1", "w2", "w3"});
   CHECK(broker.message_count(queue) == 0);
   CHECK(lope.process().count_lines("outcome dropped") == 1);
-  CHECK(lope.process().count_lines("406") == 0);
+  CHECK(lope.process().count_lines("406 PRECONDITION") == 0);
 }
 
 TEST_CASE("a refused login is one line without the password, and ends when the cause is gone",
