@@ -1,15 +1,13 @@
 // `lope check`: the configuration, then each group's handler and the options it gets.
 #include <algorithm>
-#include <charconv>
-#include <cstdint>
 #include <cstdio>
 #include <map>
 #include <string_view>
-#include <system_error>
 
 #include "cli/commands.h"
 #include "cli/inspect.h"
 #include "common/exit_code.h"
+#include "common/option_kind.h"
 #include "common/settings_json.h"
 #include "common/spawn.h"
 #include "common/text.h"
@@ -30,25 +28,6 @@ struct GroupReport {
   std::vector<ConfigProblem> errors;
   std::vector<std::string> notes;
 };
-
-template <typename T>
-bool parses(std::string_view text) {
-  T value{};
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  return error == std::errc{} && end == text.data() + text.size();
-}
-
-// Empty when `value` is of that kind, as the worker sees it; otherwise what was expected.
-std::string_view expected_instead(std::string_view kind, std::string_view value) {
-  constexpr std::string_view kBooleans[] = {"true", "false", "yes", "no", "on", "off"};
-  if (kind == "int64") return parses<std::int64_t>(value) ? "" : "an integer";
-  if (kind == "uint64") return parses<std::uint64_t>(value) ? "" : "an integer of at least 0";
-  if (kind == "double") return parses<double>(value) ? "" : "a number";
-  if (kind == "bool") {
-    return std::ranges::find(kBooleans, value) != std::end(kBooleans) ? "" : "true or false";
-  }
-  return "";
-}
 
 void check_options(const PluginDescription& plugin, const GroupPlaces& places,
                    GroupReport& report) {

@@ -126,7 +126,6 @@ struct ConsumerSettings {
   std::chrono::milliseconds shutdown_timeout{30000};
   LogSettings log;
   GroupSettings group;
-  std::vector<std::string> secret_env;
 };
 
 // What one lope-worker gets: nothing of the broker.

@@ -222,7 +222,6 @@ void members(Io& io, T& settings) {
     io("shutdown_timeout", settings.shutdown_timeout);
     io("log", settings.log);
     io("group", settings.group);
-    io("secret_env", settings.secret_env);
   } else if constexpr (Is<T, WorkerSettings>) {
     io("group", settings.group);
     io("worker_index", settings.worker_index);

@@ -191,9 +191,6 @@ struct DescribeRequest {
     return "declare exchange '" + r.exchange.name + "'";
   }
   std::string operator()(const QueueDeclare& r) const { return "declare queue '" + r.queue + "'"; }
-  std::string operator()(const QueuePassiveDeclare& r) const {
-    return "look up queue '" + r.queue + "'";
-  }
   std::string operator()(const QueueBind& r) const {
     return "bind queue '" + r.queue + "' to exchange '" + r.binding.exchange + "'";
   }
@@ -331,10 +328,6 @@ Result<std::unique_ptr<Connection>> Connection::open(const BrokerAddress& addres
 }
 
 int Connection::fd() const { return amqp_get_sockfd(impl_->state); }
-
-std::size_t Connection::max_frame() const {
-  return static_cast<std::size_t>(amqp_get_frame_max(impl_->state));
-}
 
 Result<Connection::Pumped> Connection::pump(ConnectionEvents& events, int max_frames) {
   timeval no_wait{0, 0};
@@ -567,12 +560,6 @@ Result<void> Connection::send(ChannelNumber channel, const Request& request) {
       method.exclusive = r.declaration.exclusive;
       method.auto_delete = r.declaration.auto_delete;
       method.arguments = arguments.table();
-      return impl.send_method(channel, AMQP_QUEUE_DECLARE_METHOD, &method);
-    }
-    Result<void> operator()(const QueuePassiveDeclare& r) const {
-      amqp_queue_declare_t method{};
-      method.queue = bytes(r.queue);
-      method.passive = 1;
       return impl.send_method(channel, AMQP_QUEUE_DECLARE_METHOD, &method);
     }
     Result<void> operator()(const QueueBind& r) const {

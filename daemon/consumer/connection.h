@@ -29,9 +29,6 @@ struct QueueDeclare {
   std::string queue;
   DeclareSettings declaration;
 };
-struct QueuePassiveDeclare {
-  std::string queue;
-};
 struct QueueBind {
   std::string queue;
   BindingSettings binding;
@@ -48,8 +45,8 @@ struct Cancel {
   std::string consumer_tag;
 };
 struct ConfirmSelect {};
-using Request = std::variant<ChannelOpen, ExchangeDeclare, QueueDeclare, QueuePassiveDeclare,
-                             QueueBind, Qos, Consume, Cancel, ConfirmSelect>;
+using Request = std::variant<ChannelOpen, ExchangeDeclare, QueueDeclare, QueueBind, Qos, Consume,
+                             Cancel, ConfirmSelect>;
 
 // "declare queue 'orders'", for logs.
 std::string describe(const Request& request);
@@ -124,7 +121,6 @@ class Connection {
   int fd() const;
   // "127.0.0.1:5672"
   const std::string& peer() const { return peer_; }
-  std::size_t max_frame() const;
 
   enum class Pumped { dry, more };
   // Handles up to `max_frames` frames that have arrived, without blocking; also sends a heartbeat

@@ -135,8 +135,8 @@ int Consumer::run() {
   }
   pool_->start();
   while (phase_ != Phase::done) {
-    turn();
-    if (phase_ != Phase::done) sleep();
+    const bool more = turn();
+    if (phase_ != Phase::done) wait(more);
   }
   board_.state.store(static_cast<std::uint32_t>(GroupState::ended), std::memory_order_relaxed);
   report_change();
@@ -144,7 +144,7 @@ int Consumer::run() {
   return killed_ ? kExitFailed : kExitOk;
 }
 
-void Consumer::turn() {
+bool Consumer::turn() {
   add(board_.progress);
   pool_->announce_awake();
   pool_->collect();
@@ -153,7 +153,7 @@ void Consumer::turn() {
     session_started_ = true;
     session_->start();
   }
-  bool more = session_->pump();
+  const bool more = session_->pump();
   dispatch();
   pool_->flush();
   pool_->collect();
@@ -168,21 +168,13 @@ void Consumer::turn() {
   if (pool_->may_be_stuck() && !stuck_timer_.armed()) {
     stuck_timer_.arm(Clock::now() + kStuckCheck);
   }
-  if (more && phase_ != Phase::done) {
-    // Look at signals and deaths, then go on at once.
-    if (auto ran = loop_->run_once(std::chrono::microseconds(0)); !ran) std::abort();
-    turn_again_ = true;
-  }
+  return more;
 }
 
-void Consumer::sleep() {
-  if (turn_again_) {
-    turn_again_ = false;
-    return;
-  }
-  const bool outcomes = pool_->announce_sleep();
+void Consumer::wait(bool at_once) {
+  at_once = at_once || pool_->announce_sleep();
   const auto ran =
-      outcomes ? loop_->run_once(std::chrono::microseconds(0)) : loop_->run_once(std::nullopt);
+      at_once ? loop_->run_once(std::chrono::microseconds(0)) : loop_->run_once(std::nullopt);
   if (!ran) {
     log_error("the event loop failed", {{"reason", ran.error()}});
     std::abort();  // our parent starts us again
@@ -225,7 +217,6 @@ char* Consumer::on_delivery(std::uint16_t queue, std::uint64_t epoch,
   delivery.queue = queue;
   delivery.epoch = epoch;
   delivery.tag = tag;
-  delivery.received_unix_ns = incoming.view.received_unix_ns;
   delivery.redelivered = (incoming.view.flags & kDeliveryRedelivered) != 0;
   DeliveryView view = incoming.view;
   view[TextProperty::queue] = settings_.group.queues[queue].name;

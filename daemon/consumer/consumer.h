@@ -28,8 +28,10 @@ class Consumer {
   enum class Phase { running, draining, closing, ending, done };
 
   Result<void> set_up();
-  void turn();
-  void sleep();
+  // One round of everything; true: there is more to do at once.
+  bool turn();
+  // Until something happens, or only to look at signals, deaths and timers.
+  void wait(bool at_once);
 
   // Deliveries
   char* on_delivery(std::uint16_t queue, std::uint64_t epoch, const IncomingDelivery& incoming);
@@ -74,7 +76,6 @@ class Consumer {
   bool killed_ = false;      // something had to be
   bool stopped_ = false;     // at once, without a drain
   bool overtime_ = false;    // the drain's deadline is past
-  bool turn_again_ = false;  // there is more to do: do not sleep
   int retries_in_a_row_ = 0;
   std::vector<Delivery*> receiving_;    // by queue
   std::deque<std::uint32_t> waiting_;   // for a worker, oldest first

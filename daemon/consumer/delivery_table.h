@@ -30,7 +30,6 @@ struct Delivery {
   std::uint64_t sequence = 0;  // of the present hand-over to a worker; 0: none
   int worker = -1;             // slot of the pool, while at_worker
   TimePoint due;               // while delayed
-  std::uint64_t received_unix_ns = 0;
   bool redelivered = false;
   ByteBuffer frame;
 };

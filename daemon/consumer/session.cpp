@@ -27,7 +27,6 @@ Reply reply_to(const Request& request) {
     Reply operator()(const ChannelOpen&) const { return Reply::channel_open; }
     Reply operator()(const ExchangeDeclare&) const { return Reply::exchange_declare; }
     Reply operator()(const QueueDeclare&) const { return Reply::queue_declare; }
-    Reply operator()(const QueuePassiveDeclare&) const { return Reply::queue_declare; }
     Reply operator()(const QueueBind&) const { return Reply::queue_bind; }
     Reply operator()(const Qos&) const { return Reply::qos; }
     Reply operator()(const Consume&) const { return Reply::consume; }

@@ -57,11 +57,7 @@ WorkerPool::WorkerPool(EventLoop& loop, const ConsumerSettings& settings, int wo
       board_(board),
       events_(std::move(events)),
       slots_(static_cast<std::size_t>(settings.group.workers)) {
-  // A worker has no password, and does not talk to systemd in our place.
-  std::vector<std::string> left_out = {"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID",
-                                       kWorkerIdVariable};
-  left_out.insert(left_out.end(), settings.secret_env.begin(), settings.secret_env.end());
-  environment_ = environment_without(left_out);
+  environment_ = environment_without({kWorkerIdVariable});
 }
 
 WorkerPool::~WorkerPool() { kill_all(); }

@@ -987,12 +987,21 @@ void Loader::group(const std::string& group_name, const Value& value) {
   loaded_.places.push_back(std::move(places));
 }
 
+bool has_key(const AmqpTable& table, std::string_view key) {
+  return std::ranges::any_of(table, [key](const auto& entry) { return entry.first == key; });
+}
+
 // What a group may say for all its queues, and each queue for itself.
 void Loader::queue_keys(const Map& keys, QueueDefaults& target) {
   integer(keys["prefetch"], target.prefetch, 1, 65535, kWhyPrefetchNotZero);
   if (const Value tag = keys["consumer_tag"])
     name(tag, target.consumer_tag, "a consumer tag", true);
-  amqp_table(keys["consumer_arguments"], target.consumer_arguments);
+  if (const Value arguments = keys["consumer_arguments"]) {
+    amqp_table(arguments, target.consumer_arguments);
+    if (has_key(target.consumer_arguments, "x-stream-offset")) {
+      error(arguments, "'x-stream-offset': stream queues are not available in this version");
+    }
+  }
   declare(keys["declare"], target);
 }
 
@@ -1077,10 +1086,7 @@ void Loader::declare(const Value& value, QueueDefaults& target) {
   }
   if (const Value arguments = keys["arguments"]) {
     amqp_table(arguments, settings.arguments);
-    const auto type = std::ranges::find(settings.arguments, "x-queue-type", [](const auto& entry) {
-      return std::string_view(entry.first);
-    });
-    if (type != settings.arguments.end()) {
+    if (has_key(settings.arguments, "x-queue-type")) {
       error(arguments, "expected no 'x-queue-type': the key 'type' beside 'arguments' says it");
     }
   }

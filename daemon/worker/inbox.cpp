@@ -43,6 +43,13 @@ void Inbox::release(Lease& lease) {
   lease = {};
 }
 
+std::size_t Inbox::capacity() {
+  const std::lock_guard<std::mutex> lock(spare_mutex_);
+  std::size_t bytes = 0;
+  for (const auto& chunk : all_) bytes += chunk->capacity;
+  return bytes;
+}
+
 bool Inbox::take_frame(Lease& lease) {
   const std::size_t available = current_->size - current_->parsed;
   FrameHead head;

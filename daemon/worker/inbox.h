@@ -39,6 +39,8 @@ class Inbox {
   bool next(Lease& lease);
   // [any thread] The frame's memory may be used again.
   void release(Lease& lease);
+  // [any thread] Bytes of all its memory.
+  std::size_t capacity();
 
  private:
   bool take_frame(Lease& lease);

@@ -18,16 +18,6 @@ namespace lope::worker {
 
 namespace {
 
-const char* kind_name(std::int32_t kind) {
-  switch (kind) {
-    case LOPE_INT64: return "int64";
-    case LOPE_UINT64: return "uint64";
-    case LOPE_DOUBLE: return "double";
-    case LOPE_BOOL: return "bool";
-    default: return "text";
-  }
-}
-
 std::string text_or_empty(const char* text) { return text == nullptr ? "" : text; }
 
 PluginDescription describe(const Plugin& plugin) {

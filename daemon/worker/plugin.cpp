@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <boost/dll/shared_library.hpp>
-#include <charconv>
 #include <cstddef>
 #include <exception>
 #include <list>
@@ -14,6 +13,7 @@
 #include <system_error>
 #include <vector>
 
+#include "common/option_kind.h"
 #include "common/text.h"
 
 namespace lope::worker {
@@ -92,28 +92,17 @@ Result<void> check_table(const std::string& path, const lope_plugin& table) {
   return {};
 }
 
-template <typename T>
-bool parses(std::string_view text) {
-  T value{};
-  const auto [stop, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  return error == std::errc{} && stop == text.data() + text.size();
-}
+}  // namespace
 
-// Empty when `text` is of that kind, otherwise what was expected.
-std::string_view expected_instead(std::int32_t kind, std::string_view text) {
-  constexpr std::string_view kBooleans[] = {"true",  "True",  "TRUE",  "yes", "on",
-                                            "false", "False", "FALSE", "no",  "off"};
+std::string_view kind_name(std::int32_t kind) {
   switch (kind) {
-    case LOPE_INT64: return parses<std::int64_t>(text) ? "" : "an integer";
-    case LOPE_UINT64: return parses<std::uint64_t>(text) ? "" : "an integer of at least 0";
-    case LOPE_DOUBLE: return parses<double>(text) ? "" : "a number";
-    case LOPE_BOOL:
-      return std::ranges::find(kBooleans, text) != std::end(kBooleans) ? "" : "true or false";
-    default: return "";
+    case LOPE_INT64: return "int64";
+    case LOPE_UINT64: return "uint64";
+    case LOPE_DOUBLE: return "double";
+    case LOPE_BOOL: return "bool";
+    default: return "text";
   }
 }
-
-}  // namespace
 
 bool Plugin::has_batch() const {
   return LOPE_HAS(table, lope_plugin, handle_batch) && table->handle_batch != nullptr;
@@ -181,7 +170,7 @@ Result<void> check_options(const Plugin& plugin,
       continue;
     }
     const lope_option& option = table[place - known.begin()];
-    const std::string_view expected = expected_instead(option.kind, value);
+    const std::string_view expected = expected_instead(kind_name(option.kind), value);
     if (expected.empty()) continue;
     const bool secret = (option.flags & LOPE_OPTION_SECRET) != 0;
     problem(key, "expected " + std::string(expected) + ", found " +
@@ -193,7 +182,7 @@ Result<void> check_options(const Plugin& plugin,
     if (configured) continue;
     if (option->default_value == nullptr) {
       problem(option->name, "expected a value, found none");
-    } else if (const auto expected = expected_instead(option->kind, option->default_value);
+    } else if (const auto expected = expected_instead(kind_name(option->kind), option->default_value);
                !expected.empty() && *option->default_value != '\0') {
       const bool secret = (option->flags & LOPE_OPTION_SECRET) != 0;
       problem(option->name,

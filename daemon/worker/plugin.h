@@ -4,7 +4,9 @@
 
 #include <lope/handler.h>
 
+#include <cstdint>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -26,6 +28,9 @@ struct Plugin {
 // names path, expected and found (dlerror's text, a missing function, a non-zero tail from a newer
 // header).
 Result<Plugin> load_plugin(const PluginFile& file);
+
+// "int64", "uint64", "double", "bool" or "text" for the ABI's LOPE_INT64 and so on.
+std::string_view kind_name(std::int32_t kind);
 
 // Whether the configured options (nested keys joined with '.') fit the plugin's table: no unknown
 // key, no required one missing, each value and default of its kind. Every mistake in one text; a

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <catch2/catch.hpp>
 #include <chrono>
+#include <fstream>
 #include <set>
 #include <string>
 #include <vector>
@@ -279,6 +280,22 @@ TEST_CASE("what a handler prints and logs is a log line with its group and worke
   CHECK(field(said[0], "worker") == "0");
 }
 
+TEST_CASE("a handler that logs without end keeps nobody else from anything",
+          "[broker][outcomes]") {
+  Scripted it;
+  Lope lope(it.options("    prefetch: 10\n    workers: 2\n",
+                       "shutdown_timeout: 1s\nlog: { level: info, file: /dev/null }\n"));
+  REQUIRE(eventually(30s, [&] { return it.broker.consumer_count(it.queue) == 1; }));
+  Publisher publisher = it.broker.publisher();
+  publisher.publish(it.queue, "chatter", "talks");
+  REQUIRE(it.wait_started("talks"));
+  for (int i = 0; i < 100; ++i) publisher.publish(it.queue, "ack", std::to_string(i));
+  CHECK(it.wait_done("99"));
+  CHECK(lope.stop(10s) == exited(1));  // it had to be killed
+  CHECK(lines_of_file(it.done).size() == 100);
+  CHECK(ids_of(it.broker.drain(it.queue)) == std::vector<std::string>{"talks"});
+}
+
 TEST_CASE("text from messages cannot forge log lines or reach a terminal raw",
           "[broker][outcomes]") {
   Scripted it;
@@ -327,6 +344,31 @@ TEST_CASE(
     CHECK(times(it.started, "lost") == 1);
     CHECK(it.broker.message_count(it.queue) == 0);
     CHECK(lope.process().count_lines("given up") == 1);
+  }
+  SECTION("what waits at a worker outlives the connection it came on") {
+    publisher.publish_many(200, [&](int i) {
+      return Publication{.routing_key = it.queue, .body = "ack", .message_id = std::to_string(i)};
+    });
+    REQUIRE(it.wait_done("199"));
+    // From a worker whose messages take so little time, several at a time are under way.
+    const std::string gate = it.files.file("gate");
+    publisher.publish(it.queue, "until:" + gate, "runs");
+    REQUIRE(it.wait_started("runs"));
+    publisher.publish_many(5, [&](int i) {
+      return Publication{
+          .routing_key = it.queue, .body = "ack", .message_id = "w" + std::to_string(i)};
+    });
+    REQUIRE(eventually(5s, [&] { return it.broker.message_count(it.queue) == 0; }));
+    it.broker.close_all_connections();
+    REQUIRE(lope.wait_for_line("] consuming ", 5s));
+    std::ofstream(gate) << "open";
+    REQUIRE(it.wait_done("w4"));
+    CHECK(lope.stop() == exited(0));
+    for (const char* id : {"runs", "w0", "w1", "w2", "w3", "w4"}) {
+      INFO(id);
+      CHECK(times(it.done, id) == 1);
+    }
+    CHECK(it.broker.message_count(it.queue) == 0);
   }
   SECTION("the prefetch holds, and the running one is acked already") {
     publisher.publish_many(10, [&](int i) {

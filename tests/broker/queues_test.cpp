@@ -280,6 +280,33 @@ TEST_CASE("a queue that is there with other properties is refused with both side
   CHECK(lope.stop() == exited(0));
 }
 
+TEST_CASE("a stream that is there is refused at its first delivery, and keeps it",
+          "[broker][queues]") {
+  Broker broker;
+  const std::string stream =
+      broker.make_queue("stream", {.text_arguments = {{"x-queue-type", "stream"}}});
+  const std::string queue = broker.make_queue("queue");
+  const TempDir files;
+  Lope lope({.broker = broker.url(),
+             .groups = describe_group("streamed", stream, files.file("streamed")) +
+                       describe_group("queued", queue, files.file("queued"))});
+  REQUIRE(lope.wait_ready());
+  broker.publish(stream, "x", "s");
+  const auto line = lope.wait_for_line("group refused");
+  REQUIRE(line);
+  CHECK(field(*line, "group") == "streamed");
+  CHECK(line->find("'" + stream + "'") != std::string::npos);
+  CHECK(line->find("stream queues are not available in this version") != std::string::npos);
+  broker.publish(queue, "x", "q");
+  CHECK(eventually(5s, [&] { return !read_descriptions(files.file("queued")).empty(); }));
+  CHECK(lope.stop() == exited(0));
+  CHECK(read_file(files.file("streamed")).empty());
+  CHECK(eventually(5s, [&] {
+    const auto row = row_of(broker, {"list_queues", "name", "messages"}, stream);
+    return row.size() == 2 && row[1] == "1";
+  }));
+}
+
 TEST_CASE("bodies of every size arrive byte for byte", "[broker][queues]") {
   Broker broker;
   const std::string queue = broker.make_queue("bodies");

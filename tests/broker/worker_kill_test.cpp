@@ -45,6 +45,15 @@ std::set<std::string> running_at_a_kill(const Lope& lope) {
   return {ids.begin(), ids.end()};
 }
 
+LopeOptions append_group(const Broker& broker, const std::string& name, const std::string& queue,
+                         const std::string& path, const std::string& options,
+                         const std::string& more) {
+  return {.broker = broker.url(),
+          .groups = "  " + name + ":\n    queue: " + queue +
+                    "\n    handler: append_id\n    options: { file: " + path + ", flag: true, " +
+                    options + " }\n" + more};
+}
+
 bool kill_one_worker(const Lope& lope, std::minstd_rand& random) {
   const std::vector<pid_t> workers = lope.workers();
   return !workers.empty() && ::kill(workers[random() % workers.size()], SIGKILL) == 0;
@@ -97,17 +106,8 @@ TEST_CASE("2,000 messages a second lose nothing while a hundred workers are kill
   const std::string queue = broker.make_queue("kill");
   const TempDir files;
   const std::string path = files.file("ids");
-  Lope lope({.broker = broker.url(),
-             .groups = "  kill-load:\n"
-                       "    queue: " +
-                       queue +
-                       "\n"
-                       "    handler: append_id\n"
-                       "    options: { file: " +
-                       path +
-                       ", flag: true, work_us: 1000 }\n"
-                       "    workers: 4\n"
-                       "    prefetch: 100\n"});
+  Lope lope(append_group(broker, "kill-load", queue, path, "work_us: 1000",
+                         "    workers: 4\n    prefetch: 100\n"));
   REQUIRE(lope.wait_ready());
   const auto connections = broker.connections_named("lope kill-load");
   REQUIRE(connections.size() == 1);
@@ -137,18 +137,8 @@ TEST_CASE("messages that wait at a killed worker go to another, unharmed",
   const std::string path = files.file("ids");
   // Mostly tiny messages, so that they are sent ahead, and now and then a long one before them;
   // more than the workers can do, so that they are never idle.
-  Lope lope({.broker = broker.url(),
-             .groups = "  kill-ahead:\n"
-                       "    queue: " +
-                       queue +
-                       "\n"
-                       "    handler: append_id\n"
-                       "    options: { file: " +
-                       path +
-                       ", flag: true, work_us: 30000, work_every: 50 }\n"
-                       "    workers: 2\n"
-                       "    threads: 2\n"
-                       "    prefetch: 1000\n"});
+  Lope lope(append_group(broker, "kill-ahead", queue, path, "work_us: 30000, work_every: 50",
+                         "    workers: 2\n    threads: 2\n    prefetch: 1000\n"));
   REQUIRE(lope.wait_ready());
   std::minstd_rand random(2);
   Publisher publisher = broker.publisher();

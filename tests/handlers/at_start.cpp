@@ -7,6 +7,7 @@
 //   program   runs a program that writes its signal masks to FILE.signals, and waits for it
 //   print:N   writes N lines to standard output
 //   deaf      ends the link with its consumer, and never returns
+//   refuse    cannot be used, as long as FILE is there
 //   hang      never returns, unless FILE is there already; makes it
 // What is left behind appends "WORD PID WORKER DESCRIPTORS MAPPINGS" to option `file`: its pid, its
 // worker's, how many of the worker's link descriptors it has, and how many mappings of its board.
@@ -130,6 +131,8 @@ class AtStart final : public lope::Handler {
     } else if (word == "deaf") {
       ::shutdown(5, SHUT_RDWR);
       stay();
+    } else if (word == "refuse") {
+      if (::access(file_.c_str(), F_OK) == 0) throw lope::InvalidConfiguration("told to refuse");
     } else if (word == "hang") {
       const int fd = ::open(file_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
       if (fd < 0 && errno == EEXIST) return;

@@ -4,6 +4,7 @@
 //   throw | throw-int                         an exception of the standard kind, or of no kind
 //   segv | abort | exit0                      ends its process so
 //   hang                                      never returns
+//   chatter                                   never returns, and writes log lines all the while
 //   sleep:MS                                  returns after so long, whatever happens
 //   until:FILE                                returns once that file is there
 //   stdout:TEXT | stderr:TEXT | log:TEXT      writes a line there
@@ -111,6 +112,9 @@ class Scripted final : public lope::Handler {
     }
     if (word == "exit0") std::exit(0);
     if (word == "hang") hang();
+    if (word == "chatter") {
+      for (;;) host_.info("and another thing");
+    }
     if (word == "sleep") {
       unsigned ms = 0;
       std::from_chars(text.data(), text.data() + text.size(), ms);

@@ -1,12 +1,15 @@
 // Every kind of handler that cannot be used: its group is refused with path, expected and found,
 // and a good group beside it runs on. The same from `lope check` and `lope inspect`.
 #include <elf.h>
+#include <signal.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <catch2/catch.hpp>
 #include <chrono>
 #include <cstddef>
 #include <filesystem>
+#include <fstream>
 #include <functional>
 #include <string>
 
@@ -283,4 +286,23 @@ TEST_CASE("a worker that hangs only once is replaced", "[process][plugins]") {
   CHECK_THAT(daemon.log(), Contains("not ready within start_timeout") &&
                                Contains("stage=\"in the handler's create()\""));
   CHECK(daemon.process().count_lines("group refused") == 0);
+}
+
+TEST_CASE("a group that has worked is not given up for a handler that is refused later",
+          "[process][plugins]") {
+  const TempDir dir;
+  const std::string file = dir.file("refuse");
+  LopeOptions options;
+  options.groups = "  g: { handler: at_start, options: { do: refuse, file: " + file + " } }\n";
+  Lope daemon(options);
+  REQUIRE(daemon.wait_for_line("worker ready", kSoon));
+  std::ofstream(file) << "from now on";
+  REQUIRE(daemon.workers().size() == 1);
+  REQUIRE(::kill(daemon.workers().front(), SIGKILL) == 0);
+  for (int i = 0; i < 3; ++i) CHECK(daemon.wait_for_line("told to refuse", kSoon));
+  REQUIRE(::unlink(file.c_str()) == 0);
+  CHECK(daemon.wait_for_line("worker ready", kSoon));
+  INFO(daemon.log());
+  CHECK(daemon.process().count_lines("group refused") == 0);
+  CHECK(daemon.stop() == exited(kExitOk));
 }

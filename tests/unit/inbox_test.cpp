@@ -106,6 +106,23 @@ TEST_CASE("a frame larger than any buffer comes whole, between small ones", "[un
   CHECK_FALSE(inbox.next(lease));
 }
 
+TEST_CASE("the memory of a huge frame is given back with the next small one", "[unit][inbox]") {
+  auto link = stream_pair();
+  const std::string huge = frame_of(1, 8'000'000);
+  const Writer writer(std::move(link.second), huge + frame_of(2, 10), huge.size());
+  Inbox inbox(link.first.get(), false);
+  const std::size_t small = inbox.capacity();
+  Inbox::Lease lease;
+  REQUIRE(inbox.next(lease));
+  CHECK(inbox.capacity() > 8'000'000);
+  inbox.release(lease);
+  REQUIRE(inbox.next(lease));
+  CHECK(sequence_of(lease) == 2);
+  inbox.release(lease);
+  CHECK_FALSE(inbox.next(lease));
+  CHECK(inbox.capacity() <= 2 * small);
+}
+
 TEST_CASE("what is leased stays as it is while others come and go", "[unit][inbox]") {
   // Many chunks' worth: the held frames lie in the first, the middle and the last of them.
   std::vector<std::string> frames;

@@ -18,7 +18,6 @@ ConsumerSettings full_settings() {
   settings.handlers_dir = "/srv/handlers";
   settings.shutdown_timeout = std::chrono::milliseconds(1);
   settings.log = {LogLevel::warn, LogFormat::json, "/var/log/lope.log"};
-  settings.secret_env = {"SECRET"};
 
   QueueSettings queue;
   queue.name = "orders \"new\"\n";
@@ -65,7 +64,6 @@ TEST_CASE("consumer settings arrive as they were sent", "[unit][settings_json]")
   CHECK(received->shutdown_timeout == sent.shutdown_timeout);
   CHECK(received->log == sent.log);
   CHECK(received->group == sent.group);
-  CHECK(received->secret_env == sent.secret_env);
 }
 
 TEST_CASE("worker settings arrive as they were sent", "[unit][settings_json]") {

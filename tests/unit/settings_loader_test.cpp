@@ -545,6 +545,9 @@ TEST_CASE("a wrong value of a group is told with place, expected and found", "[u
        "groups.a.declare.durable: expected true for a quorum queue, found false…"},
       {"declare: {arguments: {x-queue-type: stream}}",
        "groups.a.declare.arguments: expected no 'x-queue-type'…"},
+      {"consumer_arguments: {x-stream-offset: first}",
+       "groups.a.consumer_arguments: 'x-stream-offset': stream queues are not available in this "
+       "version"},
       {"declare: {exchanges: {name: x}}",
        "groups.a.declare.exchanges: expected a list of exchanges, found a map"},
       {"declare: {exchanges: [x]}", "groups.a.declare.exchanges[0]: expected a map of name, …"},
@@ -1159,6 +1162,7 @@ TEST_CASE("schema and loader agree", "[unit][settings]") {
       {false, "groups: {a: {handler: h, declare: {type: quorum, durable: false}}}"},
       {false, "groups: {a: {handler: h, declare: {type: quorum, auto_delete: true}}}"},
       {false, "groups: {a: {handler: h, declare: {arguments: {x-queue-type: quorum}}}}"},
+      {false, "groups: {a: {handler: h, consumer_arguments: {x-stream-offset: first}}}"},
       {false, "groups: {a: {handler: h, declare: {exchanges: [{type: topic}]}}}"},
       {false, "groups: {a: {handler: h, declare: {exchanges: [{name: x, type: tpoic}]}}}"},
       {false, "groups: {a: {handler: h, declare: {bind: [{key: x}]}}}"},
