@@ -113,7 +113,9 @@ class Scripted final : public lope::Handler {
     if (word == "exit0") std::exit(0);
     if (word == "hang") hang();
     if (word == "chatter") {
-      for (;;) host_.info("and another thing");
+      // More work for who escapes and writes it than for us.
+      const std::string line(2000, '\n');
+      for (;;) host_.info(line);
     }
     if (word == "sleep") {
       unsigned ms = 0;
