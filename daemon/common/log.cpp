@@ -107,6 +107,10 @@ void append_json_string(std::string& out, std::string_view text) {
       char code[8];
       std::snprintf(code, sizeof code, "\\u%04x", static_cast<unsigned>(c));
       out += code;
+    } else if (length == 2 && c == '\xC2' && static_cast<unsigned char>(text[1]) < 0xA0) {
+      char code[8];  // C1: some terminals obey these too
+      std::snprintf(code, sizeof code, "\\u%04x", static_cast<unsigned char>(text[1]));
+      out += code;
     } else {
       out += text.substr(0, length);
     }

@@ -283,10 +283,9 @@ Result<std::unique_ptr<Connection>> Connection::open(const BrokerAddress& addres
   const int resolved = ::getaddrinfo(address.host.c_str(), port.c_str(), &hints, &list.first);
   if (resolved != 0) return failure("resolve", ::gai_strerror(resolved));
 
-  const TimePoint deadline = Clock::now() + timeout;
-  std::string last_error = "no address";
+  Error last = failure("connect", "no address");
   for (const addrinfo* each = list.first; each != nullptr; each = each->ai_next) {
-    if (Clock::now() >= deadline) break;
+    const TimePoint deadline = Clock::now() + timeout;
     auto impl = std::make_unique<Impl>();
     impl->state = amqp_new_connection();
     if (impl->state == nullptr) return failure("connect", "out of memory");
@@ -294,7 +293,7 @@ Result<std::unique_ptr<Connection>> Connection::open(const BrokerAddress& addres
     if (socket == nullptr) return failure("connect", "out of memory");
     auto connected = connect_to(*each, deadline);
     if (!connected) {
-      last_error = connected.error();
+      last = failure("connect", connected.error());
       continue;
     }
     amqp_tcp_socket_set_sockfd(socket, connected->release());
@@ -317,14 +316,17 @@ Result<std::unique_ptr<Connection>> Connection::open(const BrokerAddress& addres
         impl->state, address.vhost.c_str(), 0, kFrameMax, static_cast<int>(heartbeat.count()),
         &properties, AMQP_SASL_METHOD_PLAIN, address.user.c_str(), address.password.c_str());
     if (reply.reply_type != AMQP_RESPONSE_NORMAL) {
-      return failure("log in as '" + address.user + "' to vhost '" + address.vhost + "'",
+      last = failure("log in as '" + address.user + "' to vhost '" + address.vhost + "'",
                      reply_text(reply));
+      // A broker that says no is an answer; one that says nothing is as good as not there.
+      if (reply.reply_type == AMQP_RESPONSE_SERVER_EXCEPTION) return last;
+      continue;
     }
     auto connection = std::unique_ptr<Connection>(new Connection(std::move(impl)));
     connection->peer_ = peer;
     return connection;
   }
-  return failure("connect", last_error);
+  return last;
 }
 
 int Connection::fd() const { return amqp_get_sockfd(impl_->state); }

@@ -108,8 +108,9 @@ struct Publication {
 
 class Connection {
  public:
-  // Resolves, connects and logs in: blocks, but (name resolution aside) never longer than
-  // `timeout`. An error names the step and the broker's own words, never the password.
+  // Resolves, connects and logs in, at the first of the host's addresses that answers: blocks, but
+  // (name resolution aside) never longer than `timeout` for each. An error names the step and the
+  // broker's own words, never the password.
   static Result<std::unique_ptr<Connection>> open(const BrokerAddress& address,
                                                   std::chrono::milliseconds timeout,
                                                   std::chrono::seconds heartbeat,

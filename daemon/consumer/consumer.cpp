@@ -105,7 +105,7 @@ Result<void> Consumer::set_up() {
   auto session = Session::create(*loop_, settings_.broker,
                                  "lope " + settings_.group.name + " @ " + host_name() + " [" +
                                      std::to_string(::getpid()) + "]",
-                                 settings_.group.queues, board_, std::move(session_events));
+                                 settings_.group, board_, std::move(session_events));
   if (!session) return Error{session.error()};
   session_ = std::move(*session);
 

@@ -73,9 +73,9 @@ class Consumer {
   Phase phase_ = Phase::running;
   bool session_started_ = false;
   bool refused_ = false;
-  bool killed_ = false;      // something had to be
-  bool stopped_ = false;     // at once, without a drain
-  bool overtime_ = false;    // the drain's deadline is past
+  bool killed_ = false;    // something had to be
+  bool stopped_ = false;   // at once, without a drain
+  bool overtime_ = false;  // the drain's deadline is past
   int retries_in_a_row_ = 0;
   std::vector<Delivery*> receiving_;    // by queue
   std::deque<std::uint32_t> waiting_;   // for a worker, oldest first

@@ -52,18 +52,27 @@ std::string new_worker_id() {
 std::size_t sweep_orphans(std::span<const LiveWorker> live) {
   static std::vector<pid_t> killed;  // and, so far, not reaped
   std::vector<pid_t> still_killed;
-  for (const pid_t pid : children()) {
-    const auto is_worker = [pid](const LiveWorker& worker) { return worker.pid == pid; };
-    if (std::any_of(live.begin(), live.end(), is_worker)) continue;
-    if (::waitpid(pid, nullptr, WNOHANG) != 0) continue;  // reaped
-    if (std::find(killed.begin(), killed.end(), pid) == killed.end()) {
-      const std::string id = worker_id_of(pid);
-      const auto is_its_worker = [&id](const LiveWorker& worker) { return worker.id == id; };
-      if (id.empty() || std::any_of(live.begin(), live.end(), is_its_worker)) continue;
-      log_info("killed what a worker left behind", {{"left_pid", pid}, {"worker_id", id}});
-      ::kill(pid, SIGKILL);  // SIGCHLD brings us back here to reap it
+  bool reaped = true;
+  while (reaped) {  // what one that we reap has left became ours after the list was made
+    reaped = false;
+    still_killed.clear();
+    for (const pid_t pid : children()) {
+      const auto is_worker = [pid](const LiveWorker& worker) { return worker.pid == pid; };
+      if (std::any_of(live.begin(), live.end(), is_worker)) continue;
+      if (::waitpid(pid, nullptr, WNOHANG) == pid) {
+        reaped = true;
+        continue;
+      }
+      if (std::find(killed.begin(), killed.end(), pid) == killed.end()) {
+        const std::string id = worker_id_of(pid);
+        const auto is_its_worker = [&id](const LiveWorker& worker) { return worker.id == id; };
+        if (id.empty() || std::any_of(live.begin(), live.end(), is_its_worker)) continue;
+        log_info("killed what a worker left behind", {{"left_pid", pid}, {"worker_id", id}});
+        ::kill(pid, SIGKILL);  // SIGCHLD brings us back here to reap it
+        killed.push_back(pid);
+      }
+      still_killed.push_back(pid);
     }
-    still_killed.push_back(pid);
   }
   killed = std::move(still_killed);
   return killed.size();

@@ -9,6 +9,11 @@ namespace {
 constexpr Backoff kRespawn{std::chrono::milliseconds(100), std::chrono::milliseconds(30'000)};
 constexpr std::chrono::minutes kHealthy{1};
 
+// Half of the pause is sure, half is jitter: workers of one group do not come back together.
+std::chrono::milliseconds pause_after(int deaths, double random) {
+  return kRespawn.exponential(deaths - 1) / 2 + kRespawn.full_jitter(deaths - 1, random) / 2;
+}
+
 }  // namespace
 
 std::optional<std::chrono::milliseconds> respawn_delay(RespawnHistory& history,
@@ -16,8 +21,11 @@ std::optional<std::chrono::milliseconds> respawn_delay(RespawnHistory& history,
   if (death.was_ready) history.ever_ready = true;
   if (death.had_message) {
     history.idle_deaths = history.silent_deaths = history.hangs = 0;
-    return std::chrono::milliseconds(0);
+    history.crashes = death.worked ? 0 : history.crashes + 1;
+    if (history.crashes <= kMaxCrashesAtOnce) return std::chrono::milliseconds(0);
+    return pause_after(history.crashes - kMaxCrashesAtOnce, random);
   }
+  history.crashes = 0;
   if (death.was_ready && death.age >= kHealthy) history.idle_deaths = 0;
   ++history.idle_deaths;
   history.silent_deaths = death.was_ready || death.explained ? 0 : history.silent_deaths + 1;
@@ -26,9 +34,7 @@ std::optional<std::chrono::milliseconds> respawn_delay(RespawnHistory& history,
       (history.silent_deaths >= kMaxDeathsNeverReady || history.hangs >= kMaxHangsNeverReady)) {
     return std::nullopt;
   }
-  // Half of the pause is sure, half is jitter: workers of one group do not come back together.
-  const auto pause = kRespawn.exponential(history.idle_deaths - 1);
-  return pause / 2 + kRespawn.full_jitter(history.idle_deaths - 1, random) / 2;
+  return pause_after(history.idle_deaths, random);
 }
 
 }  // namespace lope::consumer

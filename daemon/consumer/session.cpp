@@ -42,17 +42,20 @@ std::int64_t seconds_since(TimePoint then) {
 
 }  // namespace
 
-Session::Session(EventLoop& loop, const std::vector<QueueSettings>& queues, GroupBoard& board,
-                 Events events)
-    : loop_(loop), board_(board), events_(std::move(events)), channels_(queues.size()) {
-  for (std::size_t i = 0; i < queues.size(); ++i) channels_[i].settings = queues[i];
+Session::Session(EventLoop& loop, const GroupSettings& group, GroupBoard& board, Events events)
+    : loop_(loop),
+      board_(board),
+      events_(std::move(events)),
+      group_(group.name),
+      channels_(group.queues.size()) {
+  for (std::size_t i = 0; i < channels_.size(); ++i) channels_[i].settings = group.queues[i];
 }
 
 Result<std::unique_ptr<Session>> Session::create(EventLoop& loop, const BrokerSettings& broker,
                                                  const std::string& connection_name,
-                                                 const std::vector<QueueSettings>& queues,
-                                                 GroupBoard& board, Events events) {
-  std::unique_ptr<Session> session(new Session(loop, queues, board, std::move(events)));
+                                                 const GroupSettings& group, GroupBoard& board,
+                                                 Events events) {
+  std::unique_ptr<Session> session(new Session(loop, group, board, std::move(events)));
   session->tick_ = std::chrono::milliseconds(broker.heartbeat) / 4;
   auto connector = Connector::create(broker, connection_name);
   if (!connector) return Error{connector.error()};
@@ -96,7 +99,8 @@ void Session::on_connect_ended() {
   if (!*result) {
     // Once for each reason, not for each attempt.
     if (std::find(reported_.begin(), reported_.end(), result->error()) == reported_.end()) {
-      log_warn("cannot connect", {{"reason", result->error()}, {"retry", "with back-off"}});
+      log_warn("cannot connect",
+               {{"group", group_}, {"reason", result->error()}, {"retry", "with back-off"}});
       reported_.push_back(result->error());
     }
     if (connect_trouble_ != result->error()) {
@@ -120,7 +124,8 @@ void Session::on_connect_ended() {
   state_ = State::connected;
   readable_ = true;
   board_.connections.fetch_add(1, std::memory_order_relaxed);
-  log_info("connected", {{"broker", connection_->peer()},
+  log_info("connected", {{"group", group_},
+                         {"broker", connection_->peer()},
                          {"attempts", attempts_},
                          {"down_seconds", seconds_since(down_since_)}});
   attempts_ = 0;
@@ -151,10 +156,10 @@ void Session::connection_lost(const std::string& reason) {
     if (cancelling_) channel.state = Channel::State::cancelled;
   }
   if (state_ == State::closing || cancelling_) {
-    log_warn("connection lost while ending", {{"reason", reason}});
+    log_warn("connection lost while ending", {{"group", group_}, {"reason", reason}});
     state_ = State::closed;
   } else {
-    log_warn("connection lost", {{"reason", reason}});
+    log_warn("connection lost", {{"group", group_}, {"reason", reason}});
     connect_trouble_ = reason;
     down_since_ = Clock::now();
     state_ = State::waiting;
@@ -201,8 +206,10 @@ void Session::begin_subscription(Channel& channel) {
 
 void Session::subscription_failed(Channel& channel, const std::string& reason) {
   if (reason != channel.trouble) {
-    log_warn("cannot consume",
-             {{"queue", channel.settings.name}, {"reason", reason}, {"retry", "with back-off"}});
+    log_warn("cannot consume", {{"group", group_},
+                                {"queue", channel.settings.name},
+                                {"reason", reason},
+                                {"retry", "with back-off"}});
     if (channel.trouble.empty() && channel.failures == 0) down_since_ = Clock::now();
     channel.trouble = reason;
   }
@@ -228,7 +235,8 @@ void Session::void_channel(Channel& channel) {
   if (unsaid > 0) {
     board_.stale_outcomes.fetch_add(unsaid, std::memory_order_relaxed);
     log_warn("settlements not sent",
-             {{"queue", channel.settings.name},
+             {{"group", group_},
+              {"queue", channel.settings.name},
               {"at_least", unsaid},
               {"reason", "the channel is gone: handled messages come again"}});
   }
@@ -281,7 +289,8 @@ void Session::on_ok(ChannelNumber number_, Reply reply, std::string_view text) {
   it.consumer_tag = text;
   it.steps.clear();
   it.state = cancelling_ ? Channel::State::cancelling : Channel::State::consuming;
-  log_info("consuming", {{"queue", it.settings.name},
+  log_info("consuming", {{"group", group_},
+                         {"queue", it.settings.name},
                          {"prefetch", it.settings.prefetch},
                          {"consumer_tag", it.consumer_tag}});
   it.failures = 0;

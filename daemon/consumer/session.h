@@ -32,8 +32,8 @@ class Session final : private ConnectionEvents {
 
   static Result<std::unique_ptr<Session>> create(EventLoop& loop, const BrokerSettings& broker,
                                                  const std::string& connection_name,
-                                                 const std::vector<QueueSettings>& queues,
-                                                 GroupBoard& board, Events events);
+                                                 const GroupSettings& group, GroupBoard& board,
+                                                 Events events);
 
   // Begins to connect, and to consume from every queue. Once.
   void start();
@@ -91,8 +91,7 @@ class Session final : private ConnectionEvents {
     SettleOp op;
   };
 
-  Session(EventLoop& loop, const std::vector<QueueSettings>& queues, GroupBoard& board,
-          Events events);
+  Session(EventLoop& loop, const GroupSettings& group, GroupBoard& board, Events events);
 
   static ChannelNumber number(std::uint16_t queue) {
     return static_cast<ChannelNumber>(queue + 1u);
@@ -127,6 +126,7 @@ class Session final : private ConnectionEvents {
   EventLoop& loop_;
   GroupBoard& board_;
   Events events_;
+  const std::string group_;
   State state_ = State::idle;
   bool cancelling_ = false;
   std::vector<Channel> channels_;

@@ -213,8 +213,12 @@ void WorkerPool::bury(int index) {
   std::string next = "none: the group ends";
   std::string refusal;
   if (!asked) {
-    const WorkerDeath death{slot.ready, !remains.running.empty(), !slot.failure.empty(), age,
-                            slot.hung};
+    const WorkerDeath death{.was_ready = slot.ready,
+                            .had_message = !remains.running.empty(),
+                            .worked = slot.mean_ns >= 0,
+                            .explained = !slot.failure.empty(),
+                            .age = age,
+                            .hung = slot.hung};
     // What has worked in this group is not given up for a refusal or a shortage that may pass.
     slot.history.ever_ready = slot.history.ever_ready || ever_ready_;
     const auto delay = respawn_delay(slot.history, death, random_fraction());

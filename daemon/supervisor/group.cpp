@@ -66,6 +66,7 @@ Result<std::unique_ptr<Group>> Group::create(EventLoop& loop, const Settings& se
 
 void Group::start() {
   if (stopping_ || state_ != State::down) return;
+  started_at_ = Clock::now();
   if (auto spawned = spawn_consumer(); !spawned) start_later(spawned.error());
 }
 
@@ -91,7 +92,6 @@ Result<void> Group::spawn_consumer() {
   if (!child) return Error{child.error()};
   child_ = std::move(*child);
   control_ = std::move(control->first);
-  started_at_ = Clock::now();
   state_ = State::running;
 
   auto pid_source =

@@ -1219,7 +1219,16 @@ std::string ConfigProblem::to_string() const {
 
 LoadedSettings load_settings(const std::string& path) { return Loader(path).load(); }
 
-std::string default_handlers_dir() { return LOPE_HANDLERS_DIR; }
+std::string default_handlers_dir() {
+  std::error_code error;
+  const auto self = fs::read_symlink("/proc/self/exe", error);
+  // PREFIX/bin/lope, or PREFIX/libexec/lope/lope-client.
+  auto prefix = self.parent_path().parent_path();
+  if (prefix.filename() == "libexec") prefix = prefix.parent_path();
+  // A build folder has them beside bin.
+  if (fs::is_directory(prefix / "handlers", error)) return prefix / "handlers";
+  return prefix / "lib" / "lope" / "handlers";
+}
 
 std::span<const KnownKeys> known_keys() { return kKnownKeys; }
 

@@ -182,7 +182,8 @@ Result<void> check_options(const Plugin& plugin,
     if (configured) continue;
     if (option->default_value == nullptr) {
       problem(option->name, "expected a value, found none");
-    } else if (const auto expected = expected_instead(kind_name(option->kind), option->default_value);
+    } else if (const auto expected =
+                   expected_instead(kind_name(option->kind), option->default_value);
                !expected.empty() && *option->default_value != '\0') {
       const bool secret = (option->flags & LOPE_OPTION_SECRET) != 0;
       problem(option->name,

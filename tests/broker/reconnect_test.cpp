@@ -16,6 +16,7 @@
 #include "support/ledger.h"
 #include "support/log_lines.h"
 #include "support/lope.h"
+#include "support/tcp_server.h"
 
 using namespace lope::test;
 
@@ -157,6 +158,35 @@ TEST_CASE("an outcome for a connection that is gone is counted and never sent",
   CHECK(broker.message_count(queue) == 0);
   CHECK(lope.process().count_lines("outcome dropped") == 1);
   CHECK(lope.process().count_lines("406 PRECONDITION") == 0);
+}
+
+TEST_CASE("a host is reached though the first of its addresses is dead", "[broker][reconnect]") {
+  Broker broker;
+  const std::string queue = broker.make_queue("addresses");
+  const TcpServer dead(TcpServer::Behaviour::silent, 0x7F000002, broker.port());
+  const TempDir files;
+  const std::string hosts = files.file("hosts");
+  std::ofstream(hosts) << "127.0.0.1 localhost\n127.0.0.2 twofold\n127.0.0.1 twofold\n";
+  const std::string order = files.file("gai.conf");
+  std::ofstream(order) << "precedence ::ffff:127.0.0.2/128 100\nprecedence ::ffff:0:0/96 10\n";
+  const std::string config = files.file("lope.yaml");
+  std::ofstream(config) << config_text(
+      {.broker = "{ url: 'amqp://guest:guest@twofold:" + std::to_string(broker.port()) +
+                 "', connect_timeout: 1s }",
+       .groups = group_of(queue, "append_id", "file: " + files.file("ids"))});
+  // With a hosts file and an order of addresses of its own.
+  Process lope({"unshare", ::geteuid() == 0 ? "-m" : "-rm", "sh", "-c",
+                "mount --bind \"$1\" /etc/hosts && mount --bind \"$2\" /etc/gai.conf && "
+                "exec \"$3\" run --config \"$4\"",
+                "sh", hosts, order, LOPE_BIN_DIR "/lope", config});
+  const bool consuming = lope.wait_for_line("] consuming ", 10s).has_value();
+  INFO(lope.output());
+  REQUIRE(consuming);
+  CHECK(dead.accepted() >= 1);
+  broker.publish(queue, "x", "there");
+  CHECK(eventually(5s, [&] { return has_line(files.file("ids"), "there"); }));
+  lope.signal_group(SIGTERM);
+  CHECK(lope.wait_exit() == exited(0));
 }
 
 TEST_CASE("a refused login is one line without the password, and ends when the cause is gone",

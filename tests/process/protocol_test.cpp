@@ -35,19 +35,22 @@ std::string method(int channel, int of_class, int id, const std::string& argumen
 // All a client waits for up to consuming from one queue.
 std::string welcome() {
   const std::string no_table = number(0, 4);
-  return method(0, 10, 10, number(0, 1) + number(9, 1) + no_table + long_text("PLAIN") +
-                               long_text("en_US")) +               // connection.start
+  return method(0, 10, 10,
+                number(0, 1) + number(9, 1) + no_table + long_text("PLAIN") +
+                    long_text("en_US")) +                                      // connection.start
          method(0, 10, 30, number(0, 2) + number(131072, 4) + number(0, 2)) +  // tune
-         method(0, 10, 41, short_text("")) +                       // open-ok
-         method(1, 20, 11, long_text("")) +                        // channel.open-ok
-         method(1, 60, 11, "") +                                   // basic.qos-ok
-         method(1, 60, 21, short_text("tag"));                     // basic.consume-ok
+         method(0, 10, 41, short_text("")) +                                   // open-ok
+         method(1, 20, 11, long_text("")) +                                    // channel.open-ok
+         method(1, 60, 11, "") +                                               // basic.qos-ok
+         method(1, 60, 21, short_text("tag"));                                 // basic.consume-ok
 }
 
 std::string delivery(std::uint64_t tag) {
-  const std::string size_0_no_properties = number(60, 2) + number(0, 2) + number(0, 8) + number(0, 2);
-  return method(1, 60, 60, short_text("tag") + number(tag, 8) + number(0, 1) + short_text("") +
-                               short_text("q")) +
+  const std::string size_0_no_properties =
+      number(60, 2) + number(0, 2) + number(0, 8) + number(0, 2);
+  return method(
+             1, 60, 60,
+             short_text("tag") + number(tag, 8) + number(0, 1) + short_text("") + short_text("q")) +
          frame(2, 1, size_0_no_properties);
 }
 
@@ -73,8 +76,8 @@ TEST_CASE("delivery tags that do not rise by one end the connection, and are sai
 
 TEST_CASE("a broker that cuts every connection off after the login is not pestered",
           "[process][protocol]") {
-  const std::string close = method(
-      0, 10, 50, number(320, 2) + short_text("go away") + number(0, 2) + number(0, 2));
+  const std::string close =
+      method(0, 10, 50, number(320, 2) + short_text("go away") + number(0, 2) + number(0, 2));
   const TcpServer server(welcome() + close);
   Lope daemon(group_at(server));
   REQUIRE(daemon.wait_for_line("connection lost", 30s));

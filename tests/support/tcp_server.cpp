@@ -20,17 +20,20 @@ namespace {
 
 }  // namespace
 
-TcpServer::TcpServer(Behaviour behaviour) : TcpServer(behaviour, "") {}
+TcpServer::TcpServer(Behaviour behaviour, std::uint32_t host, int port)
+    : TcpServer(behaviour, "", host, port) {}
 
-TcpServer::TcpServer(std::string answer) : TcpServer(Behaviour::silent, std::move(answer)) {}
+TcpServer::TcpServer(std::string answer)
+    : TcpServer(Behaviour::silent, std::move(answer), INADDR_LOOPBACK, 0) {}
 
-TcpServer::TcpServer(Behaviour behaviour, std::string answer)
+TcpServer::TcpServer(Behaviour behaviour, std::string answer, std::uint32_t host, int port)
     : behaviour_(behaviour), answer_(std::move(answer)) {
   listener_.reset(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
   if (!listener_.valid()) fail("socket");
   sockaddr_in address{};
   address.sin_family = AF_INET;
-  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  address.sin_addr.s_addr = htonl(host);
+  address.sin_port = htons(static_cast<std::uint16_t>(port));
   socklen_t size = sizeof address;
   auto* const generic = reinterpret_cast<sockaddr*>(&address);
   if (::bind(listener_.get(), generic, size) < 0) fail("bind");

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <atomic>
+#include <cstdint>
 #include <string>
 #include <string_view>
 #include <thread>
@@ -16,7 +17,8 @@ class TcpServer {
   enum class Behaviour { silent, reset };
 
   // Each connection is kept and never answered, or reset at once.
-  explicit TcpServer(Behaviour behaviour);
+  // `host`: a loopback address, in host byte order; port 0: a free one.
+  explicit TcpServer(Behaviour behaviour, std::uint32_t host = 0x7F000001, int port = 0);
   // Each connection is sent `answer`, and kept.
   explicit TcpServer(std::string answer);
   TcpServer(const TcpServer&) = delete;
@@ -27,7 +29,7 @@ class TcpServer {
   int accepted() const { return accepted_; }
 
  private:
-  TcpServer(Behaviour behaviour, std::string answer);
+  TcpServer(Behaviour behaviour, std::string answer, std::uint32_t host, int port);
   void serve();
 
   const Behaviour behaviour_;

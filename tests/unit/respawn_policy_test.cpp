@@ -11,8 +11,21 @@ using namespace std::chrono_literals;
 TEST_CASE("a death that is charged to a message is followed by a new worker at once",
           "[unit][respawn]") {
   RespawnHistory history;
-  for (int i = 0; i < 100; ++i)
-    CHECK(respawn_delay(history, {true, true, false, 10ms}, 1.0) == 0ms);
+  const WorkerDeath death{.was_ready = true, .had_message = true, .worked = true, .age = 10ms};
+  for (int i = 0; i < 100; ++i) CHECK(respawn_delay(history, death, 1.0) == 0ms);
+}
+
+TEST_CASE("when worker after worker dies in its first message the pauses grow", "[unit][respawn]") {
+  RespawnHistory history;
+  WorkerDeath death{.was_ready = true, .had_message = true, .age = 10ms};
+  for (int i = 0; i < kMaxCrashesAtOnce; ++i) CHECK(respawn_delay(history, death, 1.0) == 0ms);
+  for (const auto pause : {100ms, 200ms, 400ms}) CHECK(respawn_delay(history, death, 1.0) == pause);
+  for (int i = 0; i < 20; ++i) (void)respawn_delay(history, death, 1.0);
+  CHECK(respawn_delay(history, death, 1.0) == 30'000ms);
+  death.worked = true;
+  CHECK(respawn_delay(history, death, 1.0) == 0ms);
+  death.worked = false;
+  CHECK(respawn_delay(history, death, 1.0) == 0ms);
 }
 
 TEST_CASE("deaths with nothing inside are followed by growing pauses, up to 30 s",
@@ -21,45 +34,46 @@ TEST_CASE("deaths with nothing inside are followed by growing pauses, up to 30 s
   history.ever_ready = true;
   const std::chrono::milliseconds expected[] = {100ms, 200ms, 400ms, 800ms, 1600ms};
   for (const auto pause : expected)
-    CHECK(respawn_delay(history, {true, false, false, 10ms}, 1.0) == pause);
-  for (int i = 0; i < 10; ++i) (void)respawn_delay(history, {true, false, false, 10ms}, 1.0);
-  CHECK(respawn_delay(history, {true, false, false, 10ms}, 1.0) == 30'000ms);
-  CHECK(respawn_delay(history, {true, false, false, 10ms}, 0.0) == 15'000ms);
+    CHECK(respawn_delay(history, {true, false, false, false, 10ms}, 1.0) == pause);
+  for (int i = 0; i < 10; ++i) (void)respawn_delay(history, {true, false, false, false, 10ms}, 1.0);
+  CHECK(respawn_delay(history, {true, false, false, false, 10ms}, 1.0) == 30'000ms);
+  CHECK(respawn_delay(history, {true, false, false, false, 10ms}, 0.0) == 15'000ms);
 }
 
 TEST_CASE("a healthy minute ends the row of deaths", "[unit][respawn]") {
   RespawnHistory history;
-  for (int i = 0; i < 8; ++i) (void)respawn_delay(history, {true, false, false, 10ms}, 1.0);
-  CHECK(respawn_delay(history, {true, false, false, 2min}, 1.0) == 100ms);
+  for (int i = 0; i < 8; ++i) (void)respawn_delay(history, {true, false, false, false, 10ms}, 1.0);
+  CHECK(respawn_delay(history, {true, false, false, false, 2min}, 1.0) == 100ms);
 }
 
 TEST_CASE("a handler that never gets ready and never says why is given up", "[unit][respawn]") {
   RespawnHistory history;
   for (int i = 1; i < kMaxDeathsNeverReady; ++i)
-    CHECK(respawn_delay(history, {false, false, false, 1ms}, 0.5).has_value());
-  CHECK_FALSE(respawn_delay(history, {false, false, false, 1ms}, 0.5).has_value());
+    CHECK(respawn_delay(history, {false, false, false, false, 1ms}, 0.5).has_value());
+  CHECK_FALSE(respawn_delay(history, {false, false, false, false, 1ms}, 0.5).has_value());
 }
 
 TEST_CASE("a handler that says why it cannot start yet is tried for ever", "[unit][respawn]") {
   RespawnHistory history;
   for (int i = 0; i < 10 * kMaxDeathsNeverReady; ++i)
-    CHECK(respawn_delay(history, {false, false, true, 1ms}, 0.5).has_value());
+    CHECK(respawn_delay(history, {false, false, false, true, 1ms}, 0.5).has_value());
 }
 
 TEST_CASE("a handler that was ready once is not given up", "[unit][respawn]") {
   RespawnHistory history;
-  (void)respawn_delay(history, {true, false, false, 1ms}, 0.5);
+  (void)respawn_delay(history, {true, false, false, false, 1ms}, 0.5);
   for (int i = 0; i < 10 * kMaxDeathsNeverReady; ++i)
-    CHECK(respawn_delay(history, {false, false, false, 1ms}, 0.5).has_value());
+    CHECK(respawn_delay(history, {false, false, false, false, 1ms}, 0.5).has_value());
 }
 
 TEST_CASE("a handler that hangs twice in a row before it was ever ready is given up",
           "[unit][respawn]") {
-  const WorkerDeath hang{false, false, false, 60s, true};
+  const WorkerDeath hang{false, false, false, false, 60s, true};
   RespawnHistory history;
   for (int i = 0; i < 2; ++i) {
     CHECK(respawn_delay(history, hang, 0.5).has_value());
-    CHECK(respawn_delay(history, {false, false, true, 1ms}, 0.5).has_value());  // the row ends
+    CHECK(
+        respawn_delay(history, {false, false, false, true, 1ms}, 0.5).has_value());  // the row ends
   }
   CHECK(respawn_delay(history, hang, 0.5).has_value());
   CHECK_FALSE(respawn_delay(history, hang, 0.5).has_value());
@@ -69,7 +83,7 @@ TEST_CASE("a handler that was ready once may hang as often as it likes", "[unit]
   RespawnHistory history;
   history.ever_ready = true;
   for (int i = 0; i < 20; ++i)
-    CHECK(respawn_delay(history, {false, false, false, 60s, true}, 0.5).has_value());
+    CHECK(respawn_delay(history, {false, false, false, false, 60s, true}, 0.5).has_value());
 }
 
 TEST_CASE("a retried message is kept longer the more fail in a row", "[unit][respawn]") {
