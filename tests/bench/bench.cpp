@@ -1,0 +1,292 @@
+// ./dev bench: Lope against a bare rabbitmq-c loop and other clients, in one run on one broker,
+// turn about. Prints tables in Markdown; writes bench.json, and what gnuplot needs, into a folder.
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <cstdio>
+#include <fstream>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <regex>
+#include <stdexcept>
+
+#include "measure.h"
+#include "support/process.h"
+
+using namespace lope::bench;
+using lope::test::Broker;
+
+namespace {
+
+constexpr const char* kEach = "bare loop, ack each";
+constexpr const char* kMultiple = "bare loop, ack every 50";
+constexpr const char* kLope = "Lope";
+
+struct Client {
+  Contender contender;
+  std::vector<std::string> present;  // a command that succeeds when it is installed
+};
+
+// The scripts are in tests/bench/clients; the Go one is built by ./dev bench.
+std::vector<Client> clients() {
+  const std::string folder = LOPE_SOURCE_DIR "/tests/bench/clients/";
+  const std::string go = LOPE_BUILD_DIR "/bench/amqp091_client";
+  return {
+      {{"Go amqp091", {go}}, {"test", "-x", go}},
+      {{"node amqplib", {"node", folder + "amqplib_client.js"}},
+       {"node", "-e", "require('amqplib')"}},
+      {{"Ruby bunny", {"ruby", folder + "bunny_client.rb"}}, {"ruby", "-e", "require 'bunny'"}},
+      {{"Python pika", {"/usr/bin/python3", folder + "pika_client.py"}},
+       {"/usr/bin/python3", "-c", "import pika"}},
+      {{"Python kombu", {"/usr/bin/python3", folder + "kombu_client.py"}},
+       {"/usr/bin/python3", "-c", "import kombu"}},
+  };
+}
+
+std::vector<Load> loads() {
+  return {
+      {.name = "100 B, prefetch 100, classic, 1 worker"},
+      {.name = "body 0 B", .body = 0},
+      {.name = "body 4 KiB", .body = 4096, .messages = 50'000},
+      {.name = "body 64 KiB", .body = 65536, .messages = 10'000},
+      {.name = "body 1 MiB", .body = 1 << 20, .messages = 1000},
+      {.name = "prefetch 1", .prefetch = 1, .messages = 20'000},
+      {.name = "prefetch 30", .prefetch = 30},
+      {.name = "prefetch 1000", .prefetch = 1000},
+      {.name = "quorum queue", .quorum = true, .messages = 50'000},
+      {.name = "2 workers", .workers = 2},
+      {.name = "4 workers", .workers = 4},
+      {.name = "handler 100 us, 1 worker", .handler_us = 100, .messages = 20'000},
+      {.name = "handler 100 us, 4 workers", .workers = 4, .handler_us = 100, .messages = 50'000},
+      {.name = "handler 10 ms, 4 workers x 5 threads",
+       .workers = 4,
+       .threads = 5,
+       .handler_us = 10'000,
+       .messages = 10'000},
+  };
+}
+
+struct Spread {
+  double median = 0, min = 0, max = 0;
+};
+
+Spread spread_of(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  const std::size_t middle = values.size() / 2;
+  const double median =
+      values.size() % 2 == 1 ? values[middle] : (values[middle - 1] + values[middle]) / 2;
+  return {median, values.front(), values.back()};
+}
+
+template <typename T, typename F>
+Spread spread_of(const std::vector<T>& samples, F value) {
+  std::vector<double> values;
+  for (const T& sample : samples) values.push_back(value(sample));
+  return spread_of(std::move(values));
+}
+
+// Round by round: the broker's own speed drifts.
+template <typename T, typename F>
+Spread paired(const std::vector<T>& samples, const std::vector<T>& base, F combine) {
+  std::vector<double> values;
+  for (std::size_t i = 0; i < samples.size(); ++i) values.push_back(combine(samples[i], base[i]));
+  return spread_of(std::move(values));
+}
+
+nlohmann::json to_json(const Spread& spread) {
+  return {{"median", spread.median}, {"min", spread.min}, {"max", spread.max}};
+}
+
+std::string text(const char* format, const Spread& spread) {
+  const auto one = [format](double value) {
+    char number[64];
+    std::snprintf(number, sizeof number, format, value);
+    return std::string(number);
+  };
+  return one(spread.median) + " (" + one(spread.min) + "–" + one(spread.max) + ")";
+}
+
+void row(const std::vector<std::string>& cells) {
+  std::string line = "|";
+  for (const std::string& cell : cells) line += " " + cell + " |";
+  std::puts(line.c_str());
+  std::fflush(stdout);
+}
+
+void progress(const std::string& what) {
+  if (::isatty(STDERR_FILENO) != 0) std::fprintf(stderr, "\r\033[K%s", what.c_str());
+}
+
+double rate_ratio(const Sample& a, const Sample& b) { return a.rate / b.rate; }
+double cpu_ratio(const Sample& a, const Sample& b) { return a.cpu_us / b.cpu_us; }
+
+nlohmann::json run_load(Broker& broker, const Load& load, const std::vector<Contender>& contenders,
+                        int rounds) {
+  const std::string queue = broker.make_queue(
+      "bench", load.quorum
+                   ? lope::test::QueueOptions{.text_arguments = {{"x-queue-type", "quorum"}}}
+                   : lope::test::QueueOptions{});
+  std::map<std::string, std::vector<Sample>> samples;
+  for (int round = 0; round < rounds; ++round) {
+    for (const Contender& contender : contenders) {
+      progress(load.name + ": round " + std::to_string(round + 1) + " of " +
+               std::to_string(rounds) + ": " + contender.name);
+      samples[contender.name].push_back(measure(broker, queue, load, contender));
+    }
+  }
+  progress("");
+  broker.delete_queue(queue);
+
+  std::printf("\n**%s**, %d messages\n\n", load.name.c_str(), load.messages);
+  row({"", "messages/s", "of the loop that acks every 50", "CPU µs a message",
+       "of the loop that acks each", "peak memory MiB"});
+  row({"---", "---:", "---:", "---:", "---:", "---:"});
+  nlohmann::json results = nlohmann::json::array();
+  for (const Contender& contender : contenders) {
+    const auto& mine = samples[contender.name];
+    const Spread rate = spread_of(mine, [](const Sample& s) { return s.rate; });
+    const Spread cpu = spread_of(mine, [](const Sample& s) { return s.cpu_us; });
+    const Spread peak = spread_of(mine, [](const Sample& s) { return s.peak_mib; });
+    const Spread rate_of_loop = paired(mine, samples[kMultiple], rate_ratio);
+    const Spread cpu_of_loop = paired(mine, samples[kEach], cpu_ratio);
+    row({contender.name, text("%.0f", rate), text("%.2f", rate_of_loop), text("%.2f", cpu),
+         text("%.2f", cpu_of_loop), text("%.1f", peak)});
+    results.push_back({{"name", contender.name},
+                       {"messages_per_second", to_json(rate)},
+                       {"cpu_us_per_message", to_json(cpu)},
+                       {"peak_memory_mib", to_json(peak)},
+                       {"rate_of_multiple_loop", to_json(rate_of_loop)},
+                       {"cpu_of_each_loop", to_json(cpu_of_loop)}});
+  }
+  nlohmann::json result = {{"name", load.name},
+                           {"body_bytes", load.body},
+                           {"prefetch", load.prefetch},
+                           {"queue", load.quorum ? "quorum" : "classic"},
+                           {"workers", load.workers},
+                           {"threads", load.threads},
+                           {"handler_us", load.handler_us},
+                           {"messages", load.messages},
+                           {"rounds", rounds},
+                           {"contenders", results}};
+  if (load.handler_us > 0) {
+    const double best = load.workers * load.threads * 1e6 / load.handler_us;
+    const Spread share =
+        spread_of(samples[kLope], [best](const Sample& s) { return s.rate / best; });
+    std::printf("\nworkers x threads / handler time = %.0f/s: Lope does %s of it\n", best,
+                text("%.3f", share).c_str());
+    result["lope_share_of_ideal"] = to_json(share);
+  }
+  return result;
+}
+
+nlohmann::json run_latency(Broker& broker, const std::vector<Contender>& contenders, int rounds,
+                           int seconds) {
+  const std::string queue = broker.make_queue("bench");
+  std::map<std::string, std::vector<LatencySample>> samples;
+  for (int round = 0; round < rounds; ++round) {
+    for (const Contender& contender : contenders) {
+      progress("latency: round " + std::to_string(round + 1) + ": " + contender.name);
+      samples[contender.name].push_back(measure_latency(broker, queue, contender, 1000, seconds));
+    }
+  }
+  progress("");
+  broker.delete_queue(queue);
+  std::printf("\n**Latency at 1,000 messages/s**, µs, %d s a round\n\n", seconds);
+  row({"", "p50", "p99", "p99.9", "p50 over the bare loop", "p99 over the bare loop"});
+  row({"---", "---:", "---:", "---:", "---:", "---:"});
+  nlohmann::json result = nlohmann::json::array();
+  for (const auto& [what, part] : {std::pair{"publish to handler start", &LatencySample::start},
+                                   std::pair{"handler end to ack seen", &LatencySample::ack}}) {
+    for (const Contender& contender : contenders) {
+      const auto of = [&](double Latency::*p) {
+        return spread_of(samples[contender.name],
+                         [&](const LatencySample& s) { return s.*part.*p; });
+      };
+      const auto added = [&](double Latency::*p) {
+        return paired(samples[contender.name], samples[kEach],
+                      [&](const LatencySample& a, const LatencySample& b) {
+                        return a.*part.*p - b.*part.*p;
+                      });
+      };
+      row({std::string(what) + ": " + contender.name, text("%.0f", of(&Latency::p50)),
+           text("%.0f", of(&Latency::p99)), text("%.0f", of(&Latency::p999)),
+           text("%.0f", added(&Latency::p50)), text("%.0f", added(&Latency::p99))});
+      result.push_back({{"what", what},
+                        {"name", contender.name},
+                        {"p50_us", to_json(of(&Latency::p50))},
+                        {"p99_us", to_json(of(&Latency::p99))},
+                        {"p999_us", to_json(of(&Latency::p999))},
+                        {"added_p50_us", to_json(added(&Latency::p50))},
+                        {"added_p99_us", to_json(added(&Latency::p99))}});
+    }
+  }
+  return result;
+}
+
+// The first load as bars: for gnuplot.
+void write_plot_data(const std::string& path, const nlohmann::json& load) {
+  std::ofstream file(path);
+  for (const auto& each : load["contenders"]) {
+    const auto& rate = each["messages_per_second"];
+    const auto& cpu = each["cpu_us_per_message"];
+    file << each["name"] << ' ' << rate["median"] << ' ' << rate["min"] << ' ' << rate["max"] << ' '
+         << cpu["median"] << ' ' << cpu["min"] << ' ' << cpu["max"] << '\n';
+  }
+  if (!file.flush()) throw std::runtime_error("cannot write " + path);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  CLI::App app("Lope against a bare loop and other clients");
+  std::string folder, only = ".*";
+  int rounds = 5, latency_seconds = 10;
+  double scale = 1;
+  app.add_option("folder", folder, "Where bench.json goes")->required();
+  app.add_option("--only", only, "Only loads whose name matches; 'latency' is one of them");
+  app.add_option("--rounds", rounds, "Rounds")->check(CLI::PositiveNumber);
+  app.add_option("--scale", scale, "Times the number of messages")->check(CLI::PositiveNumber);
+  CLI11_PARSE(app, argc, argv);
+  try {
+    const std::string bare = LOPE_BIN_DIR "/bare_loop";
+    const Contender each{kEach, {bare}, {"1"}, true};
+    const Contender multiple{kMultiple, {bare}, {"50"}, true};
+    const Contender lope{.name = kLope, .every_load = true};
+    std::vector<Contender> all = {each, multiple, lope};
+    nlohmann::json report = {{"rounds", rounds}, {"absent", nlohmann::json::array()}};
+    for (const Client& client : clients()) {
+      if (lope::test::run(client.present).status == lope::test::exited(0)) {
+        all.push_back(client.contender);
+      } else {
+        std::printf("not installed, left out: %s\n", client.contender.name.c_str());
+        report["absent"].push_back(client.contender.name);
+      }
+    }
+    const std::regex wanted(only);
+    Broker broker;
+    bool first = true;
+    for (Load load : loads()) {
+      std::vector<Contender> contenders;
+      std::copy_if(all.begin(), all.end(), std::back_inserter(contenders),
+                   [&](const Contender& contender) { return first || contender.every_load; });
+      const bool main_load = std::exchange(first, false);
+      if (!std::regex_search(load.name, wanted)) continue;
+      load.messages = std::max(1000, static_cast<int>(load.messages * scale)) / 50 * 50;
+      // A loop that sleeps in place of its handler is no measure of anything.
+      report["loads"].push_back(run_load(broker, load, contenders, rounds));
+      if (main_load) write_plot_data(folder + "/bench.dat", report["loads"].back());
+    }
+    if (std::regex_search("latency", wanted)) {
+      latency_seconds = std::max(1, static_cast<int>(latency_seconds * scale));
+      report["latency"] = run_latency(broker, {each, lope}, rounds, latency_seconds);
+    }
+    std::ofstream file(folder + "/bench.json");
+    file << report.dump(2) << '\n';
+    if (!file.flush()) throw std::runtime_error("cannot write " + folder + "/bench.json");
+    return 0;
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "bench: %s\n", error.what());
+    return 1;
+  }
+}

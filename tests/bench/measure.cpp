@@ -1,0 +1,228 @@
+#include "measure.h"
+
+#include <signal.h>
+#include <time.h>
+
+#include <algorithm>
+#include <cstring>
+#include <fstream>
+#include <memory>
+#include <stdexcept>
+#include <thread>
+
+#include "ack_proxy.h"
+#include "common/clock.h"
+#include "stamp.h"
+#include "support/lope.h"
+#include "support/process.h"
+
+namespace lope::bench {
+
+using namespace test;
+
+namespace {
+
+constexpr auto kPoll = std::chrono::milliseconds(2);
+constexpr auto kDeadline = std::chrono::minutes(5);
+
+[[noreturn]] void fail(const Contender& contender, const std::string& what,
+                       const std::string& output = {}) {
+  throw std::runtime_error(contender.name + ": " + what + (output.empty() ? "" : "\n" + output));
+}
+
+// A contender's processes, however it is started.
+class Run {
+ public:
+  Run(const Contender& contender, const std::string& host_port_url, int port,
+      const std::string& queue, const Load& load, const std::string& stamps)
+      : contender_(contender) {
+    if (contender.is_lope()) {
+      const bool pauses = load.handler_us > 0 || !stamps.empty();
+      LopeOptions options;
+      options.broker = host_port_url;
+      options.handlers_dir = pauses ? LOPE_BENCH_HANDLERS_DIR : LOPE_HANDLERS_BUILD_DIR;
+      options.top = "log: { level: info }\nshutdown_timeout: 30s\n";
+      options.groups = "  bench:\n    queue: " + queue +
+                       "\n    workers: " + std::to_string(load.workers) +
+                       "\n    threads: " + std::to_string(load.threads) +
+                       "\n    prefetch: " + std::to_string(load.prefetch) +
+                       "\n    handler: " + (pauses ? "pause" : "'null'") + "\n";
+      if (pauses) {
+        options.groups += "    options: { us: " + std::to_string(load.handler_us) +
+                          (stamps.empty() ? "" : ", stamps: " + stamps) + " }\n";
+      }
+      lope_ = std::make_unique<Lope>(options);
+      return;
+    }
+    std::vector<std::string> argv = contender.program;
+    for (const std::string& each : {std::string("127.0.0.1"), std::to_string(port), queue,
+                                    std::to_string(load.prefetch), std::to_string(load.messages)}) {
+      argv.push_back(each);
+    }
+    argv.insert(argv.end(), contender.more.begin(), contender.more.end());
+    if (load.handler_us > 0 || !stamps.empty()) argv.push_back(std::to_string(load.handler_us));
+    if (!stamps.empty()) argv.push_back(stamps);
+    process_ = std::make_unique<Process>(std::move(argv));
+  }
+
+  Process& process() { return lope_ ? lope_->process() : *process_; }
+
+  std::vector<pid_t> pids() {
+    std::vector<pid_t> pids = {process().pid()};
+    for (const ProcessInfo& info : descendants_of(process().pid())) pids.push_back(info.pid);
+    return pids;
+  }
+
+  // After the queue is empty: everything is acknowledged, and nothing of it is left.
+  void end() {
+    if (!lope_ && !process_->wait_for_line("done", kDeadline)) {
+      fail(contender_, "did not finish", process_->output());
+    }
+    process().signal_group(SIGTERM);
+    const auto status = process().wait_exit(40s);
+    if (!status || (lope_ && *status != exited(0))) {
+      fail(contender_, "did not end in good order", process().output());
+    }
+  }
+
+ private:
+  const Contender& contender_;
+  std::unique_ptr<Lope> lope_;
+  std::unique_ptr<Process> process_;
+};
+
+double cpu_seconds(const std::vector<pid_t>& pids) {
+  double seconds = 0;
+  for (const pid_t pid : pids) {
+    clockid_t clock{};
+    timespec time{};
+    if (::clock_getcpuclockid(pid, &clock) != 0 || ::clock_gettime(clock, &time) != 0) continue;
+    seconds += static_cast<double>(time.tv_sec) + static_cast<double>(time.tv_nsec) * 1e-9;
+  }
+  return seconds;
+}
+
+long kib_of(const std::string& text, std::string_view key) {
+  const std::size_t at = text.find(key);
+  return at == std::string::npos ? 0 : std::stol(text.substr(at + key.size()));
+}
+
+double peak_mib(const std::vector<pid_t>& pids) {
+  long kib = 0;
+  for (const pid_t pid : pids) {
+    const std::string folder = "/proc/" + std::to_string(pid);
+    const std::string status = read_file(folder + "/status");
+    kib += kib_of(read_file(folder + "/smaps_rollup"), "\nPss:") + kib_of(status, "VmHWM:") -
+           kib_of(status, "VmRSS:");
+  }
+  return static_cast<double>(kib) / 1024;
+}
+
+void fill(Broker& broker, const std::string& queue, const Load& load) {
+  const Publication publication{
+      .routing_key = queue, .body = std::string(load.body, 'x'), .persistent = load.quorum};
+  Publisher publisher = broker.publisher();
+  publisher.publish_many(
+      load.messages, [&](int) { return publication; }, load.body > 100'000 ? 20 : 1000);
+  if (!eventually(60s, [&] { return broker.message_count(queue) == load.messages; })) {
+    throw std::runtime_error("the queue does not fill up");
+  }
+}
+
+int ready_count(Broker& broker, const std::string& queue) {
+  const auto count = broker.message_count(queue);
+  if (!count) throw std::runtime_error("the queue is gone");
+  return *count;
+}
+
+double percentile(const std::vector<double>& sorted, double p) {
+  return sorted[static_cast<std::size_t>(p * static_cast<double>(sorted.size() - 1))];
+}
+
+Latency latency_of(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  return {percentile(values, 0.5), percentile(values, 0.99), percentile(values, 0.999)};
+}
+
+}  // namespace
+
+Sample measure(Broker& broker, const std::string& queue, const Load& load,
+               const Contender& contender) {
+  fill(broker, queue, load);
+  Run run(contender, broker.url(), broker.port(), queue, load, {});
+  const TimePoint limit = Clock::now() + kDeadline;
+  // Until the first is taken, then until none is there.
+  const auto wait_while = [&](auto condition) {
+    int ready = ready_count(broker, queue);
+    while (condition(ready)) {
+      if (Clock::now() > limit || run.process().wait_exit(0ms)) {
+        fail(contender, "stands still with " + std::to_string(ready) + " messages ready",
+             run.process().output());
+      }
+      std::this_thread::sleep_for(kPoll);
+      ready = ready_count(broker, queue);
+    }
+    return ready;
+  };
+  const int left = wait_while([&](int ready) { return ready == load.messages; });
+  const TimePoint begin = Clock::now();
+  const std::vector<pid_t> pids = run.pids();
+  const double cpu_before = cpu_seconds(pids);
+  wait_while([](int ready) { return ready > 0; });
+  const std::chrono::duration<double> took = Clock::now() - begin;
+  const double cpu = cpu_seconds(pids) - cpu_before;
+  Sample sample;
+  sample.rate = left / took.count();
+  sample.cpu_us = cpu * 1e6 / left;
+  sample.peak_mib = peak_mib(run.pids());
+  run.end();
+  if (ready_count(broker, queue) != 0) fail(contender, "left messages unacknowledged");
+  return sample;
+}
+
+LatencySample measure_latency(Broker& broker, const std::string& queue, const Contender& contender,
+                              int per_second, int seconds) {
+  const TempDir files;
+  const std::string path = files.file("stamps");
+  AckProxy proxy(broker.port());
+  Load load;
+  load.messages = per_second * seconds;
+  Run run(contender, "amqp://guest:guest@127.0.0.1:" + std::to_string(proxy.port()), proxy.port(),
+          queue, load, path);
+  if (!eventually(30s, [&] { return broker.consumer_count(queue) == 1; })) {
+    fail(contender, "does not consume", run.process().output());
+  }
+  Publisher publisher = broker.publisher();
+  Publication publication{.routing_key = queue, .body = std::string(100, 'x'), .persistent = false};
+  const auto interval = std::chrono::nanoseconds(1'000'000'000 / per_second);
+  TimePoint due = Clock::now();
+  for (int i = 0; i < load.messages; ++i) {
+    std::this_thread::sleep_until(due);
+    due += interval;
+    const std::uint64_t now = stamp_now();
+    std::memcpy(publication.body.data(), &now, sizeof now);
+    publisher.send(publication);
+    publisher.pump(0ms);
+  }
+  publisher.wait_confirmed();
+  const auto last = static_cast<std::uint64_t>(load.messages);
+  if (!eventually(30s, [&] { return proxy.highest_acked() == last; })) {
+    fail(contender, "has not acknowledged everything", run.process().output());
+  }
+  run.end();
+
+  const std::string bytes = read_file(path);
+  std::vector<double> start, ack;
+  for (std::size_t at = 0; at + sizeof(stamp) <= bytes.size(); at += sizeof(stamp)) {
+    struct stamp each {};
+    std::memcpy(&each, bytes.data() + at, sizeof each);
+    const std::uint64_t acked = proxy.acked_at(each.tag);
+    start.push_back(static_cast<double>(each.start_ns - each.published_ns) / 1000);
+    // An ack is noted when it is read: at the earliest when it was sent.
+    ack.push_back(static_cast<double>(acked - each.end_ns) / 1000);
+  }
+  if (start.size() != last) fail(contender, "has not stamped every message");
+  return {latency_of(std::move(start)), latency_of(std::move(ack))};
+}
+
+}  // namespace lope::bench

@@ -1,0 +1,59 @@
+// One contender, one queue full of messages: how fast it empties it, and at what cost. The clock is
+// the same for all: the broker's count of ready messages and the kernel's account of CPU time.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "support/broker.h"
+
+namespace lope::bench {
+
+// What is varied; the rest stays as it is here.
+struct Load {
+  std::string name;
+  std::size_t body = 100;  // bytes
+  int prefetch = 100;
+  bool quorum = false;
+  int workers = 1;
+  int threads = 1;
+  int handler_us = 0;  // what a handler sleeps for each message
+  int messages = 100'000;
+};
+
+struct Contender {
+  std::string name;
+  // Its program and fixed arguments; HOST PORT QUEUE PREFETCH COUNT and then `more` follow. Empty:
+  // Lope itself.
+  std::vector<std::string> program = {};
+  std::vector<std::string> more = {};
+  // Is measured with every load, not only with the first.
+  bool every_load = false;
+
+  bool is_lope() const { return program.empty(); }
+};
+
+struct Sample {
+  double rate = 0;      // messages a second
+  double cpu_us = 0;    // CPU time a message, of all its processes
+  double peak_mib = 0;  // memory: proportional set size, at its largest
+};
+
+// Fills the queue, runs the contender until it is empty, and makes sure that every message was
+// acknowledged. Throws std::runtime_error when anything is not as it should be.
+Sample measure(test::Broker& broker, const std::string& queue, const Load& load,
+               const Contender& contender);
+
+struct Latency {
+  double p50 = 0, p99 = 0, p999 = 0;  // µs
+};
+struct LatencySample {
+  Latency start;  // publish to the handler's begin
+  Latency ack;    // the handler's end to the ack passing by on its way to the broker
+};
+
+// A steady load of `per_second` for `seconds`, through a proxy that looks at the acks.
+LatencySample measure_latency(test::Broker& broker, const std::string& queue,
+                              const Contender& contender, int per_second, int seconds);
+
+}  // namespace lope::bench
