@@ -10,7 +10,13 @@ install(TARGETS lope RUNTIME DESTINATION bin)
 install(TARGETS lope-client lope-consumer lope-worker RUNTIME DESTINATION libexec/lope)
 
 # Handlers.
-install(TARGETS log dots null LIBRARY DESTINATION ${LOPE_HANDLERS_INSTALL_DIR})
+set(lope_handlers log dots null)
+foreach(handler bulk_insert async_http)
+  if(TARGET ${handler})
+    list(APPEND lope_handlers ${handler})
+  endif()
+endforeach()
+install(TARGETS ${lope_handlers} LIBRARY DESTINATION ${LOPE_HANDLERS_INSTALL_DIR})
 
 # What a handler is built with.
 install(FILES ${PROJECT_SOURCE_DIR}/plugin-api/include/lope/handler.h

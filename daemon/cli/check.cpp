@@ -81,6 +81,10 @@ std::vector<std::string> notes_of(const GroupSettings& group) {
                     std::to_string(group.workers * group.threads) +
                     ": no more messages than that are handled at a time");
   }
+  if (window < group.batch_size) {
+    notes.push_back("prefetch " + std::to_string(window) + " is less than batch.size, " +
+                    std::to_string(group.batch_size) + ": no batch is larger than that");
+  }
   for (const QueueSettings& queue : group.queues) {
     if (!queue.declare) continue;
     const std::string subject = "queue '" + escape(queue.name, 256) + "': ";
@@ -142,6 +146,10 @@ std::vector<GroupReport> judge_groups(const LoadedSettings& loaded, int worker_p
     report.notes = notes_of(group);
     if (report.plugin) {
       check_options(*report.plugin, places, report);
+      if (group.batch_size > 1 && !report.plugin->has_batch) {
+        report.notes.emplace_back(
+            "batch: the handler has no handle_batch(): it gets its messages one by one");
+      }
     } else {
       report.errors.push_back({places.handler.file, places.handler.line, places.handler.column,
                                "group '" + group.name + "': " + report.plugin.error()});

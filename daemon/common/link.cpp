@@ -109,7 +109,8 @@ char* encode_delivery(const DeliveryView& view, std::size_t body_size, ByteBuffe
   return buffer.data() + body_offset;
 }
 
-void set_sequence(ByteBuffer& frame, std::uint64_t sequence) {
+void set_sequence(ByteBuffer& frame, std::uint64_t sequence, std::uint16_t batch) {
+  std::memcpy(frame.data() + offsetof(FrameHead, batch), &batch, sizeof batch);
   std::memcpy(frame.data() + offsetof(FrameHead, sequence), &sequence, sizeof sequence);
 }
 

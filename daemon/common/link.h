@@ -43,8 +43,9 @@ class ByteBuffer {
 enum class FrameType : std::uint16_t {
   // consumer to worker
   delivery = 1,
+  flush = 2,  // `sequence` is the reason
   // worker to consumer
-  ready = 16,    // payload: name \0 version \0 path
+  ready = 16,    // payload: name \0 version \0 path \0, and 1 for handle_batch(), 2 for flush()
   failed = 17,   // payload: FailedHead, text
   log = 18,      // payload: LogHead, text
   explain = 19,  // about `sequence`; payload: text
@@ -53,7 +54,7 @@ enum class FrameType : std::uint16_t {
 struct FrameHead {
   std::uint32_t size;  // of the whole frame
   FrameType type;
-  std::uint16_t reserved;
+  std::uint16_t batch;     // deliveries of the batch that begins here; 0: alone, or within a batch
   std::uint64_t sequence;  // of the delivery; 0 where none is meant
 };
 static_assert(sizeof(FrameHead) == 16);
@@ -116,7 +117,7 @@ struct DeliveryView {
 // bytes at its end. Returns where the body goes. `view.body` is not looked at.
 char* encode_delivery(const DeliveryView& view, std::size_t body_size, ByteBuffer& buffer);
 // Names the delivery: each hand-over to a worker has its own sequence.
-void set_sequence(ByteBuffer& frame, std::uint64_t sequence);
+void set_sequence(ByteBuffer& frame, std::uint64_t sequence, std::uint16_t batch = 0);
 // `frame` is a whole frame of type delivery.
 Result<DeliveryView> decode_delivery(std::span<const char> frame);
 

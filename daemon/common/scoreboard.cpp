@@ -33,6 +33,16 @@ const char* to_string(GroupState state) {
   return "unknown";
 }
 
+bool WorkerBoard::Slot::holds(std::uint64_t delivery) const {
+  std::uint64_t first = sequence.load(std::memory_order_seq_cst);
+  while (true) {
+    const std::uint64_t end = last.load(std::memory_order_acquire);
+    const std::uint64_t again = sequence.load(std::memory_order_seq_cst);
+    if (again == first) return first != 0 && first <= delivery && delivery <= end;
+    first = again;
+  }
+}
+
 bool push_outcome(WorkerBoard& board, std::uint64_t sequence, std::int32_t outcome,
                   std::uint64_t duration_ns, std::uint32_t flags) {
   const std::uint64_t ticket = board.tail.fetch_add(1, std::memory_order_relaxed);

@@ -20,7 +20,10 @@ static_assert(std::atomic<std::uint64_t>::is_always_lock_free);
 static_assert(std::atomic<std::uint32_t>::is_always_lock_free);
 
 inline constexpr std::size_t kMaxThreads = 256;        // of one worker
-inline constexpr std::size_t kOutcomeRingSize = 4096;  // a power of two
+inline constexpr std::size_t kOutcomeRingSize = 8192;  // a power of two
+// The most deliveries that one worker may owe an outcome for. Each is reported at most twice, when
+// its handler keeps it and when it is settled, and each thread may say once that it has flushed.
+inline constexpr std::size_t kMaxOwed = (kOutcomeRingSize - kMaxThreads) / 2;
 
 // How far a worker has come; names the culprit when it dies before it is ready.
 enum class WorkerStage : std::uint32_t { starting, checking, loading, creating, ready, ending };
@@ -29,13 +32,17 @@ const char* to_string(WorkerStage stage);
 // Flags of an outcome.
 inline constexpr std::uint32_t kExplained = 1u << 0;   // an explain frame about it is on the link
 inline constexpr std::uint32_t kNotStarted = 1u << 1;  // taken back before its handler saw it
+inline constexpr std::uint32_t kHeld = 1u << 2;     // kept by its handler: its outcome is to come
+inline constexpr std::uint32_t kSettled = 1u << 3;  // the outcome of one that was kept
+inline constexpr std::uint32_t kFlushed = 1u
+                                          << 4;  // no delivery's: a thread has flushed at a drain
 
 struct OutcomeEntry {
   std::atomic<std::uint64_t> ticket;  // place in the sequence of all entries, plus 1; written last
   std::uint64_t sequence;
   std::uint64_t duration_ns;  // in the handler
   std::int32_t outcome;       // the handler's own word, whatever number it is
-  std::uint32_t flags;        // kExplained, kNotStarted
+  std::uint32_t flags;        // kExplained…
 };
 
 // A finished outcome survives its worker: it is in the ring before the slot is cleared.
@@ -53,15 +60,19 @@ struct WorkerBoard {
   alignas(64) std::atomic<std::uint32_t> stage;
   alignas(64) std::atomic<std::uint64_t> tail;  // tickets given out
   struct alignas(64) Slot {
-    std::atomic<std::uint64_t> sequence;    // of the delivery inside the handler; 0: none
-    std::atomic<std::uint64_t> started_ns;  // CLOCK_MONOTONIC
+    std::atomic<std::uint64_t> sequence;  // of the delivery inside the handler; 0: none
+    std::atomic<std::uint64_t> last;      // of a batch: its last; otherwise the same. Written first
+    std::atomic<std::uint64_t> started_ns;  // of the running call, CLOCK_MONOTONIC; 0: none runs
+
+    // Is that delivery inside the handler? Safe while the worker runs.
+    bool holds(std::uint64_t delivery) const;
   };
   std::array<Slot, kMaxThreads> slots;
   std::array<OutcomeEntry, kOutcomeRingSize> ring;
 };
 
 // The worker's side of the ring. Thread-safe.
-// Never full: the consumer never has more than kOutcomeRingSize deliveries out at a worker.
+// Never full: see kMaxOwed.
 // Returns true when the consumer was asleep: then wake it.
 bool push_outcome(WorkerBoard& board, std::uint64_t sequence, std::int32_t outcome,
                   std::uint64_t duration_ns, std::uint32_t flags);

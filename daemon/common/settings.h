@@ -83,15 +83,20 @@ struct QueueSettings {
   friend bool operator==(const QueueSettings&, const QueueSettings&) = default;
 };
 
+inline constexpr int kMaxBatch = 3000;
+
 struct GroupSettings {
   std::string name;
   std::string handler;              // as written; the file is <handlers_dir>/<handler>.so
   std::string options_json = "{}";  // the `options:` map, as JSON
   std::vector<std::pair<std::string, std::string>>
-      options;                        // the same, nested keys joined with '.'
-  std::vector<QueueSettings> queues;  // at least one
-  int workers = 1;                    // processes, 1 to 256
-  int threads = 1;                    // handler instances in each, 1 to 256
+      options;                                     // the same, nested keys joined with '.'
+  std::vector<QueueSettings> queues;               // at least one
+  int workers = 1;                                 // processes, 1 to 256
+  int threads = 1;                                 // handler instances in each, 1 to 256
+  int batch_size = 1;                              // messages handed over together, 1 to kMaxBatch
+  std::chrono::milliseconds batch_wait{1000};      // a batch is not full: the oldest waits so long
+  std::chrono::milliseconds flush_interval{1000};  // of a handler that keeps messages
   bool auto_ack = false;
   std::int64_t max_body_bytes = 128 * 1024 * 1024;
   std::chrono::milliseconds start_timeout{60000};  // a worker not ready by then is killed
@@ -137,6 +142,8 @@ struct WorkerSettings {
   std::string handler;
   std::string options_json;
   std::vector<std::pair<std::string, std::string>> options;
+  bool batch = false;  // handle_batch() for every delivery
+  std::chrono::milliseconds flush_interval{1000};
   LogLevel log_level = LogLevel::info;
 };
 

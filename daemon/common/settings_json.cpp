@@ -209,6 +209,9 @@ void members(Io& io, T& settings) {
     io("queues", settings.queues);
     io("workers", settings.workers);
     io("threads", settings.threads);
+    io("batch_size", settings.batch_size);
+    io("batch_wait", settings.batch_wait);
+    io("flush_interval", settings.flush_interval);
     io("auto_ack", settings.auto_ack);
     io("max_body_bytes", settings.max_body_bytes);
     io("start_timeout", settings.start_timeout);
@@ -230,6 +233,8 @@ void members(Io& io, T& settings) {
     io("handler", settings.handler);
     io("options_json", settings.options_json);
     io("options", settings.options);
+    io("batch", settings.batch);
+    io("flush_interval", settings.flush_interval);
     io("log_level", settings.log_level);
   } else if constexpr (Is<T, PluginDescription::Option>) {
     io("name", settings.name);

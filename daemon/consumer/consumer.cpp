@@ -28,7 +28,7 @@ constexpr int kLastFlushes = 1000;
 constexpr std::int32_t kAck = 1;
 constexpr std::int32_t kRetry = 2;
 constexpr std::int32_t kReject = 3;
-constexpr std::int32_t kHold = 4;
+constexpr std::uint32_t kFlushWindowFull = 2;
 
 std::string host_name() {
   char name[256] = {};
@@ -49,7 +49,10 @@ std::string message_id(const Delivery& delivery) {
 }  // namespace
 
 Consumer::Consumer(const ConsumerSettings& settings, GroupBoard& board)
-    : settings_(settings), board_(board), receiving_(settings.group.queues.size()) {}
+    : settings_(settings),
+      board_(board),
+      receiving_(settings.group.queues.size()),
+      held_(settings.group.queues.size()) {}
 
 Result<void> Consumer::set_up() {
   auto loop = EventLoop::create();
@@ -85,6 +88,7 @@ Result<void> Consumer::set_up() {
     return {};
   };
   if (auto made = timer(delay_timer_, [] {}); !made) return made;
+  if (auto made = timer(batch_timer_, [] {}); !made) return made;
   if (auto made = timer(stuck_timer_, [this] { put_back(pool_->take_back_stuck()); }); !made) {
     return made;
   }
@@ -157,10 +161,11 @@ bool Consumer::turn() {
   dispatch();
   pool_->flush();
   pool_->collect();
-  if (!waiting_.empty()) {  // these outcomes made room: nothing else may wake us for it
-    dispatch();
+  if (!waiting_.empty() || !suspects_.empty()) {
+    dispatch();  // these outcomes made room: nothing else may wake us for it
     pool_->flush();
   }
+  ask_flush_when_full();
   hand_back_delayed_that_are_due();  // arms the timer too, also for what was collected just now
   session_->flush(!more);
   advance_drain();
@@ -231,6 +236,7 @@ void Consumer::on_complete(std::uint16_t queue) {
     return;
   }
   delivery.state = Delivery::State::waiting;
+  if (settings_.group.batch_size > 1) delivery.since = Clock::now();
   waiting_.push_back(delivery.index);
 }
 
@@ -248,13 +254,16 @@ void Consumer::on_channel_lost(std::uint16_t queue) {
   };
   std::erase_if(waiting_, drop);
   std::erase_if(delayed_, drop);
+  std::erase_if(suspects_, drop);
   if (receiving_[queue] != nullptr) {
     table_.free(*std::exchange(receiving_[queue], nullptr));
     ++dropped;
   }
   std::size_t running = 0;
   table_.for_each([&](const Delivery& delivery) {
-    if (delivery.queue == queue && delivery.state == Delivery::State::at_worker) ++running;
+    const bool at_worker =
+        delivery.state == Delivery::State::at_worker || delivery.state == Delivery::State::held;
+    if (delivery.queue == queue && at_worker) ++running;
   });
   if (dropped + running > 0) {
     log_warn("deliveries go back to the broker", {{"group", settings_.group.name},
@@ -265,16 +274,73 @@ void Consumer::on_channel_lost(std::uint16_t queue) {
 }
 
 void Consumer::dispatch() {
-  while (!waiting_.empty() && phase_ == Phase::running) {
-    Delivery& delivery = table_.at(waiting_.front());
-    if (!pool_->dispatch(delivery)) return;
-    waiting_.pop_front();
-    if (settings_.group.auto_ack && !delivery.settled) {
-      delivery.settled = true;
-      add(board_.acked);
-      session_->finish(delivery.queue, delivery.tag, Verdict::ack);
-    }
+  if (phase_ != Phase::running) return;
+  probe_suspects();
+  if (settings_.group.batch_size > 1 && pool_->has_batch()) {
+    dispatch_batches();
+    return;
   }
+  while (!waiting_.empty()) {
+    Delivery* const delivery = &table_.at(waiting_.front());
+    if (!pool_->dispatch({&delivery, 1})) return;
+    waiting_.pop_front();
+    given_to_worker(*delivery);
+  }
+}
+
+void Consumer::dispatch_batches() {
+  const auto size = static_cast<std::size_t>(settings_.group.batch_size);
+  while (waiting_.size() >= size || batch_is_due()) {
+    batch_.clear();
+    for (std::size_t i = 0; i < std::min(size, waiting_.size()); ++i) {
+      batch_.push_back(&table_.at(waiting_[i]));
+    }
+    if (!pool_->dispatch(batch_)) return;
+    waiting_.erase(waiting_.begin(), waiting_.begin() + static_cast<std::ptrdiff_t>(batch_.size()));
+    for (Delivery* delivery : batch_) given_to_worker(*delivery);
+  }
+  if (!waiting_.empty()) {
+    batch_timer_.arm(table_.at(waiting_.front()).since + settings_.group.batch_wait);
+  }
+}
+
+// Of one that is not full.
+bool Consumer::batch_is_due() const {
+  if (waiting_.empty()) return false;
+  if (Clock::now() >= table_.at(waiting_.front()).since + settings_.group.batch_wait) return true;
+  // Or when it cannot become fuller.
+  if (pool_->in_flight() > pool_->held()) return false;
+  for (std::uint16_t queue = 0; queue < settings_.group.queues.size(); ++queue) {
+    if (!session_->window_full(queue)) return false;
+  }
+  return true;
+}
+
+void Consumer::given_to_worker(Delivery& delivery) {
+  if (!settings_.group.auto_ack || delivery.settled) return;
+  delivery.settled = true;
+  add(board_.acked);
+  session_->finish(delivery.queue, delivery.tag, Verdict::ack);
+}
+
+void Consumer::probe_suspects() {
+  pool_->keep_fresh_workers(!suspects_.empty());
+  while (!suspects_.empty() && pool_->probe(table_.at(suspects_.front()))) suspects_.pop_front();
+  if (suspects_.empty()) pool_->keep_fresh_workers(false);
+}
+
+// When handlers keep so much that nothing more can come, they hear of it: once, until something is
+// settled.
+void Consumer::ask_flush_when_full() {
+  if (flush_asked_ || phase_ != Phase::running || pool_->held() == 0) return;
+  bool full = !waiting_.empty() && pool_->held() == pool_->in_flight();
+  for (std::size_t queue = 0; queue < held_.size(); ++queue) {
+    full = full || held_[queue] >= static_cast<std::size_t>(settings_.group.queues[queue].prefetch);
+  }
+  if (!full) return;
+  flush_asked_ = true;
+  pool_->ask_flush(kFlushWindowFull);
+  pool_->flush();
 }
 
 std::size_t Consumer::put_back(std::vector<Delivery*> deliveries) {
@@ -316,6 +382,11 @@ void Consumer::on_outcome(WorkerProcess::Outcome& outcome) {
     put_back({&delivery});
     return;
   }
+  if (outcome.held) {
+    ++held_[delivery.queue];
+    return;
+  }
+  no_longer_held(delivery);
   if (drop_if_stale(delivery)) return;
   if (phase_ != Phase::running) add(board_.finished_in_drain);
   const auto because = [&outcome](std::string_view what) {
@@ -337,7 +408,6 @@ void Consumer::on_outcome(WorkerProcess::Outcome& outcome) {
       settle(delivery, Verdict::reject);
       return;
     case kRetry: retry(delivery, because("the handler asked for it")); return;
-    case kHold: retry(delivery, because("HOLD is not available in this version")); return;
     case 0: retry(delivery, because("the handler gave no outcome")); return;
     default:
       retry(delivery,
@@ -347,10 +417,42 @@ void Consumer::on_outcome(WorkerProcess::Outcome& outcome) {
 }
 
 void Consumer::on_death(WorkerProcess::Remains& remains, const std::string& how) {
+  const bool several = remains.running.size() > 1 && phase_ == Phase::running;
+  std::sort(remains.running.begin(), remains.running.end(),
+            [](const Delivery* a, const Delivery* b) { return a->sequence < b->sequence; });
   for (Delivery* delivery : remains.running) {
-    if (!drop_if_stale(*delivery)) retry(*delivery, "its worker died: " + how);
+    no_longer_held(*delivery);
+    if (drop_if_stale(*delivery)) continue;
+    if (several && !delivery->settled) {
+      suspect(*delivery, how);
+    } else {
+      retry(*delivery, "its worker died: " + how);
+    }
   }
   put_back(std::move(remains.waiting));
+}
+
+// One of several that were inside a worker when it died. Only one of them can be guilty: each is
+// run again, from our own copy, alone in a fresh worker. Who dies then is charged.
+void Consumer::suspect(Delivery& delivery, std::string_view how) {
+  log_warn("message to be run again, alone",
+           {{"group", settings_.group.name},
+            {"handler", settings_.group.handler},
+            {"queue", settings_.group.queues[delivery.queue].name},
+            {"delivery_tag", delivery.tag},
+            {"message_id", message_id(delivery)},
+            {"reason", "its worker died with several inside: " + std::string(how)}});
+  delivery.state = Delivery::State::suspect;
+  delivery.worker = -1;
+  delivery.sequence = 0;
+  suspects_.push_back(delivery.index);
+}
+
+void Consumer::no_longer_held(Delivery& delivery) {
+  if (delivery.state != Delivery::State::held) return;
+  delivery.state = Delivery::State::at_worker;
+  --held_[delivery.queue];
+  flush_asked_ = false;
 }
 
 void Consumer::retry(Delivery& delivery, std::string_view reason) {
@@ -426,19 +528,22 @@ void Consumer::begin_drain(std::chrono::milliseconds limit) {
   put_back(pool_->take_back());
 }
 
+void Consumer::hand_back(Delivery& delivery) {
+  if (delivery.settled) {
+    log_warn("message given up (auto_ack)", {{"group", settings_.group.name},
+                                             {"delivery_tag", delivery.tag},
+                                             {"message_id", message_id(delivery)},
+                                             {"reason", "the daemon stops"}});
+  }
+  settle(delivery, Verdict::hand_back);
+}
+
 void Consumer::hand_back_waiting() {
   // What no handler has begun, and what waits for another attempt, is somebody else's now.
-  for (const std::uint32_t index : waiting_) {
-    Delivery& delivery = table_.at(index);
-    if (delivery.settled) {
-      log_warn("message given up (auto_ack)", {{"group", settings_.group.name},
-                                               {"delivery_tag", delivery.tag},
-                                               {"message_id", message_id(delivery)},
-                                               {"reason", "the daemon stops"}});
-    }
-    settle(delivery, Verdict::hand_back);
-  }
+  for (const std::uint32_t index : waiting_) hand_back(table_.at(index));
   waiting_.clear();
+  for (const std::uint32_t index : suspects_) hand_back(table_.at(index));
+  suspects_.clear();
   for (const std::uint32_t index : delayed_) settle(table_.at(index), Verdict::requeue);
   delayed_.clear();
 }
@@ -446,7 +551,10 @@ void Consumer::hand_back_waiting() {
 void Consumer::advance_drain() {
   if (phase_ == Phase::running || phase_ == Phase::done) return;
   hand_back_waiting();
-  pool_->end_idle();
+  for (Delivery* kept : pool_->end_idle()) {
+    no_longer_held(*kept);
+    if (!drop_if_stale(*kept)) hand_back(*kept);
+  }
   session_->flush(true);
 
   if (phase_ == Phase::draining && session_->cancelled() && pool_->in_flight() == 0 &&

@@ -38,6 +38,11 @@ class Consumer {
   void on_complete(std::uint16_t queue);
   void on_channel_lost(std::uint16_t queue);
   void dispatch();
+  void dispatch_batches();
+  bool batch_is_due() const;
+  void given_to_worker(Delivery& delivery);
+  void probe_suspects();
+  void ask_flush_when_full();
   // Back to the head of the line, in their order; those of a channel that is gone are the broker's
   // again, and dropped. Returns how many were.
   std::size_t put_back(std::vector<Delivery*> deliveries);
@@ -46,6 +51,9 @@ class Consumer {
   void on_outcome(WorkerProcess::Outcome& outcome);
   void on_death(WorkerProcess::Remains& remains, const std::string& how);
   void retry(Delivery& delivery, std::string_view reason);
+  void suspect(Delivery& delivery, std::string_view how);
+  void hand_back(Delivery& delivery);
+  void no_longer_held(Delivery& delivery);
   void settle(Delivery& delivery, Verdict verdict);
   bool drop_if_stale(Delivery& delivery);
   void hand_back_delayed_that_are_due();
@@ -79,6 +87,10 @@ class Consumer {
   int retries_in_a_row_ = 0;
   std::vector<Delivery*> receiving_;    // by queue
   std::deque<std::uint32_t> waiting_;   // for a worker, oldest first
+  std::deque<std::uint32_t> suspects_;  // to be run alone
+  std::vector<Delivery*> batch_;        // scratch of dispatch_batches()
+  std::vector<std::size_t> held_;       // by queue: how many handlers keep
+  bool flush_asked_ = false;            // since something held was settled last
   std::vector<std::uint32_t> delayed_;  // to be handed back when due, unordered
   TimePoint deadline_{};
   GroupState reported_state_ = GroupState::starting;
@@ -88,6 +100,7 @@ class Consumer {
   EventSource signal_sources_[5];
   EventSource control_source_;
   EventSource delay_timer_;
+  EventSource batch_timer_;
   EventSource stuck_timer_;
   EventSource deadline_timer_;
 };

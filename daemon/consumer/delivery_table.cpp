@@ -29,6 +29,7 @@ void DeliveryTable::free(Delivery& delivery) {
   delivery.settled = false;
   delivery.sequence = 0;
   delivery.worker = -1;
+  delivery.batch = -1;
   if (delivery.frame.capacity() > kKeptFrame) {
     delivery.frame.release();
   } else {

@@ -18,6 +18,8 @@ struct Delivery {
     receiving,  // its body is not complete
     waiting,    // for a worker
     at_worker,
+    held,     // at a worker whose handler keeps it
+    suspect,  // one of several that a worker died with: waits to be run alone
     delayed,  // to be handed back for another attempt when due
   };
 
@@ -28,7 +30,9 @@ struct Delivery {
   std::uint64_t epoch = 0;  // of the channel it came on
   std::uint64_t tag = 0;
   std::uint64_t sequence = 0;  // of the present hand-over to a worker; 0: none
-  int worker = -1;             // slot of the pool, while at_worker
+  int worker = -1;             // slot of the pool, while at_worker or held
+  int batch = -1;              // WorkerProcess's: which of its batches it is in; -1: alone
+  TimePoint since;             // while waiting for a batch to fill: since then
   TimePoint due;               // while delayed
   bool redelivered = false;
   ByteBuffer frame;
@@ -40,6 +44,7 @@ class DeliveryTable {
   // Gives a large frame's memory back to the system.
   void free(Delivery& delivery);
   Delivery& at(std::uint32_t index) { return *all_[index]; }
+  const Delivery& at(std::uint32_t index) const { return *all_[index]; }
   // Names this hand-over: higher than every sequence before, and finds the delivery again.
   std::uint64_t new_sequence(Delivery& delivery);
   // What a later new_sequence() is never lower than.

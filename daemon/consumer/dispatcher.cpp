@@ -22,15 +22,13 @@ std::size_t capacity(const WorkerLoad& load) {
   return threads + static_cast<std::size_t>(ahead) * threads;
 }
 
-int choose_worker(std::span<const WorkerLoad> workers) {
+int choose_worker(std::span<const WorkerLoad> workers, std::size_t deliveries) {
   int best = -1;
   double best_load = 0;
   for (std::size_t i = 0; i < workers.size(); ++i) {
     const WorkerLoad& load = workers[i];
-    if (!load.ready || load.in_flight >= capacity(load) || load.unreported >= kOutcomeRingSize) {
-      continue;
-    }
-    const double relative = static_cast<double>(load.in_flight) / load.threads;
+    if (!load.ready || load.calls >= capacity(load) || load.owed + deliveries > kMaxOwed) continue;
+    const double relative = static_cast<double>(load.calls + load.flushing) / load.threads;
     if (best < 0 || relative < best_load) {
       best = static_cast<int>(i);
       best_load = relative;

@@ -11,17 +11,19 @@ namespace lope::consumer {
 struct WorkerLoad {
   bool ready = false;
   int threads = 1;
-  std::size_t in_flight = 0;   // given and not finished
-  std::size_t unreported = 0;  // given and not yet read from its ring
-  double mean_ns = -1;         // of its recent messages, in the handler; negative: none yet
+  std::size_t calls = 0;     // given and not ended; a call gets one delivery, or a batch
+  std::size_t flushing = 0;  // threads that are in flush()
+  std::size_t owed = 0;      // deliveries whose outcome its ring must have room for
+  double mean_ns = -1;       // of its recent calls, in the handler; negative: none yet
 };
 
-// How many deliveries the worker may have at a time: one a thread, and ahead of that as many as it
+// How many calls the worker may have at a time: one a thread, and ahead of that as many as it
 // finishes in about kLookahead.
 std::size_t capacity(const WorkerLoad& load);
 
-// The index of the worker to take the next delivery, the least loaded one; -1 when none may.
-int choose_worker(std::span<const WorkerLoad> workers);
+// The index of the worker to take the next call, with so many deliveries: the least loaded one; -1
+// when none may.
+int choose_worker(std::span<const WorkerLoad> workers, std::size_t deliveries = 1);
 
 // The mean after one more message of `duration_ns`.
 double updated_mean(double mean_ns, std::uint64_t duration_ns);

@@ -43,6 +43,11 @@ class Session final : private ConnectionEvents {
   bool current(std::uint16_t queue, std::uint64_t epoch) const {
     return channels_[queue].epoch == epoch;
   }
+  // Are so many of its deliveries unsettled that the broker sends no more?
+  bool window_full(std::uint16_t queue) const {
+    const Channel& channel = channels_[queue];
+    return channel.settlement.unfinished() >= static_cast<std::size_t>(channel.settings.prefetch);
+  }
   // Settles a delivery of the current epoch, at the next flush().
   void finish(std::uint16_t queue, std::uint64_t tag, Verdict verdict);
   // Sends settlements and requests as far as the socket takes them. `input_dry` false: only runs

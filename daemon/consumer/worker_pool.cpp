@@ -17,6 +17,7 @@ namespace {
 
 // A handler that takes longer than this has nothing queued behind it while another worker is idle.
 constexpr std::uint64_t kStuckNs = 1'000'000;
+constexpr std::uint32_t kFlushWindowFull = 2;  // the ABI's
 // An ending process closes its link a moment before its pidfd tells.
 constexpr std::chrono::milliseconds kLinkGrace{200};
 // The same for one that says that it ends: destroy() may take a little.
@@ -68,7 +69,7 @@ void WorkerPool::start() {
 
 void WorkerPool::start_worker(int index) {
   Slot& slot = slots_[static_cast<std::size_t>(index)];
-  slot.ready = slot.exited = slot.hung = slot.refused = false;
+  slot.ready = slot.exited = slot.hung = slot.refused = slot.probing = false;
   slot.link_trouble.clear();
   slot.failure.clear();
   slot.mean_ns = -1;
@@ -81,6 +82,8 @@ void WorkerPool::start_worker(int index) {
   worker.handler = settings_.group.handler;
   worker.options_json = settings_.group.options_json;
   worker.options = settings_.group.options;
+  worker.batch = settings_.group.batch_size > 1;
+  worker.flush_interval = settings_.group.flush_interval;
   worker.log_level = settings_.log.level;
 
   WorkerProcess::Start start;
@@ -98,6 +101,7 @@ void WorkerPool::start_worker(int index) {
     if (it.ready) return;
     it.ready = true;
     ever_ready_ = true;
+    has_batch_ = handler.has_batch;
     set_ready_count();
     log_info("worker ready", {{"group", settings_.group.name},
                               {"worker", index},
@@ -209,10 +213,14 @@ void WorkerPool::bury(int index) {
   const std::string how = end ? end->to_string() : end.error();
   const auto age =
       std::chrono::duration_cast<std::chrono::milliseconds>(Clock::now() - process.started_at());
+  const bool retired = slot.probing && process.link_closed() && !stopping_;
   const bool asked = process.link_closed() || stopping_;
   std::string next = "none: the group ends";
   std::string refusal;
-  if (!asked) {
+  if (retired) {
+    slot.restart_at = Clock::now();
+    next = "a new worker at once";
+  } else if (!asked) {
     const WorkerDeath death{.was_ready = slot.ready,
                             .had_message = !remains.running.empty(),
                             .worked = slot.mean_ns >= 0,
@@ -278,16 +286,18 @@ void WorkerPool::sweep() {
 WorkerLoad WorkerPool::load(const Slot& slot) const {
   WorkerLoad load;
   if (slot.process == nullptr) return load;
-  load.ready =
-      slot.ready && !slot.exited && !slot.process->link_closed() && slot.link_trouble.empty();
+  load.ready = slot.ready && !slot.exited && !slot.process->link_closed() &&
+               slot.link_trouble.empty() && !slot.probing &&
+               !(keep_fresh_ && slot.process->given() == 0);
   load.threads = settings_.group.threads;
-  load.in_flight = slot.process->in_flight();
-  load.unreported = slot.process->unreported();
-  load.mean_ns = slot.mean_ns;
+  load.calls = slot.process->calls();
+  load.flushing = slot.process->flushing();
+  load.owed = slot.process->owed();
+  load.mean_ns = slot.mean_ns * settings_.group.batch_size;
   return load;
 }
 
-bool WorkerPool::dispatch(Delivery& delivery) {
+bool WorkerPool::dispatch(std::span<Delivery* const> deliveries) {
   // Starting elsewhere each time shares messages evenly among workers that are equally idle.
   const std::size_t count = slots_.size();
   if (count == 0) return false;
@@ -295,11 +305,23 @@ bool WorkerPool::dispatch(Delivery& delivery) {
   for (std::size_t i = 0; i < count; ++i) {
     loads_.push_back(load(slots_[(first_choice_ + i) % count]));
   }
-  const int choice = choose_worker(loads_);
+  const int choice = choose_worker(loads_, deliveries.size());
   if (choice < 0) return false;
   const std::size_t index = (first_choice_ + static_cast<std::size_t>(choice)) % count;
   first_choice_ = (index + 1) % count;
-  slots_[index].process->give(table_, delivery);
+  slots_[index].process->give(table_, deliveries);
+  return true;
+}
+
+bool WorkerPool::probe(Delivery& delivery) {
+  const auto fresh = std::find_if(slots_.begin(), slots_.end(), [](const Slot& slot) {
+    return slot.process != nullptr && slot.ready && !slot.exited && slot.link_trouble.empty() &&
+           !slot.process->link_closed() && slot.process->given() == 0;
+  });
+  if (fresh == slots_.end()) return false;
+  fresh->probing = true;
+  Delivery* const alone[] = {&delivery};
+  fresh->process->give(table_, alone);
   return true;
 }
 
@@ -314,10 +336,16 @@ void WorkerPool::collect() {
   for (Slot& slot : slots_) {
     if (slot.process == nullptr) continue;
     while (slot.process->next_outcome(table_, outcome)) {
-      if (!outcome.not_started) {
+      if (!outcome.not_started && !outcome.settled) {
         slot.mean_ns = updated_mean(slot.mean_ns, outcome.duration_ns);
       }
       events_.on_outcome(outcome);
+      if (!slot.probing) continue;
+      if (outcome.held) {
+        slot.process->ask_flush(kFlushWindowFull);  // it gets nothing more
+      } else if (slot.process->in_flight() == 0) {
+        slot.process->close_link();
+      }
     }
   }
 }
@@ -337,7 +365,7 @@ bool WorkerPool::may_be_stuck() const {
   bool queued = false;
   for (const Slot& slot : slots_) {
     if (slot.process == nullptr || !slot.ready) continue;
-    idle = idle || slot.process->in_flight() < static_cast<std::size_t>(settings_.group.threads);
+    idle = idle || slot.process->calls() < static_cast<std::size_t>(settings_.group.threads);
     queued = queued || slot.process->has_queued();
   }
   return idle && queued;
@@ -357,6 +385,20 @@ std::vector<Delivery*> WorkerPool::take_back_stuck() {
     slot.mean_ns = std::max(slot.mean_ns, static_cast<double>(now - started));
   }
   return all;
+}
+
+std::size_t WorkerPool::held() const {
+  std::size_t count = 0;
+  for (const Slot& slot : slots_) {
+    if (slot.process != nullptr) count += slot.process->held();
+  }
+  return count;
+}
+
+void WorkerPool::ask_flush(std::uint32_t reason) {
+  for (Slot& slot : slots_) {
+    if (slot.process != nullptr && slot.process->held() > 0) slot.process->ask_flush(reason);
+  }
 }
 
 std::size_t WorkerPool::in_flight() const {
@@ -393,17 +435,23 @@ void WorkerPool::set_stopping() {
   }
 }
 
-bool WorkerPool::end_idle() {
-  bool all = true;
+std::vector<Delivery*> WorkerPool::end_idle() {
+  std::vector<Delivery*> kept;
   for (Slot& slot : slots_) {
     if (slot.process == nullptr) continue;
-    if (slot.process->in_flight() == 0) {
-      slot.process->close_link();
-    } else {
-      all = false;
+    WorkerProcess& process = *slot.process;
+    if (process.held() > 0 && process.held() == process.in_flight()) {
+      if (!process.last_flush_asked()) {
+        process.ask_last_flush();
+        process.flush(table_);
+      } else if (process.last_flush_done()) {
+        const std::vector<Delivery*> taken = process.take_held(table_);
+        kept.insert(kept.end(), taken.begin(), taken.end());
+      }
     }
+    if (process.in_flight() == 0) process.close_link();
   }
-  return all;
+  return kept;
 }
 
 int WorkerPool::kill_all() {

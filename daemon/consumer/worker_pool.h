@@ -3,6 +3,7 @@
 
 #include <functional>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -37,8 +38,15 @@ class WorkerPool {
   void tend();
 
   // ---- Work
-  // Gives the delivery to the worker it should go to; false: none may have more now.
-  bool dispatch(Delivery& delivery);
+  // Gives the deliveries, for one call of a handler, to the worker they should go to; false: none
+  // may have more now.
+  bool dispatch(std::span<Delivery* const> deliveries);
+  // Gives it, alone, to a worker that has had none before, and ends that worker afterwards; false:
+  // there is none now. While `want`, such workers are kept for this.
+  bool probe(Delivery& delivery);
+  void keep_fresh_workers(bool want) { keep_fresh_ = want; }
+  // Can its handler take several at once?
+  bool has_batch() const { return has_batch_; }
   void flush();
   // Every outcome reported so far, through on_outcome.
   void collect();
@@ -49,7 +57,11 @@ class WorkerPool {
   // Might take_back_stuck() find something a little later?
   bool may_be_stuck() const;
 
+  // Deliveries with workers, and of them those that handlers keep.
   std::size_t in_flight() const;
+  std::size_t held() const;
+  // Asks the handlers that keep messages to flush, for one of the ABI's reasons.
+  void ask_flush(std::uint32_t reason);
   int ready_count() const { return ready_; }
   // No worker lives, and nothing that one left behind.
   bool all_gone() const;
@@ -61,8 +73,9 @@ class WorkerPool {
   // ---- Ending
   // From now on the dead are not replaced, and handlers hear stopping().
   void set_stopping();
-  // Asks the workers that have nothing to do to end; true when all were asked.
-  bool end_idle();
+  // Asks the workers that have nothing to do to end, and those that only keep messages to flush for
+  // the last time. Returns what they still kept after that.
+  std::vector<Delivery*> end_idle();
   // SIGKILLs what still lives; returns how many processes.
   int kill_all();
 
@@ -72,6 +85,7 @@ class WorkerPool {
     bool ready = false;
     bool exited = false;
     bool hung = false;         // killed because it did not become ready in time
+    bool probing = false;      // has one delivery, alone, and no other after it
     std::string link_trouble;  // set: to be killed, unless it ends by itself before…
     TimePoint kill_at{};       // … then
     std::string failure;       // what it said before it ended
@@ -104,6 +118,8 @@ class WorkerPool {
   bool ever_ready_ = false;  // a worker of this group has been ready
   bool stopping_ = false;
   bool refused_ = false;
+  bool has_batch_ = false;
+  bool keep_fresh_ = false;
   std::size_t orphans_ = 0;  // killed by the last sweep, not yet reaped
   EventSource wake_source_;
   EventSource timer_;

@@ -10,6 +10,7 @@
 #include <cerrno>
 #include <cstring>
 #include <iterator>
+#include <utility>
 
 #include "common/text.h"
 #include "consumer/orphans.h"
@@ -19,7 +20,8 @@ namespace lope::consumer {
 namespace {
 
 constexpr std::size_t kFramesPerWrite = 256;
-constexpr int kReadsPerTurn = 4;  // of 64 KiB each
+constexpr int kReadsPerTurn = 4;          // of 64 KiB each
+constexpr std::uint32_t kFlushDrain = 3;  // the ABI's; the consumer does not include it
 
 }  // namespace
 
@@ -101,24 +103,60 @@ WorkerStage WorkerProcess::stage() const {
   return static_cast<WorkerStage>(board_->stage.load(std::memory_order_acquire));
 }
 
-void WorkerProcess::give(DeliveryTable& table, Delivery& delivery) {
-  set_sequence(delivery.frame, table.new_sequence(delivery));
-  delivery.state = Delivery::State::at_worker;
-  delivery.worker = slot_;
-  outstanding_.push_back(delivery.index);
-  unsent_.push_back(delivery.index);
-  ++given_;
+void WorkerProcess::give(DeliveryTable& table, std::span<Delivery* const> deliveries) {
+  int batch = -1;
+  if (deliveries.size() > 1) {
+    const auto place = std::find_if(batches_.begin(), batches_.end(),
+                                    [](const Batch& each) { return each.unfinished == 0; });
+    batch = static_cast<int>(place - batches_.begin());
+    if (place == batches_.end()) batches_.emplace_back();
+    batches_[static_cast<std::size_t>(batch)] = {deliveries.size(), false};
+  }
+  auto count = static_cast<std::uint16_t>(batch < 0 ? 0 : deliveries.size());
+  for (Delivery* delivery : deliveries) {
+    set_sequence(delivery->frame, table.new_sequence(*delivery), std::exchange(count, 0));
+    delivery->state = Delivery::State::at_worker;
+    delivery->worker = slot_;
+    delivery->batch = batch;
+    unsent_.push_back(delivery->index);
+  }
+  outstanding_ += deliveries.size();
+  owed_ += deliveries.size();
+  given_ += deliveries.size();
+  ++calls_;
+}
+
+// One of the deliveries of a handler call is accounted for.
+void WorkerProcess::call_over(Delivery& delivery) {
+  const int batch = std::exchange(delivery.batch, -1);
+  if (batch < 0 || --batches_[static_cast<std::size_t>(batch)].unfinished == 0) --calls_;
+}
+
+void WorkerProcess::ask_flush(std::uint32_t reason) {
+  flush_frame_ = {sizeof flush_frame_, FrameType::flush, 0, reason};
+  // One that waits to be sent says the newer reason; one that is half sent stays as it is.
+  const bool waits = std::find(unsent_.begin() + static_cast<std::ptrdiff_t>(next_unsent_),
+                               unsent_.end(), kFlushFrame) != unsent_.end();
+  if (!waits) unsent_.push_back(kFlushFrame);
+}
+
+void WorkerProcess::ask_last_flush() {
+  last_flush_asked_ = true;
+  ask_flush(kFlushDrain);
+}
+
+std::span<const char> WorkerProcess::frame_of(DeliveryTable& table, std::uint32_t unsent) const {
+  if (unsent != kFlushFrame) return table.at(unsent).frame.bytes();
+  return {reinterpret_cast<const char*>(&flush_frame_), sizeof flush_frame_};
 }
 
 void WorkerProcess::flush(DeliveryTable& table) {
-  while (!unsent_.empty() && !link_closed_) {
+  while (next_unsent_ < unsent_.size() && !link_closed_) {
     std::array<iovec, kFramesPerWrite> parts;
     std::size_t count = 0;
-    for (const std::uint32_t index : unsent_) {
-      ByteBuffer& frame = table.at(index).frame;
-      const std::size_t skip = count == 0 ? sent_of_first_ : 0;
-      parts[count++] = {frame.data() + skip, frame.size() - skip};
-      if (count == parts.size()) break;
+    for (std::size_t i = next_unsent_; i < unsent_.size() && count < parts.size(); ++i) {
+      const auto frame = frame_of(table, unsent_[i]).subspan(count == 0 ? sent_of_first_ : 0);
+      parts[count++] = {const_cast<char*>(frame.data()), frame.size()};
     }
     msghdr message{};
     message.msg_iov = parts.data();
@@ -132,11 +170,23 @@ void WorkerProcess::flush(DeliveryTable& table) {
     }
     auto written = static_cast<std::size_t>(n) + sent_of_first_;
     sent_of_first_ = 0;
-    while (!unsent_.empty() && written >= table.at(unsent_.front()).frame.size()) {
-      written -= table.at(unsent_.front()).frame.size();
-      unsent_.pop_front();
+    while (written > 0) {
+      const std::uint32_t next = unsent_[next_unsent_];
+      if (next != kFlushFrame && table.at(next).batch >= 0) {
+        batches_[static_cast<std::size_t>(table.at(next).batch)].begun = true;
+      }
+      const std::size_t size = frame_of(table, next).size();
+      if (written < size) {
+        sent_of_first_ = written;
+        break;
+      }
+      written -= size;
+      ++next_unsent_;
     }
-    sent_of_first_ = written;
+  }
+  if (next_unsent_ == unsent_.size()) {
+    unsent_.clear();
+    next_unsent_ = 0;
   }
   link_source_.set_events(EPOLLIN);
 }
@@ -154,9 +204,29 @@ bool WorkerProcess::next_outcome(DeliveryTable& table, Outcome& outcome, bool af
         explanations_.erase(found);
       }
     }
+    if ((entry.flags & kFlushed) != 0) {
+      ++flushed_;
+      continue;
+    }
+    outcome.held = (entry.flags & kHeld) != 0;
+    outcome.settled = (entry.flags & kSettled) != 0;
+    if (!outcome.held && owed_ > 0) --owed_;
     Delivery* delivery = table.find(entry.sequence);
     if (delivery == nullptr || delivery->worker != slot_) continue;
-    forget(*delivery);
+    // A worker that has been scribbled over may say anything: it must fit what we know.
+    const bool was_held = delivery->state == Delivery::State::held;
+    if (was_held != outcome.settled) continue;
+    if (was_held) {
+      --held_;
+    } else {
+      call_over(*delivery);
+    }
+    if (outcome.held) {
+      delivery->state = Delivery::State::held;
+      ++held_;
+    } else {
+      --outstanding_;
+    }
     outcome.delivery = delivery;
     outcome.outcome = entry.outcome;
     outcome.not_started = (entry.flags & kNotStarted) != 0;
@@ -166,32 +236,33 @@ bool WorkerProcess::next_outcome(DeliveryTable& table, Outcome& outcome, bool af
   return false;
 }
 
-void WorkerProcess::forget(const Delivery& delivery) {
-  const auto found = std::find(outstanding_.begin(), outstanding_.end(), delivery.index);
-  if (found != outstanding_.end()) outstanding_.erase(found);
-}
-
 bool WorkerProcess::is_in_slot(std::uint64_t sequence) const {
   const auto* slots = board_->slots.data();
-  return std::any_of(slots, slots + threads_, [sequence](const WorkerBoard::Slot& slot) {
-    return slot.sequence.load(std::memory_order_seq_cst) == sequence;
-  });
+  return std::any_of(slots, slots + threads_,
+                     [sequence](const WorkerBoard::Slot& slot) { return slot.holds(sequence); });
+}
+
+bool WorkerProcess::front_half_sent() const {
+  return next_unsent_ < unsent_.size() && unsent_[next_unsent_] != kFlushFrame &&
+         sent_of_first_ > 0;
 }
 
 std::vector<Delivery*> WorkerProcess::take_back(DeliveryTable& table) {
   board_->revoked_below.store(table.next_sequence(), std::memory_order_seq_cst);
   std::vector<Delivery*> taken;
-  // Slots are read before the ring: a handler that finishes in between is found in the ring.
-  std::vector<std::uint32_t> kept;
-  const bool half_sent = sent_of_first_ > 0;
-  for (const std::uint32_t index : outstanding_) {
-    Delivery& delivery = table.at(index);
-    if ((half_sent && index == unsent_.front()) || is_in_slot(delivery.sequence)) {
-      kept.push_back(index);
-    } else {
-      taken.push_back(&delivery);
-    }
-  }
+  // Slots are read before the ring: a handler that finishes in between is found in the ring. What
+  // is half on the link, alone or as a batch, the worker must get whole: it will report it as not
+  // begun.
+  const bool front = next_unsent_ < unsent_.size() && unsent_[next_unsent_] != kFlushFrame;
+  const std::uint32_t half_sent = front_half_sent() ? unsent_[next_unsent_] : kFlushFrame;
+  int half_batch = front ? table.at(unsent_[next_unsent_]).batch : -1;
+  if (half_batch >= 0 && !batches_[static_cast<std::size_t>(half_batch)].begun) half_batch = -1;
+  table.for_each([&](Delivery& delivery) {
+    if (delivery.worker != slot_ || delivery.state != Delivery::State::at_worker) return;
+    if (delivery.index == half_sent || is_in_slot(delivery.sequence)) return;
+    if (half_batch >= 0 && delivery.batch == half_batch) return;
+    taken.push_back(&delivery);
+  });
   // Whatever the ring holds by now was finished, not unstarted: leave it to next_outcome(). With
   // several threads an entry may still be written while those behind it are done.
   const std::uint64_t head = reader_.count();
@@ -200,41 +271,67 @@ std::vector<Delivery*> WorkerProcess::take_back(DeliveryTable& table) {
   for (std::uint64_t ticket = head; ticket < tail; ++ticket) {
     const OutcomeEntry& entry = board_->ring[ticket % kOutcomeRingSize];
     if (entry.ticket.load(std::memory_order_seq_cst) != ticket + 1) continue;
-    std::erase_if(taken, [&](const Delivery* delivery) {
-      if (delivery->sequence != entry.sequence) return false;
-      kept.push_back(delivery->index);
-      return true;
-    });
+    std::erase_if(taken,
+                  [&](const Delivery* delivery) { return delivery->sequence == entry.sequence; });
   }
+  for (Delivery* delivery : taken) call_over(*delivery);
+  outstanding_ -= taken.size();
+  // What was never written the worker reports nothing about.
+  const auto is_taken = [&taken](std::uint32_t index) {
+    return std::any_of(taken.begin(), taken.end(),
+                       [index](const Delivery* delivery) { return delivery->index == index; });
+  };
   const std::size_t before = unsent_.size();
-  std::erase_if(unsent_, [&](std::uint32_t index) {
-    return std::find_if(taken.begin(), taken.end(), [index](const Delivery* delivery) {
-             return delivery->index == index;
-           }) != taken.end();
-  });
-  given_ -= before - unsent_.size();  // never written: the worker reports nothing about them
-  outstanding_ = std::move(kept);
+  unsent_.erase(std::remove_if(unsent_.begin() + static_cast<std::ptrdiff_t>(next_unsent_),
+                               unsent_.end(), is_taken),
+                unsent_.end());
+  owed_ -= before - unsent_.size();
   return taken;
 }
 
 WorkerProcess::Remains WorkerProcess::remains(DeliveryTable& table) {
   Remains remains;
-  for (const std::uint32_t index : outstanding_) {
-    Delivery& delivery = table.at(index);
-    (is_in_slot(delivery.sequence) ? remains.running : remains.waiting).push_back(&delivery);
-  }
-  outstanding_.clear();
+  table.for_each([&](Delivery& delivery) {
+    if (delivery.worker != slot_) return;
+    const bool held = delivery.state == Delivery::State::held;
+    if (!held && delivery.state != Delivery::State::at_worker) return;
+    delivery.batch = -1;
+    const bool running = held || is_in_slot(delivery.sequence);
+    (running ? remains.running : remains.waiting).push_back(&delivery);
+  });
+  outstanding_ = held_ = calls_ = 0;
   unsent_.clear();
+  next_unsent_ = sent_of_first_ = 0;
   return remains;
+}
+
+std::vector<Delivery*> WorkerProcess::take_held(DeliveryTable& table) {
+  std::vector<Delivery*> taken;
+  table.for_each([&](Delivery& delivery) {
+    if (delivery.worker == slot_ && delivery.state == Delivery::State::held) {
+      taken.push_back(&delivery);
+    }
+  });
+  outstanding_ -= taken.size();
+  held_ = 0;
+  return taken;
+}
+
+std::size_t WorkerProcess::flushing() const {
+  if (held_ == 0) return 0;
+  const auto* slots = board_->slots.data();
+  return static_cast<std::size_t>(
+      std::count_if(slots, slots + threads_, [](const WorkerBoard::Slot& slot) {
+        return slot.sequence.load(std::memory_order_relaxed) == 0 &&
+               slot.started_ns.load(std::memory_order_relaxed) != 0;
+      }));
 }
 
 std::uint64_t WorkerProcess::oldest_start_ns() const {
   std::uint64_t oldest = 0;
   for (std::size_t i = 0; i < threads_; ++i) {
-    const WorkerBoard::Slot& slot = board_->slots[i];
-    if (slot.sequence.load(std::memory_order_relaxed) == 0) continue;
-    const std::uint64_t started = slot.started_ns.load(std::memory_order_relaxed);
-    if (oldest == 0 || started < oldest) oldest = started;
+    const std::uint64_t started = board_->slots[i].started_ns.load(std::memory_order_relaxed);
+    if (started != 0 && (oldest == 0 || started < oldest)) oldest = started;
   }
   return oldest;
 }
@@ -294,9 +391,13 @@ bool WorkerProcess::read_link_once() {
         const std::string text(got.payload);
         const std::size_t first = text.find('\0');
         const std::size_t second = first == std::string::npos ? first : text.find('\0', first + 1);
-        if (second == std::string::npos) break;
+        const std::size_t third =
+            second == std::string::npos ? second : text.find('\0', second + 1);
+        if (third == std::string::npos || third + 1 >= text.size()) break;
+        const int can = text[third + 1];
         events_.on_ready({text.substr(0, first), text.substr(first + 1, second - first - 1),
-                          text.substr(second + 1)});
+                          text.substr(second + 1, third - second - 1), (can & 1) != 0,
+                          (can & 2) != 0});
         break;
       }
       case FrameType::failed: {
@@ -320,7 +421,8 @@ bool WorkerProcess::read_link_once() {
           explanations_[got.head.sequence] = std::string(got.payload);
         }
         break;
-      case FrameType::delivery: break;  // not from a worker
+      case FrameType::delivery:
+      case FrameType::flush: break;  // not from a worker
     }
   }
   return *status == FrameReader::Status::data;

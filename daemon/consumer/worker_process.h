@@ -3,9 +3,9 @@
 #pragma once
 
 #include <cstdint>
-#include <deque>
 #include <functional>
 #include <memory>
+#include <span>
 #include <string>
 #include <unordered_map>
 #include <vector>
@@ -23,6 +23,7 @@ namespace lope::consumer {
 // What a worker said about itself when it was ready.
 struct HandlerIdentity {
   std::string name, version, path;
+  bool has_batch = false, has_flush = false;
 };
 
 class WorkerProcess {
@@ -59,8 +60,9 @@ class WorkerProcess {
   TimePoint started_at() const { return started_at_; }
 
   // ---- Deliveries
-  // Queues the delivery's frame for the link, under a new sequence.
-  void give(DeliveryTable& table, Delivery& delivery);
+  // Queues frames for the link, each under a new sequence: one delivery, or a batch that a single
+  // handler call is to get.
+  void give(DeliveryTable& table, std::span<Delivery* const> deliveries);
   // Writes what is queued, as far as the link takes it.
   void flush(DeliveryTable& table);
   // Every outcome reported since the last call. `reason` is the handler's explanation, or empty.
@@ -68,8 +70,10 @@ class WorkerProcess {
   struct Outcome {
     Delivery* delivery;
     std::int32_t outcome;
-    bool not_started;  // taken back before its handler saw it: `outcome` says nothing
-    std::uint64_t duration_ns;
+    bool not_started;           // taken back before its handler saw it: `outcome` says nothing
+    bool held;                  // its handler keeps it, the outcome is to come
+    bool settled;               // it was held
+    std::uint64_t duration_ns;  // a message, in the handler
     std::string reason;
   };
   bool next_outcome(DeliveryTable& table, Outcome& outcome, bool after_death = false);
@@ -82,16 +86,33 @@ class WorkerProcess {
     std::vector<Delivery*> waiting;
   };
   Remains remains(DeliveryTable& table);
-  // Deliveries with it.
-  std::size_t in_flight() const { return outstanding_.size(); }
-  // Given to its link and not yet read from its ring: what the ring must have room for.
-  std::size_t unreported() const { return given_ - reader_.count(); }
-  // Deliveries that wait behind others here and that take_back() would give back.
-  bool has_queued() const {
-    return outstanding_.size() > threads_ + (sent_of_first_ > 0 ? 1u : 0u);
-  }
-  // When the longest running handler call began, in monotonic ns; 0 when none runs.
+  // Deliveries with it, those that are held among them.
+  std::size_t in_flight() const { return outstanding_; }
+  std::size_t held() const { return held_; }
+  // Handler calls that it has been given and that have not ended: a batch is one.
+  std::size_t calls() const { return calls_; }
+  // Given to it and not finally reported: at most kMaxOwed.
+  std::size_t owed() const { return owed_; }
+  // Ever given to it.
+  std::uint64_t given() const { return given_; }
+  // Threads that are in flush().
+  std::size_t flushing() const;
+  // Calls that wait behind others here and that take_back() would give back.
+  bool has_queued() const { return calls_ > threads_ + (front_half_sent() ? 1u : 0u); }
+  // When the longest running call of a handler began, in monotonic ns; 0 when none runs.
   std::uint64_t oldest_start_ns() const;
+
+  // ---- Held messages
+  // Asks every thread to flush, for one of the ABI's reasons.
+  void ask_flush(std::uint32_t reason);
+  // The same for the last time, at a drain: then each thread reports that it has.
+  void ask_last_flush();
+  // A drain's last flush was asked for; every thread has carried it out, and keeps nothing any
+  // more.
+  bool last_flush_asked() const { return last_flush_asked_; }
+  bool last_flush_done() const { return last_flush_asked_ && flushed_ >= threads_; }
+  // Then: what was still held is ours again.
+  std::vector<Delivery*> take_held(DeliveryTable& table);
 
   // ---- Sleeping: the worker writes to the wake descriptor only while this is set.
   // Returns true when an outcome is already there: then do not sleep.
@@ -114,7 +135,9 @@ class WorkerProcess {
   bool read_link_once();
   void read_output(bool is_stderr);
   bool is_in_slot(std::uint64_t sequence) const;
-  void forget(const Delivery& delivery);
+  void call_over(Delivery& delivery);
+  bool front_half_sent() const;
+  std::span<const char> frame_of(DeliveryTable& table, std::uint32_t unsent) const;
 
   const int slot_;
   const std::size_t threads_;
@@ -130,10 +153,25 @@ class WorkerProcess {
   std::string id_;
   bool link_closed_ = false;
 
-  std::vector<std::uint32_t> outstanding_;  // delivery indices, in the order given
-  std::deque<std::uint32_t> unsent_;        // of them, those not wholly on the link
-  std::size_t sent_of_first_ = 0;           // bytes of unsent_.front() already written
+  // Of a batch that is with it.
+  struct Batch {
+    std::size_t unfinished = 0;  // 0: this place is free
+    bool begun = false;          // a frame of it is on the link
+  };
+  std::vector<Batch> batches_;
+  std::size_t outstanding_ = 0;
+  std::size_t held_ = 0;
+  std::size_t calls_ = 0;
+  std::size_t owed_ = 0;
   std::uint64_t given_ = 0;
+  std::size_t flushed_ = 0;  // threads that have carried out the last flush
+  bool last_flush_asked_ = false;
+  // Not wholly on the link, in order: indices of deliveries, or kFlushFrame.
+  static constexpr std::uint32_t kFlushFrame = UINT32_MAX;
+  std::vector<std::uint32_t> unsent_;
+  std::size_t next_unsent_ = 0;    // before it all are sent
+  std::size_t sent_of_first_ = 0;  // bytes of the next one already written
+  FrameHead flush_frame_{};
   std::unordered_map<std::uint64_t, std::string> explanations_;
 
   EventSource link_source_;

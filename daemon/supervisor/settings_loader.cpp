@@ -58,7 +58,10 @@ constexpr std::string_view kGroupKeys[] = {"queue",
                                            "max_body",
                                            "consumer_arguments",
                                            "declare",
-                                           "start_timeout"};
+                                           "start_timeout",
+                                           "batch",
+                                           "flush_interval"};
+constexpr std::string_view kBatchKeys[] = {"size", "wait"};
 constexpr std::string_view kQueueKeys[] = {"name", "prefetch", "consumer_tag", "consumer_arguments",
                                            "declare"};
 constexpr std::string_view kDeclareKeys[] = {"type",      "durable",   "exclusive", "auto_delete",
@@ -72,15 +75,15 @@ constexpr KnownKeys kKnownKeys[] = {{"file", kFileKeys},       {"included file",
                                     {"log", kLogKeys},         {"defaults", kDefaultsKeys},
                                     {"group", kGroupKeys},     {"queue", kQueueKeys},
                                     {"declare", kDeclareKeys}, {"exchange", kExchangeKeys},
-                                    {"bind", kBindKeys}};
+                                    {"bind", kBindKeys},       {"batch", kBatchKeys}};
 
 // Keys of versions to come: "not yet" is another answer than "unknown".
 constexpr std::string_view kLaterFileKeys[] = {"monitor", "control", "watch"};
 constexpr std::string_view kLaterBrokerKeys[] = {"tls"};
 constexpr std::string_view kLaterGroupKeys[] = {
-    "timeout", "retry",    "dead_letter", "crashes",      "batch",   "flush_interval",
-    "recycle", "watch",    "dedup",       "min_interval", "journal", "accept",
-    "decode",  "validate", "order_by",    "order",        "rate",    "consumer_timeout"};
+    "timeout",  "retry",        "dead_letter", "crashes",         "recycle", "watch",
+    "dedup",    "min_interval", "journal",     "accept",          "decode",  "validate",
+    "order_by", "order",        "rate",        "consumer_timeout"};
 
 // ---- Limits --------------------------------------------------------------------------------
 
@@ -100,6 +103,7 @@ constexpr DurationRange kHeartbeatRange{5s, 1h, "0 (none), or from 5s to 1h", tr
 constexpr DurationRange kConnectRange{100ms, 1min, "from 100ms to 1m"};
 constexpr DurationRange kTimeoutRange{0s, 24h, "from 0s to 1d"};
 constexpr DurationRange kStartRange{100ms, 1h, "from 100ms to 1h"};
+constexpr DurationRange kWaitRange{1ms, 1h, "from 1ms to 1h"};
 
 struct Unit {
   std::string_view name;
@@ -979,6 +983,11 @@ void Loader::group(const std::string& group_name, const Value& value) {
   boolean(keys["auto_ack"], settings.auto_ack);
   size(keys["max_body"], settings.max_body_bytes);
   duration(keys["start_timeout"], settings.start_timeout, kStartRange);
+  if (const Map batch = map(keys["batch"], kBatchKeys)) {
+    integer(batch["size"], settings.batch_size, 1, kMaxBatch);
+    duration(batch["wait"], settings.batch_wait, kWaitRange);
+  }
+  duration(keys["flush_interval"], settings.flush_interval, kWaitRange);
   QueueDefaults base;
   base.prefetch = prefetch_default_;
   queue_keys(keys, base);

@@ -1,6 +1,10 @@
 #include "worker/handler_thread.h"
 
+#include <algorithm>
+#include <chrono>
 #include <cstring>
+#include <span>
+#include <utility>
 
 #include "common/clock.h"
 
@@ -8,51 +12,26 @@ namespace lope::worker {
 
 namespace {
 
-lope_str str(std::string_view text) { return {text.data(), text.size()}; }
-
-void fill(lope_message& message, std::uint64_t sequence, const DeliveryView& view) {
-  message.struct_size = sizeof message;
-  message.flags = 0;
-  if ((view.flags & kDeliveryRedelivered) != 0) message.flags |= LOPE_MSG_REDELIVERED;
-  if ((view.flags & kDeliveryPersistent) != 0) message.flags |= LOPE_MSG_PERSISTENT;
-  message.id = sequence;
-  message.delivery_tag = view.delivery_tag;
-  message.received_unix_ns = view.received_unix_ns;
-  message.timestamp = view.timestamp;
-  message.attempt = view.attempt;
-  message.crashes = view.crashes;
-  message.body = {view.body.data(), view.body.size()};
-  message.queue = str(view[TextProperty::queue]);
-  message.exchange = str(view[TextProperty::exchange]);
-  message.routing_key = str(view[TextProperty::routing_key]);
-  message.consumer_tag = str(view[TextProperty::consumer_tag]);
-  message.content_type = str(view[TextProperty::content_type]);
-  message.content_encoding = str(view[TextProperty::content_encoding]);
-  message.correlation_id = str(view[TextProperty::correlation_id]);
-  message.reply_to = str(view[TextProperty::reply_to]);
-  message.message_id = str(view[TextProperty::message_id]);
-  message.parent_id = str(view[TextProperty::parent_id]);
-  message.type = str(view[TextProperty::type]);
-  message.app_id = str(view[TextProperty::app_id]);
-  message.user_id = str(view[TextProperty::user_id]);
-  message.expiration = str(view[TextProperty::expiration]);
-  message.priority = view.priority;
-  message.header_count = view.header_count;
+std::uint64_t sequence_of(const Inbox::Lease& lease) {
+  FrameHead head;
+  std::memcpy(&head, lease.frame.data(), sizeof head);
+  return head.sequence;
 }
 
 }  // namespace
 
 HandlerThread::HandlerThread(const WorkerSettings& settings, const Plugin& plugin,
                              std::uint32_t thread_index, WorkerBoard& board, LinkWriter& link,
-                             Inbox& inbox)
-    : plugin_(plugin),
+                             Inbox& inbox, HeldMessages& held)
+    : settings_(settings),
+      plugin_(plugin),
+      thread_index_(thread_index),
       board_(board),
       slot_(board.slots[thread_index]),
       link_(link),
       inbox_(inbox),
-      host_(settings, plugin, thread_index, board, link) {
-  current_.message.host_data = &current_;
-}
+      held_(held),
+      host_(settings, plugin, thread_index, board, link, held) {}
 
 HandlerThread::Created HandlerThread::create() {
   Created created;
@@ -63,56 +42,106 @@ HandlerThread::Created HandlerThread::create() {
 }
 
 void HandlerThread::run() {
-  Inbox::Lease lease;
-  while (inbox_.next(lease)) {
-    FrameHead head;
-    std::memcpy(&head, lease.frame.data(), sizeof head);
-    const auto view = decode_delivery(lease.frame);
-    // A frame that does not decode is our own defect, not the handler's.
-    if (head.type != FrameType::delivery || !view) std::abort();
-    handle(head.sequence, *view);
-    inbox_.release(lease);
+  while (true) {
+    switch (inbox_.next(leases_, flush_due_ns_, flushes_seen_)) {
+      case Inbox::Next::deliveries: handle(); break;
+      case Inbox::Next::flush: flush(inbox_.flush_reason()); break;
+      case Inbox::Next::due: flush(LOPE_FLUSH_INTERVAL); break;
+      case Inbox::Next::ended: return;
+    }
   }
 }
 
-void HandlerThread::handle(std::uint64_t sequence, const DeliveryView& view) {
+void HandlerThread::handle() {
+  const std::size_t count = leases_.size();
+  const std::uint64_t first = sequence_of(leases_.front());
+  const std::uint64_t last = sequence_of(leases_.back());
+  slot_.last.store(last, std::memory_order_release);
   // Sequentially consistent, against the consumer's store to revoked_below and its look at the
-  // slots behind it: either it sees this delivery in the slot, or we see that it was taken back.
-  slot_.sequence.store(sequence, std::memory_order_seq_cst);
-  if (sequence < board_.revoked_below.load(std::memory_order_seq_cst)) {
-    const bool asleep = push_outcome(board_, sequence, LOPE_NO_OUTCOME, 0, kNotStarted);
+  // slots behind it: either it sees these deliveries in the slot, or we see that they were taken
+  // back. A batch is given and taken back as a whole.
+  slot_.sequence.store(first, std::memory_order_seq_cst);
+  bool asleep = false;
+  if (first < board_.revoked_below.load(std::memory_order_seq_cst)) {
+    for (Inbox::Lease& lease : leases_) {
+      asleep |= push_outcome(board_, sequence_of(lease), LOPE_NO_OUTCOME, 0, kNotStarted);
+      inbox_.release(lease);
+    }
     slot_.sequence.store(0, std::memory_order_release);
     if (asleep) link_.wake();
     return;
   }
-  current_.view = view;
-  current_.sequence = sequence;
-  current_.explanation.clear();
-  fill(current_.message, sequence, view);
-
+  while (records_.size() < count) records_.push_back(held_.take_spare());
   const std::uint64_t started = monotonic_ns();
+  for (std::size_t i = 0; i < count; ++i) {
+    MessageRecord& record = *records_[i];
+    record.take(leases_[i]);
+    record.started_ns = started;
+    record.thread = thread_index_;
+  }
   slot_.started_ns.store(started, std::memory_order_relaxed);
-  host_.set_current(&current_);
-  const lope_outcome outcome = call_handler();
-  host_.set_current(nullptr);
-  const std::uint64_t duration = monotonic_ns() - started;
+  call_handler(count);
+  const std::uint64_t ended = monotonic_ns();
+  slot_.started_ns.store(0, std::memory_order_relaxed);
 
-  const bool explained = outcome != LOPE_ACK && !current_.explanation.empty();
-  if (explained) link_.send_explanation(sequence, current_.explanation);
-  const bool asleep = push_outcome(board_, sequence, outcome, duration, explained ? kExplained : 0);
+  const std::uint64_t duration = (ended - started) / count;
+  for (std::size_t i = 0; i < count; ++i) {
+    MessageRecord& record = *records_[i];
+    const lope_outcome outcome = outcomes_[i];
+    if (outcome == LOPE_HOLD) {
+      held_.hold(std::exchange(records_[i], held_.take_spare()), duration);
+      if (flush_due_ns_ == 0 && plugin_.has_flush()) {
+        flush_due_ns_ = ended + static_cast<std::uint64_t>(
+                                    std::chrono::nanoseconds(settings_.flush_interval).count());
+      }
+      continue;
+    }
+    const bool explained = outcome != LOPE_ACK && !record.explanation.empty();
+    if (explained) link_.send_explanation(record.sequence, record.explanation);
+    asleep |= push_outcome(board_, record.sequence, outcome, duration, explained ? kExplained : 0);
+    inbox_.release(record.lease);
+  }
   slot_.sequence.store(0, std::memory_order_release);
+  held_.call_ended(first, last);
   if (asleep) link_.wake();
+  if (flush_due_ns_ != 0 && ended >= flush_due_ns_) flush(LOPE_FLUSH_INTERVAL);
 }
 
-lope_outcome HandlerThread::call_handler() {
+void HandlerThread::call_handler(std::size_t count) {
   const lope_plugin& table = *plugin_.table;
-  if (table.handle != nullptr) return table.handle(instance_, &current_.message);
-  // A handler that only knows batches gets batches of one.
-  const lope_message* const messages[] = {&current_.message};
-  const lope_batch batch{sizeof(lope_batch), 1, messages};
-  lope_outcome outcome = LOPE_NO_OUTCOME;
-  table.handle_batch(instance_, &batch, &outcome);
-  return outcome;
+  outcomes_.assign(count, LOPE_NO_OUTCOME);
+  const std::span<const std::unique_ptr<MessageRecord>> current(records_.data(), count);
+  if (plugin_.has_batch() && (settings_.batch || table.handle == nullptr)) {
+    messages_.clear();
+    for (const auto& record : current) messages_.push_back(&record->message);
+    const lope_batch batch{sizeof(lope_batch), static_cast<std::uint32_t>(count), messages_.data()};
+    host_.set_current(current);
+    table.handle_batch(instance_, &batch, outcomes_.data());
+  } else {
+    for (std::size_t i = 0; i < count; ++i) {
+      host_.set_current(current.subspan(i, 1));
+      outcomes_[i] = table.handle(instance_, &records_[i]->message);
+    }
+  }
+  host_.set_current({});
+}
+
+void HandlerThread::flush(std::uint32_t reason) {
+  if (plugin_.has_flush()) {
+    slot_.started_ns.store(monotonic_ns(), std::memory_order_relaxed);
+    const lope_status status = plugin_.table->flush(instance_, reason);
+    slot_.started_ns.store(0, std::memory_order_relaxed);
+    if (status != LOPE_OK) {
+      link_.send_log(LogLevel::warn, "flush() failed with status " + std::to_string(status));
+    }
+  }
+  if (reason == LOPE_FLUSH_DRAIN) held_.hand_back(thread_index_);
+  flush_due_ns_ = 0;
+  if (plugin_.has_flush() && held_.count(thread_index_) > 0) {
+    flush_due_ns_ =
+        monotonic_ns() +
+        static_cast<std::uint64_t>(std::chrono::nanoseconds(settings_.flush_interval).count());
+  }
 }
 
 void HandlerThread::destroy() {

@@ -1,16 +1,20 @@
-// One handler instance and the loop that feeds it: view of the bytes, handle(), outcome.
+// One handler instance and the loop that feeds it: views of the bytes, handle(), outcomes; flush().
 // All of it runs on the thread that made the object.
 #pragma once
 
+#include <memory>
+#include <vector>
+
 #include "worker/host.h"
 #include "worker/inbox.h"
+#include "worker/messages.h"
 
 namespace lope::worker {
 
 class HandlerThread {
  public:
   HandlerThread(const WorkerSettings& settings, const Plugin& plugin, std::uint32_t thread_index,
-                WorkerBoard& board, LinkWriter& link, Inbox& inbox);
+                WorkerBoard& board, LinkWriter& link, Inbox& inbox, HeldMessages& held);
 
   struct Created {
     lope_status status = LOPE_OK;
@@ -23,17 +27,28 @@ class HandlerThread {
   void destroy();
 
  private:
-  void handle(std::uint64_t sequence, const DeliveryView& view);
-  lope_outcome call_handler();
+  // The deliveries in leases_.
+  void handle();
+  void call_handler(std::size_t count);
+  void flush(std::uint32_t reason);
 
+  const WorkerSettings& settings_;
   const Plugin& plugin_;
+  const std::uint32_t thread_index_;
   WorkerBoard& board_;
   WorkerBoard::Slot& slot_;
   LinkWriter& link_;
   Inbox& inbox_;
+  HeldMessages& held_;
   Host host_;
   lope_handler* instance_ = nullptr;
-  CurrentMessage current_;
+  std::uint64_t flush_due_ns_ = 0;  // CLOCK_MONOTONIC; 0: nothing to flush
+  std::uint64_t flushes_seen_ = 0;
+  // Of the present call; kept for their memory.
+  std::vector<Inbox::Lease> leases_;
+  std::vector<std::unique_ptr<MessageRecord>> records_;
+  std::vector<const lope_message*> messages_;
+  std::vector<lope_outcome> outcomes_;
 };
 
 }  // namespace lope::worker

@@ -1,11 +1,7 @@
 #include "worker/host.h"
 
-#include <sys/socket.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <bit>
-#include <cerrno>
 #include <cstring>
 
 #include "common/clock.h"
@@ -13,9 +9,6 @@
 namespace lope::worker {
 
 namespace {
-
-constexpr std::size_t kMaxExplanation = 1024;
-constexpr std::size_t kMaxLogText = 16 * 1024;
 
 static_assert(static_cast<int>(HeaderKind::int64) == LOPE_INT64);
 static_assert(static_cast<int>(HeaderKind::uint64) == LOPE_UINT64);
@@ -51,45 +44,17 @@ lope_value to_value(const HeaderView& header) {
 
 }  // namespace
 
-void LinkWriter::send(FrameType type, std::uint64_t sequence, std::string_view payload) {
-  payload = payload.substr(0, kMaxWorkerFrame - sizeof(FrameHead));
-  const std::string frame = encode_frame(type, sequence, payload);
-  const std::lock_guard<std::mutex> lock(mutex_);
-  std::string_view left = frame;
-  while (!left.empty()) {
-    const ssize_t n = ::send(link_fd_, left.data(), left.size(), MSG_NOSIGNAL);
-    if (n < 0) {
-      if (errno == EINTR) continue;
-      return;
+template <typename F>
+bool Host::with_record(const lope_message* message, F f) const {
+  if (message == nullptr) return false;
+  if (std::this_thread::get_id() == thread_) {
+    for (const auto& record : current_) {
+      if (&record->message != message) continue;
+      f(*record);
+      return true;
     }
-    left.remove_prefix(static_cast<std::size_t>(n));
   }
-}
-
-void LinkWriter::send_log(LogLevel level, std::string_view text) {
-  const LogHead head{static_cast<std::uint32_t>(level)};
-  std::string payload(reinterpret_cast<const char*>(&head), sizeof head);
-  payload += text.substr(0, kMaxLogText);
-  send(FrameType::log, 0, payload);
-}
-
-void LinkWriter::send_explanation(std::uint64_t sequence, std::string_view text) {
-  send(FrameType::explain, sequence, text.substr(0, kMaxExplanation));
-}
-
-void LinkWriter::send_failure(bool refused, std::string_view text) {
-  const FailedHead head{refused ? 1u : 0u};
-  std::string payload(reinterpret_cast<const char*>(&head), sizeof head);
-  payload += text;
-  send(FrameType::failed, 0, payload);
-}
-
-void LinkWriter::wake() {
-  const std::uint64_t one = 1;
-  ssize_t n = 0;
-  do {
-    n = ::write(wake_fd_, &one, sizeof one);
-  } while (n < 0 && errno == EINTR);  // EAGAIN: the counter is at its limit, so awake it will be
+  return held_.with(message, f);
 }
 
 struct Host::Calls {
@@ -140,9 +105,8 @@ struct Host::Calls {
                                 lope_value* value) noexcept {
     if (value == nullptr) return LOPE_E_INVALID;
     *value = {};
-    const CurrentMessage* record = self(host).record(message);
-    if (record == nullptr) return LOPE_E_WRONG_THREAD;
-    std::string_view headers = record->view.headers;
+    std::string_view headers;
+    if (!self(host).headers_of(message, headers)) return LOPE_E_WRONG_THREAD;
     while (const auto header = next_header(headers)) {
       if (header->name != view(name)) continue;
       *value = to_value(*header);
@@ -155,9 +119,8 @@ struct Host::Calls {
                                lope_header* header) noexcept {
     if (header == nullptr) return LOPE_E_INVALID;
     *header = {};
-    const CurrentMessage* record = self(host).record(message);
-    if (record == nullptr) return LOPE_E_WRONG_THREAD;
-    std::string_view headers = record->view.headers;
+    std::string_view headers;
+    if (!self(host).headers_of(message, headers)) return LOPE_E_WRONG_THREAD;
     for (uint32_t i = 0; const auto found = next_header(headers); ++i) {
       if (i != index) continue;
       header->name = str(found->name);
@@ -176,17 +139,17 @@ struct Host::Calls {
       me.create_explanation_ = text;
       return LOPE_OK;
     }
-    CurrentMessage* record = me.record(message);
-    if (record == nullptr) return LOPE_E_WRONG_THREAD;
-    record->explanation = text;
-    return LOPE_OK;
+    const bool known =
+        me.with_record(message, [text](MessageRecord& record) { record.explanation = text; });
+    return known ? LOPE_OK : LOPE_E_WRONG_THREAD;
+  }
+
+  static lope_status settle(const lope_host* host, uint64_t id, lope_outcome outcome) noexcept {
+    return self(host).held_.settle(id, outcome);
   }
 
   // Not carried out by this version.
   static lope_status metric_record(const lope_host*, uint32_t, int64_t) noexcept {
-    return LOPE_E_UNSUPPORTED;
-  }
-  static lope_status settle(const lope_host*, uint64_t, lope_outcome) noexcept {
     return LOPE_E_UNSUPPORTED;
   }
   static lope_status metric_register(const lope_host*, int32_t, lope_str, lope_str,
@@ -208,8 +171,8 @@ struct Host::Calls {
 };
 
 Host::Host(const WorkerSettings& settings, const Plugin& plugin, std::uint32_t thread_index,
-           WorkerBoard& board, LinkWriter& link)
-    : settings_(settings), plugin_(plugin), board_(board), link_(link) {
+           WorkerBoard& board, LinkWriter& link, HeldMessages& held)
+    : settings_(settings), plugin_(plugin), board_(board), link_(link), held_(held) {
   lope_host& table = padded_.table;
   table.struct_size = sizeof(lope_host);
   table.abi_minor = LOPE_ABI_MINOR;
@@ -238,9 +201,9 @@ Host::Host(const WorkerSettings& settings, const Plugin& plugin, std::uint32_t t
   for (auto& spare : padded_.spare) spare = Calls::spare;
 }
 
-CurrentMessage* Host::record(const lope_message* message) const {
-  if (message == nullptr || current_ == nullptr || message != &current_->message) return nullptr;
-  return std::this_thread::get_id() == thread_ ? current_ : nullptr;
+bool Host::headers_of(const lope_message* message, std::string_view& headers) const {
+  return with_record(message,
+                     [&headers](const MessageRecord& record) { headers = record.view.headers; });
 }
 
 }  // namespace lope::worker

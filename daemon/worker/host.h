@@ -4,55 +4,32 @@
 
 #include <lope/handler.h>
 
-#include <mutex>
+#include <memory>
+#include <span>
 #include <string>
 #include <string_view>
 #include <thread>
 
-#include "common/link.h"
 #include "common/scoreboard.h"
 #include "common/settings.h"
+#include "worker/link_writer.h"
+#include "worker/messages.h"
 #include "worker/plugin.h"
 
 namespace lope::worker {
 
-// Writes frames to the consumer. [any thread]
-class LinkWriter {
- public:
-  LinkWriter(int link_fd, int wake_fd) : link_fd_(link_fd), wake_fd_(wake_fd) {}
-  // Blocks while the link is full. Nothing to report: without its consumer the worker ends anyway.
-  void send(FrameType type, std::uint64_t sequence, std::string_view payload);
-  void send_log(LogLevel level, std::string_view text);
-  void send_explanation(std::uint64_t sequence, std::string_view text);
-  void send_failure(bool refused, std::string_view text);
-  // Wakes the consumer; it looks at the scoreboard.
-  void wake();
-
- private:
-  const int link_fd_;
-  const int wake_fd_;
-  std::mutex mutex_;
-};
-
-// What the instance is working on; reached from lope_message::host_data.
-struct CurrentMessage {
-  lope_message message{};
-  DeliveryView view;
-  std::uint64_t sequence = 0;
-  std::string explanation;  // of explain(); kept between messages for its memory
-};
-
 class Host {
  public:
   Host(const WorkerSettings& settings, const Plugin& plugin, std::uint32_t thread_index,
-       WorkerBoard& board, LinkWriter& link);
+       WorkerBoard& board, LinkWriter& link, HeldMessages& held);
   Host(const Host&) = delete;
   Host& operator=(const Host&) = delete;
 
   const lope_host* table() const { return &padded_.table; }
 
-  // [handler] The message a handle call is about; nullptr outside of one.
-  void set_current(CurrentMessage* current) { current_ = current; }
+  // [handler] The messages that a handle call is about; none outside of one.
+  using Records = std::span<const std::unique_ptr<MessageRecord>>;
+  void set_current(Records current) { current_ = current; }
   const std::string& create_explanation() const { return create_explanation_; }
 
  private:
@@ -65,15 +42,18 @@ class Host {
   struct Calls;  // the functions of the table
   friend struct Calls;
 
-  // The message's record if it is the one of the running call, on its thread; or nullptr.
-  CurrentMessage* record(const lope_message* message) const;
+  // Runs f(record) if the message is one of the running call, on its thread, or a held one.
+  template <typename F>
+  bool with_record(const lope_message* message, F f) const;
+  bool headers_of(const lope_message* message, std::string_view& headers) const;
 
   const WorkerSettings& settings_;
   const Plugin& plugin_;
   WorkerBoard& board_;
   LinkWriter& link_;
+  HeldMessages& held_;
   const std::thread::id thread_ = std::this_thread::get_id();
-  CurrentMessage* current_ = nullptr;
+  Records current_;
   std::string create_explanation_;
   PaddedTable padded_{};
 };

@@ -1,11 +1,14 @@
 #include "worker/inbox.h"
 
+#include <poll.h>
 #include <sys/socket.h>
 
 #include <algorithm>
 #include <cerrno>
+#include <chrono>
 #include <cstring>
 
+#include "common/clock.h"
 #include "common/link.h"
 
 namespace lope::worker {
@@ -26,16 +29,106 @@ Inbox::Inbox(int fd, bool shared) : fd_(fd), shared_(shared) {
 
 Inbox::~Inbox() = default;
 
-bool Inbox::next(Lease& lease) {
-  std::unique_lock<std::mutex> lock(reading_, std::defer_lock);
+Inbox::Next Inbox::next(std::vector<Lease>& deliveries, std::uint64_t due_ns,
+                        std::uint64_t& flushes_seen) {
+  deliveries.clear();
+  std::unique_lock<std::mutex> lock(mutex_, std::defer_lock);
   if (shared_) lock.lock();
-  while (!take_frame(lease)) {
-    if (ended_ || !receive()) {
+  const Next next = take_next(lock, deliveries, due_ns, flushes_seen);
+  // There may be more, and somebody has to read the socket.
+  if (waiting_ > 0 && !reading_) changed_.notify_one();
+  return next;
+}
+
+Inbox::Next Inbox::take_next(std::unique_lock<std::mutex>& lock, std::vector<Lease>& deliveries,
+                             std::uint64_t due_ns, std::uint64_t& flushes_seen) {
+  while (true) {
+    if (!reading_) take_flush_requests();
+    if (flushes_ != flushes_seen) {
+      flushes_seen = flushes_;
+      return Next::flush;
+    }
+    if (reading_) {
+      if (!wait(lock, due_ns)) return Next::due;
+      continue;
+    }
+    Lease first;
+    if (take_frame(first)) {
+      FrameHead head;
+      std::memcpy(&head, first.frame.data(), sizeof head);
+      deliveries.push_back(first);
+      return take_batch(lock, deliveries, head.batch) ? Next::deliveries : Next::ended;
+    }
+    if (ended_) return Next::ended;
+    switch (read(lock, due_ns)) {
+      case Received::data: break;
+      case Received::due: return Next::due;
+      case Received::end:
+        ended_ = true;
+        changed_.notify_all();
+        break;
+    }
+  }
+}
+
+// The rest of a batch, which is on its way. False: the link ended before.
+bool Inbox::take_batch(std::unique_lock<std::mutex>& lock, std::vector<Lease>& deliveries,
+                       std::size_t count) {
+  while (deliveries.size() < count) {
+    Lease next;
+    if (take_frame(next)) {
+      deliveries.push_back(next);
+    } else if (ended_ || read(lock, 0) == Received::end) {
       ended_ = true;
+      for (Lease& lease : deliveries) release(lease);
+      deliveries.clear();
+      changed_.notify_all();
       return false;
     }
   }
   return true;
+}
+
+// False: the time is up.
+bool Inbox::wait(std::unique_lock<std::mutex>& lock, std::uint64_t due_ns) {
+  ++waiting_;
+  bool woken = true;
+  if (due_ns == 0) {
+    changed_.wait(lock);
+  } else {
+    const std::chrono::steady_clock::time_point due{std::chrono::nanoseconds(due_ns)};
+    woken = changed_.wait_until(lock, due) == std::cv_status::no_timeout;
+  }
+  --waiting_;
+  return woken;
+}
+
+// With the lock open, so that the others can wait and hear of flushes.
+Inbox::Received Inbox::read(std::unique_lock<std::mutex>& lock, std::uint64_t due_ns) {
+  reading_ = true;
+  if (shared_) lock.unlock();
+  const Received received = receive(due_ns);
+  if (shared_) lock.lock();
+  reading_ = false;
+  return received;
+}
+
+std::uint32_t Inbox::flush_reason() {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  return flush_reason_;
+}
+
+void Inbox::take_flush_requests() {
+  while (true) {
+    FrameHead head;
+    if (current_->size - current_->parsed < sizeof head) return;
+    std::memcpy(&head, current_->data.get() + current_->parsed, sizeof head);
+    if (head.type != FrameType::flush) return;
+    current_->parsed += sizeof head;
+    ++flushes_;
+    flush_reason_ = static_cast<std::uint32_t>(head.sequence);
+    changed_.notify_all();
+  }
 }
 
 void Inbox::release(Lease& lease) {
@@ -99,16 +192,26 @@ void Inbox::make_room() {
   drop_user(&chunk);
 }
 
-bool Inbox::receive() {
+Inbox::Received Inbox::receive(std::uint64_t due_ns) {
   make_room();
   Chunk& chunk = *current_;
-  ssize_t n = 0;
-  do {
-    n = ::recv(fd_, chunk.data.get() + chunk.size, chunk.capacity - chunk.size, 0);
-  } while (n < 0 && errno == EINTR);
-  if (n <= 0) return false;
-  chunk.size += static_cast<std::size_t>(n);
-  return true;
+  while (true) {
+    if (due_ns != 0) {
+      const std::uint64_t now = monotonic_ns();
+      if (now >= due_ns) return Received::due;
+      const std::uint64_t left = due_ns - now;
+      const timespec timeout{static_cast<time_t>(left / 1'000'000'000),
+                             static_cast<long>(left % 1'000'000'000)};
+      pollfd readable{fd_, POLLIN, 0};
+      const int ready = ::ppoll(&readable, 1, &timeout, nullptr);
+      if (ready == 0 || (ready < 0 && errno == EINTR)) continue;
+    }
+    const ssize_t n = ::recv(fd_, chunk.data.get() + chunk.size, chunk.capacity - chunk.size, 0);
+    if (n < 0 && errno == EINTR) continue;
+    if (n <= 0) return Received::end;
+    chunk.size += static_cast<std::size_t>(n);
+    return Received::data;
+  }
 }
 
 Inbox::Chunk* Inbox::get_chunk(std::size_t capacity) {

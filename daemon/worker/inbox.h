@@ -1,9 +1,10 @@
-// Deliveries from the link, for all handler threads of the worker. Whoever is idle takes the next
-// one: the thread that finds no whole frame reads the socket itself while the others wait for it.
-// So one thread costs no hand-over and, alone, no lock.
+// What comes over the link, for all handler threads of the worker. Whoever is idle takes the next
+// delivery; one of the idle threads reads the socket while the others wait. So a worker of one
+// thread has no hand-over and no lock.
 #pragma once
 
 #include <atomic>
+#include <condition_variable>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -28,6 +29,12 @@ class Inbox {
     std::span<const char> frame;
     Chunk* chunk = nullptr;
   };
+  enum class Next {
+    deliveries,  // one, or a batch
+    flush,       // the consumer asks for it: see flush_reason()
+    due,         // the time is up
+    ended,       // the consumer has closed the link, or broken it
+  };
 
   // `fd` stays the caller's. `shared`: more than one thread calls.
   Inbox(int fd, bool shared);
@@ -35,26 +42,43 @@ class Inbox {
   Inbox(const Inbox&) = delete;
   Inbox& operator=(const Inbox&) = delete;
 
-  // [any thread] Blocks for the next frame. False: the consumer has closed the link (or broken it).
-  bool next(Lease& lease);
+  // [any thread] Blocks for what comes next, no longer than to `due_ns` (CLOCK_MONOTONIC; 0: for
+  // ever). `flushes_seen` is the thread's own memory: every thread hears of every request once.
+  Next next(std::vector<Lease>& deliveries, std::uint64_t due_ns, std::uint64_t& flushes_seen);
+  // [any thread] Why the last flush was asked for.
+  std::uint32_t flush_reason();
   // [any thread] The frame's memory may be used again.
   void release(Lease& lease);
   // [any thread] Bytes of all its memory.
   std::size_t capacity();
 
  private:
+  enum class Received { data, due, end };
+
+  Next take_next(std::unique_lock<std::mutex>& lock, std::vector<Lease>& deliveries,
+                 std::uint64_t due_ns, std::uint64_t& flushes_seen);
+  bool take_batch(std::unique_lock<std::mutex>& lock, std::vector<Lease>& deliveries,
+                  std::size_t count);
   bool take_frame(Lease& lease);
+  void take_flush_requests();
+  bool wait(std::unique_lock<std::mutex>& lock, std::uint64_t due_ns);
+  Received read(std::unique_lock<std::mutex>& lock, std::uint64_t due_ns);
+  Received receive(std::uint64_t due_ns);
   void make_room();
-  bool receive();
   Chunk* get_chunk(std::size_t capacity);
   void put_chunk(Chunk* chunk);
   void drop_user(Chunk* chunk);
 
   const int fd_;
   const bool shared_;
-  std::mutex reading_;  // guards current_, ended_ and the socket
+  std::mutex mutex_;  // guards all up to spare_mutex_, but for current_ while reading_
+  std::condition_variable changed_;
+  bool reading_ = false;  // a thread reads the socket
+  int waiting_ = 0;       // threads
   Chunk* current_ = nullptr;
   bool ended_ = false;
+  std::uint64_t flushes_ = 0;
+  std::uint32_t flush_reason_ = 0;
   std::mutex spare_mutex_;  // guards spare_ and all_
   std::vector<Chunk*> spare_;
   std::vector<std::unique_ptr<Chunk>> all_;

@@ -120,9 +120,10 @@ int run_worker() {
   enter(WorkerStage::creating);
 
   Inbox inbox(kLinkFd, settings->threads > 1);
+  HeldMessages held(**board, link, inbox, settings->threads);
   StartGate gate(settings->threads);
   const auto live = [&](std::uint32_t index) {
-    HandlerThread thread(*settings, *plugin, index, **board, link, inbox);
+    HandlerThread thread(*settings, *plugin, index, **board, link, inbox, held);
     const HandlerThread::Created created = thread.create();
     if (gate.arrive(created)) {
       if (index == 0) {
@@ -130,6 +131,8 @@ int run_worker() {
         enter(WorkerStage::ready);
         std::string payload(plugin->table->name);
         payload.append(1, '\0').append(plugin->table->version).append(1, '\0').append(plugin->path);
+        payload += '\0';
+        payload += static_cast<char>((plugin->has_batch() ? 1 : 0) | (plugin->has_flush() ? 2 : 0));
         link.send(FrameType::ready, 0, payload);
       }
       thread.run();

@@ -24,15 +24,23 @@ struct RealHost {
     settings.worker_index = 3;
     settings.options_json = R"({"colour":"blue"})";
     settings.options = {{"colour", "blue"}};
-    host.emplace(settings, plugin, 2, *board, link);
+    host.emplace(settings, plugin, 2, *board, link, held);
   }
 
   WorkerSettings settings;
   worker::Plugin plugin;
   std::unique_ptr<WorkerBoard> board = std::make_unique<WorkerBoard>();
   worker::LinkWriter link{-1, -1};
+  worker::Inbox inbox{-1, false};
+  worker::HeldMessages held{*board, link, inbox, 1};
   std::optional<worker::Host> host;
 };
+
+std::vector<std::unique_ptr<worker::MessageRecord>> one_record() {
+  std::vector<std::unique_ptr<worker::MessageRecord>> records;
+  records.push_back(std::make_unique<worker::MessageRecord>());
+  return records;
+}
 
 }  // namespace
 
@@ -68,10 +76,11 @@ TEST_CASE("a handler of 1.0 runs on the worker's host", "[abi][host]") {
   const lope_plugin& plugin = *real.plugin.table;
   lope_handler* handler = nullptr;
   REQUIRE(plugin.create(real.host->table(), &handler) == LOPE_OK);
-  worker::CurrentMessage current;
+  const auto records = one_record();
+  worker::MessageRecord& current = *records.front();
   const auto handle = [&](std::string_view body) {
     current.message = message_with(body);
-    real.host->set_current(&current);
+    real.host->set_current(records);
     return plugin.handle(handler, &current.message);
   };
   CHECK(handle("ack") == LOPE_ACK);
@@ -88,9 +97,10 @@ TEST_CASE("a handler that asks for what this host lacks is told so", "[abi][host
   const lope_plugin& plugin = *real.plugin.table;
   lope_handler* handler = nullptr;
   REQUIRE(plugin.create(real.host->table(), &handler) == LOPE_OK);
-  worker::CurrentMessage current;
+  const auto records = one_record();
+  worker::MessageRecord& current = *records.front();
   current.message = message_with("");
-  real.host->set_current(&current);
+  real.host->set_current(records);
   CHECK(plugin.handle(handler, &current.message) == LOPE_RETRY);
   CHECK(current.explanation == "the host does not support it");
 }

@@ -23,7 +23,9 @@ TEST_CASE("a worker gets as much ahead as it finishes unnoticed", "[unit][dispat
       {"bounded at nothing at all", 2, 0, 2 + 2 * 512},
   };
   for (const Row& row : rows) {
-    SECTION(row.what) { CHECK(capacity({true, row.threads, 0, 0, row.mean_ns}) == row.expected); }
+    SECTION(row.what) {
+      CHECK(capacity({true, row.threads, 0, 0, 0, row.mean_ns}) == row.expected);
+    }
   }
 }
 
@@ -35,15 +37,19 @@ TEST_CASE("the least loaded ready worker with room takes the next delivery", "[u
   };
   const Row rows[] = {
       {"nobody there", {}, -1},
-      {"nobody ready", {{false, 1, 0, 0, -1}, {false, 1, 0, 0, -1}}, -1},
-      {"all busy with slow messages", {{true, 1, 1, 1, 1e7}, {true, 1, 1, 1, 1e7}}, -1},
-      {"the idle one", {{true, 1, 1, 1, 1e7}, {true, 1, 0, 0, 1e7}}, 1},
-      {"the first of equals", {{true, 1, 0, 0, -1}, {true, 1, 0, 0, -1}}, 0},
-      {"loads are relative to the threads", {{true, 1, 1, 1, 1e3}, {true, 4, 2, 2, 1e3}}, 1},
+      {"nobody ready", {{false, 1, 0, 0, 0, -1}, {false, 1, 0, 0, 0, -1}}, -1},
+      {"all busy with slow messages", {{true, 1, 1, 0, 1, 1e7}, {true, 1, 1, 0, 1, 1e7}}, -1},
+      {"the idle one", {{true, 1, 1, 0, 1, 1e7}, {true, 1, 0, 0, 0, 1e7}}, 1},
+      {"the first of equals", {{true, 1, 0, 0, 0, -1}, {true, 1, 0, 0, 0, -1}}, 0},
+      {"loads are relative to the threads", {{true, 1, 1, 0, 1, 1e3}, {true, 4, 2, 0, 2, 1e3}}, 1},
       {"an idle worker before a queue at a fast one",
-       {{true, 1, 1, 1, 1e3}, {true, 1, 0, 0, 1e9}},
+       {{true, 1, 1, 0, 1, 1e3}, {true, 1, 0, 0, 0, 1e9}},
        1},
-      {"never more than its ring can report", {{true, 1, 0, kOutcomeRingSize, 1e3}}, -1},
+      {"one that is flushing after one that is not",
+       {{true, 1, 0, 1, 0, 1e7}, {true, 1, 0, 0, 0, 1e7}},
+       1},
+      {"one that is flushing rather than none", {{true, 1, 0, 1, 0, 1e7}}, 0},
+      {"never more than its ring can report", {{true, 1, 0, 0, kMaxOwed, 1e3}}, -1},
   };
   for (const Row& row : rows) {
     SECTION(row.what) { CHECK(choose_worker(row.workers) == row.expected); }

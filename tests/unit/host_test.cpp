@@ -6,6 +6,7 @@
 #include <catch2/catch.hpp>
 
 #include <cstring>
+#include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -42,10 +43,11 @@ struct Fixture {
     table.version = "1";
     table.options = kOptions;
     plugin.table = &table;
-    host.emplace(settings, plugin, 5, *board, link);
+    host.emplace(settings, plugin, 5, *board, link, held);
     api = host->table();
     message.message.struct_size = sizeof(lope_message);
     message.message.host_data = &message;
+    message.sequence = message.message.id = 77;
   }
 
   BoardMapping<WorkerBoard> new_board() {
@@ -63,6 +65,38 @@ struct Fixture {
     REQUIRE(made);
     wake = std::move(*made);
     return wake.get();
+  }
+
+  static std::vector<std::unique_ptr<MessageRecord>> one_record() {
+    std::vector<std::unique_ptr<MessageRecord>> made;
+    made.push_back(std::make_unique<MessageRecord>());
+    return made;
+  }
+
+  // As the handler thread does when handle() has returned LOPE_HOLD; a record takes its place.
+  const lope_message* hold() {
+    records.push_back(std::make_unique<MessageRecord>());
+    std::swap(records.front(), records.back());
+    const lope_message* kept = &records.back()->message;
+    records.back()->lease = inbox_lease();
+    held.hold(std::move(records.back()), 0);
+    records.pop_back();
+    return kept;
+  }
+  // A frame in the inbox's memory.
+  Inbox::Lease inbox_lease() {
+    const std::string frame = encode_frame(FrameType::delivery, 77, "");
+    REQUIRE(::send(pair.second.get(), frame.data(), frame.size(), 0) > 0);
+    std::vector<Inbox::Lease> leases;
+    std::uint64_t flushes = 0;
+    REQUIRE(inbox.next(leases, 0, flushes) == Inbox::Next::deliveries);
+    return leases.front();
+  }
+  // What the consumer would read next.
+  std::optional<OutcomeReader::Outcome> outcome() {
+    OutcomeReader::Outcome next{};
+    if (!outcomes.next(*board, next)) return std::nullopt;
+    return next;
   }
 
   // The next frame that the worker has sent, if there is one.
@@ -105,11 +139,15 @@ struct Fixture {
   FdPair pair;
   UniqueFd wake;
   LinkWriter link;
+  Inbox inbox{pair.first.get(), false};
+  HeldMessages held{*board, link, inbox, 8};
   std::optional<Host> host;
   const lope_host* api = nullptr;
-  CurrentMessage message;
+  std::vector<std::unique_ptr<MessageRecord>> records = one_record();
+  MessageRecord& message = *records.front();
   ByteBuffer headers;
   FrameReader reader;
+  OutcomeReader outcomes;
 };
 
 }  // namespace
@@ -225,7 +263,7 @@ TEST_CASE("an endless log line is cut", "[unit][host]") {
 TEST_CASE("a header is found by its name, with its kind", "[unit][host]") {
   Fixture fixture;
   fixture.with_headers();
-  fixture.host->set_current(&fixture.message);
+  fixture.host->set_current(fixture.records);
   const auto get = [&](const char* name) {
     lope_value value{};
     const lope_status status =
@@ -263,7 +301,7 @@ TEST_CASE("a header is found by its name, with its kind", "[unit][host]") {
 TEST_CASE("headers are listed in their order, to the last", "[unit][host]") {
   Fixture fixture;
   fixture.with_headers();
-  fixture.host->set_current(&fixture.message);
+  fixture.host->set_current(fixture.records);
   std::vector<std::string> names;
   lope_header header{};
   while (fixture.api->header_at(fixture.api, &fixture.message.message,
@@ -296,20 +334,20 @@ TEST_CASE("a message is only its own thread's, and only during its call", "[unit
   const std::vector<lope_status> all_right(3, LOPE_OK);
 
   CHECK(statuses(&fixture.message.message) == all_wrong);  // no call is running
-  fixture.host->set_current(&fixture.message);
+  fixture.host->set_current(fixture.records);
   CHECK(statuses(&fixture.message.message) == all_right);
   copy = fixture.message.message;
   CHECK(statuses(&copy) == all_wrong);  // not the message of the call
   std::vector<lope_status> elsewhere;
   std::thread([&] { elsewhere = statuses(&fixture.message.message); }).join();
   CHECK(elsewhere == all_wrong);
-  fixture.host->set_current(nullptr);
+  fixture.host->set_current({});
   CHECK(statuses(&fixture.message.message) == all_wrong);
 }
 
 TEST_CASE("the last explanation counts, and is cut", "[unit][host]") {
   Fixture fixture;
-  fixture.host->set_current(&fixture.message);
+  fixture.host->set_current(fixture.records);
   const lope_message* about = &fixture.message.message;
   CHECK(fixture.api->explain(fixture.api, about, str("first")) == LOPE_OK);
   CHECK(fixture.api->explain(fixture.api, about, str("second")) == LOPE_OK);
@@ -332,9 +370,94 @@ TEST_CASE("without a message an explanation is create()'s, on its thread", "[uni
   CHECK(fixture.host->create_explanation() == "no database");
 }
 
+TEST_CASE("a held message is settled once, from any thread", "[unit][host]") {
+  Fixture fixture;
+  const lope_host* api = fixture.api;
+  const lope_message* kept = fixture.hold();
+  const auto held = fixture.outcome();
+  REQUIRE(held);
+  CHECK(held->sequence == 77);
+  CHECK(held->flags == kHeld);
+  CHECK(api->settle(api, 77, LOPE_HOLD) == LOPE_E_INVALID);
+  CHECK(api->settle(api, 77, LOPE_NO_OUTCOME) == LOPE_E_INVALID);
+  lope_status first = LOPE_E_FAILED;
+  std::thread([&] {
+    CHECK(api->explain(api, kept, str("why")) == LOPE_OK);
+    first = api->settle(api, 77, LOPE_REJECT);
+  }).join();
+  CHECK(first == LOPE_OK);
+  const auto explained = fixture.sent();
+  REQUIRE(explained);
+  CHECK(explained->first.type == FrameType::explain);
+  CHECK(explained->second == "why");
+  const auto settled = fixture.outcome();
+  REQUIRE(settled);
+  CHECK(settled->sequence == 77);
+  CHECK(settled->outcome == LOPE_REJECT);
+  CHECK(settled->flags == (kSettled | kExplained));
+
+  CHECK(api->settle(api, 77, LOPE_ACK) == LOPE_E_STALE);
+  const auto logged = fixture.sent();
+  REQUIRE(logged);
+  CHECK(logged->first.type == FrameType::log);
+  CHECK(logged->second.find("settle() of message 77, which is settled already") !=
+        std::string::npos);
+  CHECK_FALSE(fixture.outcome());
+}
+
+TEST_CASE("settling what was never held is stale", "[unit][host]") {
+  Fixture fixture;
+  CHECK(fixture.api->settle(fixture.api, 5, LOPE_ACK) == LOPE_E_STALE);
+  CHECK(fixture.sent());
+  CHECK_FALSE(fixture.outcome());
+}
+
+TEST_CASE("another thread may settle before the handler has returned LOPE_HOLD", "[unit][host]") {
+  Fixture fixture;
+  const lope_host* api = fixture.api;
+  WorkerBoard::Slot& slot = fixture.board->slots[2];
+  slot.last = 80;
+  slot.sequence = 70;  // a batch, 77 in its middle
+  CHECK(api->settle(api, 77, LOPE_RETRY) == LOPE_OK);
+  CHECK(api->settle(api, 77, LOPE_ACK) == LOPE_E_STALE);
+  CHECK_FALSE(fixture.outcome());
+  SECTION("and it does return it") {
+    fixture.hold();
+    const auto held = fixture.outcome();
+    REQUIRE(held);
+    CHECK(held->flags == kHeld);
+    const auto settled = fixture.outcome();
+    REQUIRE(settled);
+    CHECK(settled->outcome == LOPE_RETRY);
+    CHECK(settled->flags == kSettled);
+  }
+  SECTION("but it returns another outcome, which counts") {
+    slot.sequence = 0;
+    fixture.held.call_ended(70, 80);
+    CHECK_FALSE(fixture.outcome());
+    CHECK(api->settle(api, 77, LOPE_ACK) == LOPE_E_STALE);
+  }
+}
+
+TEST_CASE("what was handed back at a drain is stale, and readable until then", "[unit][host]") {
+  Fixture fixture;
+  const lope_host* api = fixture.api;
+  const lope_message* kept = fixture.hold();
+  REQUIRE(fixture.outcome());
+  CHECK(fixture.held.count(0) == 1);
+  fixture.held.hand_back(0);
+  const auto flushed = fixture.outcome();
+  REQUIRE(flushed);
+  CHECK(flushed->flags == kFlushed);
+  CHECK(kept->id == 77);
+  CHECK(api->settle(api, 77, LOPE_ACK) == LOPE_E_STALE);
+  CHECK(fixture.held.count(0) == 0);
+  CHECK_FALSE(fixture.outcome());
+}
+
 TEST_CASE("what this version does not carry out says so", "[unit][host]") {
   Fixture fixture;
-  fixture.host->set_current(&fixture.message);
+  fixture.host->set_current(fixture.records);
   const lope_host* api = fixture.api;
   const lope_message* about = &fixture.message.message;
   lope_publication publication{};
@@ -342,7 +465,6 @@ TEST_CASE("what this version does not carry out says so", "[unit][host]") {
   std::uint32_t id = 0;
   CHECK(api->metric_register(api, LOPE_COUNTER, str("a"), str("b"), &id) == LOPE_E_UNSUPPORTED);
   CHECK(api->metric_record(api, 1, 1) == LOPE_E_UNSUPPORTED);
-  CHECK(api->settle(api, 1, LOPE_ACK) == LOPE_E_UNSUPPORTED);
   CHECK(api->publish(api, about, &publication) == LOPE_E_UNSUPPORTED);
   CHECK(api->reply(api, about, &publication) == LOPE_E_UNSUPPORTED);
   CHECK(api->retry_after(api, about, 1000) == LOPE_E_UNSUPPORTED);

@@ -14,6 +14,7 @@
 #include <thread>
 #include <vector>
 
+#include "common/clock.h"
 #include "common/fd.h"
 #include "common/link.h"
 
@@ -42,6 +43,26 @@ std::uint64_t sequence_of(const Inbox::Lease& lease) {
   FrameHead head;
   std::memcpy(&head, lease.frame.data(), sizeof head);
   return head.sequence;
+}
+
+// The next frame, for a thread that nobody asks to flush; false: the end.
+bool next(Inbox& inbox, Inbox::Lease& lease) {
+  std::vector<Inbox::Lease> leases;
+  std::uint64_t flushes = 0;
+  if (inbox.next(leases, 0, flushes) != Inbox::Next::deliveries || leases.size() != 1) return false;
+  lease = leases.front();
+  return true;
+}
+
+std::string flush_frame(std::uint64_t reason) { return encode_frame(FrameType::flush, reason, ""); }
+
+// Frames of which the first says that all of them are a batch.
+std::string batch_of(std::uint64_t first, std::size_t count, std::size_t payload_size) {
+  std::string bytes;
+  for (std::size_t i = 0; i < count; ++i) bytes += frame_of(first + i, payload_size);
+  const auto size = static_cast<std::uint16_t>(count);
+  std::memcpy(bytes.data() + offsetof(FrameHead, batch), &size, sizeof size);
+  return bytes;
 }
 
 // Writes `bytes` in slices and closes the socket, from a thread of its own: the link may fill up.
@@ -80,12 +101,12 @@ TEST_CASE("frames come whole, however they were sliced", "[unit][inbox]") {
   const Writer writer(std::move(link.second), bytes, slice);
   Inbox::Lease lease;
   for (const std::string& expected : frames) {
-    REQUIRE(inbox.next(lease));
+    REQUIRE(next(inbox, lease));
     CHECK(text_of(lease) == expected);
     inbox.release(lease);
     CHECK(lease.chunk == nullptr);
   }
-  CHECK_FALSE(inbox.next(lease));
+  CHECK_FALSE(next(inbox, lease));
 }
 
 TEST_CASE("a frame larger than any buffer comes whole, between small ones", "[unit][inbox]") {
@@ -99,11 +120,11 @@ TEST_CASE("a frame larger than any buffer comes whole, between small ones", "[un
                       std::accumulate(frames.begin(), frames.end(), std::string()), 50'000);
   Inbox::Lease lease;
   for (const std::string& expected : frames) {
-    REQUIRE(inbox.next(lease));
+    REQUIRE(next(inbox, lease));
     CHECK((text_of(lease) == expected));
     inbox.release(lease);
   }
-  CHECK_FALSE(inbox.next(lease));
+  CHECK_FALSE(next(inbox, lease));
 }
 
 TEST_CASE("the memory of a huge frame is given back with the next small one", "[unit][inbox]") {
@@ -113,13 +134,13 @@ TEST_CASE("the memory of a huge frame is given back with the next small one", "[
   Inbox inbox(link.first.get(), false);
   const std::size_t small = inbox.capacity();
   Inbox::Lease lease;
-  REQUIRE(inbox.next(lease));
+  REQUIRE(next(inbox, lease));
   CHECK(inbox.capacity() > 8'000'000);
   inbox.release(lease);
-  REQUIRE(inbox.next(lease));
+  REQUIRE(next(inbox, lease));
   CHECK(sequence_of(lease) == 2);
   inbox.release(lease);
-  CHECK_FALSE(inbox.next(lease));
+  CHECK_FALSE(next(inbox, lease));
   CHECK(inbox.capacity() <= 2 * small);
 }
 
@@ -137,7 +158,7 @@ TEST_CASE("what is leased stays as it is while others come and go", "[unit][inbo
   std::vector<std::pair<std::size_t, Inbox::Lease>> held;
   for (std::size_t i = 0; i < frames.size(); ++i) {
     Inbox::Lease lease;
-    REQUIRE(inbox.next(lease));
+    REQUIRE(next(inbox, lease));
     REQUIRE((text_of(lease) == frames[i]));
     if (i % 37 == 0) {
       held.emplace_back(i, lease);
@@ -162,11 +183,11 @@ TEST_CASE("a link that is closed between frames or in one is at its end, for goo
           static_cast<ssize_t>(bytes.size()));
   link.second.reset();
   Inbox::Lease lease;
-  REQUIRE(inbox.next(lease));
+  REQUIRE(next(inbox, lease));
   CHECK(text_of(lease) == whole);
   inbox.release(lease);
-  CHECK_FALSE(inbox.next(lease));
-  CHECK_FALSE(inbox.next(lease));
+  CHECK_FALSE(next(inbox, lease));
+  CHECK_FALSE(next(inbox, lease));
 }
 
 TEST_CASE("several threads get each frame once, and all see the end", "[unit][inbox]") {
@@ -188,7 +209,7 @@ TEST_CASE("several threads get each frame once, and all see the end", "[unit][in
       threads.emplace_back([&] {
         std::vector<std::uint64_t> mine;
         Inbox::Lease lease;
-        while (inbox.next(lease)) {
+        while (next(inbox, lease)) {
           const std::uint64_t sequence = sequence_of(lease);
           if (text_of(lease) !=
               frame_of(sequence, sequence % 1000 == 0 ? 200'000 : sequence % 100)) {
@@ -212,6 +233,82 @@ TEST_CASE("several threads get each frame once, and all see the end", "[unit][in
   CHECK((seen == expected));
 }
 
+TEST_CASE("a batch comes as a whole, however large and however sliced", "[unit][inbox]") {
+  const bool shared = GENERATE(false, true);
+  const std::size_t slice = GENERATE(as<std::size_t>(), 11, 1000, 10'000'000);
+  const std::size_t size = GENERATE(as<std::size_t>(), 10, 30'000);
+  FdPair link = stream_pair();
+  Inbox inbox(link.first.get(), shared);
+  const Writer writer(std::move(link.second),
+                      frame_of(1, 5) + batch_of(2, 20, size) + frame_of(22, 5) + batch_of(23, 2, 7),
+                      slice);
+  std::vector<Inbox::Lease> leases;
+  std::uint64_t flushes = 0;
+  std::uint64_t sequence = 0;
+  for (const std::size_t count : {1u, 20u, 1u, 2u}) {
+    REQUIRE(inbox.next(leases, 0, flushes) == Inbox::Next::deliveries);
+    REQUIRE(leases.size() == count);
+    for (Inbox::Lease& lease : leases) {
+      CHECK(sequence_of(lease) == ++sequence);
+      inbox.release(lease);
+    }
+  }
+  CHECK(inbox.next(leases, 0, flushes) == Inbox::Next::ended);
+}
+
+TEST_CASE("a batch whose end never comes is the link's end", "[unit][inbox]") {
+  FdPair link = stream_pair();
+  Inbox inbox(link.first.get(), false);
+  const std::string bytes = batch_of(1, 3, 10);
+  REQUIRE(::send(link.second.get(), bytes.data(), bytes.size() - 1, 0) > 0);
+  link.second.reset();
+  std::vector<Inbox::Lease> leases;
+  std::uint64_t flushes = 0;
+  CHECK(inbox.next(leases, 0, flushes) == Inbox::Next::ended);
+  CHECK(leases.empty());
+}
+
+TEST_CASE("a wait ends when it is due", "[unit][inbox]") {
+  const bool shared = GENERATE(false, true);
+  const FdPair link = stream_pair();
+  Inbox inbox(link.first.get(), shared);
+  std::vector<Inbox::Lease> leases;
+  std::uint64_t flushes = 0;
+  const std::uint64_t due = monotonic_ns() + 20'000'000;
+  CHECK(inbox.next(leases, due, flushes) == Inbox::Next::due);
+  CHECK(monotonic_ns() >= due);
+  CHECK(inbox.next(leases, due, flushes) == Inbox::Next::due);
+}
+
+TEST_CASE("every thread hears of a request to flush, the idle ones too", "[unit][inbox]") {
+  constexpr int kThreads = 6;
+  FdPair link = stream_pair();
+  Inbox inbox(link.first.get(), true);
+  std::atomic<int> heard = 0;
+  std::atomic<int> ended = 0;
+  std::vector<std::thread> threads;
+  for (int i = 0; i < kThreads; ++i) {
+    threads.emplace_back([&] {
+      std::vector<Inbox::Lease> leases;
+      std::uint64_t flushes = 0;
+      for (;;) {
+        const auto what = inbox.next(leases, 0, flushes);
+        if (what == Inbox::Next::flush && inbox.flush_reason() == 3) ++heard;
+        for (Inbox::Lease& lease : leases) inbox.release(lease);
+        if (what == Inbox::Next::ended) break;
+      }
+      ++ended;
+    });
+  }
+  const std::string bytes = frame_of(1, 10) + flush_frame(3) + frame_of(2, 10);
+  REQUIRE(::send(link.second.get(), bytes.data(), bytes.size(), 0) > 0);
+  while (heard < kThreads) std::this_thread::yield();
+  link.second.reset();
+  for (std::thread& thread : threads) thread.join();
+  CHECK(heard == kThreads);
+  CHECK(ended == kThreads);
+}
+
 TEST_CASE("an idle thread takes what comes while another holds its frame", "[unit][inbox]") {
   FdPair link = stream_pair();
   Inbox inbox(link.first.get(), true);
@@ -219,11 +316,11 @@ TEST_CASE("an idle thread takes what comes while another holds its frame", "[uni
   const std::string second = frame_of(2, 50);
   Inbox::Lease held;
   REQUIRE(::send(link.second.get(), first.data(), first.size(), 0) > 0);
-  REQUIRE(inbox.next(held));
+  REQUIRE(next(inbox, held));
   std::string other;
   std::thread idle([&] {
     Inbox::Lease lease;
-    if (!inbox.next(lease)) return;
+    if (!next(inbox, lease)) return;
     other = text_of(lease);
     inbox.release(lease);
   });

@@ -50,6 +50,9 @@ ConsumerSettings full_settings() {
   group.auto_ack = true;
   group.max_body_bytes = 1;
   group.start_timeout = std::chrono::milliseconds(1234);
+  group.batch_size = 7;
+  group.batch_wait = std::chrono::milliseconds(8);
+  group.flush_interval = std::chrono::milliseconds(9);
   return settings;
 }
 

@@ -169,6 +169,8 @@ groups:
     auto_ack: false
     max_body: 512MiB
     start_timeout: 1h
+    batch: { size: 100, wait: 2s }
+    flush_interval: 250ms
     consumer_tag: tag
     consumer_arguments: { x-priority: -5 }
     declare:
@@ -217,6 +219,9 @@ groups:
   CHECK_FALSE(second.auto_ack);
   CHECK(second.max_body_bytes == 512LL * 1024 * 1024);
   CHECK(second.start_timeout == 1h);
+  CHECK(second.batch_size == 100);
+  CHECK(second.batch_wait == 2s);
+  CHECK(second.flush_interval == 250ms);
   REQUIRE(second.queues.size() == 1);
   const QueueSettings& queue = second.queues[0];
   CHECK(queue.name == "other");
@@ -494,6 +499,12 @@ TEST_CASE("a wrong value of a group is told with place, expected and found", "[u
       {"max_body: 9999999999999GiB", "groups.a.max_body: expected a size with a unit…"},
       {"start_timeout: 60", "groups.a.start_timeout: expected a duration with a unit…"},
       {"start_timeout: 2h", "groups.a.start_timeout: expected a duration with a unit…"},
+      {"batch: 5", "groups.a.batch: expected a map of size and wait, found 5"},
+      {"batch: {size: 0}", "groups.a.batch.size: expected a whole number from 1 to 3000…"},
+      {"batch: {size: 3001}", "groups.a.batch.size: expected a whole number from 1 to 3000…"},
+      {"batch: {wait: 0s}", "groups.a.batch.wait: expected a duration with a unit…"},
+      {"batch: {sise: 2}", "groups.a.batch: unknown key 'sise': did you mean 'size'?"},
+      {"flush_interval: 1", "groups.a.flush_interval: expected a duration with a unit…"},
       {"consumer_tag: 5", "groups.a.consumer_tag: expected a consumer tag (in quotes), found 5"},
       {"consumer_tag: " + std::string(256, 't'),
        "groups.a.consumer_tag: expected at most 255 bytes, found 256"},
@@ -667,9 +678,9 @@ TEST_CASE("a wrong value outside the groups is told too", "[unit][settings]") {
 
 TEST_CASE("what later versions bring is not called unknown", "[unit][settings]") {
   const std::string key =
-      GENERATE(as<std::string>(), "timeout", "retry", "dead_letter", "crashes", "batch",
-               "flush_interval", "recycle", "watch", "dedup", "min_interval", "journal", "accept",
-               "decode", "validate", "order_by", "order", "rate", "consumer_timeout");
+      GENERATE(as<std::string>(), "timeout", "retry", "dead_letter", "crashes", "recycle", "watch",
+               "dedup", "min_interval", "journal", "accept", "decode", "validate", "order_by",
+               "order", "rate", "consumer_timeout");
   check_bad({"groups: {a: {handler: h, " + key + ": {x: 1}}}",
              "lope.yaml:1:26: groups.a: '" + key + "' is not available in this version"});
   check_bad({"groups: {a: {handler: h}}\ndefaults: {" + key + ": 1}",
@@ -1150,6 +1161,9 @@ TEST_CASE("schema and loader agree", "[unit][settings]") {
       {false, "groups: {a: {handler: h, max_body: 5}}"},
       {false, "groups: {a: {handler: h, max_body: 5KB}}"},
       {false, "groups: {a: {handler: h, start_timeout: 5}}"},
+      {true, "groups: {a: {handler: h, batch: {size: 3000, wait: 1ms}, flush_interval: 1h}}"},
+      {false, "groups: {a: {handler: h, batch: {size: 3001}}}"},
+      {false, "groups: {a: {handler: h, batch: 7}}"},
       {false, "groups: {a: {handler: h, retry: {attempts: 5}}}"},
       {false, "groups: {a: {handler: h, queue: \"\"}}"},
       {false, "groups: {a: {handler: h, queue: x, queues: [y]}}"},

@@ -1,0 +1,154 @@
+#include "worker/messages.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+
+#include "common/clock.h"
+
+namespace lope::worker {
+
+namespace {
+
+lope_str str(std::string_view text) { return {text.data(), text.size()}; }
+
+}  // namespace
+
+void MessageRecord::take(const Inbox::Lease& from) {
+  lease = from;
+  FrameHead head;
+  std::memcpy(&head, lease.frame.data(), sizeof head);
+  auto decoded = decode_delivery(lease.frame);
+  if (head.type != FrameType::delivery || !decoded) std::abort();
+  view = *decoded;
+  sequence = head.sequence;
+  handed_back = false;
+  explanation.clear();
+
+  message.struct_size = sizeof message;
+  message.flags = 0;
+  if ((view.flags & kDeliveryRedelivered) != 0) message.flags |= LOPE_MSG_REDELIVERED;
+  if ((view.flags & kDeliveryPersistent) != 0) message.flags |= LOPE_MSG_PERSISTENT;
+  message.id = sequence;
+  message.delivery_tag = view.delivery_tag;
+  message.received_unix_ns = view.received_unix_ns;
+  message.timestamp = view.timestamp;
+  message.attempt = view.attempt;
+  message.crashes = view.crashes;
+  message.body = {view.body.data(), view.body.size()};
+  message.queue = str(view[TextProperty::queue]);
+  message.exchange = str(view[TextProperty::exchange]);
+  message.routing_key = str(view[TextProperty::routing_key]);
+  message.consumer_tag = str(view[TextProperty::consumer_tag]);
+  message.content_type = str(view[TextProperty::content_type]);
+  message.content_encoding = str(view[TextProperty::content_encoding]);
+  message.correlation_id = str(view[TextProperty::correlation_id]);
+  message.reply_to = str(view[TextProperty::reply_to]);
+  message.message_id = str(view[TextProperty::message_id]);
+  message.parent_id = str(view[TextProperty::parent_id]);
+  message.type = str(view[TextProperty::type]);
+  message.app_id = str(view[TextProperty::app_id]);
+  message.user_id = str(view[TextProperty::user_id]);
+  message.expiration = str(view[TextProperty::expiration]);
+  message.priority = view.priority;
+  message.header_count = view.header_count;
+  message.host_data = this;
+}
+
+HeldMessages::HeldMessages(WorkerBoard& board, LinkWriter& link, Inbox& inbox, int threads)
+    : board_(board), link_(link), inbox_(inbox), threads_(static_cast<std::size_t>(threads)) {}
+
+std::unique_ptr<MessageRecord> HeldMessages::take_spare() {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  if (spare_.empty()) return std::make_unique<MessageRecord>();
+  auto record = std::move(spare_.back());
+  spare_.pop_back();
+  return record;
+}
+
+void HeldMessages::hold(std::unique_ptr<MessageRecord> record, std::uint64_t duration_ns) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  const std::uint64_t id = record->sequence;
+  const bool asleep = push_outcome(board_, id, LOPE_HOLD, duration_ns, kHeld);
+  if (const auto early = early_.find(id); early != early_.end()) {
+    report(*record, early->second);
+    early_.erase(early);
+    early_count_.store(early_.size(), std::memory_order_relaxed);
+    put_away(std::move(record));
+  } else {
+    held_.emplace(id, std::move(record));
+  }
+  if (asleep) link_.wake();
+}
+
+void HeldMessages::call_ended(std::uint64_t first, std::uint64_t last) {
+  if (early_count_.load(std::memory_order_relaxed) == 0) return;
+  const std::lock_guard<std::mutex> lock(mutex_);
+  std::erase_if(early_, [&](const auto& entry) {
+    if (entry.first < first || entry.first > last) return false;
+    link_.send_log(LogLevel::warn, "settle() of message " + std::to_string(entry.first) +
+                                       ", which its handler did not keep: the outcome that the "
+                                       "handler returned counts");
+    return true;
+  });
+  early_count_.store(early_.size(), std::memory_order_relaxed);
+}
+
+lope_status HeldMessages::settle(std::uint64_t id, lope_outcome outcome) {
+  if (outcome != LOPE_ACK && outcome != LOPE_RETRY && outcome != LOPE_REJECT) {
+    return LOPE_E_INVALID;
+  }
+  const std::lock_guard<std::mutex> lock(mutex_);
+  if (const auto found = held_.find(id); found != held_.end()) {
+    auto record = std::move(found->second);
+    held_.erase(found);
+    const bool current = !record->handed_back;
+    if (current) report(*record, outcome);
+    put_away(std::move(record));
+    if (current) return LOPE_OK;
+  } else if (is_running(id) && early_.emplace(id, outcome).second) {
+    early_count_.store(early_.size(), std::memory_order_relaxed);
+    return LOPE_OK;
+  }
+  link_.send_log(LogLevel::warn, "settle() of message " + std::to_string(id) +
+                                     ", which is settled already, was never kept, or was handed "
+                                     "back");
+  return LOPE_E_STALE;
+}
+
+bool HeldMessages::is_running(std::uint64_t id) const {
+  const auto* slots = board_.slots.data();
+  return std::any_of(slots, slots + threads_,
+                     [id](const WorkerBoard::Slot& slot) { return slot.holds(id); });
+}
+
+void HeldMessages::report(MessageRecord& record, lope_outcome outcome) {
+  const bool explained = outcome != LOPE_ACK && !record.explanation.empty();
+  if (explained) link_.send_explanation(record.sequence, record.explanation);
+  const std::uint32_t flags = kSettled | (explained ? kExplained : 0);
+  if (push_outcome(board_, record.sequence, outcome, monotonic_ns() - record.started_ns, flags)) {
+    link_.wake();
+  }
+}
+
+void HeldMessages::put_away(std::unique_ptr<MessageRecord> record) {
+  inbox_.release(record->lease);
+  spare_.push_back(std::move(record));
+}
+
+std::size_t HeldMessages::count(std::uint32_t thread) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  return static_cast<std::size_t>(
+      std::count_if(held_.begin(), held_.end(),
+                    [thread](const auto& entry) { return entry.second->thread == thread; }));
+}
+
+void HeldMessages::hand_back(std::uint32_t thread) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  for (const auto& [id, record] : held_) {
+    if (record->thread == thread) record->handed_back = true;
+  }
+  if (push_outcome(board_, 0, LOPE_NO_OUTCOME, 0, kFlushed)) link_.wake();
+}
+
+}  // namespace lope::worker

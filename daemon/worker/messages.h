@@ -1,0 +1,86 @@
+// The messages that handlers of this worker work on: those of running calls, and those they keep
+// (LOPE_HOLD) until somebody settles them.
+#pragma once
+
+#include <lope/handler.h>
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+#include <vector>
+
+#include "common/link.h"
+#include "common/scoreboard.h"
+#include "worker/inbox.h"
+#include "worker/link_writer.h"
+
+namespace lope::worker {
+
+// One message, and what it lies in; reached from lope_message::host_data. Stays where it is.
+struct MessageRecord {
+  lope_message message{};
+  DeliveryView view;
+  std::uint64_t sequence = 0;
+  std::uint64_t started_ns = 0;  // when its handler was called
+  std::uint32_t thread = 0;      // whose handler
+  bool handed_back = false;      // held at the end of a drain: the broker has it again
+  std::string explanation;       // of explain(); kept between messages for its memory
+  Inbox::Lease lease;
+
+  // Takes the delivery that `lease` holds. A frame that does not decode aborts: it is our own
+  // fault.
+  void take(const Inbox::Lease& lease);
+};
+
+class HeldMessages {
+ public:
+  HeldMessages(WorkerBoard& board, LinkWriter& link, Inbox& inbox, int threads);
+
+  // [handler] A record that is not in use.
+  std::unique_ptr<MessageRecord> take_spare();
+  // [handler] Its handler has returned LOPE_HOLD: reports that. `duration_ns`: of the call.
+  void hold(std::unique_ptr<MessageRecord> record, std::uint64_t duration_ns);
+  // [handler] The call about these deliveries has ended, and is no longer in its slot: what was
+  // settled during it without being held was settled for nothing.
+  void call_ended(std::uint64_t first, std::uint64_t last);
+
+  // [any thread] As lope_host::settle().
+  lope_status settle(std::uint64_t id, lope_outcome outcome);
+  // [any thread] Runs f(record) if the message is held: then it cannot be settled meanwhile.
+  template <typename F>
+  bool with(const lope_message* message, F f) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    const auto found = held_.find(message->id);
+    if (found == held_.end() || &found->second->message != message) return false;
+    f(*found->second);
+    return true;
+  }
+
+  // [handler] How many this thread's handler holds.
+  std::size_t count(std::uint32_t thread);
+  // [handler] What this thread's handler still holds is the broker's again; says so. The memory
+  // stays until the handler settles it all the same.
+  void hand_back(std::uint32_t thread);
+
+ private:
+  bool is_running(std::uint64_t id) const;
+  void report(MessageRecord& record, lope_outcome outcome);
+  void put_away(std::unique_ptr<MessageRecord> record);
+
+  WorkerBoard& board_;
+  LinkWriter& link_;
+  Inbox& inbox_;
+  const std::size_t threads_;
+  std::mutex mutex_;  // guards the rest, and the order of reports about held messages
+  std::unordered_map<std::uint64_t, std::unique_ptr<MessageRecord>> held_;
+  // Settled by another thread before the handler call has returned LOPE_HOLD.
+  std::unordered_map<std::uint64_t, lope_outcome> early_;
+  std::atomic<std::size_t> early_count_ = 0;
+  std::vector<std::unique_ptr<MessageRecord>> spare_;
+};
+
+}  // namespace lope::worker

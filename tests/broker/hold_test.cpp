@@ -1,0 +1,140 @@
+// Messages that handlers keep, and settle later.
+#include <signal.h>
+
+#include <catch2/catch.hpp>
+#include <chrono>
+#include <string>
+#include <vector>
+
+#include "support/gather.h"
+#include "support/log_lines.h"
+#include "support/scripted.h"
+
+using namespace lope::test;
+using Clock = std::chrono::steady_clock;
+
+TEST_CASE("what a handler keeps it is asked to settle after flush_interval", "[broker][hold]") {
+  Gathered it;
+  const int threads = GENERATE(1, 3);
+  Lope lope(
+      it.options("    flush_interval: 300ms\n    threads: " + std::to_string(threads) + "\n"));
+  REQUIRE(lope.wait_ready());
+  const auto start = Clock::now();
+  it.publish({"hold", "hold", "hold"});
+  REQUIRE(it.wait_for("done", 3));
+  CHECK(Clock::now() - start >= 300ms);
+  for (const std::string& line : it.lines("flush")) CHECK(line.starts_with("1"));
+  CHECK(lope.stop() == exited(0));
+  CHECK(it.sorted_lines("done") == std::vector<std::string>{"m0", "m1", "m2"});
+  CHECK(it.broker.message_count(it.queue) == 0);
+}
+
+TEST_CASE("a prefetch smaller than what a handler keeps does not lock it up", "[broker][hold]") {
+  Gathered it;
+  it.publish(std::vector<std::string>(12, "hold"));
+  const int workers = GENERATE(1, 2);
+  Lope lope(it.options(
+      "    flush_interval: 1h\n    prefetch: 5\n    workers: " + std::to_string(workers) + "\n"));
+  REQUIRE(it.wait_for("done", 10));
+  for (const std::string& line : it.lines("flush")) CHECK(line.starts_with("2 "));
+  REQUIRE(eventually(5s, [&] { return it.broker.message_count(it.queue) == 0; }));
+  CHECK(lope.stop() == exited(0));
+  // The last two at the drain.
+  CHECK(it.lines("done").size() == 12);
+  const auto flushes = it.lines("flush");
+  CHECK(std::count_if(flushes.begin(), flushes.end(),
+                      [](const std::string& line) { return line.starts_with("3 "); }) >= 1);
+  CHECK(it.broker.message_count(it.queue) == 0);
+  CHECK(lines_with(lope.log(), "ledger").front().find("killed=0") != std::string::npos);
+}
+
+TEST_CASE("what is still kept after a drain's flush is handed back", "[broker][hold]") {
+  Gathered it;
+  Lope lope(it.options("    threads: 2\n"));
+  REQUIRE(lope.wait_ready());
+  it.publish({"keep", "hold", "keep"});
+  REQUIRE(it.wait_for("done", 1));
+  CHECK(lope.stop(5s) == exited(0));
+  CHECK(ids_of(it.broker.drain(it.queue)) == std::vector<std::string>{"m0", "m2"});
+  const auto ledger = lines_with(lope.log(), "drained");
+  REQUIRE(ledger.size() == 1);
+  CHECK(field(ledger[0], "handed_back") == "2");
+}
+
+TEST_CASE("any thread settles, at any time, once", "[broker][hold]") {
+  Gathered it;
+  Lope lope(it.options("    prefetch: 10\n"));
+  REQUIRE(lope.wait_ready());
+  SECTION("later") {
+    it.publish({"later:200", "later:1", "ack"});
+    REQUIRE(it.wait_for("done", 3));
+    CHECK(it.lines("done") == std::vector<std::string>{"m2", "m1", "m0"});
+  }
+  SECTION("before the handler has said that it keeps the message") {
+    it.publish({"early", "early"});
+    REQUIRE(it.wait_for("done", 2));
+  }
+  SECTION("once more is harmless, and said") {
+    it.publish({"twice", "ack"});
+    REQUIRE(it.wait_for("done", 2));
+    CHECK(lope.wait_for_line("which is settled already"));
+  }
+  SECTION("what never was is harmless, and said") {
+    it.publish({"stray"});
+    REQUIRE(it.wait_for("done", 1));
+    CHECK(lope.wait_for_line("was never kept"));
+  }
+  CHECK(lope.stop() == exited(0));
+  CHECK(it.broker.message_count(it.queue) == 0);
+  CHECK(lines_with(lope.log(), "outcome dropped").empty());
+}
+
+TEST_CASE("other messages go on while some are kept", "[broker][hold]") {
+  Gathered it;
+  Lope lope(it.options("    flush_interval: 1h\n    prefetch: 3\n"));
+  REQUIRE(lope.wait_ready());
+  it.publish({"keep", "keep"});
+  it.publish(std::vector<std::string>(50, "ack"), "n");
+  CHECK(it.wait_for("done", 50));
+  CHECK(lope.stop() == exited(0));
+  CHECK(ids_of(it.broker.drain(it.queue)) == std::vector<std::string>{"m0", "m1"});
+}
+
+TEST_CASE("a worker that dies with messages it keeps: only the guilty one is charged",
+          "[broker][hold]") {
+  Gathered it;
+  Lope lope(it.options("    flush_interval: 1h\n    prefetch: 5\n"));
+  REQUIRE(lope.wait_ready());
+  it.publish({"hold", "hold", "hold"});
+  REQUIRE(eventually(5s, [&] { return it.broker.message_count(it.queue) == 0; }));
+  it.publish({"segv"}, "guilty");
+  const auto charged = lope.wait_for_line("message retried");
+  REQUIRE(charged);
+  CHECK(field(*charged, "message_id") == "guilty0");
+  // Alone, a message that is kept is flushed at once.
+  CHECK(it.wait_for("done", 3));
+  CHECK(lope.stop() == exited(0));
+  CHECK(it.sorted_lines("done") == std::vector<std::string>{"m0", "m1", "m2"});
+  CHECK(ids_of(it.broker.drain(it.queue)) == std::vector<std::string>{"guilty0"});
+}
+
+TEST_CASE("what is kept when its connection is lost is settled for nothing, and comes again",
+          "[broker][hold]") {
+  Gathered it;
+  Lope lope(it.options("    flush_interval: 1h\n"));
+  REQUIRE(lope.wait_ready());
+  it.publish({"hold", "hold", "ack"});
+  REQUIRE(it.wait_for("done", 1));
+  it.broker.close_all_connections();
+  const auto back = lope.wait_for_line("deliveries go back to the broker");
+  REQUIRE(back);
+  CHECK(field(*back, "running") == "2");
+  REQUIRE(lope.wait_for_line("] consuming ", 5s));
+  it.publish({"ack"}, "behind");
+  REQUIRE(it.wait_for("done", 2));  // so those two are kept again
+  CHECK(lope.stop() == exited(0));
+  CHECK(lope.process().count_lines("outcome dropped") == 2);
+  CHECK(it.sorted_lines("done") ==
+        std::vector<std::string>{"behind0", "m0", "m0 redelivered", "m1", "m1 redelivered", "m2"});
+  CHECK(it.broker.message_count(it.queue) == 0);
+}
