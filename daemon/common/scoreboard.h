@@ -29,6 +29,10 @@ inline constexpr std::size_t kMaxOwed = (kOutcomeRingSize - kMaxThreads) / 2;
 enum class WorkerStage : std::uint32_t { starting, checking, loading, creating, ready, ending };
 const char* to_string(WorkerStage stage);
 
+// A handler call that takes less is so short that the consumer is not woken for it when another
+// follows at once; see architecture.md, "Sleeping".
+inline constexpr std::uint64_t kTinyCallNs = 20'000;
+
 // Flags of an outcome.
 inline constexpr std::uint32_t kExplained = 1u << 0;   // an explain frame about it is on the link
 inline constexpr std::uint32_t kNotStarted = 1u << 1;  // taken back before its handler saw it

@@ -27,6 +27,8 @@ namespace {
 
 constexpr int kFrameMax = 131072;  // the broker's own limit; never less: a header cannot be split
 constexpr timeval kRpcTimeout{10, 0};
+// A socket that poll calls writable has a third of its buffer free: room for so many small frames.
+constexpr int kSureWrites = 16;
 
 amqp_bytes_t bytes(std::string_view text) { return {text.size(), const_cast<char*>(text.data())}; }
 
@@ -232,12 +234,14 @@ struct Connection::Impl {
   Result<void> on_body(const amqp_frame_t& frame, ConnectionEvents& events);
 
   Result<void> send_method(ChannelNumber channel, amqp_method_number_t id, void* method) {
+    if (sure_writes > 0) --sure_writes;
     const int status = amqp_send_method(state, channel, id, method);
     if (status != AMQP_STATUS_OK) return Error{"send: " + status_text(status)};
     return {};
   }
 
   amqp_connection_state_t state = nullptr;
+  int sure_writes = 0;  // small frames that fit the socket's buffer without asking
   std::vector<Assembly> assemblies;
   ByteBuffer headers;
 };
@@ -333,7 +337,13 @@ int Connection::fd() const { return amqp_get_sockfd(impl_->state); }
 
 Result<Connection::Pumped> Connection::pump(ConnectionEvents& events, int max_frames) {
   timeval no_wait{0, 0};
+  const auto buffered = [this] {
+    return amqp_data_in_buffer(impl_->state) != 0 || amqp_frames_enqueued(impl_->state) != 0;
+  };
   for (int i = 0; i < max_frames; ++i) {
+    // What one read brought has been handled. To read again only to hear that there is nothing costs
+    // two system calls; the event loop tells if there is more.
+    if (i > 0 && !buffered()) return Pumped::dry;
     amqp_frame_t frame;
     const int status = amqp_simple_wait_frame_noblock(impl_->state, &frame, &no_wait);
     if (status == AMQP_STATUS_TIMEOUT) return Pumped::dry;
@@ -344,7 +354,7 @@ Result<Connection::Pumped> Connection::pump(ConnectionEvents& events, int max_fr
     // Everything of the frame has been copied: its memory is used again for the next.
     amqp_maybe_release_buffers_on_channel(impl_->state, frame.channel);
   }
-  return Pumped::more;
+  return buffered() ? Pumped::more : Pumped::dry;
 }
 
 Result<void> Connection::Impl::on_frame(const amqp_frame_t& frame, ConnectionEvents& events) {
@@ -523,9 +533,12 @@ Result<void> Connection::Impl::on_body(const amqp_frame_t& frame, ConnectionEven
   return {};
 }
 
-bool Connection::writable() const {
+bool Connection::writable() {
+  if (impl_->sure_writes > 0) return true;
   pollfd poll_fd{fd(), POLLOUT, 0};
-  return ::poll(&poll_fd, 1, 0) == 1 && (poll_fd.revents & POLLOUT) != 0;
+  if (::poll(&poll_fd, 1, 0) != 1 || (poll_fd.revents & POLLOUT) == 0) return false;
+  impl_->sure_writes = kSureWrites;
+  return true;
 }
 
 Result<void> Connection::send(ChannelNumber channel, const Request& request) {

@@ -125,12 +125,12 @@ class Connection {
 
   enum class Pumped { dry, more };
   // Handles up to `max_frames` frames that have arrived, without blocking; also sends a heartbeat
-  // that is due and notices missing ones. `dry`: nothing is left to read, in no buffer either. An
-  // error means the connection is gone.
+  // that is due and notices missing ones. `dry`: nothing is left in any buffer of ours; the socket
+  // may have more. An error means the connection is gone.
   Result<Pumped> pump(ConnectionEvents& events, int max_frames);
 
   // True when a bounded number of small frames can be written without blocking.
-  bool writable() const;
+  bool writable();
 
   // The following write one small frame. An error means the connection is gone.
   Result<void> send(ChannelNumber channel, const Request& request);

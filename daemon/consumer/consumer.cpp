@@ -3,6 +3,7 @@
 #include <sys/epoll.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -23,6 +24,13 @@ namespace {
 constexpr std::chrono::milliseconds kCloseGrace{500};
 constexpr std::chrono::milliseconds kStuckCheck{2};
 constexpr int kLastFlushes = 1000;
+// The longest that a finished outcome of tiny messages waits to be seen, and to be settled.
+constexpr std::chrono::microseconds kNear{2000};
+constexpr int kMostDoublings = 9;
+// So many deliveries in one turn are a stream; see nap().
+constexpr std::size_t kStreaming = 4;
+constexpr std::chrono::nanoseconds kShortestNap{30'000};
+constexpr std::chrono::nanoseconds kLongestNap{500'000};
 
 // The ABI's outcomes; the consumer does not include the ABI.
 constexpr std::int32_t kAck = 1;
@@ -87,6 +95,10 @@ Result<void> Consumer::set_up() {
     into = std::move(*made);
     return {};
   };
+  for (const QueueSettings& queue : settings_.group.queues) {
+    nap_target_ += static_cast<std::size_t>(queue.prefetch) / 4;
+  }
+  nap_target_ = std::min<std::size_t>(nap_target_, 64);
   if (auto made = timer(delay_timer_, [] {}); !made) return made;
   if (auto made = timer(batch_timer_, [] {}); !made) return made;
   if (auto made = timer(stuck_timer_, [this] { put_back(pool_->take_back_stuck()); }); !made) {
@@ -150,6 +162,7 @@ int Consumer::run() {
 
 bool Consumer::turn() {
   add(board_.progress);
+  delivered_in_turn_ = 0;
   pool_->announce_awake();
   pool_->collect();
   pool_->tend();
@@ -167,7 +180,8 @@ bool Consumer::turn() {
   }
   ask_flush_when_full();
   hand_back_delayed_that_are_due();  // arms the timer too, also for what was collected just now
-  session_->flush(!more);
+  // Outcomes that are about to come are settled together with those that are there.
+  session_->flush(!more && (timed_out_ || !pool_->outcome_is_near()));
   advance_drain();
   update_board();
   if (pool_->may_be_stuck() && !stuck_timer_.armed()) {
@@ -177,13 +191,35 @@ bool Consumer::turn() {
 }
 
 void Consumer::wait(bool at_once) {
-  at_once = at_once || pool_->announce_sleep();
-  const auto ran =
-      at_once ? loop_->run_once(std::chrono::microseconds(0)) : loop_->run_once(std::nullopt);
-  if (!ran) {
+  std::optional<std::chrono::microseconds> limit;
+  if (!at_once && nap()) at_once = true;
+  if (at_once || pool_->announce_sleep()) {
+    limit = std::chrono::microseconds(0);
+  } else if (pool_->outcome_is_near()) {
+    // A worker with tiny messages does not wake us for each. If one of them takes long after all,
+    // this finds what was finished before it; more and more rarely, while nothing comes.
+    limit = kNear * (1 << std::min(quiet_turns_, kMostDoublings));
+  }
+  const TimePoint end = limit ? Clock::now() + *limit : TimePoint::max();
+  if (auto ran = loop_->run_once(limit); !ran) {
     log_error("the event loop failed", {{"reason", ran.error()}});
     std::abort();  // our parent starts us again
   }
+  timed_out_ = limit && limit->count() > 0 && Clock::now() >= end;
+  quiet_turns_ = timed_out_ ? quiet_turns_ + 1 : 0;
+}
+
+// While messages stream in and take next to no time, being woken for every few of them costs more
+// than they do. Then we look again after a moment, as a network card does that holds its interrupts
+// back: long enough for a part of the window to arrive, and never so long that the broker has to
+// wait for us. Workers do not wake us meanwhile. True: slept.
+bool Consumer::nap() {
+  if (delivered_in_turn_ < kStreaming || phase_ != Phase::running || !pool_->all_tiny()) return false;
+  const timespec length{0, static_cast<long>(nap_.count())};
+  ::clock_nanosleep(CLOCK_MONOTONIC, 0, &length, nullptr);
+  const bool few = delivered_in_turn_ < nap_target_;
+  nap_ = std::clamp(few ? nap_ * 5 / 4 : nap_ * 4 / 5, kShortestNap, kLongestNap);
+  return true;
 }
 
 // ---- Deliveries
@@ -191,6 +227,7 @@ void Consumer::wait(bool at_once) {
 char* Consumer::on_delivery(std::uint16_t queue, std::uint64_t epoch,
                             const IncomingDelivery& incoming) {
   add(board_.delivered);
+  ++delivered_in_turn_;
   const std::uint64_t tag = incoming.view.delivery_tag;
   if (incoming.from_stream) {
     // Streams know no reject and no requeue: nothing here could be settled as its handler says.

@@ -32,6 +32,7 @@ class Consumer {
   bool turn();
   // Until something happens, or only to look at signals, deaths and timers.
   void wait(bool at_once);
+  bool nap();
 
   // Deliveries
   char* on_delivery(std::uint16_t queue, std::uint64_t epoch, const IncomingDelivery& incoming);
@@ -84,6 +85,11 @@ class Consumer {
   bool killed_ = false;    // something had to be
   bool stopped_ = false;   // at once, without a drain
   bool overtime_ = false;  // the drain's deadline is past
+  bool timed_out_ = false;   // the last wait ended without an event
+  int quiet_turns_ = 0;      // such waits in a row
+  std::size_t delivered_in_turn_ = 0;
+  std::size_t nap_target_ = 0;  // deliveries that a nap is to bring
+  std::chrono::nanoseconds nap_{100'000};
   int retries_in_a_row_ = 0;
   std::vector<Delivery*> receiving_;    // by queue
   std::deque<std::uint32_t> waiting_;   // for a worker, oldest first

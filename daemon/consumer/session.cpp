@@ -343,13 +343,13 @@ void Session::finish(std::uint16_t queue, std::uint64_t tag, Verdict verdict) {
   channels_[queue].settlement.finish(tag, verdict);
 }
 
-void Session::flush(bool input_dry) {
+void Session::flush(bool all) {
   if (state_ != State::connected && state_ != State::closing) return;
   for (Channel& channel : channels_) {
-    const auto run =
-        std::max<std::size_t>(1, static_cast<std::size_t>(channel.settings.prefetch) / 10);
     const std::size_t pending = channel.settlement.pending();
-    if (pending == 0 || (!input_dry && pending < run)) continue;
+    if (pending == 0) continue;
+    // Half of the window is left for the broker to go on with.
+    if (!all && 2 * pending < static_cast<std::size_t>(channel.settings.prefetch)) continue;
     ops_.clear();
     channel.settlement.flush(ops_);
     for (const SettleOp& op : ops_) {

@@ -50,9 +50,9 @@ class Session final : private ConnectionEvents {
   }
   // Settles a delivery of the current epoch, at the next flush().
   void finish(std::uint16_t queue, std::uint64_t tag, Verdict verdict);
-  // Sends settlements and requests as far as the socket takes them. `input_dry` false: only runs
-  // that are long enough.
-  void flush(bool input_dry);
+  // Sends settlements and requests as far as the socket takes them. `all` false: only settlements
+  // that are many enough.
+  void flush(bool all);
 
   // Every queue consuming?
   bool consuming() const;

@@ -34,10 +34,8 @@ Result<std::unique_ptr<WorkerPool>> WorkerPool::create(EventLoop& loop,
   auto wake = make_eventfd();
   if (!wake) return Error{wake.error()};
   pool->wake_ = std::move(*wake);
-  auto source = loop.watch_fd(pool->wake_.get(), EPOLLIN, [self = pool.get()](std::uint32_t) {
-    std::uint64_t count = 0;
-    [[maybe_unused]] const ssize_t n = ::read(self->wake_.get(), &count, sizeof count);
-  });
+  // Each write is an edge: its count need not be read.
+  auto source = loop.watch_fd(pool->wake_.get(), EPOLLIN | EPOLLET, [](std::uint32_t) {});
   if (!source) return Error{source.error()};
   pool->wake_source_ = std::move(*source);
   auto timer = loop.make_timer([] {});  // it only ends the sleep: tend() does the rest
@@ -412,6 +410,22 @@ std::size_t WorkerPool::in_flight() const {
 bool WorkerPool::all_gone() const {
   return orphans_ == 0 && std::all_of(slots_.begin(), slots_.end(),
                                       [](const Slot& slot) { return slot.process == nullptr; });
+}
+
+bool WorkerPool::is_tiny(const Slot& slot) {
+  return slot.mean_ns >= 0 && slot.mean_ns < static_cast<double>(kTinyCallNs);
+}
+
+bool WorkerPool::outcome_is_near() const {
+  return std::any_of(slots_.begin(), slots_.end(), [](const Slot& slot) {
+    return slot.process != nullptr && slot.process->calls() > 0 && is_tiny(slot);
+  });
+}
+
+bool WorkerPool::all_tiny() const {
+  return std::all_of(slots_.begin(), slots_.end(), [](const Slot& slot) {
+    return slot.process == nullptr || !slot.ready || is_tiny(slot);
+  });
 }
 
 bool WorkerPool::announce_sleep() {

@@ -66,6 +66,11 @@ class WorkerPool {
   // No worker lives, and nothing that one left behind.
   bool all_gone() const;
 
+  // Is a worker in the middle of messages that take so little time that their outcomes are as good
+  // as there?
+  bool outcome_is_near() const;
+  // Do the messages of every worker take so little time?
+  bool all_tiny() const;
   // Before and after the loop sleeps; true: an outcome is there, do not sleep.
   bool announce_sleep();
   void announce_awake();
@@ -102,6 +107,7 @@ class WorkerPool {
   void set_ready_count();
   void sweep();
   WorkerLoad load(const Slot& slot) const;
+  static bool is_tiny(const Slot& slot);
 
   EventLoop& loop_;
   const ConsumerSettings& settings_;

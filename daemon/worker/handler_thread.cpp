@@ -103,7 +103,11 @@ void HandlerThread::handle() {
   }
   slot_.sequence.store(0, std::memory_order_release);
   held_.call_ended(first, last);
-  if (asleep) link_.wake();
+  wake_owed_ |= asleep;
+  if (wake_owed_ && (duration >= kTinyCallNs || !inbox_.has_next())) {
+    wake_owed_ = false;
+    link_.wake();
+  }
   if (flush_due_ns_ != 0 && ended >= flush_due_ns_) flush(LOPE_FLUSH_INTERVAL);
 }
 

@@ -113,6 +113,14 @@ Inbox::Received Inbox::read(std::unique_lock<std::mutex>& lock, std::uint64_t du
   return received;
 }
 
+bool Inbox::has_next() const {
+  const std::size_t available = current_->size - current_->parsed;
+  FrameHead head;
+  if (shared_ || available < sizeof head) return false;
+  std::memcpy(&head, current_->data.get() + current_->parsed, sizeof head);
+  return available >= head.size && head.type == FrameType::delivery && head.batch <= 1;
+}
+
 std::uint32_t Inbox::flush_reason() {
   const std::lock_guard<std::mutex> lock(mutex_);
   return flush_reason_;

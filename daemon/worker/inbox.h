@@ -45,6 +45,9 @@ class Inbox {
   // [any thread] Blocks for what comes next, no longer than to `due_ns` (CLOCK_MONOTONIC; 0: for
   // ever). `flushes_seen` is the thread's own memory: every thread hears of every request once.
   Next next(std::vector<Lease>& deliveries, std::uint64_t due_ns, std::uint64_t& flushes_seen);
+  // Would next() return a delivery without waiting? With several threads always false: another may
+  // take it.
+  bool has_next() const;
   // [any thread] Why the last flush was asked for.
   std::uint32_t flush_reason();
   // [any thread] The frame's memory may be used again.

@@ -247,6 +247,8 @@ int main(int argc, char** argv) {
   app.add_option("--only", only, "Only loads whose name matches; 'latency' is one of them");
   app.add_option("--rounds", rounds, "Rounds")->check(CLI::PositiveNumber);
   app.add_option("--scale", scale, "Times the number of messages")->check(CLI::PositiveNumber);
+  bool no_clients = false;
+  app.add_flag("--no-clients", no_clients, "Only Lope and the bare loops");
   CLI11_PARSE(app, argc, argv);
   try {
     const std::string bare = LOPE_BIN_DIR "/bare_loop";
@@ -256,6 +258,7 @@ int main(int argc, char** argv) {
     std::vector<Contender> all = {each, multiple, lope};
     nlohmann::json report = {{"rounds", rounds}, {"absent", nlohmann::json::array()}};
     for (const Client& client : clients()) {
+      if (no_clients) break;
       if (lope::test::run(client.present).status == lope::test::exited(0)) {
         all.push_back(client.contender);
       } else {

@@ -6,7 +6,6 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <catch2/catch.hpp>
 #include <cstdlib>
 #include <sstream>
 #include <stdexcept>
@@ -380,7 +379,7 @@ Broker::Broker() {
   const char* url = std::getenv("LOPE_TEST_AMQP_URL");
   const char* folder = std::getenv("LOPE_TEST_BROKER_DIR");
   if (url == nullptr || folder == nullptr) {
-    FAIL(
+    throw std::runtime_error(
         "LOPE_TEST_AMQP_URL and LOPE_TEST_BROKER_DIR are not set: run this test with ./dev test, "
         "or start a node with ./dev broker start and source build/broker/env");
   }
