@@ -341,8 +341,8 @@ Result<Connection::Pumped> Connection::pump(ConnectionEvents& events, int max_fr
     return amqp_data_in_buffer(impl_->state) != 0 || amqp_frames_enqueued(impl_->state) != 0;
   };
   for (int i = 0; i < max_frames; ++i) {
-    // What one read brought has been handled. To read again only to hear that there is nothing costs
-    // two system calls; the event loop tells if there is more.
+    // What one read brought has been handled. To read again only to hear that there is nothing
+    // costs two system calls; the event loop tells if there is more.
     if (i > 0 && !buffered()) return Pumped::dry;
     amqp_frame_t frame;
     const int status = amqp_simple_wait_frame_noblock(impl_->state, &frame, &no_wait);

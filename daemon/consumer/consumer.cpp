@@ -30,7 +30,7 @@ constexpr int kMostDoublings = 9;
 // So many deliveries in one turn are a stream; see nap().
 constexpr std::size_t kStreaming = 4;
 constexpr std::chrono::nanoseconds kShortestNap{30'000};
-constexpr std::chrono::nanoseconds kLongestNap{500'000};
+constexpr std::chrono::nanoseconds kLongestNap{300'000};
 
 // The ABI's outcomes; the consumer does not include the ABI.
 constexpr std::int32_t kAck = 1;
@@ -96,7 +96,7 @@ Result<void> Consumer::set_up() {
     return {};
   };
   for (const QueueSettings& queue : settings_.group.queues) {
-    nap_target_ += static_cast<std::size_t>(queue.prefetch) / 4;
+    nap_target_ += static_cast<std::size_t>(queue.prefetch) / 5;
   }
   nap_target_ = std::min<std::size_t>(nap_target_, 64);
   if (auto made = timer(delay_timer_, [] {}); !made) return made;
@@ -214,7 +214,8 @@ void Consumer::wait(bool at_once) {
 // back: long enough for a part of the window to arrive, and never so long that the broker has to
 // wait for us. Workers do not wake us meanwhile. True: slept.
 bool Consumer::nap() {
-  if (delivered_in_turn_ < kStreaming || phase_ != Phase::running || !pool_->all_tiny()) return false;
+  if (delivered_in_turn_ < kStreaming || phase_ != Phase::running || !pool_->all_tiny())
+    return false;
   const timespec length{0, static_cast<long>(nap_.count())};
   ::clock_nanosleep(CLOCK_MONOTONIC, 0, &length, nullptr);
   const bool few = delivered_in_turn_ < nap_target_;

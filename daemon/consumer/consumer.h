@@ -82,11 +82,11 @@ class Consumer {
   Phase phase_ = Phase::running;
   bool session_started_ = false;
   bool refused_ = false;
-  bool killed_ = false;    // something had to be
-  bool stopped_ = false;   // at once, without a drain
-  bool overtime_ = false;  // the drain's deadline is past
-  bool timed_out_ = false;   // the last wait ended without an event
-  int quiet_turns_ = 0;      // such waits in a row
+  bool killed_ = false;     // something had to be
+  bool stopped_ = false;    // at once, without a drain
+  bool overtime_ = false;   // the drain's deadline is past
+  bool timed_out_ = false;  // the last wait ended without an event
+  int quiet_turns_ = 0;     // such waits in a row
   std::size_t delivered_in_turn_ = 0;
   std::size_t nap_target_ = 0;  // deliveries that a nap is to bring
   std::chrono::nanoseconds nap_{100'000};

@@ -348,8 +348,8 @@ void Session::flush(bool all) {
   for (Channel& channel : channels_) {
     const std::size_t pending = channel.settlement.pending();
     if (pending == 0) continue;
-    // Half of the window is left for the broker to go on with.
-    if (!all && 2 * pending < static_cast<std::size_t>(channel.settings.prefetch)) continue;
+    // Most of the window is left for the broker to go on with.
+    if (!all && 4 * pending < static_cast<std::size_t>(channel.settings.prefetch)) continue;
     ops_.clear();
     channel.settlement.flush(ops_);
     for (const SettleOp& op : ops_) {
