@@ -98,13 +98,15 @@ nlohmann::json to_json(const Spread& spread) {
   return {{"median", spread.median}, {"min", spread.min}, {"max", spread.max}};
 }
 
+std::string number(const char* format, double value) {
+  char digits[64];
+  std::snprintf(digits, sizeof digits, format, value);
+  return digits;
+}
+
 std::string text(const char* format, const Spread& spread) {
-  const auto one = [format](double value) {
-    char number[64];
-    std::snprintf(number, sizeof number, format, value);
-    return std::string(number);
-  };
-  return one(spread.median) + " (" + one(spread.min) + "–" + one(spread.max) + ")";
+  return number(format, spread.median) + " (" + number(format, spread.min) + "–" +
+         number(format, spread.max) + ")";
 }
 
 void row(const std::vector<std::string>& cells) {
@@ -224,6 +226,31 @@ nlohmann::json run_latency(Broker& broker, const std::vector<Contender>& contend
   return result;
 }
 
+nlohmann::json run_idle(Broker& broker, int seconds) {
+  nlohmann::json result = nlohmann::json::array();
+  std::printf("\n**Idle**, measured for %d s\n\n", seconds);
+  row({"", "ready after s", "supervisor, % of a CPU", "wake-ups/s, all processes",
+       "largest worker MiB", "largest consumer MiB"});
+  row({"---", "---:", "---:", "---:", "---:", "---:"});
+  for (const auto& [groups, workers] : {std::pair{1, 1}, std::pair{64, 4}}) {
+    progress("idle: " + std::to_string(groups) + " groups");
+    const IdleSample sample = measure_idle(broker, groups, workers, seconds);
+    progress("");
+    row({std::to_string(groups) + " groups x " + std::to_string(workers) + " workers",
+         number("%.2f", sample.ready_s), number("%.3f", 100 * sample.supervisor_cpu),
+         number("%.2f", sample.wakeups_per_second), number("%.2f", sample.worker_mib),
+         number("%.2f", sample.consumer_mib)});
+    result.push_back({{"groups", groups},
+                      {"workers", workers},
+                      {"ready_seconds", sample.ready_s},
+                      {"supervisor_cpu_share", sample.supervisor_cpu},
+                      {"wakeups_per_second", sample.wakeups_per_second},
+                      {"worker_pss_mib", sample.worker_mib},
+                      {"consumer_pss_mib", sample.consumer_mib}});
+  }
+  return result;
+}
+
 // The first load as bars: for gnuplot.
 void write_plot_data(const std::string& path, const nlohmann::json& load) {
   std::ofstream file(path);
@@ -244,7 +271,8 @@ int main(int argc, char** argv) {
   int rounds = 5, latency_seconds = 10;
   double scale = 1;
   app.add_option("folder", folder, "Where bench.json goes")->required();
-  app.add_option("--only", only, "Only loads whose name matches; 'latency' is one of them");
+  app.add_option("--only", only,
+                 "Only loads whose name matches; 'latency' and 'idle' are among them");
   app.add_option("--rounds", rounds, "Rounds")->check(CLI::PositiveNumber);
   app.add_option("--scale", scale, "Times the number of messages")->check(CLI::PositiveNumber);
   bool no_clients = false;
@@ -283,6 +311,9 @@ int main(int argc, char** argv) {
     if (std::regex_search("latency", wanted)) {
       latency_seconds = std::max(1, static_cast<int>(latency_seconds * scale));
       report["latency"] = run_latency(broker, {each, lope}, rounds, latency_seconds);
+    }
+    if (std::regex_search("idle", wanted)) {
+      report["idle"] = run_idle(broker, std::max(1, static_cast<int>(30 * scale)));
     }
     std::ofstream file(folder + "/bench.json");
     file << report.dump(2) << '\n';

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <filesystem>
 #include <fstream>
 #include <memory>
 #include <stdexcept>
@@ -105,6 +106,11 @@ double cpu_seconds(const std::vector<pid_t>& pids) {
 long kib_of(const std::string& text, std::string_view key) {
   const std::size_t at = text.find(key);
   return at == std::string::npos ? 0 : std::stol(text.substr(at + key.size()));
+}
+
+double pss_mib(pid_t pid) {
+  const std::string rollup = read_file("/proc/" + std::to_string(pid) + "/smaps_rollup");
+  return static_cast<double>(kib_of(rollup, "\nPss:")) / 1024;
 }
 
 double peak_mib(const std::vector<pid_t>& pids) {
@@ -223,6 +229,56 @@ LatencySample measure_latency(Broker& broker, const std::string& queue, const Co
   }
   if (start.size() != last) fail(contender, "has not stamped every message");
   return {latency_of(std::move(start)), latency_of(std::move(ack))};
+}
+
+namespace {
+
+// Ends of a sleep so far: each is a wake-up. Of every thread.
+long wakeups(const std::vector<pid_t>& pids) {
+  long count = 0;
+  for (const pid_t pid : pids) {
+    for (const auto& task :
+         std::filesystem::directory_iterator("/proc/" + std::to_string(pid) + "/task")) {
+      count += kib_of(read_file(task.path() / "status"), "\nvoluntary_ctxt_switches:");
+    }
+  }
+  return count;
+}
+
+}  // namespace
+
+IdleSample measure_idle(Broker& broker, int groups, int workers, int seconds) {
+  LopeOptions options;
+  options.broker = broker.url();
+  options.handlers_dir = LOPE_HANDLERS_BUILD_DIR;
+  options.top = "log: { level: info }\n";
+  std::vector<std::string> queues;
+  for (int i = 0; i < groups; ++i) {
+    queues.push_back(broker.make_queue("idle"));
+    options.groups += "  g" + std::to_string(i) + ": { queue: " + queues.back() +
+                      ", handler: 'null', workers: " + std::to_string(workers) + " }\n";
+  }
+  const TimePoint begin = Clock::now();
+  Lope lope(options);
+  if (!lope.wait_ready(120s)) throw std::runtime_error("Lope is not ready\n" + lope.log());
+  IdleSample sample;
+  sample.ready_s = std::chrono::duration<double>(Clock::now() - begin).count();
+  std::this_thread::sleep_for(2s);  // what the start still brings is over
+  std::vector<pid_t> all = {lope.pid()};
+  for (const ProcessInfo& info : descendants_of(lope.pid())) all.push_back(info.pid);
+  const long wakeups_before = wakeups(all);
+  const double cpu_before = cpu_seconds({lope.pid()});
+  std::this_thread::sleep_for(std::chrono::seconds(seconds));
+  sample.supervisor_cpu = (cpu_seconds({lope.pid()}) - cpu_before) / seconds;
+  sample.wakeups_per_second = static_cast<double>(wakeups(all) - wakeups_before) / seconds;
+  for (const pid_t pid : lope.workers())
+    sample.worker_mib = std::max(sample.worker_mib, pss_mib(pid));
+  for (const pid_t pid : lope.consumers()) {
+    sample.consumer_mib = std::max(sample.consumer_mib, pss_mib(pid));
+  }
+  if (lope.stop() != exited(0)) throw std::runtime_error("Lope did not end in good order");
+  for (const std::string& queue : queues) broker.delete_queue(queue);
+  return sample;
 }
 
 }  // namespace lope::bench

@@ -56,4 +56,14 @@ struct LatencySample {
 LatencySample measure_latency(test::Broker& broker, const std::string& queue,
                               const Contender& contender, int per_second, int seconds);
 
+// Many groups with nothing to do.
+struct IdleSample {
+  double ready_s = 0;             // from the start of `lope run` to "ready"
+  double supervisor_cpu = 0;      // of one CPU, while idle
+  double wakeups_per_second = 0;  // of all processes together
+  double worker_mib = 0;          // proportional set size, the largest
+  double consumer_mib = 0;
+};
+IdleSample measure_idle(test::Broker& broker, int groups, int workers, int seconds);
+
 }  // namespace lope::bench
