@@ -195,7 +195,7 @@ void Consumer::wait(bool at_once) {
   if (!at_once && nap()) at_once = true;
   if (at_once || pool_->announce_sleep()) {
     limit = std::chrono::microseconds(0);
-  } else if (pool_->outcome_is_near()) {
+  } else if (pool_->outcome_is_near() || pool_->wake_may_be_owed()) {
     // A worker with tiny messages does not wake us for each. If one of them takes long after all,
     // this finds what was finished before it; more and more rarely, while nothing comes.
     limit = kNear * (1 << std::min(quiet_turns_, kMostDoublings));
@@ -313,6 +313,7 @@ void Consumer::on_channel_lost(std::uint16_t queue) {
 
 void Consumer::dispatch() {
   if (phase_ != Phase::running) return;
+  no_room_ = false;
   probe_suspects();
   if (settings_.group.batch_size > 1 && pool_->has_batch()) {
     dispatch_batches();
@@ -320,7 +321,10 @@ void Consumer::dispatch() {
   }
   while (!waiting_.empty()) {
     Delivery* const delivery = &table_.at(waiting_.front());
-    if (!pool_->dispatch({&delivery, 1})) return;
+    if (too_many_held(*delivery) || !pool_->dispatch({&delivery, 1})) {
+      no_room_ = true;
+      return;
+    }
     waiting_.pop_front();
     given_to_worker(*delivery);
   }
@@ -333,13 +337,23 @@ void Consumer::dispatch_batches() {
     for (std::size_t i = 0; i < std::min(size, waiting_.size()); ++i) {
       batch_.push_back(&table_.at(waiting_[i]));
     }
-    if (!pool_->dispatch(batch_)) return;
+    if (too_many_held(*batch_.front()) || !pool_->dispatch(batch_)) {
+      no_room_ = true;
+      return;
+    }
     waiting_.erase(waiting_.begin(), waiting_.begin() + static_cast<std::ptrdiff_t>(batch_.size()));
     for (Delivery* delivery : batch_) given_to_worker(*delivery);
   }
   if (!waiting_.empty()) {
     batch_timer_.arm(table_.at(waiting_.front()).since + settings_.group.batch_wait);
   }
+}
+
+// What is acked when it is handed over does not count in the broker's window, but has to be
+// bounded.
+bool Consumer::too_many_held(const Delivery& next) const {
+  return settings_.group.auto_ack &&
+         held_[next.queue] >= static_cast<std::size_t>(settings_.group.queues[next.queue].prefetch);
 }
 
 // Of one that is not full.
@@ -371,7 +385,7 @@ void Consumer::probe_suspects() {
 // settled.
 void Consumer::ask_flush_when_full() {
   if (flush_asked_ || phase_ != Phase::running || pool_->held() == 0) return;
-  bool full = !waiting_.empty() && pool_->held() == pool_->in_flight();
+  bool full = no_room_ && pool_->held() == pool_->in_flight();
   for (std::size_t queue = 0; queue < held_.size(); ++queue) {
     full = full || held_[queue] >= static_cast<std::size_t>(settings_.group.queues[queue].prefetch);
   }
@@ -391,10 +405,10 @@ std::size_t Consumer::put_back(std::vector<Delivery*> deliveries) {
       ++stale;
       continue;
     }
-    delivery->state = Delivery::State::waiting;
+    delivery->state = delivery->alone ? Delivery::State::suspect : Delivery::State::waiting;
     delivery->worker = -1;
     delivery->sequence = 0;
-    waiting_.push_front(delivery->index);
+    (delivery->alone ? suspects_ : waiting_).push_front(delivery->index);
   }
   return stale;
 }
@@ -481,6 +495,7 @@ void Consumer::suspect(Delivery& delivery, std::string_view how) {
             {"message_id", message_id(delivery)},
             {"reason", "its worker died with several inside: " + std::string(how)}});
   delivery.state = Delivery::State::suspect;
+  delivery.alone = true;
   delivery.worker = -1;
   delivery.sequence = 0;
   suspects_.push_back(delivery.index);

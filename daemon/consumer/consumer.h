@@ -41,6 +41,7 @@ class Consumer {
   void dispatch();
   void dispatch_batches();
   bool batch_is_due() const;
+  bool too_many_held(const Delivery& next) const;
   void given_to_worker(Delivery& delivery);
   void probe_suspects();
   void ask_flush_when_full();
@@ -97,6 +98,7 @@ class Consumer {
   std::vector<Delivery*> batch_;        // scratch of dispatch_batches()
   std::vector<std::size_t> held_;       // by queue: how many handlers keep
   bool flush_asked_ = false;            // since something held was settled last
+  bool no_room_ = false;                // the last dispatch left some waiting
   std::vector<std::uint32_t> delayed_;  // to be handed back when due, unordered
   TimePoint deadline_{};
   GroupState reported_state_ = GroupState::starting;

@@ -30,6 +30,7 @@ void DeliveryTable::free(Delivery& delivery) {
   delivery.sequence = 0;
   delivery.worker = -1;
   delivery.batch = -1;
+  delivery.alone = false;
   if (delivery.frame.capacity() > kKeptFrame) {
     delivery.frame.release();
   } else {

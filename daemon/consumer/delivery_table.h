@@ -35,6 +35,7 @@ struct Delivery {
   TimePoint since;             // while waiting for a batch to fill: since then
   TimePoint due;               // while delayed
   bool redelivered = false;
+  bool alone = false;  // a suspect: no other with it in its worker
   ByteBuffer frame;
 };
 

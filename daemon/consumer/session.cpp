@@ -14,6 +14,8 @@ namespace lope::consumer {
 namespace {
 
 constexpr int kFramesPerPump = 1024;
+// What is finished waits no longer for more.
+constexpr std::chrono::milliseconds kSettleWithin{2};
 // Small frames that surely fit a socket buffer that poll calls writable.
 constexpr std::size_t kOpsPerTurn = 64;
 // A broker that is back is found within this.
@@ -340,7 +342,9 @@ void Session::on_body(ChannelNumber number_) {
 }
 
 void Session::finish(std::uint16_t queue, std::uint64_t tag, Verdict verdict) {
-  channels_[queue].settlement.finish(tag, verdict);
+  Channel& channel = channels_[queue];
+  if (channel.settlement.pending() == 0) channel.finished_since = Clock::now();
+  channel.settlement.finish(tag, verdict);
 }
 
 void Session::flush(bool all) {
@@ -349,7 +353,8 @@ void Session::flush(bool all) {
     const std::size_t pending = channel.settlement.pending();
     if (pending == 0) continue;
     // Most of the window is left for the broker to go on with.
-    if (!all && 4 * pending < static_cast<std::size_t>(channel.settings.prefetch)) continue;
+    const bool few = 4 * pending < static_cast<std::size_t>(channel.settings.prefetch);
+    if (!all && few && Clock::now() - channel.finished_since < kSettleWithin) continue;
     ops_.clear();
     channel.settlement.flush(ops_);
     for (const SettleOp& op : ops_) {

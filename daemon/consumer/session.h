@@ -84,6 +84,7 @@ class Session final : private ConnectionEvents {
     std::size_t step = 0;
     bool step_sent = false;
     Settlement settlement;
+    TimePoint finished_since{};  // of what is not flushed, the oldest
     std::string consumer_tag;
     int failures = 0;      // set-ups in a row that failed
     TimePoint retry_at{};  // while down: not before

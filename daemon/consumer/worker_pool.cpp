@@ -100,6 +100,7 @@ void WorkerPool::start_worker(int index) {
     it.ready = true;
     ever_ready_ = true;
     has_batch_ = handler.has_batch;
+    it.process->set_can_flush(handler.has_flush);
     set_ready_count();
     log_info("worker ready", {{"group", settings_.group.name},
                               {"worker", index},
@@ -152,6 +153,11 @@ void WorkerPool::set_ready_count() {
   board_.workers_ready.store(static_cast<std::uint32_t>(ready_), std::memory_order_relaxed);
 }
 
+bool WorkerPool::cannot_stay(const Slot& slot) const {
+  if (slot.process->link_closed()) return slot.probing && !stopping_;
+  return !slot.link_trouble.empty();
+}
+
 void WorkerPool::tend() {
   const TimePoint now = Clock::now();
   TimePoint next = TimePoint::max();
@@ -159,16 +165,18 @@ void WorkerPool::tend() {
     Slot& slot = slots_[i];
     if (slot.process != nullptr && slot.exited) {
       bury(static_cast<int>(i));
-    } else if (slot.process != nullptr && !slot.link_trouble.empty() && !slot.hung &&
-               !slot.process->link_closed()) {
-      // It lives, but cannot be talked to.
+    } else if (slot.process != nullptr && !slot.hung && cannot_stay(slot)) {
+      // It lives, but cannot be talked to, or was asked to end.
       if (now < slot.kill_at) {
         next = std::min(next, slot.kill_at);
       } else {
+        const std::string reason = slot.process->link_closed()
+                                       ? "it does not end after the message that it ran alone"
+                                       : slot.link_trouble;
         log_error("killing a worker", {{"group", settings_.group.name},
                                        {"worker", i},
                                        {"worker_pid", slot.process->pid()},
-                                       {"reason", slot.link_trouble}});
+                                       {"reason", reason}});
         slot.process->kill(SIGKILL);
         slot.kill_at = TimePoint::max();
       }
@@ -291,7 +299,7 @@ WorkerLoad WorkerPool::load(const Slot& slot) const {
   load.calls = slot.process->calls();
   load.flushing = slot.process->flushing();
   load.owed = slot.process->owed();
-  load.mean_ns = slot.mean_ns * settings_.group.batch_size;
+  load.mean_ns = slot.mean_ns * (has_batch_ ? settings_.group.batch_size : 1);
   return load;
 }
 
@@ -338,14 +346,20 @@ void WorkerPool::collect() {
         slot.mean_ns = updated_mean(slot.mean_ns, outcome.duration_ns);
       }
       events_.on_outcome(outcome);
-      if (!slot.probing) continue;
-      if (outcome.held) {
+      if (slot.probing && outcome.held) {
         slot.process->ask_flush(kFlushWindowFull);  // it gets nothing more
-      } else if (slot.process->in_flight() == 0) {
-        slot.process->close_link();
+        slot.process->flush(table_);
       }
+      retire(slot);
     }
   }
+}
+
+// A worker whose only message, a suspect, is done with.
+void WorkerPool::retire(Slot& slot) {
+  if (!slot.probing || slot.process->in_flight() > 0 || slot.process->link_closed()) return;
+  slot.process->close_link();
+  slot.kill_at = Clock::now() + kEndingGrace;
 }
 
 std::vector<Delivery*> WorkerPool::take_back() {
@@ -354,6 +368,7 @@ std::vector<Delivery*> WorkerPool::take_back() {
     if (slot.process == nullptr) continue;
     const std::vector<Delivery*> taken = slot.process->take_back(table_);
     all.insert(all.end(), taken.begin(), taken.end());
+    retire(slot);
   }
   return all;
 }
@@ -363,7 +378,8 @@ bool WorkerPool::may_be_stuck() const {
   bool queued = false;
   for (const Slot& slot : slots_) {
     if (slot.process == nullptr || !slot.ready) continue;
-    idle = idle || slot.process->calls() < static_cast<std::size_t>(settings_.group.threads);
+    idle = idle || slot.process->calls() + slot.process->flushing() <
+                       static_cast<std::size_t>(settings_.group.threads);
     queued = queued || slot.process->has_queued();
   }
   return idle && queued;
@@ -380,7 +396,9 @@ std::vector<Delivery*> WorkerPool::take_back_stuck() {
     const std::vector<Delivery*> taken = slot.process->take_back(table_);
     all.insert(all.end(), taken.begin(), taken.end());
     // It gets nothing ahead again until its messages have shown to be short.
-    slot.mean_ns = std::max(slot.mean_ns, static_cast<double>(now - started));
+    if (slot.process->flushing() == 0) {
+      slot.mean_ns = std::max(slot.mean_ns, static_cast<double>(now - started));
+    }
   }
   return all;
 }
@@ -420,6 +438,13 @@ bool WorkerPool::outcome_is_near() const {
   return std::any_of(slots_.begin(), slots_.end(), [](const Slot& slot) {
     return slot.process != nullptr && slot.process->calls() > 0 && is_tiny(slot);
   });
+}
+
+bool WorkerPool::wake_may_be_owed() const {
+  return settings_.group.threads == 1 &&
+         std::any_of(slots_.begin(), slots_.end(), [](const Slot& slot) {
+           return slot.process != nullptr && slot.process->calls() > 1;
+         });
 }
 
 bool WorkerPool::all_tiny() const {

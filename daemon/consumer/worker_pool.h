@@ -69,6 +69,8 @@ class WorkerPool {
   // Is a worker in the middle of messages that take so little time that their outcomes are as good
   // as there?
   bool outcome_is_near() const;
+  // Might a worker have outcomes that it has put off waking us for?
+  bool wake_may_be_owed() const;
   // Do the messages of every worker take so little time?
   bool all_tiny() const;
   // Before and after the loop sleeps; true: an outcome is there, do not sleep.
@@ -108,6 +110,8 @@ class WorkerPool {
   void sweep();
   WorkerLoad load(const Slot& slot) const;
   static bool is_tiny(const Slot& slot);
+  void retire(Slot& slot);
+  bool cannot_stay(const Slot& slot) const;
 
   EventLoop& loop_;
   const ConsumerSettings& settings_;

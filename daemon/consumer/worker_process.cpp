@@ -318,7 +318,7 @@ std::vector<Delivery*> WorkerProcess::take_held(DeliveryTable& table) {
 }
 
 std::size_t WorkerProcess::flushing() const {
-  if (held_ == 0) return 0;
+  if (!can_flush_) return 0;
   const auto* slots = board_->slots.data();
   return static_cast<std::size_t>(
       std::count_if(slots, slots + threads_, [](const WorkerBoard::Slot& slot) {

@@ -95,10 +95,12 @@ class WorkerProcess {
   std::size_t owed() const { return owed_; }
   // Ever given to it.
   std::uint64_t given() const { return given_; }
+  // From what it said when it was ready.
+  void set_can_flush(bool can) { can_flush_ = can; }
   // Threads that are in flush().
   std::size_t flushing() const;
   // Calls that wait behind others here and that take_back() would give back.
-  bool has_queued() const { return calls_ > threads_ + (front_half_sent() ? 1u : 0u); }
+  bool has_queued() const { return calls_ + flushing() > threads_ + (front_half_sent() ? 1u : 0u); }
   // When the longest running call of a handler began, in monotonic ns; 0 when none runs.
   std::uint64_t oldest_start_ns() const;
 
@@ -166,6 +168,7 @@ class WorkerProcess {
   std::uint64_t given_ = 0;
   std::size_t flushed_ = 0;  // threads that have carried out the last flush
   bool last_flush_asked_ = false;
+  bool can_flush_ = false;
   // Not wholly on the link, in order: indices of deliveries, or kFlushFrame.
   static constexpr std::uint32_t kFlushFrame = UINT32_MAX;
   std::vector<std::uint32_t> unsent_;

@@ -43,9 +43,9 @@ HandlerThread::Created HandlerThread::create() {
 
 void HandlerThread::run() {
   while (true) {
-    switch (inbox_.next(leases_, flush_due_ns_, flushes_seen_)) {
+    switch (inbox_.next(leases_, flush_due_ns_, flushes_)) {
       case Inbox::Next::deliveries: handle(); break;
-      case Inbox::Next::flush: flush(inbox_.flush_reason()); break;
+      case Inbox::Next::flush: flush(flushes_.reason); break;
       case Inbox::Next::due: flush(LOPE_FLUSH_INTERVAL); break;
       case Inbox::Next::ended: return;
     }
@@ -68,7 +68,7 @@ void HandlerThread::handle() {
       inbox_.release(lease);
     }
     slot_.sequence.store(0, std::memory_order_release);
-    if (asleep) link_.wake();
+    if (std::exchange(wake_owed_, false) || asleep) link_.wake();
     return;
   }
   while (records_.size() < count) records_.push_back(held_.take_spare());
@@ -104,11 +104,12 @@ void HandlerThread::handle() {
   slot_.sequence.store(0, std::memory_order_release);
   held_.call_ended(first, last);
   wake_owed_ |= asleep;
-  if (wake_owed_ && (duration >= kTinyCallNs || !inbox_.has_next())) {
+  const bool flush_is_due = flush_due_ns_ != 0 && ended >= flush_due_ns_;
+  if (wake_owed_ && (duration >= kTinyCallNs || flush_is_due || !inbox_.has_next())) {
     wake_owed_ = false;
     link_.wake();
   }
-  if (flush_due_ns_ != 0 && ended >= flush_due_ns_) flush(LOPE_FLUSH_INTERVAL);
+  if (flush_is_due) flush(LOPE_FLUSH_INTERVAL);
 }
 
 void HandlerThread::call_handler(std::size_t count) {
@@ -131,6 +132,8 @@ void HandlerThread::call_handler(std::size_t count) {
 }
 
 void HandlerThread::flush(std::uint32_t reason) {
+  if (drained_) return;
+  drained_ = reason == LOPE_FLUSH_DRAIN;
   if (plugin_.has_flush()) {
     slot_.started_ns.store(monotonic_ns(), std::memory_order_relaxed);
     const lope_status status = plugin_.table->flush(instance_, reason);
@@ -139,7 +142,7 @@ void HandlerThread::flush(std::uint32_t reason) {
       link_.send_log(LogLevel::warn, "flush() failed with status " + std::to_string(status));
     }
   }
-  if (reason == LOPE_FLUSH_DRAIN) held_.hand_back(thread_index_);
+  if (drained_) held_.hand_back(thread_index_);
   flush_due_ns_ = 0;
   if (plugin_.has_flush() && held_.count(thread_index_) > 0) {
     flush_due_ns_ =

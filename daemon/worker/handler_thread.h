@@ -43,7 +43,8 @@ class HandlerThread {
   Host host_;
   lope_handler* instance_ = nullptr;
   std::uint64_t flush_due_ns_ = 0;  // CLOCK_MONOTONIC; 0: nothing to flush
-  std::uint64_t flushes_seen_ = 0;
+  Inbox::Flushes flushes_;
+  bool drained_ = false;    // has flushed for the last time
   bool wake_owed_ = false;  // the consumer sleeps, and is woken once a few more are done
   // Of the present call; kept for their memory.
   std::vector<Inbox::Lease> leases_;

@@ -29,23 +29,22 @@ Inbox::Inbox(int fd, bool shared) : fd_(fd), shared_(shared) {
 
 Inbox::~Inbox() = default;
 
-Inbox::Next Inbox::next(std::vector<Lease>& deliveries, std::uint64_t due_ns,
-                        std::uint64_t& flushes_seen) {
+Inbox::Next Inbox::next(std::vector<Lease>& deliveries, std::uint64_t due_ns, Flushes& flushes) {
   deliveries.clear();
   std::unique_lock<std::mutex> lock(mutex_, std::defer_lock);
   if (shared_) lock.lock();
-  const Next next = take_next(lock, deliveries, due_ns, flushes_seen);
+  const Next next = take_next(lock, deliveries, due_ns, flushes);
   // There may be more, and somebody has to read the socket.
   if (waiting_ > 0 && !reading_) changed_.notify_one();
   return next;
 }
 
 Inbox::Next Inbox::take_next(std::unique_lock<std::mutex>& lock, std::vector<Lease>& deliveries,
-                             std::uint64_t due_ns, std::uint64_t& flushes_seen) {
+                             std::uint64_t due_ns, Flushes& flushes) {
   while (true) {
     if (!reading_) take_flush_requests();
-    if (flushes_ != flushes_seen) {
-      flushes_seen = flushes_;
+    if (flushes_ != flushes.seen) {
+      flushes = {flushes_, flush_reason_};
       return Next::flush;
     }
     if (reading_) {
@@ -119,11 +118,6 @@ bool Inbox::has_next() const {
   if (shared_ || available < sizeof head) return false;
   std::memcpy(&head, current_->data.get() + current_->parsed, sizeof head);
   return available >= head.size && head.type == FrameType::delivery && head.batch <= 1;
-}
-
-std::uint32_t Inbox::flush_reason() {
-  const std::lock_guard<std::mutex> lock(mutex_);
-  return flush_reason_;
 }
 
 void Inbox::take_flush_requests() {

@@ -31,7 +31,7 @@ class Inbox {
   };
   enum class Next {
     deliveries,  // one, or a batch
-    flush,       // the consumer asks for it: see flush_reason()
+    flush,       // the consumer asks for it: see Flushes
     due,         // the time is up
     ended,       // the consumer has closed the link, or broken it
   };
@@ -42,14 +42,18 @@ class Inbox {
   Inbox(const Inbox&) = delete;
   Inbox& operator=(const Inbox&) = delete;
 
+  // A thread's own memory of requests to flush: every thread hears of every one.
+  struct Flushes {
+    std::uint64_t seen = 0;
+    std::uint32_t reason = 0;  // of the last
+  };
+
   // [any thread] Blocks for what comes next, no longer than to `due_ns` (CLOCK_MONOTONIC; 0: for
-  // ever). `flushes_seen` is the thread's own memory: every thread hears of every request once.
-  Next next(std::vector<Lease>& deliveries, std::uint64_t due_ns, std::uint64_t& flushes_seen);
+  // ever).
+  Next next(std::vector<Lease>& deliveries, std::uint64_t due_ns, Flushes& flushes);
   // Would next() return a delivery without waiting? With several threads always false: another may
   // take it.
   bool has_next() const;
-  // [any thread] Why the last flush was asked for.
-  std::uint32_t flush_reason();
   // [any thread] The frame's memory may be used again.
   void release(Lease& lease);
   // [any thread] Bytes of all its memory.
@@ -59,7 +63,7 @@ class Inbox {
   enum class Received { data, due, end };
 
   Next take_next(std::unique_lock<std::mutex>& lock, std::vector<Lease>& deliveries,
-                 std::uint64_t due_ns, std::uint64_t& flushes_seen);
+                 std::uint64_t due_ns, Flushes& flushes);
   bool take_batch(std::unique_lock<std::mutex>& lock, std::vector<Lease>& deliveries,
                   std::size_t count);
   bool take_frame(Lease& lease);

@@ -114,6 +114,24 @@ TEST_CASE("of a batch that a worker died in, only the guilty one is charged", "[
   CHECK(lines_with(lope.log(), "worker ready").size() >= 6);
 }
 
+TEST_CASE("a worker that does not end after its suspect is killed, and the next suspect runs",
+          "[broker][batch]") {
+  Gathered it;
+  it.publish({"ack", "segv"});
+  LopeOptions options = it.options("    batch: { size: 2, wait: 10s }\n");
+  const std::string place = "file: ";
+  options.groups.insert(options.groups.find(place), "hangs: true, ");
+  options.top = "shutdown_timeout: 1s\n";
+  Lope lope(options);
+  const auto killed = lope.wait_for_line("killing a worker", 20s);
+  REQUIRE(killed);
+  CHECK(killed->find("it does not end after the message that it ran alone") != std::string::npos);
+  const auto charged = lope.wait_for_line("message retried", 20s);
+  REQUIRE(charged);
+  CHECK(field(*charged, "message_id") == "m1");
+  CHECK(lope.stop() == exited(1));
+}
+
 TEST_CASE("of the threads of a dead worker, only the guilty one's message is charged",
           "[broker][batch]") {
   Scripted it;

@@ -89,6 +89,33 @@ TEST_CASE("any thread settles, at any time, once", "[broker][hold]") {
   CHECK(lines_with(lope.log(), "outcome dropped").empty());
 }
 
+TEST_CASE("with auto_ack a handler keeps no more than the prefetch", "[broker][hold]") {
+  Gathered it;
+  it.publish(std::vector<std::string>(50, "keep"));
+  Lope lope(it.options("    flush_interval: 1h\n    prefetch: 5\n    auto_ack: true\n"));
+  REQUIRE(lope.wait_ready());
+  REQUIRE(it.wait_for("flush", 1));
+  // Five are kept, five wait here; the others are the broker's.
+  CHECK(eventually(5s, [&] { return it.broker.message_count(it.queue) == 40; }));
+  CHECK(lope.stop() == exited(0));
+  CHECK(lope.process().count_lines("message given up (auto_ack)") == 5);
+  CHECK(it.broker.message_count(it.queue) == 45);
+}
+
+TEST_CASE("a full window is announced only when it is full", "[broker][hold]") {
+  Gathered it;
+  Lope lope(
+      it.options("    flush_interval: 1h\n    prefetch: 20\n    batch: { size: 10, wait: 1h }\n"));
+  REQUIRE(lope.wait_ready());
+  it.publish(std::vector<std::string>(11, "keep"));
+  REQUIRE(it.wait_for("batch", 1));
+  it.publish(std::vector<std::string>(9, "hold"), "n");  // now it is
+  REQUIRE(it.wait_for("flush", 1));
+  CHECK(it.lines("flush").size() == 1);
+  CHECK(it.lines("done").size() == 9);
+  CHECK(lope.stop() == exited(0));
+}
+
 TEST_CASE("other messages go on while some are kept", "[broker][hold]") {
   Gathered it;
   Lope lope(it.options("    flush_interval: 1h\n    prefetch: 3\n"));

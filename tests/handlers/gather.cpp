@@ -31,6 +31,7 @@ namespace {
 constexpr lope_option kOptions[] = {
     lope::required("file", "where to append"),
     lope::defaulted("word", "", "what to do with every message, whatever its body says"),
+    lope::defaulted("hangs", "false", "never end in good order", LOPE_BOOL),
     lope::defaulted("pause_ms", "0", "milliseconds of work for each call", LOPE_UINT64),
     lope::kEndOfOptions};
 
@@ -46,11 +47,13 @@ class Gather final : public lope::Handler {
       : host_(host),
         word_(host.option_as<std::string>("word")),
         pause_ms_(host.option_as<long>("pause_ms")),
+        hangs_(host.option_as<bool>("hangs")),
         fd_(::open(host.option_as<std::string>("file").c_str(),
                    O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0644)) {
     if (fd_ < 0) throw std::system_error(errno, std::generic_category(), "open");
   }
   ~Gather() override {
+    while (hangs_) ::pause();
     for (std::thread& thread : threads_) thread.join();
     ::close(fd_);
   }
@@ -132,6 +135,7 @@ class Gather final : public lope::Handler {
   const lope::Host host_;
   const std::string word_;
   const long pause_ms_;
+  const bool hangs_;
   const int fd_;
   std::vector<std::pair<std::uint64_t, std::string>> held_;
   std::vector<std::thread> threads_;

@@ -88,7 +88,7 @@ struct Fixture {
     const std::string frame = encode_frame(FrameType::delivery, 77, "");
     REQUIRE(::send(pair.second.get(), frame.data(), frame.size(), 0) > 0);
     std::vector<Inbox::Lease> leases;
-    std::uint64_t flushes = 0;
+    Inbox::Flushes flushes;
     REQUIRE(inbox.next(leases, 0, flushes) == Inbox::Next::deliveries);
     return leases.front();
   }

@@ -48,7 +48,7 @@ std::uint64_t sequence_of(const Inbox::Lease& lease) {
 // The next frame, for a thread that nobody asks to flush; false: the end.
 bool next(Inbox& inbox, Inbox::Lease& lease) {
   std::vector<Inbox::Lease> leases;
-  std::uint64_t flushes = 0;
+  Inbox::Flushes flushes;
   if (inbox.next(leases, 0, flushes) != Inbox::Next::deliveries || leases.size() != 1) return false;
   lease = leases.front();
   return true;
@@ -243,7 +243,7 @@ TEST_CASE("a batch comes as a whole, however large and however sliced", "[unit][
                       frame_of(1, 5) + batch_of(2, 20, size) + frame_of(22, 5) + batch_of(23, 2, 7),
                       slice);
   std::vector<Inbox::Lease> leases;
-  std::uint64_t flushes = 0;
+  Inbox::Flushes flushes;
   std::uint64_t sequence = 0;
   for (const std::size_t count : {1u, 20u, 1u, 2u}) {
     REQUIRE(inbox.next(leases, 0, flushes) == Inbox::Next::deliveries);
@@ -263,7 +263,7 @@ TEST_CASE("a batch whose end never comes is the link's end", "[unit][inbox]") {
   REQUIRE(::send(link.second.get(), bytes.data(), bytes.size() - 1, 0) > 0);
   link.second.reset();
   std::vector<Inbox::Lease> leases;
-  std::uint64_t flushes = 0;
+  Inbox::Flushes flushes;
   CHECK(inbox.next(leases, 0, flushes) == Inbox::Next::ended);
   CHECK(leases.empty());
 }
@@ -273,7 +273,7 @@ TEST_CASE("a wait ends when it is due", "[unit][inbox]") {
   const FdPair link = stream_pair();
   Inbox inbox(link.first.get(), shared);
   std::vector<Inbox::Lease> leases;
-  std::uint64_t flushes = 0;
+  Inbox::Flushes flushes;
   const std::uint64_t due = monotonic_ns() + 20'000'000;
   CHECK(inbox.next(leases, due, flushes) == Inbox::Next::due);
   CHECK(monotonic_ns() >= due);
@@ -290,10 +290,10 @@ TEST_CASE("every thread hears of a request to flush, the idle ones too", "[unit]
   for (int i = 0; i < kThreads; ++i) {
     threads.emplace_back([&] {
       std::vector<Inbox::Lease> leases;
-      std::uint64_t flushes = 0;
+      Inbox::Flushes flushes;
       for (;;) {
         const auto what = inbox.next(leases, 0, flushes);
-        if (what == Inbox::Next::flush && inbox.flush_reason() == 3) ++heard;
+        if (what == Inbox::Next::flush && flushes.reason == 3) ++heard;
         for (Inbox::Lease& lease : leases) inbox.release(lease);
         if (what == Inbox::Next::ended) break;
       }
