@@ -26,6 +26,7 @@ struct DeliveryHead {
   std::uint32_t text_sizes[kTextProperties];
   std::uint32_t body_offset;  // from the start of the frame
   std::uint32_t body_size;
+  std::uint64_t segment;  // 0: the body is in the frame
 };
 static_assert(sizeof(DeliveryHead) % 8 == 0);
 
@@ -95,10 +96,11 @@ char* encode_delivery(const DeliveryView& view, std::size_t body_size, ByteBuffe
   const std::size_t body_offset = (offset + 7) & ~std::size_t{7};
   head.body_offset = static_cast<std::uint32_t>(body_offset);
   head.body_size = static_cast<std::uint32_t>(body_size);
-  const FrameHead frame{static_cast<std::uint32_t>(body_offset + body_size), FrameType::delivery, 0,
-                        0};
+  head.segment = view.segment;
+  const std::size_t size = body_offset + (view.segment == 0 ? body_size : 0);
+  const FrameHead frame{static_cast<std::uint32_t>(size), FrameType::delivery, 0, 0};
 
-  buffer.assign_size(body_offset + body_size);
+  buffer.assign_size(size);
   char* to = buffer.data();
   std::memcpy(to, &frame, sizeof frame);
   std::memcpy(to + sizeof frame, &head, sizeof head);
@@ -112,6 +114,15 @@ char* encode_delivery(const DeliveryView& view, std::size_t body_size, ByteBuffe
 void set_sequence(ByteBuffer& frame, std::uint64_t sequence, std::uint16_t batch) {
   std::memcpy(frame.data() + offsetof(FrameHead, batch), &batch, sizeof batch);
   std::memcpy(frame.data() + offsetof(FrameHead, sequence), &sequence, sizeof sequence);
+}
+
+std::uint64_t segment_of(std::span<const char> frame) {
+  std::uint64_t segment = 0;
+  constexpr std::size_t at = sizeof(FrameHead) + offsetof(DeliveryHead, segment);
+  if (frame.size() >= at + sizeof segment) {
+    std::memcpy(&segment, frame.data() + at, sizeof segment);
+  }
+  return segment;
 }
 
 Result<DeliveryView> decode_delivery(std::span<const char> frame) {
@@ -133,12 +144,18 @@ Result<DeliveryView> decode_delivery(std::span<const char> frame) {
     view.text[i] = {frame.data() + offset, head.text_sizes[i]};
     offset += head.text_sizes[i];
   }
+  const std::size_t body_in_frame = head.segment == 0 ? head.body_size : 0;
   if (head.headers_size > frame.size() - offset || head.body_offset > frame.size() ||
-      head.body_size > frame.size() - head.body_offset) {
+      body_in_frame > frame.size() - head.body_offset) {
     return Error{"link: damaged delivery frame"};
   }
   view.headers = {frame.data() + offset, head.headers_size};
-  view.body = {frame.data() + head.body_offset, head.body_size};
+  view.segment = head.segment;
+  if (head.segment == 0) {
+    view.body = {frame.data() + head.body_offset, head.body_size};
+  } else {
+    view.segment_body_size = head.body_size;
+  }
   return view;
 }
 

@@ -44,6 +44,9 @@ enum class FrameType : std::uint16_t {
   // consumer to worker
   delivery = 1,
   flush = 2,  // `sequence` is the reason
+  segment =
+      3,  // `sequence` is its id; payload: SegmentHead. Its descriptor comes with the first byte
+  forget = 4,  // `sequence` is the id of a segment that no delivery will name again
   // worker to consumer
   ready = 16,    // payload: name \0 version \0 path \0, and 1 for handle_batch(), 2 for flush()
   failed = 17,   // payload: FailedHead, text
@@ -59,6 +62,9 @@ struct FrameHead {
 };
 static_assert(sizeof(FrameHead) == 16);
 
+struct SegmentHead {
+  std::uint64_t size;
+};
 struct FailedHead {
   std::uint32_t refused;  // 1: do not start this handler again; 0: try again
 };
@@ -104,6 +110,9 @@ struct DeliveryView {
   std::uint32_t header_count = 0;
   std::string_view headers;  // made by HeaderWriter
   std::string_view body;
+  // Not 0: the body is in this segment of shared memory, and not in the frame.
+  std::uint64_t segment = 0;
+  std::size_t segment_body_size = 0;
 
   std::string_view& operator[](TextProperty property) {
     return text[static_cast<std::size_t>(property)];
@@ -114,11 +123,14 @@ struct DeliveryView {
 };
 
 // Writes a delivery frame but for its body into `buffer` and leaves room for a body of `body_size`
-// bytes at its end. Returns where the body goes. `view.body` is not looked at.
+// bytes at its end, unless it names a segment for it. Returns where the body goes then. `view.body`
+// is not looked at.
 char* encode_delivery(const DeliveryView& view, std::size_t body_size, ByteBuffer& buffer);
 // Names the delivery: each hand-over to a worker has its own sequence.
 void set_sequence(ByteBuffer& frame, std::uint64_t sequence, std::uint16_t batch = 0);
-// `frame` is a whole frame of type delivery.
+// The segment that a whole frame of type delivery names; 0: none.
+std::uint64_t segment_of(std::span<const char> frame);
+// `frame` is a whole frame of type delivery. The body of one that names a segment is left empty.
 Result<DeliveryView> decode_delivery(std::span<const char> frame);
 
 // What a header's value is; the numbers are those of the ABI (asserted in worker/host.cpp).

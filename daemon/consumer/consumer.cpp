@@ -24,6 +24,8 @@ namespace {
 constexpr std::chrono::milliseconds kCloseGrace{500};
 constexpr std::chrono::milliseconds kStuckCheck{2};
 constexpr int kLastFlushes = 1000;
+// The memory of large bodies is kept so long for others.
+constexpr std::chrono::seconds kBodiesKept{5};
 // The longest that a finished outcome of tiny messages waits to be seen, and to be settled.
 constexpr std::chrono::microseconds kNear{2000};
 constexpr int kMostDoublings = 9;
@@ -101,6 +103,7 @@ Result<void> Consumer::set_up() {
   nap_target_ = std::min<std::size_t>(nap_target_, 64);
   if (auto made = timer(delay_timer_, [] {}); !made) return made;
   if (auto made = timer(batch_timer_, [] {}); !made) return made;
+  if (auto made = timer(bodies_timer_, [this] { trim_bodies(); }); !made) return made;
   if (auto made = timer(stuck_timer_, [this] { put_back(pool_->take_back_stuck()); }); !made) {
     return made;
   }
@@ -184,6 +187,9 @@ bool Consumer::turn() {
   session_->flush(!more && (timed_out_ || !pool_->outcome_is_near()));
   advance_drain();
   update_board();
+  if (table_.bodies().has_free() && !bodies_timer_.armed()) {
+    bodies_timer_.arm(Clock::now() + kBodiesKept);
+  }
   if (pool_->may_be_stuck() && !stuck_timer_.armed()) {
     stuck_timer_.arm(Clock::now() + kStuckCheck);
   }
@@ -264,7 +270,11 @@ char* Consumer::on_delivery(std::uint16_t queue, std::uint64_t epoch,
   DeliveryView view = incoming.view;
   view[TextProperty::queue] = settings_.group.queues[queue].name;
   receiving_[queue] = &delivery;
-  return encode_delivery(view, incoming.body_size, delivery.frame);
+  if (incoming.body_size >= kSharedBody) delivery.body = table_.bodies().take(incoming.body_size);
+  if (delivery.body == nullptr) return encode_delivery(view, incoming.body_size, delivery.frame);
+  view.segment = delivery.body->id;
+  encode_delivery(view, incoming.body_size, delivery.frame);
+  return delivery.body->data;
 }
 
 void Consumer::on_complete(std::uint16_t queue) {
@@ -392,6 +402,11 @@ void Consumer::ask_flush_when_full() {
   if (!full) return;
   flush_asked_ = true;
   pool_->ask_flush(kFlushWindowFull);
+  pool_->flush();
+}
+
+void Consumer::trim_bodies() {
+  for (const std::uint64_t id : table_.bodies().trim(Clock::now() - kBodiesKept)) pool_->forget(id);
   pool_->flush();
 }
 
@@ -528,7 +543,7 @@ void Consumer::retry(Delivery& delivery, std::string_view reason) {
   delivery.worker = -1;
   delivery.sequence = 0;
   delivery.due = Clock::now() + delay;
-  delivery.frame.release();
+  table_.drop_message(delivery);
   delayed_.push_back(delivery.index);
 }
 

@@ -58,6 +58,7 @@ class Consumer {
   void no_longer_held(Delivery& delivery);
   void settle(Delivery& delivery, Verdict verdict);
   bool drop_if_stale(Delivery& delivery);
+  void trim_bodies();
   void hand_back_delayed_that_are_due();
 
   // Ending
@@ -109,6 +110,7 @@ class Consumer {
   EventSource control_source_;
   EventSource delay_timer_;
   EventSource batch_timer_;
+  EventSource bodies_timer_;
   EventSource stuck_timer_;
   EventSource deadline_timer_;
 };

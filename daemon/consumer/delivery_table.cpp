@@ -1,6 +1,7 @@
 #include "consumer/delivery_table.h"
 
 #include <cstdlib>
+#include <utility>
 
 namespace lope::consumer {
 
@@ -31,12 +32,17 @@ void DeliveryTable::free(Delivery& delivery) {
   delivery.worker = -1;
   delivery.batch = -1;
   delivery.alone = false;
+  drop_message(delivery);
+  free_.push_back(delivery.index);
+}
+
+void DeliveryTable::drop_message(Delivery& delivery) {
+  if (delivery.body != nullptr) bodies_.give_back(std::exchange(delivery.body, nullptr));
   if (delivery.frame.capacity() > kKeptFrame) {
     delivery.frame.release();
   } else {
     delivery.frame.clear();
   }
-  free_.push_back(delivery.index);
 }
 
 std::uint64_t DeliveryTable::new_sequence(Delivery& delivery) {

@@ -9,6 +9,7 @@
 
 #include "common/clock.h"
 #include "common/link.h"
+#include "consumer/body_store.h"
 
 namespace lope::consumer {
 
@@ -37,6 +38,7 @@ struct Delivery {
   bool redelivered = false;
   bool alone = false;  // a suspect: no other with it in its worker
   ByteBuffer frame;
+  BodyStore::Segment* body = nullptr;  // where a large one is; otherwise it is in the frame
 };
 
 class DeliveryTable {
@@ -44,6 +46,9 @@ class DeliveryTable {
   Delivery& allocate();
   // Gives a large frame's memory back to the system.
   void free(Delivery& delivery);
+  // Only its message's memory: it will not be handed over again.
+  void drop_message(Delivery& delivery);
+  BodyStore& bodies() { return bodies_; }
   Delivery& at(std::uint32_t index) { return *all_[index]; }
   const Delivery& at(std::uint32_t index) const { return *all_[index]; }
   // Names this hand-over: higher than every sequence before, and finds the delivery again.
@@ -65,6 +70,7 @@ class DeliveryTable {
   static constexpr int kIndexBits = 24;
   std::vector<std::unique_ptr<Delivery>> all_;
   std::vector<std::uint32_t> free_;
+  BodyStore bodies_;
   std::uint64_t counter_ = 0;
 };
 

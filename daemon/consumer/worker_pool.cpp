@@ -331,6 +331,12 @@ bool WorkerPool::probe(Delivery& delivery) {
   return true;
 }
 
+void WorkerPool::forget(std::uint64_t segment) {
+  for (Slot& slot : slots_) {
+    if (slot.process != nullptr) slot.process->forget(segment);
+  }
+}
+
 void WorkerPool::flush() {
   for (Slot& slot : slots_) {
     if (slot.process != nullptr) slot.process->flush(table_);

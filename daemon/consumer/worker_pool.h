@@ -48,6 +48,8 @@ class WorkerPool {
   // Can its handler take several at once?
   bool has_batch() const { return has_batch_; }
   void flush();
+  // No delivery will name this segment of shared memory again.
+  void forget(std::uint64_t segment);
   // Every outcome reported so far, through on_outcome.
   void collect();
   // Takes back what no handler has started, from all workers / from those whose running message

@@ -112,13 +112,20 @@ void WorkerProcess::give(DeliveryTable& table, std::span<Delivery* const> delive
     if (place == batches_.end()) batches_.emplace_back();
     batches_[static_cast<std::size_t>(batch)] = {deliveries.size(), false};
   }
+  // Before them all: nothing comes between the deliveries of a batch.
+  for (const Delivery* delivery : deliveries) {
+    if (delivery->body != nullptr && segments_.insert(delivery->body->id).second) {
+      unsent_.push_back({FrameType::segment, delivery->body->id, delivery->body->fd.get(),
+                         delivery->body->capacity});
+    }
+  }
   auto count = static_cast<std::uint16_t>(batch < 0 ? 0 : deliveries.size());
   for (Delivery* delivery : deliveries) {
     set_sequence(delivery->frame, table.new_sequence(*delivery), std::exchange(count, 0));
     delivery->state = Delivery::State::at_worker;
     delivery->worker = slot_;
     delivery->batch = batch;
-    unsent_.push_back(delivery->index);
+    unsent_.push_back({FrameType::delivery, delivery->index});
   }
   outstanding_ += deliveries.size();
   owed_ += deliveries.size();
@@ -133,11 +140,13 @@ void WorkerProcess::call_over(Delivery& delivery) {
 }
 
 void WorkerProcess::ask_flush(std::uint32_t reason) {
-  flush_frame_ = {sizeof flush_frame_, FrameType::flush, 0, reason};
-  // One that waits to be sent says the newer reason; one that is half sent stays as it is.
-  const bool waits = std::find(unsent_.begin() + static_cast<std::ptrdiff_t>(next_unsent_),
-                               unsent_.end(), kFlushFrame) != unsent_.end();
-  if (!waits) unsent_.push_back(kFlushFrame);
+  // One that waits to be sent says the newer reason, unless it is half sent.
+  for (std::size_t i = next_unsent_ + (sent_of_first_ > 0 ? 1 : 0); i < unsent_.size(); ++i) {
+    if (unsent_[i].type != FrameType::flush) continue;
+    unsent_[i].value = reason;
+    return;
+  }
+  unsent_.push_back({FrameType::flush, reason});
 }
 
 void WorkerProcess::ask_last_flush() {
@@ -145,23 +154,76 @@ void WorkerProcess::ask_last_flush() {
   ask_flush(kFlushDrain);
 }
 
-std::span<const char> WorkerProcess::frame_of(DeliveryTable& table, std::uint32_t unsent) const {
-  if (unsent != kFlushFrame) return table.at(unsent).frame.bytes();
-  return {reinterpret_cast<const char*>(&flush_frame_), sizeof flush_frame_};
+void WorkerProcess::forget(std::uint64_t segment) {
+  if (segments_.erase(segment) == 0) return;
+  const auto unheard =
+      std::find_if(unsent_.begin() + static_cast<std::ptrdiff_t>(next_unsent_), unsent_.end(),
+                   [segment](const Unsent& unsent) {
+                     return unsent.type == FrameType::segment && unsent.value == segment;
+                   });
+  const bool half_sent =
+      sent_of_first_ > 0 && unheard - unsent_.begin() == static_cast<std::ptrdiff_t>(next_unsent_);
+  if (unheard != unsent_.end() && !half_sent) {
+    unsent_.erase(unheard);
+  } else {
+    unsent_.push_back({FrameType::forget, segment});
+  }
+}
+
+std::size_t WorkerProcess::size_of(DeliveryTable& table, const Unsent& unsent) const {
+  if (unsent.is_delivery()) return table.at(static_cast<std::uint32_t>(unsent.value)).frame.size();
+  return sizeof(FrameHead) + (unsent.type == FrameType::segment ? sizeof(SegmentHead) : 0);
+}
+
+// As many as there are in a row.
+ssize_t WorkerProcess::send_deliveries(DeliveryTable& table) {
+  std::array<iovec, kFramesPerWrite> parts;
+  std::size_t count = 0;
+  for (std::size_t i = next_unsent_; i < unsent_.size() && count < parts.size(); ++i) {
+    if (!unsent_[i].is_delivery()) break;
+    ByteBuffer& frame = table.at(static_cast<std::uint32_t>(unsent_[i].value)).frame;
+    const std::size_t skip = count == 0 ? sent_of_first_ : 0;
+    parts[count++] = {frame.data() + skip, frame.size() - skip};
+  }
+  msghdr message{};
+  message.msg_iov = parts.data();
+  message.msg_iovlen = count;
+  return ::sendmsg(link_.get(), &message, MSG_NOSIGNAL);
+}
+
+// One alone: a descriptor goes with the bytes of one write.
+ssize_t WorkerProcess::send_control(const Unsent& control) {
+  struct {
+    FrameHead head;
+    SegmentHead segment;
+  } frame{};
+  std::size_t size = sizeof frame.head;
+  if (control.type == FrameType::segment) {
+    size = sizeof frame;
+    frame.segment.size = control.size;
+  }
+  frame.head = {static_cast<std::uint32_t>(size), control.type, 0, control.value};
+  iovec part{reinterpret_cast<char*>(&frame) + sent_of_first_, size - sent_of_first_};
+  msghdr message{};
+  message.msg_iov = &part;
+  message.msg_iovlen = 1;
+  alignas(cmsghdr) char ancillary[CMSG_SPACE(sizeof(int))] = {};
+  if (control.type == FrameType::segment && sent_of_first_ == 0) {
+    message.msg_control = ancillary;
+    message.msg_controllen = sizeof ancillary;
+    cmsghdr* const rights = CMSG_FIRSTHDR(&message);
+    rights->cmsg_level = SOL_SOCKET;
+    rights->cmsg_type = SCM_RIGHTS;
+    rights->cmsg_len = CMSG_LEN(sizeof(int));
+    std::memcpy(CMSG_DATA(rights), &control.segment_fd, sizeof control.segment_fd);
+  }
+  return ::sendmsg(link_.get(), &message, MSG_NOSIGNAL);
 }
 
 void WorkerProcess::flush(DeliveryTable& table) {
   while (next_unsent_ < unsent_.size() && !link_closed_) {
-    std::array<iovec, kFramesPerWrite> parts;
-    std::size_t count = 0;
-    for (std::size_t i = next_unsent_; i < unsent_.size() && count < parts.size(); ++i) {
-      const auto frame = frame_of(table, unsent_[i]).subspan(count == 0 ? sent_of_first_ : 0);
-      parts[count++] = {const_cast<char*>(frame.data()), frame.size()};
-    }
-    msghdr message{};
-    message.msg_iov = parts.data();
-    message.msg_iovlen = count;
-    const ssize_t n = ::sendmsg(link_.get(), &message, MSG_NOSIGNAL);
+    const Unsent& first = unsent_[next_unsent_];
+    const ssize_t n = first.is_delivery() ? send_deliveries(table) : send_control(first);
     if (n < 0) {
       if (errno == EINTR) continue;
       // Full: go on when it can be written. Broken: its pidfd or the read end will tell.
@@ -171,11 +233,12 @@ void WorkerProcess::flush(DeliveryTable& table) {
     auto written = static_cast<std::size_t>(n) + sent_of_first_;
     sent_of_first_ = 0;
     while (written > 0) {
-      const std::uint32_t next = unsent_[next_unsent_];
-      if (next != kFlushFrame && table.at(next).batch >= 0) {
-        batches_[static_cast<std::size_t>(table.at(next).batch)].begun = true;
+      const Unsent& next = unsent_[next_unsent_];
+      if (next.is_delivery()) {
+        const int batch = table.at(static_cast<std::uint32_t>(next.value)).batch;
+        if (batch >= 0) batches_[static_cast<std::size_t>(batch)].begun = true;
       }
-      const std::size_t size = frame_of(table, next).size();
+      const std::size_t size = size_of(table, next);
       if (written < size) {
         sent_of_first_ = written;
         break;
@@ -243,8 +306,7 @@ bool WorkerProcess::is_in_slot(std::uint64_t sequence) const {
 }
 
 bool WorkerProcess::front_half_sent() const {
-  return next_unsent_ < unsent_.size() && unsent_[next_unsent_] != kFlushFrame &&
-         sent_of_first_ > 0;
+  return next_unsent_ < unsent_.size() && unsent_[next_unsent_].is_delivery() && sent_of_first_ > 0;
 }
 
 std::vector<Delivery*> WorkerProcess::take_back(DeliveryTable& table) {
@@ -253,13 +315,14 @@ std::vector<Delivery*> WorkerProcess::take_back(DeliveryTable& table) {
   // Slots are read before the ring: a handler that finishes in between is found in the ring. What
   // is half on the link, alone or as a batch, the worker must get whole: it will report it as not
   // begun.
-  const bool front = next_unsent_ < unsent_.size() && unsent_[next_unsent_] != kFlushFrame;
-  const std::uint32_t half_sent = front_half_sent() ? unsent_[next_unsent_] : kFlushFrame;
-  int half_batch = front ? table.at(unsent_[next_unsent_]).batch : -1;
+  const bool front = next_unsent_ < unsent_.size() && unsent_[next_unsent_].is_delivery();
+  const auto front_index = static_cast<std::uint32_t>(front ? unsent_[next_unsent_].value : 0);
+  int half_batch = front ? table.at(front_index).batch : -1;
   if (half_batch >= 0 && !batches_[static_cast<std::size_t>(half_batch)].begun) half_batch = -1;
   table.for_each([&](Delivery& delivery) {
     if (delivery.worker != slot_ || delivery.state != Delivery::State::at_worker) return;
-    if (delivery.index == half_sent || is_in_slot(delivery.sequence)) return;
+    if (front_half_sent() && delivery.index == front_index) return;
+    if (is_in_slot(delivery.sequence)) return;
     if (half_batch >= 0 && delivery.batch == half_batch) return;
     taken.push_back(&delivery);
   });
@@ -277,9 +340,11 @@ std::vector<Delivery*> WorkerProcess::take_back(DeliveryTable& table) {
   for (Delivery* delivery : taken) call_over(*delivery);
   outstanding_ -= taken.size();
   // What was never written the worker reports nothing about.
-  const auto is_taken = [&taken](std::uint32_t index) {
-    return std::any_of(taken.begin(), taken.end(),
-                       [index](const Delivery* delivery) { return delivery->index == index; });
+  const auto is_taken = [&taken](const Unsent& unsent) {
+    return unsent.is_delivery() &&
+           std::any_of(taken.begin(), taken.end(), [&unsent](const Delivery* delivery) {
+             return delivery->index == unsent.value;
+           });
   };
   const std::size_t before = unsent_.size();
   unsent_.erase(std::remove_if(unsent_.begin() + static_cast<std::ptrdiff_t>(next_unsent_),
@@ -422,7 +487,9 @@ bool WorkerProcess::read_link_once() {
         }
         break;
       case FrameType::delivery:
-      case FrameType::flush: break;  // not from a worker
+      case FrameType::flush:
+      case FrameType::segment:
+      case FrameType::forget: break;  // not from a worker
     }
   }
   return *status == FrameReader::Status::data;

@@ -8,6 +8,7 @@
 #include <span>
 #include <string>
 #include <unordered_map>
+#include <unordered_set>
 #include <vector>
 
 #include "common/event_loop.h"
@@ -63,6 +64,8 @@ class WorkerProcess {
   // Queues frames for the link, each under a new sequence: one delivery, or a batch that a single
   // handler call is to get.
   void give(DeliveryTable& table, std::span<Delivery* const> deliveries);
+  // No delivery will name this segment of shared memory again.
+  void forget(std::uint64_t segment);
   // Writes what is queued, as far as the link takes it.
   void flush(DeliveryTable& table);
   // Every outcome reported since the last call. `reason` is the handler's explanation, or empty.
@@ -133,13 +136,23 @@ class WorkerProcess {
  private:
   WorkerProcess(int slot, int threads, Events events)
       : slot_(slot), threads_(static_cast<std::size_t>(threads)), events_(std::move(events)) {}
+  // What is to be written to the link.
+  struct Unsent {
+    FrameType type;
+    std::uint64_t value;     // a delivery's index, otherwise the frame's sequence
+    int segment_fd = -1;     // of a segment
+    std::uint64_t size = 0;  // of a segment
+    bool is_delivery() const { return type == FrameType::delivery; }
+  };
   void read_link();
   bool read_link_once();
   void read_output(bool is_stderr);
   bool is_in_slot(std::uint64_t sequence) const;
   void call_over(Delivery& delivery);
   bool front_half_sent() const;
-  std::span<const char> frame_of(DeliveryTable& table, std::uint32_t unsent) const;
+  ssize_t send_deliveries(DeliveryTable& table);
+  ssize_t send_control(const Unsent& control);
+  std::size_t size_of(DeliveryTable& table, const Unsent& unsent) const;
 
   const int slot_;
   const std::size_t threads_;
@@ -169,12 +182,11 @@ class WorkerProcess {
   std::size_t flushed_ = 0;  // threads that have carried out the last flush
   bool last_flush_asked_ = false;
   bool can_flush_ = false;
-  // Not wholly on the link, in order: indices of deliveries, or kFlushFrame.
-  static constexpr std::uint32_t kFlushFrame = UINT32_MAX;
-  std::vector<std::uint32_t> unsent_;
-  std::size_t next_unsent_ = 0;    // before it all are sent
-  std::size_t sent_of_first_ = 0;  // bytes of the next one already written
-  FrameHead flush_frame_{};
+  // Not wholly on the link, in order.
+  std::vector<Unsent> unsent_;
+  std::size_t next_unsent_ = 0;                 // before it all are sent
+  std::size_t sent_of_first_ = 0;               // bytes of the next one already written
+  std::unordered_set<std::uint64_t> segments_;  // that it has been told of
   std::unordered_map<std::uint64_t, std::string> explanations_;
 
   EventSource link_source_;

@@ -1,11 +1,15 @@
 #include "worker/inbox.h"
 
 #include <poll.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/uio.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <chrono>
+#include <cstdio>
+#include <cstdlib>
 #include <cstring>
 
 #include "common/clock.h"
@@ -20,6 +24,8 @@ constexpr std::size_t kChunkSize = 128 * 1024;
 constexpr std::size_t kReadRoom = 32 * 1024;
 constexpr std::size_t kMaxSpare = 4;
 
+void unmap(const char* data, std::size_t size) { ::munmap(const_cast<char*>(data), size); }
+
 }  // namespace
 
 Inbox::Inbox(int fd, bool shared) : fd_(fd), shared_(shared) {
@@ -27,7 +33,9 @@ Inbox::Inbox(int fd, bool shared) : fd_(fd), shared_(shared) {
   current_->users = 1;  // the inbox's own hold
 }
 
-Inbox::~Inbox() = default;
+Inbox::~Inbox() {
+  for (const auto& [id, segment] : segments_) unmap(segment.data, segment.size);
+}
 
 Inbox::Next Inbox::next(std::vector<Lease>& deliveries, std::uint64_t due_ns, Flushes& flushes) {
   deliveries.clear();
@@ -42,7 +50,7 @@ Inbox::Next Inbox::next(std::vector<Lease>& deliveries, std::uint64_t due_ns, Fl
 Inbox::Next Inbox::take_next(std::unique_lock<std::mutex>& lock, std::vector<Lease>& deliveries,
                              std::uint64_t due_ns, Flushes& flushes) {
   while (true) {
-    if (!reading_) take_flush_requests();
+    if (!reading_) take_control_frames();
     if (flushes_ != flushes.seen) {
       flushes = {flushes_, flush_reason_};
       return Next::flush;
@@ -120,17 +128,39 @@ bool Inbox::has_next() const {
   return available >= head.size && head.type == FrameType::delivery && head.batch <= 1;
 }
 
-void Inbox::take_flush_requests() {
+void Inbox::take_control_frames() {
   while (true) {
+    const std::size_t available = current_->size - current_->parsed;
     FrameHead head;
-    if (current_->size - current_->parsed < sizeof head) return;
+    if (available < sizeof head) return;
     std::memcpy(&head, current_->data.get() + current_->parsed, sizeof head);
-    if (head.type != FrameType::flush) return;
-    current_->parsed += sizeof head;
-    ++flushes_;
-    flush_reason_ = static_cast<std::uint32_t>(head.sequence);
-    changed_.notify_all();
+    if (head.type == FrameType::delivery || available < head.size) return;
+    if (head.type == FrameType::flush) {
+      ++flushes_;
+      flush_reason_ = static_cast<std::uint32_t>(head.sequence);
+      changed_.notify_all();
+    } else if (head.type == FrameType::segment) {
+      SegmentHead segment;
+      std::memcpy(&segment, current_->data.get() + current_->parsed + sizeof head, sizeof segment);
+      map_segment(head.sequence, segment.size);
+    } else if (const auto found = segments_.find(head.sequence); found != segments_.end()) {
+      unmap(found->second.data, found->second.size);
+      segments_.erase(found);
+    }
+    current_->parsed += head.size;
   }
+}
+
+void Inbox::map_segment(std::uint64_t id, std::size_t size) {
+  if (descriptors_.empty()) std::abort();  // it comes with the frame
+  const UniqueFd fd = std::move(descriptors_.front());
+  descriptors_.pop_front();
+  void* const address = ::mmap(nullptr, size, PROT_READ, MAP_SHARED, fd.get(), 0);
+  if (address == MAP_FAILED) {
+    std::fprintf(stderr, "lope-worker: mmap of a body: %s\n", std::strerror(errno));
+    std::abort();  // our consumer starts us again
+  }
+  segments_[id] = {static_cast<const char*>(address), size};
 }
 
 void Inbox::release(Lease& lease) {
@@ -153,6 +183,9 @@ bool Inbox::take_frame(Lease& lease) {
   if (available < head.size) return false;
   lease.frame = {current_->data.get() + current_->parsed, head.size};
   lease.chunk = current_;
+  if (const std::uint64_t segment = segment_of(lease.frame); segment != 0) {
+    lease.body = segments_.at(segment).data;
+  }
   current_->users.fetch_add(1, std::memory_order_relaxed);
   // The next frame starts aligned in memory only if this one's size is a multiple of 8; views are
   // read with memcpy, and a body's own alignment is the handler's to take care of.
@@ -208,9 +241,23 @@ Inbox::Received Inbox::receive(std::uint64_t due_ns) {
       const int ready = ::ppoll(&readable, 1, &timeout, nullptr);
       if (ready == 0 || (ready < 0 && errno == EINTR)) continue;
     }
-    const ssize_t n = ::recv(fd_, chunk.data.get() + chunk.size, chunk.capacity - chunk.size, 0);
+    iovec room{chunk.data.get() + chunk.size, chunk.capacity - chunk.size};
+    alignas(cmsghdr) char ancillary[CMSG_SPACE(sizeof(int))];
+    msghdr message{};
+    message.msg_iov = &room;
+    message.msg_iovlen = 1;
+    message.msg_control = ancillary;
+    message.msg_controllen = sizeof ancillary;
+    const ssize_t n = ::recvmsg(fd_, &message, MSG_CMSG_CLOEXEC);
     if (n < 0 && errno == EINTR) continue;
     if (n <= 0) return Received::end;
+    for (const cmsghdr* with = CMSG_FIRSTHDR(&message); with != nullptr;
+         with = CMSG_NXTHDR(&message, const_cast<cmsghdr*>(with))) {
+      if (with->cmsg_level != SOL_SOCKET || with->cmsg_type != SCM_RIGHTS) continue;
+      int fd = -1;
+      std::memcpy(&fd, CMSG_DATA(with), sizeof fd);
+      descriptors_.emplace_back(fd);
+    }
     chunk.size += static_cast<std::size_t>(n);
     return Received::data;
   }

@@ -7,10 +7,14 @@
 #include <condition_variable>
 #include <cstddef>
 #include <cstdint>
+#include <deque>
 #include <memory>
 #include <mutex>
 #include <span>
+#include <unordered_map>
 #include <vector>
+
+#include "common/fd.h"
 
 namespace lope::worker {
 
@@ -28,6 +32,7 @@ class Inbox {
   struct Lease {
     std::span<const char> frame;
     Chunk* chunk = nullptr;
+    const char* body = nullptr;  // where it is, if it is not in the frame
   };
   enum class Next {
     deliveries,  // one, or a batch
@@ -67,7 +72,8 @@ class Inbox {
   bool take_batch(std::unique_lock<std::mutex>& lock, std::vector<Lease>& deliveries,
                   std::size_t count);
   bool take_frame(Lease& lease);
-  void take_flush_requests();
+  void take_control_frames();
+  void map_segment(std::uint64_t id, std::size_t size);
   bool wait(std::unique_lock<std::mutex>& lock, std::uint64_t due_ns);
   Received read(std::unique_lock<std::mutex>& lock, std::uint64_t due_ns);
   Received receive(std::uint64_t due_ns);
@@ -86,7 +92,14 @@ class Inbox {
   bool ended_ = false;
   std::uint64_t flushes_ = 0;
   std::uint32_t flush_reason_ = 0;
-  std::mutex spare_mutex_;  // guards spare_ and all_
+  // Shared memory with large bodies, by the id that deliveries name.
+  struct Segment {
+    const char* data = nullptr;
+    std::size_t size = 0;
+  };
+  std::unordered_map<std::uint64_t, Segment> segments_;
+  std::deque<UniqueFd> descriptors_;  // received, and not mapped yet; the reading thread's
+  std::mutex spare_mutex_;            // guards spare_ and all_
   std::vector<Chunk*> spare_;
   std::vector<std::unique_ptr<Chunk>> all_;
 };

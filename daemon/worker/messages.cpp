@@ -21,6 +21,7 @@ void MessageRecord::take(const Inbox::Lease& from) {
   auto decoded = decode_delivery(lease.frame);
   if (head.type != FrameType::delivery || !decoded) std::abort();
   view = *decoded;
+  if (view.segment != 0) view.body = {lease.body, view.segment_body_size};
   sequence = head.sequence;
   handed_back = false;
   explanation.clear();

@@ -1,5 +1,7 @@
 // Queues, subscriptions and messages of every kind: what is configured is what the broker is asked
 // for, and what was published is what a handler sees.
+#include <signal.h>
+
 #include <algorithm>
 #include <catch2/catch.hpp>
 #include <cstdio>
@@ -377,6 +379,47 @@ TEST_CASE("128 MiB arrive byte for byte, and their memory is given back", "[brok
     CHECK(back);
   }
   CHECK(lope.stop() == exited(0));
+}
+
+TEST_CASE("large bodies are whole whichever worker gets them, and whoever dies",
+          "[broker][queues]") {
+  Broker broker;
+  const std::string queue = broker.make_queue("large");
+  const TempDir files;
+  Lope lope({.broker = broker.url(),
+             .groups = describe_group("large", queue, files.file("seen"),
+                                      "    workers: 3\n    threads: 2\n    prefetch: 40\n")});
+  REQUIRE(lope.wait_ready());
+  Publisher publisher = broker.publisher();
+  const auto size_of = [](int i) { return static_cast<std::size_t>(20'000 + i % 17 * 30'000); };
+  constexpr int kMessages = 600;
+  publisher.publish_many(
+      kMessages,
+      [&](int i) {
+        if (i % 100 == 50) {
+          for (const pid_t worker : lope.workers()) {
+            ::kill(worker, SIGKILL);
+            break;
+          }
+        }
+        return Publication{.routing_key = queue,
+                           .body = body_of(size_of(i)),
+                           .message_id = "m" + std::to_string(i)};
+      },
+      30);
+  CHECK(eventually(60s, [&] {
+    const auto seen = read_descriptions(files.file("seen"));
+    for (int i = 0; i < kMessages; ++i) {
+      if (!seen.contains("m" + std::to_string(i) + ".checksum")) return false;
+    }
+    return true;
+  }));
+  CHECK(lope.stop() == exited(0));
+  const auto seen = read_descriptions(files.file("seen"));
+  for (int i = 0; i < kMessages; ++i) {
+    const auto found = seen.find("m" + std::to_string(i) + ".checksum");
+    CHECK((found != seen.end() && found->second == checksum(body_of(size_of(i)))));
+  }
 }
 
 TEST_CASE("a body above max_body is rejected without being held in memory", "[broker][queues]") {

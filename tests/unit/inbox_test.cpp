@@ -1,6 +1,7 @@
 #include "worker/inbox.h"
 
 #include <sys/socket.h>
+#include <sys/uio.h>
 #include <unistd.h>
 #include <catch2/catch.hpp>
 
@@ -28,13 +29,27 @@ FdPair stream_pair() {
   return std::move(*pair);
 }
 
+// Where a delivery frame names its segment.
+const std::size_t kNoSegment = [] {
+  DeliveryView view;
+  view.segment = 0x1122334455667788;
+  ByteBuffer frame;
+  encode_delivery(view, 0, frame);
+  const std::string_view bytes(frame.data(), frame.size());
+  const std::string_view id(reinterpret_cast<const char*>(&view.segment), sizeof view.segment);
+  return bytes.find(id);
+}();
+
 // A frame whose payload can be told from any other's.
 std::string frame_of(std::uint64_t sequence, std::size_t payload_size) {
   std::string payload(payload_size, '\0');
   for (std::size_t i = 0; i < payload_size; ++i) {
     payload[i] = static_cast<char>(sequence * 31 + i * 7 + i / 251);
   }
-  return encode_frame(FrameType::delivery, sequence, payload);
+  std::string frame = encode_frame(FrameType::delivery, sequence, payload);
+  // It is no real delivery: none of its bytes is to be taken for the id of a segment.
+  if (frame.size() >= kNoSegment + 8) std::memset(frame.data() + kNoSegment, 0, 8);
+  return frame;
 }
 
 std::string text_of(const Inbox::Lease& lease) { return {lease.frame.data(), lease.frame.size()}; }
@@ -307,6 +322,54 @@ TEST_CASE("every thread hears of a request to flush, the idle ones too", "[unit]
   for (std::thread& thread : threads) thread.join();
   CHECK(heard == kThreads);
   CHECK(ended == kThreads);
+}
+
+TEST_CASE("a body in shared memory is found by the delivery that names it", "[unit][inbox]") {
+  FdPair link = stream_pair();
+  Inbox inbox(link.first.get(), false);
+  auto memory = make_shared_memory("test", 50'000);
+  REQUIRE(memory);
+  REQUIRE(::pwrite(memory->get(), "large", 5, 0) == 5);
+  // As a consumer sends it: the descriptor with the frame that names it.
+  struct {
+    FrameHead head{sizeof(FrameHead) + sizeof(SegmentHead), FrameType::segment, 0, 9};
+    SegmentHead segment{50'000};
+  } frame;
+  iovec part{&frame, sizeof frame};
+  alignas(cmsghdr) char ancillary[CMSG_SPACE(sizeof(int))] = {};
+  msghdr message{};
+  message.msg_iov = &part;
+  message.msg_iovlen = 1;
+  message.msg_control = ancillary;
+  message.msg_controllen = sizeof ancillary;
+  cmsghdr* const rights = CMSG_FIRSTHDR(&message);
+  rights->cmsg_level = SOL_SOCKET;
+  rights->cmsg_type = SCM_RIGHTS;
+  rights->cmsg_len = CMSG_LEN(sizeof(int));
+  const int fd = memory->get();
+  std::memcpy(CMSG_DATA(rights), &fd, sizeof fd);
+  REQUIRE(::sendmsg(link.second.get(), &message, 0) == static_cast<ssize_t>(sizeof frame));
+  DeliveryView view;
+  view.segment = 9;
+  ByteBuffer delivery;
+  encode_delivery(view, 5, delivery);
+  for (int i = 0; i < 2; ++i) {  // the second time it is known
+    REQUIRE(::send(link.second.get(), delivery.data(), delivery.size(), 0) > 0);
+    Inbox::Lease lease;
+    REQUIRE(next(inbox, lease));
+    const auto got = decode_delivery(lease.frame);
+    REQUIRE(got);
+    CHECK(got->segment == 9);
+    CHECK(got->segment_body_size == 5);
+    CHECK(std::string(lease.body, 5) == "large");
+    inbox.release(lease);
+  }
+  const std::string forget = encode_frame(FrameType::forget, 9, "") + frame_of(3, 4);
+  REQUIRE(::send(link.second.get(), forget.data(), forget.size(), 0) > 0);
+  Inbox::Lease lease;
+  REQUIRE(next(inbox, lease));
+  CHECK(lease.body == nullptr);
+  inbox.release(lease);
 }
 
 TEST_CASE("an idle thread takes what comes while another holds its frame", "[unit][inbox]") {
