@@ -99,7 +99,10 @@ Result<void> Consumer::set_up() {
   };
   for (const QueueSettings& queue : settings_.group.queues) {
     nap_target_ += static_cast<std::size_t>(queue.prefetch) / 5;
+    auto_ack_window_ += static_cast<std::size_t>(queue.prefetch);
   }
+  const int calls = settings_.group.workers * settings_.group.threads * settings_.group.batch_size;
+  auto_ack_window_ = std::max(auto_ack_window_, static_cast<std::size_t>(calls));
   nap_target_ = std::min<std::size_t>(nap_target_, 64);
   if (auto made = timer(delay_timer_, [] {}); !made) return made;
   if (auto made = timer(batch_timer_, [] {}); !made) return made;
@@ -331,7 +334,7 @@ void Consumer::dispatch() {
   }
   while (!waiting_.empty()) {
     Delivery* const delivery = &table_.at(waiting_.front());
-    if (too_many_held(*delivery) || !pool_->dispatch({&delivery, 1})) {
+    if (enough_at_workers() || !pool_->dispatch({&delivery, 1})) {
       no_room_ = true;
       return;
     }
@@ -347,7 +350,7 @@ void Consumer::dispatch_batches() {
     for (std::size_t i = 0; i < std::min(size, waiting_.size()); ++i) {
       batch_.push_back(&table_.at(waiting_[i]));
     }
-    if (too_many_held(*batch_.front()) || !pool_->dispatch(batch_)) {
+    if (enough_at_workers() || !pool_->dispatch(batch_)) {
       no_room_ = true;
       return;
     }
@@ -360,10 +363,9 @@ void Consumer::dispatch_batches() {
 }
 
 // What is acked when it is handed over does not count in the broker's window, but has to be
-// bounded.
-bool Consumer::too_many_held(const Delivery& next) const {
-  return settings_.group.auto_ack &&
-         held_[next.queue] >= static_cast<std::size_t>(settings_.group.queues[next.queue].prefetch);
+// bounded: a handler may keep it.
+bool Consumer::enough_at_workers() const {
+  return settings_.group.auto_ack && pool_->in_flight() >= auto_ack_window_;
 }
 
 // Of one that is not full.

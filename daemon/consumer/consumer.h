@@ -41,7 +41,7 @@ class Consumer {
   void dispatch();
   void dispatch_batches();
   bool batch_is_due() const;
-  bool too_many_held(const Delivery& next) const;
+  bool enough_at_workers() const;
   void given_to_worker(Delivery& delivery);
   void probe_suspects();
   void ask_flush_when_full();
@@ -90,7 +90,8 @@ class Consumer {
   bool timed_out_ = false;  // the last wait ended without an event
   int quiet_turns_ = 0;     // such waits in a row
   std::size_t delivered_in_turn_ = 0;
-  std::size_t nap_target_ = 0;  // deliveries that a nap is to bring
+  std::size_t auto_ack_window_ = 0;  // the most deliveries with workers
+  std::size_t nap_target_ = 0;       // deliveries that a nap is to bring
   std::chrono::nanoseconds nap_{100'000};
   int retries_in_a_row_ = 0;
   std::vector<Delivery*> receiving_;    // by queue

@@ -129,6 +129,7 @@ TEST_CASE("a worker that does not end after its suspect is killed, and the next 
   const auto charged = lope.wait_for_line("message retried", 20s);
   REQUIRE(charged);
   CHECK(field(*charged, "message_id") == "m1");
+  REQUIRE(lope.wait_for_line("worker ready"));
   CHECK(lope.stop() == exited(1));
 }
 

@@ -112,7 +112,7 @@ TEST_CASE("a full window is announced only when it is full", "[broker][hold]") {
   it.publish(std::vector<std::string>(9, "hold"), "n");  // now it is
   REQUIRE(it.wait_for("flush", 1));
   CHECK(it.lines("flush").size() == 1);
-  CHECK(it.lines("done").size() == 9);
+  CHECK(it.wait_for("done", 9));
   CHECK(lope.stop() == exited(0));
 }
 
