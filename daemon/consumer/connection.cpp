@@ -29,6 +29,7 @@ constexpr int kFrameMax = 131072;  // the broker's own limit; never less: a head
 constexpr timeval kRpcTimeout{10, 0};
 // A socket that poll calls writable has a third of its buffer free: room for so many small frames.
 constexpr int kSureWrites = 16;
+constexpr std::size_t kBodyBytesPerPump = 256 * 1024;
 
 amqp_bytes_t bytes(std::string_view text) { return {text.size(), const_cast<char*>(text.data())}; }
 
@@ -241,7 +242,8 @@ struct Connection::Impl {
   }
 
   amqp_connection_state_t state = nullptr;
-  int sure_writes = 0;  // small frames that fit the socket's buffer without asking
+  std::size_t body_bytes = 0;  // copied by this pump()
+  int sure_writes = 0;         // small frames that fit the socket's buffer without asking
   std::vector<Assembly> assemblies;
   ByteBuffer headers;
 };
@@ -340,7 +342,10 @@ Result<Connection::Pumped> Connection::pump(ConnectionEvents& events, int max_fr
   const auto buffered = [this] {
     return amqp_data_in_buffer(impl_->state) != 0 || amqp_frames_enqueued(impl_->state) != 0;
   };
+  impl_->body_bytes = 0;
   for (int i = 0; i < max_frames; ++i) {
+    // Large bodies that stream in must not keep those that are here already from their handlers.
+    if (impl_->body_bytes >= kBodyBytesPerPump) return Pumped::more;
     // What one read brought has been handled. To read again only to hear that there is nothing
     // costs two system calls; the event loop tells if there is more.
     if (i > 0 && !buffered()) return Pumped::dry;
@@ -524,6 +529,7 @@ Result<void> Connection::Impl::on_body(const amqp_frame_t& frame, ConnectionEven
   if (fragment.size() > it.left) return Error{"a body is longer than its header said"};
   if (it.to != nullptr) {
     std::memcpy(it.to, fragment.data(), fragment.size());
+    body_bytes += fragment.size();
     it.to += fragment.size();
   }
   it.left -= fragment.size();
