@@ -54,6 +54,7 @@ void HandlerThread::run() {
 
 void HandlerThread::handle() {
   const std::size_t count = leases_.size();
+  if (count == 0) return;
   const std::uint64_t first = sequence_of(leases_.front());
   const std::uint64_t last = sequence_of(leases_.back());
   slot_.last.store(last, std::memory_order_release);
