@@ -35,7 +35,9 @@ int main(int argc, char** argv) {
   if (argc < 7)
     die("usage: bare_loop HOST PORT QUEUE PREFETCH COUNT ACK_EVERY [PAUSE_US [STAMPS]]");
   const uint64_t count = strtoull(argv[5], NULL, 10);
-  const uint64_t ack_every = strtoull(argv[6], NULL, 10);
+  const uint64_t prefetch = strtoull(argv[4], NULL, 10);
+  const uint64_t asked = strtoull(argv[6], NULL, 10);
+  const uint64_t ack_every = asked < prefetch ? asked : prefetch; /* no more can come before */
   const long pause_us = argc > 7 ? atol(argv[7]) : 0;
   struct stamp* stamps = argc > 8 ? calloc(count, sizeof *stamps) : NULL;
 
