@@ -52,6 +52,9 @@ Result<UniqueFd> make_shared_memory(std::string_view name, std::size_t size);
 // The whole content of a memfd, from its start.
 Result<std::string> read_all_at(int fd);
 
+// As send(), with a descriptor that arrives with the first byte; -1: none.
+ssize_t send_with_fd(int socket, const void* bytes, std::size_t size, int fd);
+
 Result<void> set_nonblocking(int fd, bool nonblocking);
 Result<void> set_close_on_exec(int fd);
 

@@ -43,7 +43,7 @@ class ByteBuffer {
 enum class FrameType : std::uint16_t {
   // consumer to worker
   delivery = 1,
-  flush = 2,  // `sequence` is the reason
+  flush = 2,  // `sequence` is a FlushReason
   segment =
       3,  // `sequence` is its id; payload: SegmentHead. Its descriptor comes with the first byte
   forget = 4,  // `sequence` is the id of a segment that no delivery will name again
@@ -53,6 +53,9 @@ enum class FrameType : std::uint16_t {
   log = 18,      // payload: LogHead, text
   explain = 19,  // about `sequence`; payload: text
 };
+
+// Why handlers are asked to flush; the numbers are those of the ABI (asserted in worker/host.cpp).
+enum class FlushReason : std::uint32_t { interval = 1, window_full = 2, drain = 3 };
 
 struct FrameHead {
   std::uint32_t size;  // of the whole frame

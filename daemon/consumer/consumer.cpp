@@ -38,7 +38,6 @@ constexpr std::chrono::nanoseconds kLongestNap{300'000};
 constexpr std::int32_t kAck = 1;
 constexpr std::int32_t kRetry = 2;
 constexpr std::int32_t kReject = 3;
-constexpr std::uint32_t kFlushWindowFull = 2;
 
 std::string host_name() {
   char name[256] = {};
@@ -403,7 +402,7 @@ void Consumer::ask_flush_when_full() {
   }
   if (!full) return;
   flush_asked_ = true;
-  pool_->ask_flush(kFlushWindowFull);
+  pool_->ask_flush(FlushReason::window_full);
   pool_->flush();
 }
 

@@ -16,7 +16,6 @@ namespace {
 constexpr int kFramesPerPump = 1024;
 // What is finished waits no longer for more.
 constexpr std::chrono::milliseconds kSettleWithin{2};
-// Small frames that surely fit a socket buffer that poll calls writable.
 constexpr std::size_t kOpsPerTurn = 64;
 // A broker that is back is found within this.
 constexpr Backoff kReconnect{std::chrono::milliseconds(200), std::chrono::milliseconds(3000)};
@@ -375,15 +374,14 @@ void Session::flush(bool all) {
 }
 
 void Session::send_ops() {
-  if (outgoing_sent_ == outgoing_.size()) return;
-  // At most a bounded number, and only when the socket takes them: the library would otherwise
+  // At most a bounded number, and each only when the socket takes it: the library would otherwise
   // wait for ever.
-  if (!connection_->writable()) return;
   const std::size_t end = std::min(outgoing_.size(), outgoing_sent_ + kOpsPerTurn);
   for (; outgoing_sent_ < end; ++outgoing_sent_) {
     const OutgoingOp& out = outgoing_[outgoing_sent_];
     const ChannelNumber to = number(out.queue);
     if (channels_[out.queue].epoch != out.epoch) continue;  // of a channel that is gone
+    if (!connection_->writable()) return;
     Result<void> sent;
     switch (out.op.verdict) {
       case Verdict::ack: sent = connection_->ack(to, out.op.tag, out.op.multiple); break;

@@ -17,7 +17,6 @@ namespace {
 
 // A handler that takes longer than this has nothing queued behind it while another worker is idle.
 constexpr std::uint64_t kStuckNs = 1'000'000;
-constexpr std::uint32_t kFlushWindowFull = 2;  // the ABI's
 // An ending process closes its link a moment before its pidfd tells.
 constexpr std::chrono::milliseconds kLinkGrace{200};
 // The same for one that says that it ends: destroy() may take a little.
@@ -353,7 +352,7 @@ void WorkerPool::collect() {
       }
       events_.on_outcome(outcome);
       if (slot.probing && outcome.held) {
-        slot.process->ask_flush(kFlushWindowFull);  // it gets nothing more
+        slot.process->ask_flush(FlushReason::window_full);  // it gets nothing more
         slot.process->flush(table_);
       }
       retire(slot);
@@ -417,7 +416,7 @@ std::size_t WorkerPool::held() const {
   return count;
 }
 
-void WorkerPool::ask_flush(std::uint32_t reason) {
+void WorkerPool::ask_flush(FlushReason reason) {
   for (Slot& slot : slots_) {
     if (slot.process != nullptr && slot.process->held() > 0) slot.process->ask_flush(reason);
   }

@@ -62,8 +62,8 @@ class WorkerPool {
   // Deliveries with workers, and of them those that handlers keep.
   std::size_t in_flight() const;
   std::size_t held() const;
-  // Asks the handlers that keep messages to flush, for one of the ABI's reasons.
-  void ask_flush(std::uint32_t reason);
+  // Asks the handlers that keep messages to flush.
+  void ask_flush(FlushReason reason);
   int ready_count() const { return ready_; }
   // No worker lives, and nothing that one left behind.
   bool all_gone() const;

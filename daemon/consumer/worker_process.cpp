@@ -20,8 +20,7 @@ namespace lope::consumer {
 namespace {
 
 constexpr std::size_t kFramesPerWrite = 256;
-constexpr int kReadsPerTurn = 4;          // of 64 KiB each
-constexpr std::uint32_t kFlushDrain = 3;  // the ABI's; the consumer does not include it
+constexpr int kReadsPerTurn = 4;  // of 64 KiB each
 
 }  // namespace
 
@@ -139,19 +138,20 @@ void WorkerProcess::call_over(Delivery& delivery) {
   if (batch < 0 || --batches_[static_cast<std::size_t>(batch)].unfinished == 0) --calls_;
 }
 
-void WorkerProcess::ask_flush(std::uint32_t reason) {
+void WorkerProcess::ask_flush(FlushReason reason) {
+  const auto value = static_cast<std::uint64_t>(reason);
   // One that waits to be sent says the newer reason, unless it is half sent.
   for (std::size_t i = next_unsent_ + (sent_of_first_ > 0 ? 1 : 0); i < unsent_.size(); ++i) {
     if (unsent_[i].type != FrameType::flush) continue;
-    unsent_[i].value = reason;
+    unsent_[i].value = value;
     return;
   }
-  unsent_.push_back({FrameType::flush, reason});
+  unsent_.push_back({FrameType::flush, value});
 }
 
 void WorkerProcess::ask_last_flush() {
   last_flush_asked_ = true;
-  ask_flush(kFlushDrain);
+  ask_flush(FlushReason::drain);
 }
 
 void WorkerProcess::forget(std::uint64_t segment) {
@@ -203,21 +203,9 @@ ssize_t WorkerProcess::send_control(const Unsent& control) {
     frame.segment.size = control.size;
   }
   frame.head = {static_cast<std::uint32_t>(size), control.type, 0, control.value};
-  iovec part{reinterpret_cast<char*>(&frame) + sent_of_first_, size - sent_of_first_};
-  msghdr message{};
-  message.msg_iov = &part;
-  message.msg_iovlen = 1;
-  alignas(cmsghdr) char ancillary[CMSG_SPACE(sizeof(int))] = {};
-  if (control.type == FrameType::segment && sent_of_first_ == 0) {
-    message.msg_control = ancillary;
-    message.msg_controllen = sizeof ancillary;
-    cmsghdr* const rights = CMSG_FIRSTHDR(&message);
-    rights->cmsg_level = SOL_SOCKET;
-    rights->cmsg_type = SCM_RIGHTS;
-    rights->cmsg_len = CMSG_LEN(sizeof(int));
-    std::memcpy(CMSG_DATA(rights), &control.segment_fd, sizeof control.segment_fd);
-  }
-  return ::sendmsg(link_.get(), &message, MSG_NOSIGNAL);
+  const bool with_fd = control.type == FrameType::segment && sent_of_first_ == 0;
+  return send_with_fd(link_.get(), reinterpret_cast<const char*>(&frame) + sent_of_first_,
+                      size - sent_of_first_, with_fd ? control.segment_fd : -1);
 }
 
 void WorkerProcess::flush(DeliveryTable& table) {

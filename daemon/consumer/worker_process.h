@@ -108,8 +108,8 @@ class WorkerProcess {
   std::uint64_t oldest_start_ns() const;
 
   // ---- Held messages
-  // Asks every thread to flush, for one of the ABI's reasons.
-  void ask_flush(std::uint32_t reason);
+  // Asks every thread to flush.
+  void ask_flush(FlushReason reason);
   // The same for the last time, at a drain: then each thread reports that it has.
   void ask_last_flush();
   // A drain's last flush was asked for; every thread has carried it out, and keeps nothing any

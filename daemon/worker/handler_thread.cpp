@@ -92,8 +92,7 @@ void HandlerThread::handle() {
     if (outcome == LOPE_HOLD) {
       held_.hold(std::exchange(records_[i], held_.take_spare()), duration);
       if (flush_due_ns_ == 0 && plugin_.has_flush()) {
-        flush_due_ns_ = ended + static_cast<std::uint64_t>(
-                                    std::chrono::nanoseconds(settings_.flush_interval).count());
+        flush_due_ns_ = flush_due_after(ended);
       }
       continue;
     }
@@ -132,6 +131,11 @@ void HandlerThread::call_handler(std::size_t count) {
   host_.set_current({});
 }
 
+std::uint64_t HandlerThread::flush_due_after(std::uint64_t now) const {
+  const std::chrono::nanoseconds interval = settings_.flush_interval;
+  return now + static_cast<std::uint64_t>(interval.count());
+}
+
 void HandlerThread::flush(std::uint32_t reason) {
   if (drained_) return;
   drained_ = reason == LOPE_FLUSH_DRAIN;
@@ -146,9 +150,7 @@ void HandlerThread::flush(std::uint32_t reason) {
   if (drained_) held_.hand_back(thread_index_);
   flush_due_ns_ = 0;
   if (plugin_.has_flush() && held_.count(thread_index_) > 0) {
-    flush_due_ns_ =
-        monotonic_ns() +
-        static_cast<std::uint64_t>(std::chrono::nanoseconds(settings_.flush_interval).count());
+    flush_due_ns_ = flush_due_after(monotonic_ns());
   }
 }
 

@@ -31,6 +31,8 @@ class HandlerThread {
   void handle();
   void call_handler(std::size_t count);
   void flush(std::uint32_t reason);
+  // When what is kept now is to be flushed, all in ns of CLOCK_MONOTONIC.
+  std::uint64_t flush_due_after(std::uint64_t now) const;
 
   const WorkerSettings& settings_;
   const Plugin& plugin_;

@@ -19,6 +19,9 @@ static_assert(static_cast<int>(HeaderKind::bytes) == LOPE_BYTES);
 static_assert(static_cast<int>(HeaderKind::timestamp) == LOPE_TIMESTAMP);
 static_assert(static_cast<int>(HeaderKind::null) == LOPE_NULL);
 static_assert(static_cast<int>(HeaderKind::other) == LOPE_OTHER);
+static_assert(static_cast<int>(FlushReason::interval) == LOPE_FLUSH_INTERVAL);
+static_assert(static_cast<int>(FlushReason::window_full) == LOPE_FLUSH_WINDOW_FULL);
+static_assert(static_cast<int>(FlushReason::drain) == LOPE_FLUSH_DRAIN);
 
 std::string_view view(lope_str text) {
   return text.data == nullptr ? std::string_view() : std::string_view(text.data, text.size);

@@ -1,7 +1,6 @@
 #include "worker/inbox.h"
 
 #include <sys/socket.h>
-#include <sys/uio.h>
 #include <unistd.h>
 #include <catch2/catch.hpp>
 
@@ -335,20 +334,8 @@ TEST_CASE("a body in shared memory is found by the delivery that names it", "[un
     FrameHead head{sizeof(FrameHead) + sizeof(SegmentHead), FrameType::segment, 0, 9};
     SegmentHead segment{50'000};
   } frame;
-  iovec part{&frame, sizeof frame};
-  alignas(cmsghdr) char ancillary[CMSG_SPACE(sizeof(int))] = {};
-  msghdr message{};
-  message.msg_iov = &part;
-  message.msg_iovlen = 1;
-  message.msg_control = ancillary;
-  message.msg_controllen = sizeof ancillary;
-  cmsghdr* const rights = CMSG_FIRSTHDR(&message);
-  rights->cmsg_level = SOL_SOCKET;
-  rights->cmsg_type = SCM_RIGHTS;
-  rights->cmsg_len = CMSG_LEN(sizeof(int));
-  const int fd = memory->get();
-  std::memcpy(CMSG_DATA(rights), &fd, sizeof fd);
-  REQUIRE(::sendmsg(link.second.get(), &message, 0) == static_cast<ssize_t>(sizeof frame));
+  REQUIRE(send_with_fd(link.second.get(), &frame, sizeof frame, memory->get()) ==
+          static_cast<ssize_t>(sizeof frame));
   DeliveryView view;
   view.segment = 9;
   ByteBuffer delivery;
