@@ -15,11 +15,14 @@
 #include <cerrno>
 #include <cstring>
 #include <deque>
+#include <optional>
+#include <utility>
 #include <vector>
 
 #include "common/clock.h"
 #include "common/fd.h"
 #include "common/text.h"
+#include "consumer/frame_reader.h"
 
 namespace lope::consumer {
 
@@ -29,7 +32,6 @@ constexpr int kFrameMax = 131072;  // the broker's own limit; never less: a head
 constexpr timeval kRpcTimeout{10, 0};
 // A socket that poll calls writable has a third of its buffer free: room for so many small frames.
 constexpr int kSureWrites = 16;
-constexpr std::size_t kBodyBytesPerPump = 256 * 1024;
 
 amqp_bytes_t bytes(std::string_view text) { return {text.size(), const_cast<char*>(text.data())}; }
 
@@ -207,19 +209,18 @@ struct DescribeRequest {
 
 std::string describe(const Request& request) { return std::visit(DescribeRequest{}, request); }
 
-struct Connection::Impl {
+struct Connection::Impl final : FrameReader::Sink {
   // Where each channel is between a content method and the last byte of its body.
   struct Assembly {
-    enum class State { idle, header, body } state = State::idle;
+    bool header_is_next = false;
     bool discard = false;  // a returned publication
     std::uint64_t tag = 0;
     bool redelivered = false;
     std::string consumer_tag, exchange, routing_key;  // copied: the frame's memory is let go
-    char* to = nullptr;                               // next body byte; nullptr: dropped
-    std::uint64_t left = 0;
+    FrameReader::Body body;
   };
 
-  ~Impl() {
+  ~Impl() override {
     if (state != nullptr) amqp_destroy_connection(state);
   }
 
@@ -228,11 +229,13 @@ struct Connection::Impl {
     return assemblies[channel];
   }
 
-  Result<void> on_frame(const amqp_frame_t& frame, ConnectionEvents& events);
-  Result<void> on_method(ChannelNumber channel, const amqp_method_t& method,
-                         ConnectionEvents& events);
-  void on_header(const amqp_frame_t& frame, ConnectionEvents& events);
-  Result<void> on_body(const amqp_frame_t& frame, ConnectionEvents& events);
+  Result<void> take_over();
+  Result<void> heartbeat();
+  Result<void> on_frame(const amqp_frame_t& frame) override;
+  FrameReader::Body& body(ChannelNumber channel) override { return assembly(channel).body; }
+  void on_body(ChannelNumber channel) override;
+  Result<void> on_method(ChannelNumber channel, const amqp_method_t& method);
+  void on_header(const amqp_frame_t& frame);
 
   Result<void> send_method(ChannelNumber channel, amqp_method_number_t id, void* method) {
     if (sure_writes > 0) --sure_writes;
@@ -242,8 +245,11 @@ struct Connection::Impl {
   }
 
   amqp_connection_state_t state = nullptr;
-  std::size_t body_bytes = 0;  // copied by this pump()
-  int sure_writes = 0;         // small frames that fit the socket's buffer without asking
+  std::optional<FrameReader> reader;
+  ConnectionEvents* events = nullptr;  // during pump()
+  std::chrono::seconds heartbeat_interval{0};
+  TimePoint next_heartbeat{};
+  int sure_writes = 0;  // small frames that fit the socket's buffer without asking
   std::vector<Assembly> assemblies;
   ByteBuffer headers;
 };
@@ -337,47 +343,88 @@ Result<std::unique_ptr<Connection>> Connection::open(const BrokerAddress& addres
 
 int Connection::fd() const { return amqp_get_sockfd(impl_->state); }
 
+bool Connection::writable() {
+  if (impl_->sure_writes > 0) return true;
+  pollfd poll_fd{fd(), POLLOUT, 0};
+  if (::poll(&poll_fd, 1, 0) != 1 || (poll_fd.revents & POLLOUT) == 0) return false;
+  impl_->sure_writes = kSureWrites;
+  return true;
+}
+
 Result<Connection::Pumped> Connection::pump(ConnectionEvents& events, int max_frames) {
-  timeval no_wait{0, 0};
-  const auto buffered = [this] {
-    return amqp_data_in_buffer(impl_->state) != 0 || amqp_frames_enqueued(impl_->state) != 0;
+  const auto failure = [this](const std::string& what) {
+    return Error{"broker " + peer_ + ": " + what};
   };
-  impl_->body_bytes = 0;
-  for (int i = 0; i < max_frames; ++i) {
-    // Large bodies that stream in must not keep those that are here already from their handlers.
-    if (impl_->body_bytes >= kBodyBytesPerPump) return Pumped::more;
-    // What one read brought has been handled. To read again only to hear that there is nothing
-    // costs two system calls; the event loop tells if there is more.
-    if (i > 0 && !buffered()) return Pumped::dry;
+  impl_->events = &events;
+  if (!impl_->reader) {
+    if (auto taken = impl_->take_over(); !taken) return failure(taken.error());
+    if (!impl_->reader) return Pumped::dry;
+  }
+  const auto pumped = impl_->reader->pump(*impl_, max_frames);
+  if (!pumped) return failure(pumped.error());
+  const TimePoint now = Clock::now();
+  // Looked at only when nothing is left to read: we may have been the ones who slept.
+  if (impl_->heartbeat_interval.count() > 0 && *pumped == FrameReader::Pumped::dry &&
+      now - impl_->reader->last_received() > impl_->heartbeat_interval * 2) {
+    return failure(status_text(AMQP_STATUS_HEARTBEAT_TIMEOUT));
+  }
+  if (impl_->heartbeat_interval.count() > 0 && now >= impl_->next_heartbeat && writable()) {
+    if (auto sent = impl_->heartbeat(); !sent) return failure(sent.error());
+  }
+  return *pumped == FrameReader::Pumped::dry ? Pumped::dry : Pumped::more;
+}
+
+std::uint64_t Connection::received() const { return impl_->reader ? impl_->reader->received() : 0; }
+
+void Connection::set_low_water(std::size_t bytes) {
+  if (impl_->reader) impl_->reader->set_low_water(*impl_, bytes);
+}
+
+// From the login on we read ourselves, as soon as the library has nothing of ours: FrameReader is
+// to see every frame from its start. Heartbeats are ours then too.
+Result<void> Connection::Impl::take_over() {
+  timeval no_wait{0, 0};
+  while (amqp_data_in_buffer(state) != 0 || amqp_frames_enqueued(state) != 0 ||
+         amqp_release_buffers_ok(state) == 0) {
     amqp_frame_t frame;
-    const int status = amqp_simple_wait_frame_noblock(impl_->state, &frame, &no_wait);
-    if (status == AMQP_STATUS_TIMEOUT) return Pumped::dry;
-    if (status != AMQP_STATUS_OK) return Error{"broker " + peer_ + ": " + status_text(status)};
-    if (auto handled = impl_->on_frame(frame, events); !handled) {
-      return Error{"broker " + peer_ + ": " + handled.error()};
-    }
-    // Everything of the frame has been copied: its memory is used again for the next.
-    amqp_maybe_release_buffers_on_channel(impl_->state, frame.channel);
+    const int status = amqp_simple_wait_frame_noblock(state, &frame, &no_wait);
+    if (status == AMQP_STATUS_TIMEOUT) return {};
+    if (status != AMQP_STATUS_OK) return Error{status_text(status)};
+    if (auto handled = on_frame(frame); !handled) return handled;
+    amqp_maybe_release_buffers_on_channel(state, frame.channel);
   }
-  return buffered() ? Pumped::more : Pumped::dry;
+  heartbeat_interval = std::chrono::seconds(amqp_get_heartbeat(state));
+  const int status = amqp_tune_connection(state, amqp_get_channel_max(state),
+                                          amqp_get_frame_max(state), /*heartbeat=*/0);
+  if (status != AMQP_STATUS_OK) return Error{status_text(status)};
+  reader.emplace(state);
+  return {};
 }
 
-Result<void> Connection::Impl::on_frame(const amqp_frame_t& frame, ConnectionEvents& events) {
+Result<void> Connection::Impl::heartbeat() {
+  next_heartbeat = Clock::now() + heartbeat_interval / 2;
+  if (sure_writes > 0) --sure_writes;
+  amqp_frame_t frame{};
+  frame.frame_type = AMQP_FRAME_HEARTBEAT;
+  const int status = amqp_send_frame(state, &frame);
+  if (status != AMQP_STATUS_OK) return Error{"send: " + status_text(status)};
+  return {};
+}
+
+Result<void> Connection::Impl::on_frame(const amqp_frame_t& frame) {
   switch (frame.frame_type) {
-    case AMQP_FRAME_METHOD: return on_method(frame.channel, frame.payload.method, events);
-    case AMQP_FRAME_HEADER: on_header(frame, events); return {};
-    case AMQP_FRAME_BODY: return on_body(frame, events);
-    default: return {};  // heartbeats are the library's
+    case AMQP_FRAME_METHOD: return on_method(frame.channel, frame.payload.method);
+    case AMQP_FRAME_HEADER: on_header(frame); return {};
+    default: return {};  // a heartbeat
   }
 }
 
-Result<void> Connection::Impl::on_method(ChannelNumber channel, const amqp_method_t& method,
-                                         ConnectionEvents& events) {
+Result<void> Connection::Impl::on_method(ChannelNumber channel, const amqp_method_t& method) {
   switch (method.id) {
     case AMQP_BASIC_DELIVER_METHOD: {
       const auto* deliver = static_cast<amqp_basic_deliver_t*>(method.decoded);
       Assembly& it = assembly(channel);
-      it.state = Assembly::State::header;
+      it.header_is_next = true;
       it.discard = false;
       it.tag = deliver->delivery_tag;
       it.redelivered = deliver->redelivered != 0;
@@ -389,46 +436,48 @@ Result<void> Connection::Impl::on_method(ChannelNumber channel, const amqp_metho
     case AMQP_BASIC_RETURN_METHOD: {
       const auto* returned = static_cast<amqp_basic_return_t*>(method.decoded);
       Assembly& it = assembly(channel);
-      it.state = Assembly::State::header;
+      it.header_is_next = true;
       it.discard = true;
-      events.on_returned(channel, returned->reply_code, view(returned->reply_text));
+      events->on_returned(channel, returned->reply_code, view(returned->reply_text));
       return {};
     }
     case AMQP_BASIC_ACK_METHOD: {
       const auto* ack = static_cast<amqp_basic_ack_t*>(method.decoded);
-      events.on_confirmed(channel, ack->delivery_tag, ack->multiple != 0, true);
+      events->on_confirmed(channel, ack->delivery_tag, ack->multiple != 0, true);
       return {};
     }
     case AMQP_BASIC_NACK_METHOD: {
       const auto* nack = static_cast<amqp_basic_nack_t*>(method.decoded);
-      events.on_confirmed(channel, nack->delivery_tag, nack->multiple != 0, false);
+      events->on_confirmed(channel, nack->delivery_tag, nack->multiple != 0, false);
       return {};
     }
-    case AMQP_CHANNEL_OPEN_OK_METHOD: events.on_ok(channel, Reply::channel_open, {}); return {};
+    case AMQP_CHANNEL_OPEN_OK_METHOD: events->on_ok(channel, Reply::channel_open, {}); return {};
     case AMQP_EXCHANGE_DECLARE_OK_METHOD:
-      events.on_ok(channel, Reply::exchange_declare, {});
+      events->on_ok(channel, Reply::exchange_declare, {});
       return {};
     case AMQP_QUEUE_DECLARE_OK_METHOD: {
       const auto* declared = static_cast<amqp_queue_declare_ok_t*>(method.decoded);
-      events.on_ok(channel, Reply::queue_declare, view(declared->queue));
+      events->on_ok(channel, Reply::queue_declare, view(declared->queue));
       return {};
     }
-    case AMQP_QUEUE_BIND_OK_METHOD: events.on_ok(channel, Reply::queue_bind, {}); return {};
-    case AMQP_BASIC_QOS_OK_METHOD: events.on_ok(channel, Reply::qos, {}); return {};
+    case AMQP_QUEUE_BIND_OK_METHOD: events->on_ok(channel, Reply::queue_bind, {}); return {};
+    case AMQP_BASIC_QOS_OK_METHOD: events->on_ok(channel, Reply::qos, {}); return {};
     case AMQP_BASIC_CONSUME_OK_METHOD: {
       const auto* consume = static_cast<amqp_basic_consume_ok_t*>(method.decoded);
-      events.on_ok(channel, Reply::consume, view(consume->consumer_tag));
+      events->on_ok(channel, Reply::consume, view(consume->consumer_tag));
       return {};
     }
     case AMQP_BASIC_CANCEL_OK_METHOD: {
       const auto* cancel = static_cast<amqp_basic_cancel_ok_t*>(method.decoded);
-      events.on_ok(channel, Reply::cancel, view(cancel->consumer_tag));
+      events->on_ok(channel, Reply::cancel, view(cancel->consumer_tag));
       return {};
     }
-    case AMQP_CONFIRM_SELECT_OK_METHOD: events.on_ok(channel, Reply::confirm_select, {}); return {};
+    case AMQP_CONFIRM_SELECT_OK_METHOD:
+      events->on_ok(channel, Reply::confirm_select, {});
+      return {};
     case AMQP_BASIC_CANCEL_METHOD: {
       const auto* cancel = static_cast<amqp_basic_cancel_t*>(method.decoded);
-      events.on_cancelled(channel, view(cancel->consumer_tag));
+      events->on_cancelled(channel, view(cancel->consumer_tag));
       return {};
     }
     case AMQP_CHANNEL_CLOSE_METHOD: {
@@ -440,7 +489,7 @@ Result<void> Connection::Impl::on_method(ChannelNumber channel, const amqp_metho
       if (auto sent = send_method(channel, AMQP_CHANNEL_CLOSE_OK_METHOD, &close_ok); !sent) {
         return sent;
       }
-      events.on_channel_closed(channel, code, text);
+      events->on_channel_closed(channel, code, text);
       return {};
     }
     case AMQP_CONNECTION_CLOSE_METHOD: {
@@ -453,25 +502,21 @@ Result<void> Connection::Impl::on_method(ChannelNumber channel, const amqp_metho
       return Error{std::move(text)};
     }
     case AMQP_CONNECTION_CLOSE_OK_METHOD:
-      events.on_ok(channel, Reply::connection_close, {});
+      events->on_ok(channel, Reply::connection_close, {});
       return {};
     case AMQP_CONNECTION_BLOCKED_METHOD:
-      events.on_blocked(view(static_cast<amqp_connection_blocked_t*>(method.decoded)->reason));
+      events->on_blocked(view(static_cast<amqp_connection_blocked_t*>(method.decoded)->reason));
       return {};
-    case AMQP_CONNECTION_UNBLOCKED_METHOD: events.on_unblocked(); return {};
+    case AMQP_CONNECTION_UNBLOCKED_METHOD: events->on_unblocked(); return {};
     default: return Error{"unexpected method " + std::string(amqp_method_name(method.id))};
   }
 }
 
-void Connection::Impl::on_header(const amqp_frame_t& frame, ConnectionEvents& events) {
+void Connection::Impl::on_header(const amqp_frame_t& frame) {
   Assembly& it = assembly(frame.channel);
-  if (it.state != Assembly::State::header) return;  // of a channel that was closed
-  it.left = frame.payload.properties.body_size;
-  it.state = it.left == 0 ? Assembly::State::idle : Assembly::State::body;
-  if (it.discard) {
-    it.to = nullptr;
-    return;
-  }
+  if (!std::exchange(it.header_is_next, false)) return;  // of a channel that was closed
+  it.body = {nullptr, frame.payload.properties.body_size};
+  if (it.discard) return;
   const auto& properties =
       *static_cast<const amqp_basic_properties_t*>(frame.payload.properties.decoded);
   const auto text = [&properties](amqp_flags_t flag, const amqp_bytes_t& value) {
@@ -479,7 +524,7 @@ void Connection::Impl::on_header(const amqp_frame_t& frame, ConnectionEvents& ev
   };
   IncomingDelivery delivery;
   delivery.channel = frame.channel;
-  delivery.body_size = it.left;
+  delivery.body_size = it.body.left;
   DeliveryView& out = delivery.view;
   out.delivery_tag = it.tag;
   out.received_unix_ns = unix_ns();
@@ -519,32 +564,11 @@ void Connection::Impl::on_header(const amqp_frame_t& frame, ConnectionEvents& ev
     out.header_count = writer.count();
     out.headers = {headers.data(), headers.size()};
   }
-  it.to = events.on_delivery(delivery);
+  it.body.to = events->on_delivery(delivery);
 }
 
-Result<void> Connection::Impl::on_body(const amqp_frame_t& frame, ConnectionEvents& events) {
-  Assembly& it = assembly(frame.channel);
-  if (it.state != Assembly::State::body) return {};
-  const std::string_view fragment = view(frame.payload.body_fragment);
-  if (fragment.size() > it.left) return Error{"a body is longer than its header said"};
-  if (it.to != nullptr) {
-    std::memcpy(it.to, fragment.data(), fragment.size());
-    body_bytes += fragment.size();
-    it.to += fragment.size();
-  }
-  it.left -= fragment.size();
-  if (it.left > 0) return {};
-  it.state = Assembly::State::idle;
-  if (it.to != nullptr) events.on_body(frame.channel);
-  return {};
-}
-
-bool Connection::writable() {
-  if (impl_->sure_writes > 0) return true;
-  pollfd poll_fd{fd(), POLLOUT, 0};
-  if (::poll(&poll_fd, 1, 0) != 1 || (poll_fd.revents & POLLOUT) == 0) return false;
-  impl_->sure_writes = kSureWrites;
-  return true;
+void Connection::Impl::on_body(ChannelNumber channel) {
+  if (assembly(channel).body.to != nullptr) events->on_body(channel);
 }
 
 Result<void> Connection::send(ChannelNumber channel, const Request& request) {

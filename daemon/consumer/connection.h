@@ -129,7 +129,12 @@ class Connection {
   // may have more. An error means the connection is gone.
   Result<Pumped> pump(ConnectionEvents& events, int max_frames);
 
-  // True when a bounded number of small frames can be written without blocking.
+  // Bytes that have come from the broker.
+  std::uint64_t received() const;
+  // Before a wait for fd(): it is to be called readable when about so many bytes are there.
+  void set_low_water(std::size_t bytes);
+
+  // True when a small frame can be written without blocking.
   bool writable();
 
   // The following write one small frame. An error means the connection is gone.

@@ -31,8 +31,7 @@ constexpr std::chrono::microseconds kNear{2000};
 constexpr int kMostDoublings = 9;
 // So many deliveries in one turn are a stream; see nap().
 constexpr std::size_t kStreaming = 4;
-constexpr std::chrono::nanoseconds kShortestNap{30'000};
-constexpr std::chrono::nanoseconds kLongestNap{300'000};
+constexpr std::chrono::nanoseconds kLongestNap{200'000};
 
 // The ABI's outcomes; the consumer does not include the ABI.
 constexpr std::int32_t kAck = 1;
@@ -168,6 +167,7 @@ int Consumer::run() {
 bool Consumer::turn() {
   add(board_.progress);
   delivered_in_turn_ = 0;
+  const std::uint64_t received = session_->received();
   pool_->announce_awake();
   pool_->collect();
   pool_->tend();
@@ -176,6 +176,7 @@ bool Consumer::turn() {
     session_->start();
   }
   const bool more = session_->pump();
+  received_in_turn_ = session_->received() - received;
   dispatch();
   pool_->flush();
   pool_->collect();
@@ -201,7 +202,10 @@ bool Consumer::turn() {
 void Consumer::wait(bool at_once) {
   std::optional<std::chrono::microseconds> limit;
   if (!at_once && nap()) at_once = true;
-  if (at_once || pool_->announce_sleep()) {
+  if (!at_once) session_->wake_for_anything();
+  if (!at_once && a_body_is_coming()) {
+    limit = kNear;  // and outcomes wait for it: workers need not wake us
+  } else if (at_once || pool_->announce_sleep()) {
     limit = std::chrono::microseconds(0);
   } else if (pool_->outcome_is_near() || pool_->wake_may_be_owed()) {
     // A worker with tiny messages does not wake us for each. If one of them takes long after all,
@@ -217,18 +221,21 @@ void Consumer::wait(bool at_once) {
   quiet_turns_ = timed_out_ ? quiet_turns_ + 1 : 0;
 }
 
+// Its next part will wake us soon; what finishes meanwhile has nothing to make room for.
+bool Consumer::a_body_is_coming() const {
+  return !timed_out_ && waiting_.empty() && suspects_.empty() && phase_ == Phase::running &&
+         std::any_of(receiving_.begin(), receiving_.end(),
+                     [](const Delivery* delivery) { return delivery != nullptr; });
+}
+
 // While messages stream in and take next to no time, being woken for every few of them costs more
-// than they do. Then we look again after a moment, as a network card does that holds its interrupts
-// back: long enough for a part of the window to arrive, and never so long that the broker has to
-// wait for us. Workers do not wake us meanwhile. True: slept.
+// than they do. Then we wait for a part of the window to arrive, as a network card does that holds
+// its interrupts back, and never so long that the broker has to wait for us. Workers do not wake us
+// meanwhile. True: slept.
 bool Consumer::nap() {
   if (delivered_in_turn_ < kStreaming || phase_ != Phase::running || !pool_->all_tiny())
     return false;
-  const timespec length{0, static_cast<long>(nap_.count())};
-  ::clock_nanosleep(CLOCK_MONOTONIC, 0, &length, nullptr);
-  const bool few = delivered_in_turn_ < nap_target_;
-  nap_ = std::clamp(few ? nap_ * 5 / 4 : nap_ * 4 / 5, kShortestNap, kLongestNap);
-  return true;
+  return session_->sleep(received_in_turn_ / delivered_in_turn_ * nap_target_, kLongestNap);
 }
 
 // ---- Deliveries

@@ -33,6 +33,7 @@ class Consumer {
   // Until something happens, or only to look at signals, deaths and timers.
   void wait(bool at_once);
   bool nap();
+  bool a_body_is_coming() const;
 
   // Deliveries
   char* on_delivery(std::uint16_t queue, std::uint64_t epoch, const IncomingDelivery& incoming);
@@ -92,7 +93,7 @@ class Consumer {
   std::size_t delivered_in_turn_ = 0;
   std::size_t auto_ack_window_ = 0;  // the most deliveries with workers
   std::size_t nap_target_ = 0;       // deliveries that a nap is to bring
-  std::chrono::nanoseconds nap_{100'000};
+  std::uint64_t received_in_turn_ = 0;
   int retries_in_a_row_ = 0;
   std::vector<Delivery*> receiving_;    // by queue
   std::deque<std::uint32_t> waiting_;   // for a worker, oldest first

@@ -1,5 +1,6 @@
 #include "consumer/session.h"
 
+#include <poll.h>
 #include <sys/epoll.h>
 
 #include <algorithm>
@@ -190,6 +191,20 @@ bool Session::pump() {
   }
   readable_ = *pumped == Connection::Pumped::more;
   return readable_;
+}
+
+bool Session::sleep(std::size_t bytes, std::chrono::nanoseconds limit) {
+  if (connection_ == nullptr || readable_) return false;
+  connection_->set_low_water(bytes);
+  pollfd socket{connection_->fd(), POLLIN, 0};
+  const timespec time{0, static_cast<long>(limit.count())};
+  ::ppoll(&socket, 1, &time, nullptr);
+  readable_ = true;  // less may be there
+  return true;
+}
+
+void Session::wake_for_anything() {
+  if (connection_ != nullptr) connection_->set_low_water(1);
 }
 
 // ---- Subscriptions

@@ -59,6 +59,13 @@ class Session final : private ConnectionEvents {
   // Why not, one queue's reason; empty when consuming.
   std::string trouble() const;
 
+  // Bytes that have come over this connection.
+  std::uint64_t received() const { return connection_ == nullptr ? 0 : connection_->received(); }
+  // Sleeps until about `bytes` have come, at most for `limit`; false: it cannot.
+  bool sleep(std::size_t bytes, std::chrono::nanoseconds limit);
+  // Before a wait in the event loop.
+  void wake_for_anything();
+
   // Ends consuming on all queues and does not begin again.
   void cancel();
   // No delivery can arrive any more.

@@ -92,6 +92,9 @@ int main(int argc, char** argv) {
       if (amqp_basic_ack(connection, 1, tag, ack_every > 1) != AMQP_STATUS_OK) die("ack");
     }
   }
+  /* The broker answers when it has the last ack, too. */
+  amqp_channel_close(connection, 1, AMQP_REPLY_SUCCESS);
+  check(connection, "channel.close");
   if (stamps != NULL) {
     FILE* file = fopen(argv[8], "wb");
     if (file == NULL || fwrite(stamps, sizeof *stamps, count, file) != count || fclose(file) != 0)

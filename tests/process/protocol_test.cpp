@@ -1,36 +1,15 @@
 // A broker that logs us in and then breaks the protocol: its answers are made by hand here.
 #include <catch2/catch.hpp>
 #include <chrono>
-#include <cstdint>
 #include <string>
-#include <string_view>
 
+#include "support/amqp_frames.h"
 #include "support/lope.h"
 #include "support/tcp_server.h"
 
 using namespace lope::test;
 
 namespace {
-
-std::string number(std::uint64_t value, int bytes) {
-  std::string text;
-  for (int i = bytes - 1; i >= 0; --i) text += static_cast<char>(value >> (8 * i));
-  return text;
-}
-
-std::string short_text(std::string_view text) { return number(text.size(), 1) + std::string(text); }
-std::string long_text(std::string_view text) { return number(text.size(), 4) + std::string(text); }
-
-std::string frame(int type, int channel, const std::string& payload) {
-  return number(static_cast<std::uint64_t>(type), 1) +
-         number(static_cast<std::uint64_t>(channel), 2) + long_text(payload) + '\xce';
-}
-
-std::string method(int channel, int of_class, int id, const std::string& arguments) {
-  return frame(1, channel,
-               number(static_cast<std::uint64_t>(of_class), 2) +
-                   number(static_cast<std::uint64_t>(id), 2) + arguments);
-}
 
 // All a client waits for up to consuming from one queue.
 std::string welcome() {
@@ -45,15 +24,6 @@ std::string welcome() {
          method(1, 60, 21, short_text("tag"));                                 // basic.consume-ok
 }
 
-std::string delivery(std::uint64_t tag) {
-  const std::string size_0_no_properties =
-      number(60, 2) + number(0, 2) + number(0, 8) + number(0, 2);
-  return method(
-             1, 60, 60,
-             short_text("tag") + number(tag, 8) + number(0, 1) + short_text("") + short_text("q")) +
-         frame(2, 1, size_0_no_properties);
-}
-
 LopeOptions group_at(const TcpServer& server) {
   LopeOptions options;
   options.broker = server.url();
@@ -65,7 +35,7 @@ LopeOptions group_at(const TcpServer& server) {
 
 TEST_CASE("delivery tags that do not rise by one end the connection, and are said",
           "[process][protocol]") {
-  const TcpServer server(welcome() + delivery(1) + delivery(3));
+  const TcpServer server(welcome() + deliver(1, 1, 0) + deliver(1, 3, 0));
   Lope daemon(group_at(server));
   const auto line = daemon.wait_for_line("connection lost", 30s);
   REQUIRE(line);

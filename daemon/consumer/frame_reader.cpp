@@ -1,0 +1,180 @@
+#include "consumer/frame_reader.h"
+
+#include <sys/socket.h>
+#include <sys/uio.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <string>
+
+#include "common/fd.h"
+#include "common/text.h"
+
+namespace lope::consumer {
+
+namespace {
+
+// type, channel, size of the payload; and the octet behind it
+constexpr std::size_t kHead = 7;
+constexpr std::size_t kFooter = 1;
+// So much of a body or more is read right to its place, and so much of what follows it with it:
+// the next message's method and header, and little of its body.
+constexpr std::size_t kLarge = 16 * 1024;
+constexpr std::size_t kReadAhead = 4 * 1024;
+// The kernel does not wake us for less of a body's rest. What comes on another channel in the midst
+// of it waits as long as this takes on the wire.
+constexpr std::uint64_t kLowWater = 256 * 1024;
+// One turn's share: large bodies that stream in must not keep those that are here already from
+// their handlers.
+constexpr std::size_t kBodyBytesPerPump = 256 * 1024;
+
+std::uint32_t big_endian(const char* at, int bytes) {
+  std::uint32_t value = 0;
+  for (int i = 0; i < bytes; ++i) value = value << 8 | static_cast<unsigned char>(at[i]);
+  return value;
+}
+
+}  // namespace
+
+FrameReader::FrameReader(amqp_connection_state_t connection)
+    : connection_(connection),
+      frame_max_(static_cast<std::size_t>(amqp_get_frame_max(connection))),
+      capacity_(frame_max_ + kReadAhead),
+      input_(std::make_unique_for_overwrite<char[]>(capacity_)) {}
+
+Result<FrameReader::Pumped> FrameReader::pump(Sink& sink, int max_frames) {
+  body_bytes_ = 0;
+  bool all_read = false;
+  for (int frames = 0; frames < max_frames && body_bytes_ < kBodyBytesPerPump;) {
+    const auto taken = take_frame(sink);
+    if (!taken) return Error{taken.error()};
+    if (*taken) {
+      ++frames;
+      continue;
+    }
+    // To read again only to hear that there is nothing costs a system call; the event loop tells
+    // if there is more.
+    if (!all_read) {
+      const auto got = read(sink);
+      if (!got) return Error{got.error()};
+      all_read = *got != Read::all_asked_for;
+      if (*got != Read::nothing) continue;
+    }
+    return Pumped::dry;
+  }
+  return Pumped::more;
+}
+
+// The rest of a large body comes in many pieces. To be woken for each costs both sides more than
+// the piece does.
+void FrameReader::set_low_water(Sink& sink, std::size_t bytes) {
+  const std::uint64_t left = large_ ? sink.body(body_channel_).left : 0;
+  const int wanted = static_cast<int>(
+      std::clamp<std::uint64_t>(std::max<std::uint64_t>(left, bytes), 1, kLowWater));
+  if (wanted == low_water_) return;
+  low_water_ = wanted;
+  // Without it we are only woken more often.
+  (void)::setsockopt(amqp_get_sockfd(connection_), SOL_SOCKET, SO_RCVLOWAT, &wanted, sizeof wanted);
+}
+
+// False: it needs more bytes.
+Result<bool> FrameReader::take_frame(Sink& sink) {
+  if (in_body_) return take_body(sink);
+  const std::size_t there = end_ - begin_;
+  if (there < kHead) return false;
+  char* const at = input_.get() + begin_;
+  const auto channel = static_cast<amqp_channel_t>(big_endian(at + 1, 2));
+  const std::size_t payload = big_endian(at + 3, 4);
+  const std::size_t size = kHead + payload + kFooter;
+  if (size > frame_max_) {
+    return Error{"a frame of " + std::to_string(size) + " bytes, where at most " +
+                 std::to_string(frame_max_) + " were agreed on"};
+  }
+  if (at[0] == AMQP_FRAME_BODY) {
+    const std::uint64_t left = sink.body(channel).left;
+    if (left > 0 && payload > left) return Error{"a body is longer than its header said"};
+    in_body_ = true;
+    body_expected_ = left > 0;
+    body_channel_ = channel;
+    body_frame_left_ = payload;
+    begin_ += kHead;
+    return take_body(sink);
+  }
+  if (there < size) return false;
+  amqp_frame_t frame;
+  const int used = amqp_handle_input(connection_, {size, at}, &frame);
+  if (used < 0) return Error{amqp_error_string2(used)};
+  begin_ += size;
+  if (frame.frame_type == 0) return true;  // of a type that is not known: ignored
+  if (auto handled = sink.on_frame(frame); !handled) return Error{handled.error()};
+  if (frame.frame_type == AMQP_FRAME_HEADER) {
+    body_channel_ = channel;
+    large_ = sink.body(channel).left >= kLarge;
+  }
+  // Everything of the frame has been copied: its memory is used again for the next.
+  amqp_maybe_release_buffers_on_channel(connection_, frame.channel);
+  return true;
+}
+
+Result<bool> FrameReader::take_body(Sink& sink) {
+  Body& body = sink.body(body_channel_);
+  const std::size_t count = std::min(body_frame_left_, end_ - begin_);
+  if (body_expected_) {
+    if (body.to != nullptr) {
+      std::memcpy(body.to, input_.get() + begin_, count);
+      body.to += count;
+    }
+    body.left -= count;
+  }
+  begin_ += count;
+  body_frame_left_ -= count;
+  body_bytes_ += count;
+  if (body_frame_left_ > 0 || begin_ == end_) return false;
+  if (static_cast<unsigned char>(input_[begin_]) != AMQP_FRAME_END) {
+    return Error{amqp_error_string2(AMQP_STATUS_BAD_AMQP_DATA)};
+  }
+  ++begin_;
+  in_body_ = false;
+  if (body_expected_ && body.left == 0) sink.on_body(body_channel_);
+  return true;
+}
+
+Result<FrameReader::Read> FrameReader::read(Sink& sink) {
+  if (begin_ > 0) {
+    std::memmove(input_.get(), input_.get() + begin_, end_ - begin_);
+    end_ -= begin_;
+    begin_ = 0;
+  }
+  iovec parts[2];
+  msghdr message{};
+  message.msg_iov = parts;
+  Body* const body = in_body_ ? &sink.body(body_channel_) : nullptr;
+  std::size_t direct = 0;
+  if (body != nullptr && body->to != nullptr && body_expected_ && body_frame_left_ >= kLarge) {
+    direct = body_frame_left_;
+    parts[message.msg_iovlen++] = {body->to, direct};
+  }
+  std::size_t room = capacity_ - end_;
+  if (large_ || direct > 0) room = std::min(room, kReadAhead);
+  parts[message.msg_iovlen++] = {input_.get() + end_, room};
+  const ssize_t n = ::recvmsg(amqp_get_sockfd(connection_), &message, MSG_DONTWAIT);
+  if (n < 0 && (errno == EAGAIN || errno == EINTR)) return Read::nothing;
+  if (n < 0) return Error{errno_text("recvmsg", errno)};
+  if (n == 0) return Error{amqp_error_string2(AMQP_STATUS_CONNECTION_CLOSED)};
+  last_received_ = Clock::now();
+  const auto got = static_cast<std::size_t>(n);
+  received_ += got;
+  if (const std::size_t placed = std::min(got, direct); placed > 0) {
+    body->to += placed;
+    body->left -= placed;
+    body_frame_left_ -= placed;
+    body_bytes_ += placed;
+    end_ += got - placed;
+  } else {
+    end_ += got;
+  }
+  return got == direct + room ? Read::all_asked_for : Read::part;
+}
+
+}  // namespace lope::consumer

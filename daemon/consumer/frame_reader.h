@@ -1,0 +1,82 @@
+// Reads what the broker sends, frame by frame. rabbitmq-c decodes methods and headers; bodies do
+// not go through its buffers: the payload of a large one is read from the socket right to its
+// place.
+#pragma once
+
+#include <amqp.h>
+
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+
+#include "common/clock.h"
+#include "common/result.h"
+
+namespace lope::consumer {
+
+class FrameReader {
+ public:
+  // Where the rest of a channel's body goes.
+  struct Body {
+    char* to = nullptr;      // nullptr: it is dropped
+    std::uint64_t left = 0;  // bytes
+  };
+
+  class Sink {
+   public:
+    virtual ~Sink() = default;
+    // A method, a header or a heartbeat; what it points to is valid during the call.
+    virtual Result<void> on_frame(const amqp_frame_t& frame) = 0;
+    // Body frames that a channel does not expect (left: 0) are dropped, as those of a channel that
+    // we have closed.
+    virtual Body& body(amqp_channel_t channel) = 0;
+    // Its last byte has been read.
+    virtual void on_body(amqp_channel_t channel) = 0;
+  };
+
+  // Reads from the socket of `connection`, which has logged in and stays the caller's.
+  explicit FrameReader(amqp_connection_state_t connection);
+
+  enum class Pumped { dry, more };
+  // Handles up to `max_frames` frames that have arrived, without blocking. `dry`: nothing is left
+  // here; the socket may have more. An error, an end of the stream included, means that the
+  // connection is gone.
+  Result<Pumped> pump(Sink& sink, int max_frames);
+
+  // Before a wait for the socket: poll() is to call it readable when about so many bytes are there,
+  // not before. Of a large body that has begun all that is missing is waited for, up to a bound.
+  void set_low_water(Sink& sink, std::size_t bytes);
+
+  std::uint64_t received() const { return received_; }  // bytes
+
+  // When something last came from the broker.
+  TimePoint last_received() const { return last_received_; }
+
+ private:
+  enum class Read { nothing, part, all_asked_for };
+
+  Result<bool> take_frame(Sink& sink);
+  Result<bool> take_body(Sink& sink);
+  Result<Read> read(Sink& sink);
+
+  const amqp_connection_state_t connection_;
+  const std::size_t frame_max_;
+  const std::size_t capacity_;
+  const std::unique_ptr<char[]> input_;
+  std::size_t begin_ = 0, end_ = 0;  // what has been read and not yet handled
+
+  // Inside a body frame:
+  bool in_body_ = false;
+  bool body_expected_ = false;
+  amqp_channel_t body_channel_ = 0;
+  std::size_t body_frame_left_ = 0;
+  // The last body was large: so will be the next, and should not be read into our buffer.
+  bool large_ = false;
+  int low_water_ = 1;
+  std::size_t body_bytes_ = 0;  // read by this pump()
+  std::uint64_t received_ = 0;
+  TimePoint last_received_ = Clock::now();
+};
+
+}  // namespace lope::consumer
