@@ -1,4 +1,4 @@
-// Large bodies, in memory that the workers see too: a body is copied once, from the broker's frames
+// Large bodies, in memory that the workers see too: a body is copied once, from the broker's socket
 // to here, and does not pass through a link. Segments are used again, since new memory costs more
 // than the copy; those that nobody has needed for a while are given back.
 #pragma once

@@ -22,7 +22,7 @@
 #include "common/clock.h"
 #include "common/fd.h"
 #include "common/text.h"
-#include "consumer/frame_reader.h"
+#include "consumer/broker_reader.h"
 
 namespace lope::consumer {
 
@@ -209,7 +209,7 @@ struct DescribeRequest {
 
 std::string describe(const Request& request) { return std::visit(DescribeRequest{}, request); }
 
-struct Connection::Impl final : FrameReader::Sink {
+struct Connection::Impl final : BrokerReader::Sink {
   // Where each channel is between a content method and the last byte of its body.
   struct Assembly {
     bool header_is_next = false;
@@ -217,7 +217,7 @@ struct Connection::Impl final : FrameReader::Sink {
     std::uint64_t tag = 0;
     bool redelivered = false;
     std::string consumer_tag, exchange, routing_key;  // copied: the frame's memory is let go
-    FrameReader::Body body;
+    BrokerReader::Body body;
   };
 
   ~Impl() override {
@@ -229,13 +229,14 @@ struct Connection::Impl final : FrameReader::Sink {
     return assemblies[channel];
   }
 
-  Result<void> take_over();
-  Result<void> heartbeat();
+  Result<void> take_over(int max_frames);
+  Result<void> send_heartbeat();
+  bool can_write();
   Result<void> on_frame(const amqp_frame_t& frame) override;
-  FrameReader::Body& body(ChannelNumber channel) override { return assembly(channel).body; }
+  BrokerReader::Body& body(ChannelNumber channel) override { return assembly(channel).body; }
   void on_body(ChannelNumber channel) override;
   Result<void> on_method(ChannelNumber channel, const amqp_method_t& method);
-  void on_header(const amqp_frame_t& frame);
+  Result<void> on_header(const amqp_frame_t& frame);
 
   Result<void> send_method(ChannelNumber channel, amqp_method_number_t id, void* method) {
     if (sure_writes > 0) --sure_writes;
@@ -245,9 +246,9 @@ struct Connection::Impl final : FrameReader::Sink {
   }
 
   amqp_connection_state_t state = nullptr;
-  std::optional<FrameReader> reader;
+  std::optional<BrokerReader> reader;
   ConnectionEvents* events = nullptr;  // during pump()
-  std::chrono::seconds heartbeat_interval{0};
+  std::chrono::milliseconds heartbeat{0};
   TimePoint next_heartbeat{};
   int sure_writes = 0;  // small frames that fit the socket's buffer without asking
   std::vector<Assembly> assemblies;
@@ -334,6 +335,7 @@ Result<std::unique_ptr<Connection>> Connection::open(const BrokerAddress& addres
       if (reply.reply_type == AMQP_RESPONSE_SERVER_EXCEPTION) return last;
       continue;
     }
+    impl->heartbeat = std::chrono::seconds(amqp_get_heartbeat(impl->state));
     auto connection = std::unique_ptr<Connection>(new Connection(std::move(impl)));
     connection->peer_ = peer;
     return connection;
@@ -343,11 +345,13 @@ Result<std::unique_ptr<Connection>> Connection::open(const BrokerAddress& addres
 
 int Connection::fd() const { return amqp_get_sockfd(impl_->state); }
 
-bool Connection::writable() {
-  if (impl_->sure_writes > 0) return true;
-  pollfd poll_fd{fd(), POLLOUT, 0};
+bool Connection::writable() { return impl_->can_write(); }
+
+bool Connection::Impl::can_write() {
+  if (sure_writes > 0) return true;
+  pollfd poll_fd{amqp_get_sockfd(state), POLLOUT, 0};
   if (::poll(&poll_fd, 1, 0) != 1 || (poll_fd.revents & POLLOUT) == 0) return false;
-  impl_->sure_writes = kSureWrites;
+  sure_writes = kSureWrites;
   return true;
 }
 
@@ -357,32 +361,41 @@ Result<Connection::Pumped> Connection::pump(ConnectionEvents& events, int max_fr
   };
   impl_->events = &events;
   if (!impl_->reader) {
-    if (auto taken = impl_->take_over(); !taken) return failure(taken.error());
+    if (auto taken = impl_->take_over(max_frames); !taken) return failure(taken.error());
     if (!impl_->reader) return Pumped::dry;
   }
   const auto pumped = impl_->reader->pump(*impl_, max_frames);
   if (!pumped) return failure(pumped.error());
   const TimePoint now = Clock::now();
   // Looked at only when nothing is left to read: we may have been the ones who slept.
-  if (impl_->heartbeat_interval.count() > 0 && *pumped == FrameReader::Pumped::dry &&
-      now - impl_->reader->last_received() > impl_->heartbeat_interval * 2) {
+  if (impl_->heartbeat.count() > 0 && *pumped == BrokerReader::Pumped::dry &&
+      now - impl_->reader->last_received() > impl_->heartbeat * 2) {
     return failure(status_text(AMQP_STATUS_HEARTBEAT_TIMEOUT));
   }
-  if (impl_->heartbeat_interval.count() > 0 && now >= impl_->next_heartbeat && writable()) {
-    if (auto sent = impl_->heartbeat(); !sent) return failure(sent.error());
+  if (impl_->heartbeat.count() > 0 && now >= impl_->next_heartbeat && writable()) {
+    impl_->next_heartbeat = now + impl_->heartbeat / 2;
+    if (auto sent = impl_->send_heartbeat(); !sent) return failure(sent.error());
   }
-  return *pumped == FrameReader::Pumped::dry ? Pumped::dry : Pumped::more;
+  return *pumped == BrokerReader::Pumped::dry ? Pumped::dry : Pumped::more;
+}
+
+std::chrono::seconds Connection::heartbeat() const {
+  return std::chrono::duration_cast<std::chrono::seconds>(impl_->heartbeat);
 }
 
 std::uint64_t Connection::received() const { return impl_->reader ? impl_->reader->received() : 0; }
 
 void Connection::set_low_water(std::size_t bytes) {
-  if (impl_->reader) impl_->reader->set_low_water(*impl_, bytes);
+  if (impl_->reader) impl_->reader->set_low_water(bytes);
 }
 
-// From the login on we read ourselves, as soon as the library has nothing of ours: FrameReader is
+std::uint64_t Connection::large_body_left() {
+  return impl_->reader ? impl_->reader->large_body_left(*impl_) : 0;
+}
+
+// From the login on we read ourselves, as soon as the library has nothing of ours: BrokerReader is
 // to see every frame from its start. Heartbeats are ours then too.
-Result<void> Connection::Impl::take_over() {
+Result<void> Connection::Impl::take_over(int max_frames) {
   timeval no_wait{0, 0};
   while (amqp_data_in_buffer(state) != 0 || amqp_frames_enqueued(state) != 0 ||
          amqp_release_buffers_ok(state) == 0) {
@@ -390,10 +403,13 @@ Result<void> Connection::Impl::take_over() {
     const int status = amqp_simple_wait_frame_noblock(state, &frame, &no_wait);
     if (status == AMQP_STATUS_TIMEOUT) return {};
     if (status != AMQP_STATUS_OK) return Error{status_text(status)};
+    // Nothing has been asked for yet that could bring many, or a body.
+    if (--max_frames < 0 || frame.frame_type == AMQP_FRAME_BODY) {
+      return Error{"the broker sends what nobody asked for"};
+    }
     if (auto handled = on_frame(frame); !handled) return handled;
     amqp_maybe_release_buffers_on_channel(state, frame.channel);
   }
-  heartbeat_interval = std::chrono::seconds(amqp_get_heartbeat(state));
   const int status = amqp_tune_connection(state, amqp_get_channel_max(state),
                                           amqp_get_frame_max(state), /*heartbeat=*/0);
   if (status != AMQP_STATUS_OK) return Error{status_text(status)};
@@ -401,8 +417,7 @@ Result<void> Connection::Impl::take_over() {
   return {};
 }
 
-Result<void> Connection::Impl::heartbeat() {
-  next_heartbeat = Clock::now() + heartbeat_interval / 2;
+Result<void> Connection::Impl::send_heartbeat() {
   if (sure_writes > 0) --sure_writes;
   amqp_frame_t frame{};
   frame.frame_type = AMQP_FRAME_HEARTBEAT;
@@ -414,7 +429,7 @@ Result<void> Connection::Impl::heartbeat() {
 Result<void> Connection::Impl::on_frame(const amqp_frame_t& frame) {
   switch (frame.frame_type) {
     case AMQP_FRAME_METHOD: return on_method(frame.channel, frame.payload.method);
-    case AMQP_FRAME_HEADER: on_header(frame); return {};
+    case AMQP_FRAME_HEADER: return on_header(frame);
     default: return {};  // a heartbeat
   }
 }
@@ -485,6 +500,7 @@ Result<void> Connection::Impl::on_method(ChannelNumber channel, const amqp_metho
       const int code = close->reply_code;
       const std::string text(view(close->reply_text));
       assembly(channel) = Assembly{};
+      if (!can_write()) return Error{"the broker reads nothing"};
       amqp_channel_close_ok_t close_ok{};
       if (auto sent = send_method(channel, AMQP_CHANNEL_CLOSE_OK_METHOD, &close_ok); !sent) {
         return sent;
@@ -498,7 +514,7 @@ Result<void> Connection::Impl::on_method(ChannelNumber channel, const amqp_metho
                          escape(view(close->reply_text));
       amqp_connection_close_ok_t close_ok{};
       // The connection is over either way.
-      (void)amqp_send_method(state, 0, AMQP_CONNECTION_CLOSE_OK_METHOD, &close_ok);
+      if (can_write()) (void)amqp_send_method(state, 0, AMQP_CONNECTION_CLOSE_OK_METHOD, &close_ok);
       return Error{std::move(text)};
     }
     case AMQP_CONNECTION_CLOSE_OK_METHOD:
@@ -512,11 +528,14 @@ Result<void> Connection::Impl::on_method(ChannelNumber channel, const amqp_metho
   }
 }
 
-void Connection::Impl::on_header(const amqp_frame_t& frame) {
+Result<void> Connection::Impl::on_header(const amqp_frame_t& frame) {
+  if (frame.payload.properties.class_id != AMQP_BASIC_CLASS) {
+    return Error{"a content header of class " + std::to_string(frame.payload.properties.class_id)};
+  }
   Assembly& it = assembly(frame.channel);
-  if (!std::exchange(it.header_is_next, false)) return;  // of a channel that was closed
+  if (!std::exchange(it.header_is_next, false)) return {};  // of a channel that was closed
   it.body = {nullptr, frame.payload.properties.body_size};
-  if (it.discard) return;
+  if (it.discard) return {};
   const auto& properties =
       *static_cast<const amqp_basic_properties_t*>(frame.payload.properties.decoded);
   const auto text = [&properties](amqp_flags_t flag, const amqp_bytes_t& value) {
@@ -565,6 +584,7 @@ void Connection::Impl::on_header(const amqp_frame_t& frame) {
     out.headers = {headers.data(), headers.size()};
   }
   it.body.to = events->on_delivery(delivery);
+  return {};
 }
 
 void Connection::Impl::on_body(ChannelNumber channel) {
@@ -695,6 +715,7 @@ Result<void> Connection::publish(ChannelNumber channel, const Publication& publi
     properties._flags |= AMQP_BASIC_HEADERS_FLAG;
     properties.headers = headers.table();
   }
+  impl_->sure_writes = 0;  // this one may be large
   const int status = amqp_basic_publish(impl_->state, channel, bytes(publication.exchange),
                                         bytes(publication.routing_key), publication.mandatory, 0,
                                         &properties, bytes(publication.body));

@@ -1,4 +1,5 @@
-// One AMQP connection: frames in, methods out. The only file pair that knows rabbitmq-c. Knows
+// One AMQP connection: frames in, methods out. With
+// broker_reader, the only file that knows rabbitmq-c. Knows
 // nothing of groups, workers or policies. Used by one thread at a time: opened on one, then handed
 // over.
 #pragma once
@@ -129,10 +130,13 @@ class Connection {
   // may have more. An error means the connection is gone.
   Result<Pumped> pump(ConnectionEvents& events, int max_frames);
 
+  // As agreed on with the broker; 0: none. pump() is to be called several times in it.
+  std::chrono::seconds heartbeat() const;
   // Bytes that have come from the broker.
   std::uint64_t received() const;
-  // Before a wait for fd(): it is to be called readable when about so many bytes are there.
+  // See BrokerReader.
   void set_low_water(std::size_t bytes);
+  std::uint64_t large_body_left();
 
   // True when a small frame can be written without blocking.
   bool writable();

@@ -3,7 +3,6 @@
 #include <sys/epoll.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
-#include <time.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -176,7 +175,8 @@ bool Consumer::turn() {
     session_->start();
   }
   const bool more = session_->pump();
-  received_in_turn_ = session_->received() - received;
+  // A connection that was lost takes its count with it.
+  received_in_turn_ = std::max(session_->received(), received) - received;
   dispatch();
   pool_->flush();
   pool_->collect();
@@ -202,9 +202,11 @@ bool Consumer::turn() {
 void Consumer::wait(bool at_once) {
   std::optional<std::chrono::microseconds> limit;
   if (!at_once && nap()) at_once = true;
-  if (!at_once) session_->wake_for_anything();
-  if (!at_once && a_body_is_coming()) {
-    limit = kNear;  // and outcomes wait for it: workers need not wake us
+  const bool for_body = !at_once && a_body_is_coming();
+  if (!at_once && !for_body) session_->wake_for_anything();
+  if (for_body) {
+    session_->wake_for_body();
+    limit = kNear;  // and outcomes wait as long: workers need not wake us
   } else if (at_once || pool_->announce_sleep()) {
     limit = std::chrono::microseconds(0);
   } else if (pool_->outcome_is_near() || pool_->wake_may_be_owed()) {
@@ -221,7 +223,7 @@ void Consumer::wait(bool at_once) {
   quiet_turns_ = timed_out_ ? quiet_turns_ + 1 : 0;
 }
 
-// Its next part will wake us soon; what finishes meanwhile has nothing to make room for.
+// Its next part will wake us soon; and what finishes meanwhile makes room for nothing that is here.
 bool Consumer::a_body_is_coming() const {
   return !timed_out_ && waiting_.empty() && suspects_.empty() && phase_ == Phase::running &&
          std::any_of(receiving_.begin(), receiving_.end(),

@@ -58,7 +58,6 @@ Result<std::unique_ptr<Session>> Session::create(EventLoop& loop, const BrokerSe
                                                  const GroupSettings& group, GroupBoard& board,
                                                  Events events) {
   std::unique_ptr<Session> session(new Session(loop, group, board, std::move(events)));
-  session->tick_ = std::chrono::milliseconds(broker.heartbeat) / 4;
   auto connector = Connector::create(broker, connection_name);
   if (!connector) return Error{connector.error()};
   session->connector_ = std::move(*connector);
@@ -134,6 +133,7 @@ void Session::on_connect_ended() {
   connected_at_ = Clock::now();
   connect_trouble_.clear();
   reported_.clear();
+  tick_ = std::chrono::milliseconds(connection_->heartbeat()) / 4;
   next_tick_ = Clock::now() + tick_;
   for (Channel& channel : channels_) {
     channel.failures = 0;
@@ -205,6 +205,12 @@ bool Session::sleep(std::size_t bytes, std::chrono::nanoseconds limit) {
 
 void Session::wake_for_anything() {
   if (connection_ != nullptr) connection_->set_low_water(1);
+}
+
+void Session::wake_for_body() {
+  // The rest of a large one comes in many pieces. To be woken for each costs both sides more than
+  // the piece does.
+  if (connection_ != nullptr) connection_->set_low_water(connection_->large_body_left());
 }
 
 // ---- Subscriptions

@@ -63,8 +63,9 @@ class Session final : private ConnectionEvents {
   std::uint64_t received() const { return connection_ == nullptr ? 0 : connection_->received(); }
   // Sleeps until about `bytes` have come, at most for `limit`; false: it cannot.
   bool sleep(std::size_t bytes, std::chrono::nanoseconds limit);
-  // Before a wait in the event loop.
+  // Before a wait in the event loop; that for a body must have a limit.
   void wake_for_anything();
+  void wake_for_body();
 
   // Ends consuming on all queues and does not begin again.
   void cancel();

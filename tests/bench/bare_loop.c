@@ -93,8 +93,8 @@ int main(int argc, char** argv) {
     }
   }
   /* The broker answers when it has the last ack, too. */
-  amqp_channel_close(connection, 1, AMQP_REPLY_SUCCESS);
-  check(connection, "channel.close");
+  if (amqp_channel_close(connection, 1, AMQP_REPLY_SUCCESS).reply_type != AMQP_RESPONSE_NORMAL)
+    die("channel.close");
   if (stamps != NULL) {
     FILE* file = fopen(argv[8], "wb");
     if (file == NULL || fwrite(stamps, sizeof *stamps, count, file) != count || fclose(file) != 0)

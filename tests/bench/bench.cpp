@@ -48,17 +48,17 @@ std::vector<Load> loads() {
   return {
       {.name = "100 B, prefetch 100, classic, 1 worker"},
       {.name = "body 0 B", .body = 0},
-      {.name = "body 4 KiB", .body = 4096, .messages = 50'000},
+      {.name = "body 4 KiB", .body = 4096},
       {.name = "body 64 KiB", .body = 65536, .messages = 10'000},
       {.name = "body 1 MiB", .body = 1 << 20, .messages = 1000},
-      {.name = "prefetch 1", .prefetch = 1, .messages = 20'000},
+      {.name = "prefetch 1", .prefetch = 1, .messages = 5'000},
       {.name = "prefetch 30", .prefetch = 30},
       {.name = "prefetch 1000", .prefetch = 1000},
-      {.name = "quorum queue", .quorum = true, .messages = 50'000},
+      {.name = "quorum queue", .quorum = true},
       {.name = "2 workers", .workers = 2},
       {.name = "4 workers", .workers = 4},
-      {.name = "handler 100 us, 1 worker", .handler_us = 100, .messages = 20'000},
-      {.name = "handler 100 us, 4 workers", .workers = 4, .handler_us = 100, .messages = 50'000},
+      {.name = "handler 100 us, 1 worker", .handler_us = 100, .messages = 10'000},
+      {.name = "handler 100 us, 4 workers", .workers = 4, .handler_us = 100},
       {.name = "handler 10 ms, 4 workers x 5 threads",
        .workers = 4,
        .threads = 5,
@@ -274,7 +274,7 @@ void write_plot_data(const std::string& path, const nlohmann::json& load) {
 int main(int argc, char** argv) {
   CLI::App app("Lope against a bare loop and other clients");
   std::string folder, only = ".*";
-  int rounds = 5, latency_seconds = 10;
+  int rounds = 9, latency_seconds = 10;
   double scale = 1;
   app.add_option("folder", folder, "Where bench.json goes")->required();
   app.add_option("--only", only,

@@ -1,4 +1,4 @@
-#include "consumer/frame_reader.h"
+#include "consumer/broker_reader.h"
 
 #include <amqp_tcp_socket.h>
 #include <netinet/in.h>
@@ -22,6 +22,7 @@ using namespace lope::test;
 namespace {
 
 constexpr int kFrameMax = 131072;
+constexpr int kChannelMax = 2047;
 constexpr int kBodyFrame = 3;
 constexpr std::size_t kLargestPayload = kFrameMax - 8;
 
@@ -44,26 +45,26 @@ std::string message(int channel, const std::string& body) {
   return deliver(channel, 1, body.size()) + body_frames(channel, body);
 }
 
-// Keeps every body whose channel is not in `dropped`.
-class Recorder final : public FrameReader::Sink {
+// Keeps every body but those of the channel `dropped`.
+class Recorder final : public BrokerReader::Sink {
  public:
   Result<void> on_frame(const amqp_frame_t& frame) override {
     ++frames;
     if (frame.frame_type != AMQP_FRAME_HEADER) return {};
     std::string& text = assembling[frame.channel];
     text.assign(frame.payload.properties.body_size, '?');
-    FrameReader::Body& to = body(frame.channel);
+    BrokerReader::Body& to = body(frame.channel);
     to = {frame.channel == dropped ? nullptr : text.data(), text.size()};
     return {};
   }
-  FrameReader::Body& body(amqp_channel_t channel) override { return bodies[channel]; }
+  BrokerReader::Body& body(amqp_channel_t channel) override { return bodies[channel]; }
   void on_body(amqp_channel_t channel) override { finished.push_back(assembling[channel]); }
 
   int frames = 0;
   amqp_channel_t dropped = 0;
   std::vector<std::string> finished;
   std::map<amqp_channel_t, std::string> assembling;
-  std::map<amqp_channel_t, FrameReader::Body> bodies;
+  std::map<amqp_channel_t, BrokerReader::Body> bodies;
 };
 
 // A loopback connection; what is written to `broker` is what the reader reads.
@@ -90,7 +91,7 @@ class Wire {
     // As after a login, which begins with a protocol header.
     amqp_frame_t header;
     REQUIRE(amqp_handle_input(connection, amqp_cstring_bytes("AMQP1234"), &header) == 8);
-    REQUIRE(amqp_tune_connection(connection, 0, kFrameMax, 0) == AMQP_STATUS_OK);
+    REQUIRE(amqp_tune_connection(connection, kChannelMax, kFrameMax, 0) == AMQP_STATUS_OK);
   }
   ~Wire() { amqp_destroy_connection(connection); }
   Wire(const Wire&) = delete;
@@ -111,14 +112,14 @@ class Wire {
 };
 
 // Everything through the wire, in pieces of at most `piece` bytes.
-Result<void> carry(Wire& wire, FrameReader& reader, Recorder& sink, std::string_view bytes,
+Result<void> carry(Wire& wire, BrokerReader& reader, Recorder& sink, std::string_view bytes,
                    std::size_t piece) {
   const std::uint64_t all = reader.received() + bytes.size();
   while (reader.received() < all) {
     bytes.remove_prefix(wire.send(bytes.substr(0, piece)));
     if (!wire.readable(10'000)) return Error{"nothing arrives"};
     auto pumped = reader.pump(sink, 1000);
-    while (pumped && *pumped == FrameReader::Pumped::more) pumped = reader.pump(sink, 1000);
+    while (pumped && *pumped == BrokerReader::Pumped::more) pumped = reader.pump(sink, 1000);
     if (!pumped) return Error{pumped.error()};
   }
   return {};
@@ -126,7 +127,7 @@ Result<void> carry(Wire& wire, FrameReader& reader, Recorder& sink, std::string_
 
 }  // namespace
 
-TEST_CASE("messages arrive whole, however the stream is cut", "[unit][frame_reader]") {
+TEST_CASE("messages arrive whole, however the stream is cut", "[unit][broker_reader]") {
   const auto sizes = GENERATE(std::vector<std::size_t>{0, 1, 100, 100},
                               std::vector<std::size_t>{16 * 1024 - 1, 16 * 1024, 16 * 1024 + 1, 5},
                               std::vector<std::size_t>{40'000, 40'000, 0, 3, 40'000},
@@ -143,15 +144,14 @@ TEST_CASE("messages arrive whole, however the stream is cut", "[unit][frame_read
   if (stream.size() / piece > 20'000) return;  // takes long, shows no more
   CAPTURE(piece, sizes);
   Wire wire;
-  FrameReader reader(wire.connection);
+  BrokerReader reader(wire.connection);
   Recorder sink;
   REQUIRE(carry(wire, reader, sink, stream, piece));
   CHECK(sink.frames == static_cast<int>(1 + 2 * sizes.size()));
   CHECK((sink.finished == expected));
-  CHECK(reader.received() == stream.size());
 }
 
-TEST_CASE("bodies of several channels may interleave", "[unit][frame_reader]") {
+TEST_CASE("bodies of several channels may interleave", "[unit][broker_reader]") {
   const std::string a = pattern(200'000);
   const std::string b = pattern(30'000);
   const std::string stream =
@@ -160,16 +160,16 @@ TEST_CASE("bodies of several channels may interleave", "[unit][frame_reader]") {
       frame(kBodyFrame, 1, a.substr(100'000)) + frame(kBodyFrame, 2, b.substr(20'000));
   const auto piece = GENERATE(7u, 5000u, 1'000'000u);
   Wire wire;
-  FrameReader reader(wire.connection);
+  BrokerReader reader(wire.connection);
   Recorder sink;
   REQUIRE(carry(wire, reader, sink, stream, piece));
   CHECK((sink.finished == std::vector<std::string>{a, b}));
 }
 
 TEST_CASE("a body that nobody wants, and one of a channel that is closed, are read and dropped",
-          "[unit][frame_reader]") {
+          "[unit][broker_reader]") {
   Wire wire;
-  FrameReader reader(wire.connection);
+  BrokerReader reader(wire.connection);
   Recorder sink;
   sink.dropped = 1;
   REQUIRE(carry(
@@ -181,7 +181,7 @@ TEST_CASE("a body that nobody wants, and one of a channel that is closed, are re
   CHECK(sink.finished[1] == "after it");
 }
 
-TEST_CASE("a stream that breaks the protocol or ends is an error", "[unit][frame_reader]") {
+TEST_CASE("a stream that breaks the protocol or ends is an error", "[unit][broker_reader]") {
   struct Row {
     const char* what;
     std::string stream;
@@ -198,11 +198,21 @@ TEST_CASE("a stream that breaks the protocol or ends is an error", "[unit][frame
       Row{"an unknown method", method(1, 60, 999, ""), false, "unknown"},
       Row{"a body longer than its header said", deliver(1, 1, 3) + frame(kBodyFrame, 1, "four"),
           false, "a body is longer than its header said"},
+      Row{"a second frame that is longer than what is left",
+          deliver(1, 1, 5) + frame(kBodyFrame, 1, "four") + frame(kBodyFrame, 1, "45"), false,
+          "a body is longer than its header said"},
+      Row{"a method without an id", frame(1, 1, "abc"), false, "a frame too short for its type"},
+      Row{"a header without its flags", frame(2, 1, number(60, 2) + number(0, 10)), false,
+          "a frame too short for its type"},
+      Row{"a channel beyond those agreed on", frame(8, kChannelMax + 1, ""), false,
+          "a frame of channel 2048, where at most 2047 were agreed on"},
+      Row{"the largest size there is", number(1, 1) + number(1, 2) + number(0xFFFFFFFF, 4), false,
+          "a frame of 4294967303 bytes"},
       Row{"a frame larger than agreed on", number(3, 1) + number(1, 2) + number(131065, 4), false,
           "a frame of 131073 bytes, where at most 131072 were agreed on"});
   CAPTURE(row.what);
   Wire wire;
-  FrameReader reader(wire.connection);
+  BrokerReader reader(wire.connection);
   Recorder sink;
   if (row.ends) {
     REQUIRE(carry(wire, reader, sink, row.stream, 1000));
@@ -218,9 +228,43 @@ TEST_CASE("a stream that breaks the protocol or ends is an error", "[unit][frame
   CHECK(carried.error().find(row.expected) != std::string::npos);
 }
 
-TEST_CASE("large bodies leave others their turn", "[unit][frame_reader]") {
+TEST_CASE("no more frames are handled at a time than asked for", "[unit][broker_reader]") {
   Wire wire;
-  FrameReader reader(wire.connection);
+  BrokerReader reader(wire.connection);
+  Recorder sink;
+  const std::string stream = message(1, "one") + message(1, "two");  // three frames each
+  REQUIRE(wire.send(stream) == stream.size());
+  REQUIRE(wire.readable(10'000));
+  const auto first = reader.pump(sink, 4);
+  REQUIRE(first);
+  CHECK(*first == BrokerReader::Pumped::more);
+  CHECK((sink.finished == std::vector<std::string>{"one"}));
+  CHECK(sink.frames == 3);
+  const auto second = reader.pump(sink, 4);
+  REQUIRE(second);
+  CHECK(*second == BrokerReader::Pumped::dry);
+  CHECK((sink.finished == std::vector<std::string>{"one", "two"}));
+}
+
+TEST_CASE("a body whose channel was closed in its middle is forgotten", "[unit][broker_reader]") {
+  Wire wire;
+  BrokerReader reader(wire.connection);
+  Recorder sink;
+  const std::string body = pattern(50'000);
+  const std::string half =
+      deliver(1, 1, body.size()) + frame(kBodyFrame, 1, body.substr(0, 20'000));
+  REQUIRE(carry(wire, reader, sink, half, 1'000'000));
+  sink.bodies[1] = {};
+  REQUIRE(carry(wire, reader, sink,
+                frame(kBodyFrame, 1, body.substr(20'000)) + frame(9, 1, "of no known type") +
+                    message(1, "the next"),
+                1'000'000));
+  CHECK((sink.finished == std::vector<std::string>{"the next"}));
+}
+
+TEST_CASE("large bodies leave others their turn", "[unit][broker_reader]") {
+  Wire wire;
+  BrokerReader reader(wire.connection);
   Recorder sink;
   const std::string body = pattern(1 << 20);
   std::string_view left;
@@ -231,18 +275,18 @@ TEST_CASE("large bodies leave others their turn", "[unit][frame_reader]") {
   REQUIRE(wire.readable(10'000));
   const auto pumped = reader.pump(sink, 1000);
   REQUIRE(pumped);
-  CHECK(*pumped == FrameReader::Pumped::more);
+  CHECK(*pumped == BrokerReader::Pumped::more);
   CHECK(reader.received() < 512 * 1024);
 }
 
 TEST_CASE("the socket is not called readable before as much is there as is waited for",
-          "[unit][frame_reader]") {
+          "[unit][broker_reader]") {
   Wire wire;
-  FrameReader reader(wire.connection);
+  BrokerReader reader(wire.connection);
   Recorder sink;
 
   SECTION("bytes that are asked for") {
-    reader.set_low_water(sink, 100);
+    reader.set_low_water(100);
     const std::string stream = message(1, std::string(200, 'x'));
     REQUIRE(wire.send(stream.substr(0, 99)) == 99);
     CHECK_FALSE(wire.readable(50));
@@ -252,16 +296,18 @@ TEST_CASE("the socket is not called readable before as much is there as is waite
   SECTION("the rest of a large body") {
     const std::string stream = message(1, pattern(100'000));
     REQUIRE(carry(wire, reader, sink, stream.substr(0, 20'000), 20'000));
-    reader.set_low_water(sink, 1);
+    CHECK(reader.large_body_left(sink) > 80'000);
+    reader.set_low_water(reader.large_body_left(sink));
     const std::size_t rest = stream.size() - 20'000;
     REQUIRE(wire.send(stream.substr(20'000, rest - 1000)) == rest - 1000);
     CHECK_FALSE(wire.readable(50));
     REQUIRE(carry(wire, reader, sink, stream.substr(stream.size() - 1000), 1000));
     CHECK(sink.finished.size() == 1);
+    CHECK(reader.large_body_left(sink) == 0);
   }
   SECTION("and then anything") {
-    reader.set_low_water(sink, 100);
-    reader.set_low_water(sink, 1);
+    reader.set_low_water(100);
+    reader.set_low_water(1);
     REQUIRE(wire.send("x") == 1);
     CHECK(wire.readable(10'000));
   }

@@ -1,4 +1,4 @@
-#include "consumer/frame_reader.h"
+#include "consumer/broker_reader.h"
 
 #include <sys/socket.h>
 #include <sys/uio.h>
@@ -18,13 +18,15 @@ namespace {
 // type, channel, size of the payload; and the octet behind it
 constexpr std::size_t kHead = 7;
 constexpr std::size_t kFooter = 1;
+// class and method; class, weight, body size and flags
+constexpr std::size_t kMethodId = 4;
+constexpr std::size_t kHeaderFields = 14;
 // So much of a body or more is read right to its place, and so much of what follows it with it:
 // the next message's method and header, and little of its body.
 constexpr std::size_t kLarge = 16 * 1024;
 constexpr std::size_t kReadAhead = 4 * 1024;
-// The kernel does not wake us for less of a body's rest. What comes on another channel in the midst
-// of it waits as long as this takes on the wire.
-constexpr std::uint64_t kLowWater = 256 * 1024;
+// What comes on another channel in the midst of a body waits as long as this takes on the wire.
+constexpr std::size_t kHighestLowWater = 256 * 1024;
 // One turn's share: large bodies that stream in must not keep those that are here already from
 // their handlers.
 constexpr std::size_t kBodyBytesPerPump = 256 * 1024;
@@ -37,13 +39,14 @@ std::uint32_t big_endian(const char* at, int bytes) {
 
 }  // namespace
 
-FrameReader::FrameReader(amqp_connection_state_t connection)
+BrokerReader::BrokerReader(amqp_connection_state_t connection)
     : connection_(connection),
       frame_max_(static_cast<std::size_t>(amqp_get_frame_max(connection))),
+      channel_max_(amqp_get_channel_max(connection)),
       capacity_(frame_max_ + kReadAhead),
       input_(std::make_unique_for_overwrite<char[]>(capacity_)) {}
 
-Result<FrameReader::Pumped> FrameReader::pump(Sink& sink, int max_frames) {
+Result<BrokerReader::Pumped> BrokerReader::pump(Sink& sink, int max_frames) {
   body_bytes_ = 0;
   bool all_read = false;
   for (int frames = 0; frames < max_frames && body_bytes_ < kBodyBytesPerPump;) {
@@ -66,20 +69,16 @@ Result<FrameReader::Pumped> FrameReader::pump(Sink& sink, int max_frames) {
   return Pumped::more;
 }
 
-// The rest of a large body comes in many pieces. To be woken for each costs both sides more than
-// the piece does.
-void FrameReader::set_low_water(Sink& sink, std::size_t bytes) {
-  const std::uint64_t left = large_ ? sink.body(body_channel_).left : 0;
-  const int wanted = static_cast<int>(
-      std::clamp<std::uint64_t>(std::max<std::uint64_t>(left, bytes), 1, kLowWater));
+void BrokerReader::set_low_water(std::size_t bytes) {
+  const int wanted = static_cast<int>(std::clamp<std::size_t>(bytes, 1, kHighestLowWater));
   if (wanted == low_water_) return;
-  low_water_ = wanted;
-  // Without it we are only woken more often.
-  (void)::setsockopt(amqp_get_sockfd(connection_), SOL_SOCKET, SO_RCVLOWAT, &wanted, sizeof wanted);
+  const int fd = amqp_get_sockfd(connection_);
+  // One that cannot be set is asked for again the next time.
+  if (::setsockopt(fd, SOL_SOCKET, SO_RCVLOWAT, &wanted, sizeof wanted) == 0) low_water_ = wanted;
 }
 
 // False: it needs more bytes.
-Result<bool> FrameReader::take_frame(Sink& sink) {
+Result<bool> BrokerReader::take_frame(Sink& sink) {
   if (in_body_) return take_body(sink);
   const std::size_t there = end_ - begin_;
   if (there < kHead) return false;
@@ -90,6 +89,15 @@ Result<bool> FrameReader::take_frame(Sink& sink) {
   if (size > frame_max_) {
     return Error{"a frame of " + std::to_string(size) + " bytes, where at most " +
                  std::to_string(frame_max_) + " were agreed on"};
+  }
+  if (channel_max_ > 0 && channel > channel_max_) {
+    return Error{"a frame of channel " + std::to_string(channel) + ", where at most " +
+                 std::to_string(channel_max_) + " were agreed on"};
+  }
+  // The library does not look.
+  if ((at[0] == AMQP_FRAME_METHOD && payload < kMethodId) ||
+      (at[0] == AMQP_FRAME_HEADER && payload < kHeaderFields)) {
+    return Error{"a frame too short for its type"};
   }
   if (at[0] == AMQP_FRAME_BODY) {
     const std::uint64_t left = sink.body(channel).left;
@@ -106,18 +114,20 @@ Result<bool> FrameReader::take_frame(Sink& sink) {
   const int used = amqp_handle_input(connection_, {size, at}, &frame);
   if (used < 0) return Error{amqp_error_string2(used)};
   begin_ += size;
-  if (frame.frame_type == 0) return true;  // of a type that is not known: ignored
-  if (auto handled = sink.on_frame(frame); !handled) return Error{handled.error()};
+  // One of a type that is not known is ignored.
+  if (frame.frame_type != 0) {
+    if (auto handled = sink.on_frame(frame); !handled) return Error{handled.error()};
+  }
   if (frame.frame_type == AMQP_FRAME_HEADER) {
     body_channel_ = channel;
     large_ = sink.body(channel).left >= kLarge;
   }
   // Everything of the frame has been copied: its memory is used again for the next.
-  amqp_maybe_release_buffers_on_channel(connection_, frame.channel);
+  amqp_maybe_release_buffers_on_channel(connection_, channel);
   return true;
 }
 
-Result<bool> FrameReader::take_body(Sink& sink) {
+Result<bool> BrokerReader::take_body(Sink& sink) {
   Body& body = sink.body(body_channel_);
   const std::size_t count = std::min(body_frame_left_, end_ - begin_);
   if (body_expected_) {
@@ -140,7 +150,7 @@ Result<bool> FrameReader::take_body(Sink& sink) {
   return true;
 }
 
-Result<FrameReader::Read> FrameReader::read(Sink& sink) {
+Result<BrokerReader::Read> BrokerReader::read(Sink& sink) {
   if (begin_ > 0) {
     std::memmove(input_.get(), input_.get() + begin_, end_ - begin_);
     end_ -= begin_;
@@ -156,7 +166,11 @@ Result<FrameReader::Read> FrameReader::read(Sink& sink) {
     parts[message.msg_iovlen++] = {body->to, direct};
   }
   std::size_t room = capacity_ - end_;
-  if (large_ || direct > 0) room = std::min(room, kReadAhead);
+  if (direct > 0) {
+    room = std::min(room, kReadAhead);
+  } else if (large_) {
+    room = std::min(room, (in_body_ ? body_frame_left_ : 0) + kReadAhead);
+  }
   parts[message.msg_iovlen++] = {input_.get() + end_, room};
   const ssize_t n = ::recvmsg(amqp_get_sockfd(connection_), &message, MSG_DONTWAIT);
   if (n < 0 && (errno == EAGAIN || errno == EINTR)) return Read::nothing;

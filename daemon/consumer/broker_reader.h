@@ -15,7 +15,7 @@
 
 namespace lope::consumer {
 
-class FrameReader {
+class BrokerReader {
  public:
   // Where the rest of a channel's body goes.
   struct Body {
@@ -28,15 +28,15 @@ class FrameReader {
     virtual ~Sink() = default;
     // A method, a header or a heartbeat; what it points to is valid during the call.
     virtual Result<void> on_frame(const amqp_frame_t& frame) = 0;
-    // Body frames that a channel does not expect (left: 0) are dropped, as those of a channel that
-    // we have closed.
+    // Body frames that a channel does not expect (left: 0) are dropped, as the rest of a body whose
+    // channel was closed meanwhile.
     virtual Body& body(amqp_channel_t channel) = 0;
     // Its last byte has been read.
     virtual void on_body(amqp_channel_t channel) = 0;
   };
 
   // Reads from the socket of `connection`, which has logged in and stays the caller's.
-  explicit FrameReader(amqp_connection_state_t connection);
+  explicit BrokerReader(amqp_connection_state_t connection);
 
   enum class Pumped { dry, more };
   // Handles up to `max_frames` frames that have arrived, without blocking. `dry`: nothing is left
@@ -45,8 +45,13 @@ class FrameReader {
   Result<Pumped> pump(Sink& sink, int max_frames);
 
   // Before a wait for the socket: poll() is to call it readable when about so many bytes are there,
-  // not before. Of a large body that has begun all that is missing is waited for, up to a bound.
-  void set_low_water(Sink& sink, std::size_t bytes);
+  // not before; at most 256 KiB. What is there already, or a bound on the wait, is the caller's
+  // care.
+  void set_low_water(std::size_t bytes);
+  // What is missing of the large body that is coming; 0: none is.
+  std::uint64_t large_body_left(Sink& sink) const {
+    return large_ ? sink.body(body_channel_).left : 0;
+  }
 
   std::uint64_t received() const { return received_; }  // bytes
 
@@ -62,16 +67,17 @@ class FrameReader {
 
   const amqp_connection_state_t connection_;
   const std::size_t frame_max_;
+  const int channel_max_;
   const std::size_t capacity_;
   const std::unique_ptr<char[]> input_;
   std::size_t begin_ = 0, end_ = 0;  // what has been read and not yet handled
 
-  // Inside a body frame:
-  bool in_body_ = false;
+  amqp_channel_t body_channel_ = 0;  // of the last header or body frame
+  bool in_body_ = false;             // inside a body frame; then:
   bool body_expected_ = false;
-  amqp_channel_t body_channel_ = 0;
   std::size_t body_frame_left_ = 0;
-  // The last body was large: so will be the next, and should not be read into our buffer.
+  // The last header was of a large body: it should not be read into our buffer, nor the next, which
+  // will be as large.
   bool large_ = false;
   int low_water_ = 1;
   std::size_t body_bytes_ = 0;  // read by this pump()
