@@ -1,4 +1,6 @@
 // Messages handed over together, and who is to blame when a worker dies with several inside.
+#include <signal.h>
+
 #include <algorithm>
 #include <catch2/catch.hpp>
 #include <chrono>
@@ -169,4 +171,52 @@ TEST_CASE("messages to be run alone are handed back at a drain", "[broker][batch
   REQUIRE(eventually(10s, [&] { return lines_of_file(it.started).size() == 4; }));
   CHECK(lope.stop(10s) == exited(1));
   CHECK(ids_of(it.broker.drain(it.queue)) == std::vector<std::string>{"a", "b", "c"});
+}
+
+TEST_CASE("suspects whose connection is lost come again, and nothing of them stays behind",
+          "[broker][batch]") {
+  Gathered it;
+  const std::string gate = it.files.file("gate");
+  Lope lope(it.options("    batch: { size: 4, wait: 1h }\n    workers: 2\n"));
+  REQUIRE(lope.wait_ready());
+  REQUIRE(eventually(10s, [&] { return lope.process().count_lines("worker ready") == 2; }));
+  // The second worker begins nothing that it is given.
+  const auto ready = lines_with(lope.log(), " worker=1 worker_pid=");
+  REQUIRE(ready.size() == 1);
+  const pid_t stopped = std::stoi(field(ready[0], "worker_pid"));
+  REQUIRE(::kill(stopped, SIGSTOP) == 0);
+
+  it.publish({"segv", "until:" + gate, "ack", "ack"});
+  // The first worker dies of them. Then m0 is with the second, m1 runs alone in the first's
+  // successor, and m2 and m3 wait.
+  REQUIRE(it.wait_for("done", 1));
+  it.broker.close_all_connections();
+  const auto back = lope.wait_for_line("deliveries go back to the broker");
+  REQUIRE(back);
+  CHECK(field(*back, "not_begun") == "3");
+  CHECK(field(*back, "running") == "1");
+  REQUIRE(::kill(stopped, SIGCONT) == 0);
+  // It was for one message, and that is gone: a worker that can be used takes its place.
+  CHECK(eventually(10s, [&] { return !is_alive(stopped); }));
+
+  REQUIRE(lope.wait_for_line("] consuming ", 5s));
+  it.publish({"ack", "ack", "ack", "ack"}, "other");
+  std::ofstream(gate) << "open";
+  REQUIRE(it.wait_for("done", 8));
+  CHECK(lope.wait_for_line("message retried"));
+  CHECK(lope.stop() == exited(0));
+  CHECK(it.sorted_lines("done") ==
+        std::vector<std::string>{"m1", "m1 redelivered", "m2 redelivered", "m3 redelivered",
+                                 "other0", "other1", "other2", "other3"});
+  // Twice together, and alone: m1 on the lost connection, each of them on the next. m0 was not
+  // begun on the lost one.
+  CHECK(it.sorted_lines("batch") == std::vector<std::string>{"m0", "m0 m1 m2 m3", "m0 m1 m2 m3",
+                                                             "m1", "m1", "m2", "m3",
+                                                             "other0 other1 other2 other3"});
+  const std::string log = lope.log();
+  CHECK(lines_with(log, "message to be run again, alone").size() == 8);
+  CHECK(fields_of(log, "outcome dropped", "message_id") == std::multiset<std::string>{"m1"});
+  CHECK(fields_of(log, "message retried", "message_id") == std::multiset<std::string>{"m0"});
+  CHECK(fields_of(log, "worker ended", "how").count("SIGSEGV") == 3);
+  CHECK(ids_of(it.broker.drain(it.queue)) == std::vector<std::string>{"m0"});
 }

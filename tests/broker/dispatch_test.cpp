@@ -1,5 +1,7 @@
 // Fair and in bulk: nobody waits behind a slow message while a worker is idle, and tiny messages do
 // not cost a wake-up each.
+#include <signal.h>
+
 #include <catch2/catch.hpp>
 #include <fstream>
 #include <string>
@@ -88,4 +90,52 @@ TEST_CASE("tiny messages go in bulk", "[broker][dispatch]") {
   CHECK(voluntary_switches(workers[0]) < kMessages / 3);
   CHECK(voluntary_switches(consumers[0]) < kMessages / 3);
   CHECK(lope.stop() == exited(0));
+}
+
+TEST_CASE("a tiny message right before a long one does not wait for it to be acked",
+          "[broker][dispatch]") {
+  Scripted it;
+  // One line a message, so that a call of "ack" is as tiny as can be.
+  Lope lope({.broker = it.broker.url(),
+             .groups = "  mixed:\n    queue: " + it.queue +
+                       "\n    handler: scripted\n    options: { file: " + it.done +
+                       " }\n    prefetch: 2\n"});
+  REQUIRE(lope.wait_ready());
+  const auto consumers = lope.consumers();
+  REQUIRE(consumers.size() == 1);
+  Publisher publisher = it.broker.publisher();
+  const auto publish = [&](const std::vector<std::string>& bodies, const std::string& prefix) {
+    publisher.publish_many(static_cast<int>(bodies.size()), [&](int i) {
+      return Publication{.routing_key = it.queue,
+                         .body = bodies[static_cast<std::size_t>(i)],
+                         .message_id = prefix + std::to_string(i)};
+    });
+  };
+  for (int round = 0; round < 20; ++round) {
+    INFO("round " << round);
+    const std::string name = std::to_string(round) + "-";
+    const std::string gate = it.files.file(name + "gate");
+    // Tiny ones, so that the worker is sent some ahead. In every other round one of 1 ms with them:
+    // on average they are not tiny then, and still so short.
+    std::vector<std::string> before(100, "ack");
+    if (round % 2 == 1) {
+      before.push_back("sleep:1");
+      before.resize(before.size() + 5, "ack");
+    }
+    publish(before, name + "before");
+    REQUIRE(it.wait_done(name + "before" + std::to_string(before.size() - 1)));
+    // Both come to the consumer, and so to the worker, at once: a tiny one, and one that lasts
+    // until its gate is open. With this prefetch the third is sent when the tiny one is acked.
+    REQUIRE(::kill(consumers[0], SIGSTOP) == 0);
+    publish({"ack", "until:" + gate, "ack"}, name + "mixed");
+    REQUIRE(::kill(consumers[0], SIGCONT) == 0);
+    CHECK(eventually(1s, [&] { return it.broker.message_count(it.queue) == 0; }));
+    std::ofstream(gate) << "open";
+    REQUIRE(it.wait_done(name + "mixed2"));
+  }
+  CHECK(lope.stop() == exited(0));
+  const LedgerReport report = compare_ledger(publisher.confirmed(), lines_of_file(it.done));
+  CHECK(report.missing.empty());
+  CHECK(report.duplicates.empty());
+  CHECK(it.broker.message_count(it.queue) == 0);
 }

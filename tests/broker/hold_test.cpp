@@ -3,6 +3,7 @@
 
 #include <catch2/catch.hpp>
 #include <chrono>
+#include <fstream>
 #include <string>
 #include <vector>
 
@@ -12,6 +13,18 @@
 
 using namespace lope::test;
 using Clock = std::chrono::steady_clock;
+
+namespace {
+
+// With a flush() that stays inside until the file `gate` is there.
+LopeOptions with_gated_flush(const Gathered& it, const std::string& gate, const std::string& more) {
+  LopeOptions options = it.options(more);
+  const std::string place = "file: ";
+  options.groups.insert(options.groups.find(place), "flush_until: " + gate + ", ");
+  return options;
+}
+
+}  // namespace
 
 TEST_CASE("what a handler keeps it is asked to settle after flush_interval", "[broker][hold]") {
   Gathered it;
@@ -125,6 +138,58 @@ TEST_CASE("other messages go on while some are kept", "[broker][hold]") {
   CHECK(it.wait_for("done", 50));
   CHECK(lope.stop() == exited(0));
   CHECK(ids_of(it.broker.drain(it.queue)) == std::vector<std::string>{"m0", "m1"});
+}
+
+TEST_CASE("what comes while a handler flushes is handled behind it, once", "[broker][hold]") {
+  Gathered it;
+  const std::string gate = it.files.file("gate");
+  Lope lope(with_gated_flush(it, gate, "    flush_interval: 100ms\n"));
+  REQUIRE(lope.wait_ready());
+  it.publish({"hold"});
+  REQUIRE(it.wait_for("flush", 1));
+  std::vector<std::string> behind(20, "ack");
+  behind.push_back("hold");  // which has a flush() of its own
+  it.publish(behind, "n");
+  REQUIRE(eventually(5s, [&] { return it.broker.message_count(it.queue) == 0; }));
+  CHECK(it.lines("done").empty());
+  std::ofstream(gate) << "open";
+
+  std::vector<std::string> in_order = {"m0"};
+  for (std::size_t i = 0; i < behind.size(); ++i) in_order.push_back("n" + std::to_string(i));
+  REQUIRE(it.wait_for("done", in_order.size()));
+  CHECK(eventually(10s, [&] { return it.broker.is_empty(it.queue); }));
+  CHECK(lope.stop() == exited(0));
+  CHECK(it.lines("done") == in_order);
+  CHECK(it.lines("flush") == std::vector<std::string>{"1 m0", "1 n20"});
+  CHECK(lines_with(lope.log(), "worker ready").size() == 1);
+  const auto drained = lines_with(lope.log(), "] drained ");
+  REQUIRE(drained.size() == 1);
+  CHECK(field(drained[0], "acked_in_all") == std::to_string(in_order.size()));
+  CHECK(field(drained[0], "handed_back") == "0");
+  CHECK(it.broker.message_count(it.queue) == 0);
+}
+
+TEST_CASE("what was sent to a worker whose handler flushes goes to an idle one, not to both",
+          "[broker][hold]") {
+  Gathered it;
+  const std::string gate = it.files.file("gate");
+  Lope lope(with_gated_flush(it, gate, "    flush_interval: 100ms\n    workers: 2\n"));
+  REQUIRE(lope.wait_ready());
+  it.publish({"hold"});
+  REQUIRE(it.wait_for("flush", 1));
+  it.publish(std::vector<std::string>(20, "ack"), "n");
+  REQUIRE(it.wait_for("done", 20));  // all but the one that is kept
+  std::ofstream(gate) << "open";
+  REQUIRE(it.wait_for("done", 21));
+  CHECK(eventually(10s, [&] { return it.broker.is_empty(it.queue); }));
+  // A worker ends only when it has read all it was sent.
+  CHECK(lope.stop() == exited(0));
+  std::vector<std::string> once = {"m0"};
+  for (int i = 0; i < 20; ++i) once.push_back("n" + std::to_string(i));
+  std::sort(once.begin(), once.end());
+  CHECK(it.sorted_lines("done") == once);
+  CHECK(it.lines("flush") == std::vector<std::string>{"1 m0"});
+  CHECK(it.broker.message_count(it.queue) == 0);
 }
 
 TEST_CASE("a worker that dies with messages it keeps: only the guilty one is charged",

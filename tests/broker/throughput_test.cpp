@@ -14,14 +14,6 @@ namespace {
 
 constexpr int kMessages = 100'000;
 
-// Nothing in the queue, and nothing on its way: the broker's own count of both.
-bool is_empty(Broker& broker, const std::string& queue) {
-  for (const auto& row : broker.list({"list_queues", "name", "messages"})) {
-    if (row.size() == 2 && row[0] == queue) return row[1] == "0";
-  }
-  return false;
-}
-
 void publish_all(Broker& broker, const std::string& queue) {
   Publisher publisher = broker.publisher();
   publisher.publish_many(kMessages, [&](int i) {
@@ -56,7 +48,7 @@ TEST_CASE("100,000 messages through null: every one acked, the queue empty",
              .handlers_dir = LOPE_HANDLERS_BUILD_DIR});
   REQUIRE(lope.wait_ready());
   publish_all(broker, queue);
-  CHECK(eventually(120s, [&] { return is_empty(broker, queue); }));
+  CHECK(eventually(120s, [&] { return broker.is_empty(queue); }));
   check_clean_end(broker, lope, queue);
 }
 
@@ -72,7 +64,7 @@ TEST_CASE("100,000 messages over workers and threads: each handled once, none re
                        "    options: { file: " + path + ", flag: true }\n" +
                        "    workers: 2\n    threads: 3\n    prefetch: 500\n"});
   REQUIRE(lope.wait_ready());
-  CHECK(eventually(120s, [&] { return is_empty(broker, queue); }));
+  CHECK(eventually(120s, [&] { return broker.is_empty(queue); }));
   check_clean_end(broker, lope, queue);
   std::set<std::string> expected;
   for (int i = 0; i < kMessages; ++i) expected.insert(std::to_string(i));

@@ -33,6 +33,7 @@ constexpr lope_option kOptions[] = {
     lope::defaulted("word", "", "what to do with every message, whatever its body says"),
     lope::defaulted("hangs", "false", "never end in good order", LOPE_BOOL),
     lope::defaulted("pause_ms", "0", "milliseconds of work for each call", LOPE_UINT64),
+    lope::defaulted("flush_until", "", "flush() settles nothing before that file is there"),
     lope::kEndOfOptions};
 
 void wait_ms(long ms) {
@@ -41,11 +42,16 @@ void wait_ms(long ms) {
   }
 }
 
+void wait_for_file(const std::string& path) {
+  while (::access(path.c_str(), F_OK) != 0) wait_ms(5);
+}
+
 class Gather final : public lope::Handler {
  public:
   explicit Gather(lope::Host host)
       : host_(host),
         word_(host.option_as<std::string>("word")),
+        flush_until_(host.option_as<std::string>("flush_until")),
         pause_ms_(host.option_as<long>("pause_ms")),
         hangs_(host.option_as<bool>("hangs")),
         fd_(::open(host.option_as<std::string>("file").c_str(),
@@ -74,6 +80,7 @@ class Gather final : public lope::Handler {
     std::string line = "flush " + std::to_string(static_cast<int>(reason));
     for (const auto& [id, name] : held_) line += ' ' + name;
     append(line);
+    if (!flush_until_.empty()) wait_for_file(flush_until_);
     for (const auto& [id, name] : std::exchange(held_, {})) {
       append("done " + name);
       host_.settle(id, lope::Outcome::ack);
@@ -119,9 +126,7 @@ class Gather final : public lope::Handler {
       return lope::Outcome::hold;
     }
     if (word == "stray") host_.settle(id + 1, lope::Outcome::ack);
-    if (word == "until") {
-      while (::access(text.c_str(), F_OK) != 0) wait_ms(5);
-    }
+    if (word == "until") wait_for_file(text);
     return lope::Outcome::ack;
   }
 
@@ -134,6 +139,7 @@ class Gather final : public lope::Handler {
 
   const lope::Host host_;
   const std::string word_;
+  const std::string flush_until_;
   const long pause_ms_;
   const bool hangs_;
   const int fd_;

@@ -501,6 +501,13 @@ std::optional<int> Broker::consumer_count(const std::string& queue) {
   return counts ? std::optional(counts->second) : std::nullopt;
 }
 
+bool Broker::is_empty(const std::string& queue) {
+  for (const auto& row : list({"list_queues", "name", "messages"})) {
+    if (row.size() == 2 && row[0] == queue) return row[1] == "0";
+  }
+  return false;
+}
+
 std::vector<Received> Broker::drain(const std::string& queue) {
   // Proves the connection before messages are taken with it: those must not be lost to a second
   // try.

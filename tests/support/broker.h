@@ -180,6 +180,8 @@ class Broker {
   // Ready messages, and consumers, by a passive declare; nothing when there is no such queue.
   std::optional<int> message_count(const std::string& queue);
   std::optional<int> consumer_count(const std::string& queue);
+  // Nothing in the queue, and nothing on its way: the node's own count of both, by list().
+  bool is_empty(const std::string& queue);
   // Takes and acknowledges everything that is ready.
   std::vector<Received> drain(const std::string& queue);
 
