@@ -92,9 +92,6 @@ int main(int argc, char** argv) {
       if (amqp_basic_ack(connection, 1, tag, ack_every > 1) != AMQP_STATUS_OK) die("ack");
     }
   }
-  /* The broker answers when it has the last ack, too. */
-  if (amqp_channel_close(connection, 1, AMQP_REPLY_SUCCESS).reply_type != AMQP_RESPONSE_NORMAL)
-    die("channel.close");
   if (stamps != NULL) {
     FILE* file = fopen(argv[8], "wb");
     if (file == NULL || fwrite(stamps, sizeof *stamps, count, file) != count || fclose(file) != 0)
