@@ -50,7 +50,7 @@ std::vector<Load> loads() {
       {.name = "body 0 B", .body = 0},
       {.name = "body 4 KiB", .body = 4096},
       {.name = "body 64 KiB", .body = 65536, .messages = 10'000},
-      {.name = "body 1 MiB", .body = 1 << 20, .messages = 1000},
+      {.name = "body 1 MiB", .body = 1 << 20, .messages = 2000},
       {.name = "prefetch 1", .prefetch = 1, .messages = 5'000},
       {.name = "prefetch 30", .prefetch = 30},
       {.name = "prefetch 1000", .prefetch = 1000},
