@@ -121,9 +121,10 @@ Inbox::Received Inbox::read(std::unique_lock<std::mutex>& lock, std::uint64_t du
 }
 
 bool Inbox::has_next() const {
+  if (shared_) return false;  // all else is only to be looked at with the lock
   const std::size_t available = current_->size - current_->parsed;
   FrameHead head;
-  if (shared_ || available < sizeof head) return false;
+  if (available < sizeof head) return false;
   std::memcpy(&head, current_->data.get() + current_->parsed, sizeof head);
   return available >= head.size && head.type == FrameType::delivery && head.batch <= 1;
 }
