@@ -43,10 +43,9 @@ class ByteBuffer {
 enum class FrameType : std::uint16_t {
   // consumer to worker
   delivery = 1,
-  flush = 2,  // `sequence` is a FlushReason
-  segment =
-      3,  // `sequence` is its id; payload: SegmentHead. Its descriptor comes with the first byte
-  forget = 4,  // `sequence` is the id of a segment that no delivery will name again
+  flush = 2,    // `sequence` is a FlushReason
+  segment = 3,  // `sequence` is its id; payload: SegmentHead; its descriptor comes along
+  forget = 4,   // `sequence` is the id of a segment that no delivery will name again
   // worker to consumer
   ready = 16,    // payload: name \0 version \0 path \0, and 1 for handle_batch(), 2 for flush()
   failed = 17,   // payload: FailedHead, text

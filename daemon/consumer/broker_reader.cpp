@@ -1,5 +1,6 @@
 #include "consumer/broker_reader.h"
 
+#include <amqp.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
 
@@ -8,7 +9,6 @@
 #include <cstring>
 #include <string>
 
-#include "common/fd.h"
 #include "common/text.h"
 
 namespace lope::consumer {
@@ -39,7 +39,7 @@ std::uint32_t big_endian(const char* at, int bytes) {
 
 }  // namespace
 
-BrokerReader::BrokerReader(amqp_connection_state_t connection)
+BrokerReader::BrokerReader(amqp_connection_state_t_* connection)
     : connection_(connection),
       frame_max_(static_cast<std::size_t>(amqp_get_frame_max(connection))),
       channel_max_(amqp_get_channel_max(connection)),
@@ -83,7 +83,7 @@ Result<bool> BrokerReader::take_frame(Sink& sink) {
   const std::size_t there = end_ - begin_;
   if (there < kHead) return false;
   char* const at = input_.get() + begin_;
-  const auto channel = static_cast<amqp_channel_t>(big_endian(at + 1, 2));
+  const auto channel = static_cast<ChannelNumber>(big_endian(at + 1, 2));
   const std::size_t payload = big_endian(at + 3, 4);
   const std::size_t size = kHead + payload + kFooter;
   if (size > frame_max_) {
@@ -130,16 +130,9 @@ Result<bool> BrokerReader::take_frame(Sink& sink) {
 Result<bool> BrokerReader::take_body(Sink& sink) {
   Body& body = sink.body(body_channel_);
   const std::size_t count = std::min(body_frame_left_, end_ - begin_);
-  if (body_expected_) {
-    if (body.to != nullptr) {
-      std::memcpy(body.to, input_.get() + begin_, count);
-      body.to += count;
-    }
-    body.left -= count;
-  }
+  if (body_expected_ && body.to != nullptr) std::memcpy(body.to, input_.get() + begin_, count);
+  advance(body, count);
   begin_ += count;
-  body_frame_left_ -= count;
-  body_bytes_ += count;
   if (body_frame_left_ > 0 || begin_ == end_) return false;
   if (static_cast<unsigned char>(input_[begin_]) != AMQP_FRAME_END) {
     return Error{amqp_error_string2(AMQP_STATUS_BAD_AMQP_DATA)};
@@ -148,6 +141,16 @@ Result<bool> BrokerReader::take_body(Sink& sink) {
   in_body_ = false;
   if (body_expected_ && body.left == 0) sink.on_body(body_channel_);
   return true;
+}
+
+// So much of the body frame has been read.
+void BrokerReader::advance(Body& body, std::size_t count) {
+  if (body_expected_) {
+    if (body.to != nullptr) body.to += count;
+    body.left -= count;
+  }
+  body_frame_left_ -= count;
+  body_bytes_ += count;
 }
 
 Result<BrokerReader::Read> BrokerReader::read(Sink& sink) {
@@ -179,15 +182,9 @@ Result<BrokerReader::Read> BrokerReader::read(Sink& sink) {
   last_received_ = Clock::now();
   const auto got = static_cast<std::size_t>(n);
   received_ += got;
-  if (const std::size_t placed = std::min(got, direct); placed > 0) {
-    body->to += placed;
-    body->left -= placed;
-    body_frame_left_ -= placed;
-    body_bytes_ += placed;
-    end_ += got - placed;
-  } else {
-    end_ += got;
-  }
+  const std::size_t placed = std::min(got, direct);
+  if (placed > 0) advance(*body, placed);
+  end_ += got - placed;
   return got == direct + room ? Read::all_asked_for : Read::part;
 }
 

@@ -3,9 +3,6 @@
 // place.
 #pragma once
 
-#include <amqp.h>
-
-#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -13,7 +10,12 @@
 #include "common/clock.h"
 #include "common/result.h"
 
+struct amqp_connection_state_t_;
+struct amqp_frame_t_;
+
 namespace lope::consumer {
+
+using ChannelNumber = std::uint16_t;
 
 class BrokerReader {
  public:
@@ -27,16 +29,16 @@ class BrokerReader {
    public:
     virtual ~Sink() = default;
     // A method, a header or a heartbeat; what it points to is valid during the call.
-    virtual Result<void> on_frame(const amqp_frame_t& frame) = 0;
+    virtual Result<void> on_frame(const amqp_frame_t_& frame) = 0;
     // Body frames that a channel does not expect (left: 0) are dropped, as the rest of a body whose
     // channel was closed meanwhile.
-    virtual Body& body(amqp_channel_t channel) = 0;
+    virtual Body& body(ChannelNumber channel) = 0;
     // Its last byte has been read.
-    virtual void on_body(amqp_channel_t channel) = 0;
+    virtual void on_body(ChannelNumber channel) = 0;
   };
 
   // Reads from the socket of `connection`, which has logged in and stays the caller's.
-  explicit BrokerReader(amqp_connection_state_t connection);
+  explicit BrokerReader(amqp_connection_state_t_* connection);
 
   enum class Pumped { dry, more };
   // Handles up to `max_frames` frames that have arrived, without blocking. `dry`: nothing is left
@@ -64,16 +66,17 @@ class BrokerReader {
   Result<bool> take_frame(Sink& sink);
   Result<bool> take_body(Sink& sink);
   Result<Read> read(Sink& sink);
+  void advance(Body& body, std::size_t count);
 
-  const amqp_connection_state_t connection_;
+  amqp_connection_state_t_* const connection_;
   const std::size_t frame_max_;
   const int channel_max_;
   const std::size_t capacity_;
   const std::unique_ptr<char[]> input_;
   std::size_t begin_ = 0, end_ = 0;  // what has been read and not yet handled
 
-  amqp_channel_t body_channel_ = 0;  // of the last header or body frame
-  bool in_body_ = false;             // inside a body frame; then:
+  ChannelNumber body_channel_ = 0;  // of the last header or body frame
+  bool in_body_ = false;            // inside a body frame; then:
   bool body_expected_ = false;
   std::size_t body_frame_left_ = 0;
   // The last header was of a large body: it should not be read into our buffer, nor the next, which

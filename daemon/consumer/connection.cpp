@@ -22,7 +22,6 @@
 #include "common/clock.h"
 #include "common/fd.h"
 #include "common/text.h"
-#include "consumer/broker_reader.h"
 
 namespace lope::consumer {
 
@@ -230,7 +229,7 @@ struct Connection::Impl final : BrokerReader::Sink {
   }
 
   Result<void> take_over(int max_frames);
-  Result<void> send_heartbeat();
+  Result<void> keep_alive(bool dry);
   bool can_write();
   Result<void> on_frame(const amqp_frame_t& frame) override;
   BrokerReader::Body& body(ChannelNumber channel) override { return assembly(channel).body; }
@@ -239,8 +238,12 @@ struct Connection::Impl final : BrokerReader::Sink {
   Result<void> on_header(const amqp_frame_t& frame);
 
   Result<void> send_method(ChannelNumber channel, amqp_method_number_t id, void* method) {
+    return sent(amqp_send_method(state, channel, id, method));
+  }
+
+  // A small frame, with this status.
+  Result<void> sent(int status) {
     if (sure_writes > 0) --sure_writes;
-    const int status = amqp_send_method(state, channel, id, method);
     if (status != AMQP_STATUS_OK) return Error{"send: " + status_text(status)};
     return {};
   }
@@ -366,22 +369,13 @@ Result<Connection::Pumped> Connection::pump(ConnectionEvents& events, int max_fr
   }
   const auto pumped = impl_->reader->pump(*impl_, max_frames);
   if (!pumped) return failure(pumped.error());
-  const TimePoint now = Clock::now();
-  // Looked at only when nothing is left to read: we may have been the ones who slept.
-  if (impl_->heartbeat.count() > 0 && *pumped == BrokerReader::Pumped::dry &&
-      now - impl_->reader->last_received() > impl_->heartbeat * 2) {
-    return failure(status_text(AMQP_STATUS_HEARTBEAT_TIMEOUT));
+  if (auto alive = impl_->keep_alive(*pumped == Pumped::dry); !alive) {
+    return failure(alive.error());
   }
-  if (impl_->heartbeat.count() > 0 && now >= impl_->next_heartbeat && writable()) {
-    impl_->next_heartbeat = now + impl_->heartbeat / 2;
-    if (auto sent = impl_->send_heartbeat(); !sent) return failure(sent.error());
-  }
-  return *pumped == BrokerReader::Pumped::dry ? Pumped::dry : Pumped::more;
+  return *pumped;
 }
 
-std::chrono::seconds Connection::heartbeat() const {
-  return std::chrono::duration_cast<std::chrono::seconds>(impl_->heartbeat);
-}
+std::chrono::milliseconds Connection::heartbeat() const { return impl_->heartbeat; }
 
 std::uint64_t Connection::received() const { return impl_->reader ? impl_->reader->received() : 0; }
 
@@ -417,13 +411,19 @@ Result<void> Connection::Impl::take_over(int max_frames) {
   return {};
 }
 
-Result<void> Connection::Impl::send_heartbeat() {
-  if (sure_writes > 0) --sure_writes;
+// The broker's heartbeats are looked at only when nothing is left to read: we may have been the
+// ones who slept.
+Result<void> Connection::Impl::keep_alive(bool dry) {
+  if (heartbeat.count() == 0) return {};
+  const TimePoint now = Clock::now();
+  if (dry && now - reader->last_received() > heartbeat * 2) {
+    return Error{status_text(AMQP_STATUS_HEARTBEAT_TIMEOUT)};
+  }
+  if (now < next_heartbeat || !can_write()) return {};
+  next_heartbeat = now + heartbeat / 2;
   amqp_frame_t frame{};
   frame.frame_type = AMQP_FRAME_HEARTBEAT;
-  const int status = amqp_send_frame(state, &frame);
-  if (status != AMQP_STATUS_OK) return Error{"send: " + status_text(status)};
-  return {};
+  return sent(amqp_send_frame(state, &frame));
 }
 
 Result<void> Connection::Impl::on_frame(const amqp_frame_t& frame) {

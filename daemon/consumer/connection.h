@@ -1,7 +1,6 @@
-// One AMQP connection: frames in, methods out. With
-// broker_reader, the only file that knows rabbitmq-c. Knows
-// nothing of groups, workers or policies. Used by one thread at a time: opened on one, then handed
-// over.
+// One AMQP connection: frames in, methods out. With broker_reader the only one that knows
+// rabbitmq-c. Knows nothing of groups, workers or policies. Used by one thread at a time: opened on
+// one, then handed over.
 #pragma once
 
 #include <chrono>
@@ -15,10 +14,9 @@
 #include "common/link.h"
 #include "common/result.h"
 #include "common/settings.h"
+#include "consumer/broker_reader.h"
 
 namespace lope::consumer {
-
-using ChannelNumber = std::uint16_t;
 
 // ---- What can be asked of the broker. Each is answered by an on_ok() of the same kind, or by
 // on_channel_closed() with the broker's reason.
@@ -124,14 +122,14 @@ class Connection {
   // "127.0.0.1:5672"
   const std::string& peer() const { return peer_; }
 
-  enum class Pumped { dry, more };
+  using Pumped = BrokerReader::Pumped;
   // Handles up to `max_frames` frames that have arrived, without blocking; also sends a heartbeat
   // that is due and notices missing ones. `dry`: nothing is left in any buffer of ours; the socket
   // may have more. An error means the connection is gone.
   Result<Pumped> pump(ConnectionEvents& events, int max_frames);
 
   // As agreed on with the broker; 0: none. pump() is to be called several times in it.
-  std::chrono::seconds heartbeat() const;
+  std::chrono::milliseconds heartbeat() const;
   // Bytes that have come from the broker.
   std::uint64_t received() const;
   // See BrokerReader.

@@ -201,18 +201,20 @@ bool Consumer::turn() {
 
 void Consumer::wait(bool at_once) {
   std::optional<std::chrono::microseconds> limit;
-  if (!at_once && nap()) at_once = true;
-  const bool for_body = !at_once && a_body_is_coming();
-  if (!at_once && !for_body) session_->wake_for_anything();
-  if (for_body) {
+  if (at_once || nap()) {
+    limit = std::chrono::microseconds(0);
+  } else if (a_body_is_coming()) {
     session_->wake_for_body();
     limit = kNear;  // and outcomes wait as long: workers need not wake us
-  } else if (at_once || pool_->announce_sleep()) {
-    limit = std::chrono::microseconds(0);
-  } else if (pool_->outcome_is_near() || pool_->wake_may_be_owed()) {
-    // A worker with tiny messages does not wake us for each. If one of them takes long after all,
-    // this finds what was finished before it; more and more rarely, while nothing comes.
-    limit = kNear * (1 << std::min(quiet_turns_, kMostDoublings));
+  } else {
+    session_->wake_for_anything();
+    if (pool_->announce_sleep()) {
+      limit = std::chrono::microseconds(0);
+    } else if (pool_->outcome_is_near() || pool_->wake_may_be_owed()) {
+      // A worker with tiny messages does not wake us for each. If one of them takes long after all,
+      // this finds what was finished before it; more and more rarely, while nothing comes.
+      limit = kNear * (1 << std::min(quiet_turns_, kMostDoublings));
+    }
   }
   const TimePoint end = limit ? Clock::now() + *limit : TimePoint::max();
   if (auto ran = loop_->run_once(limit); !ran) {

@@ -133,7 +133,7 @@ void Session::on_connect_ended() {
   connected_at_ = Clock::now();
   connect_trouble_.clear();
   reported_.clear();
-  tick_ = std::chrono::milliseconds(connection_->heartbeat()) / 4;
+  tick_ = connection_->heartbeat() / 4;
   next_tick_ = Clock::now() + tick_;
   for (Channel& channel : channels_) {
     channel.failures = 0;

@@ -170,8 +170,12 @@ void WorkerProcess::forget(std::uint64_t segment) {
   }
 }
 
-std::size_t WorkerProcess::size_of(DeliveryTable& table, const Unsent& unsent) const {
-  if (unsent.is_delivery()) return table.at(static_cast<std::uint32_t>(unsent.value)).frame.size();
+Delivery& WorkerProcess::delivery_of(DeliveryTable& table, const Unsent& unsent) {
+  return table.at(static_cast<std::uint32_t>(unsent.value));
+}
+
+std::size_t WorkerProcess::size_of(DeliveryTable& table, const Unsent& unsent) {
+  if (unsent.is_delivery()) return delivery_of(table, unsent).frame.size();
   return sizeof(FrameHead) + (unsent.type == FrameType::segment ? sizeof(SegmentHead) : 0);
 }
 
@@ -181,7 +185,7 @@ ssize_t WorkerProcess::send_deliveries(DeliveryTable& table) {
   std::size_t count = 0;
   for (std::size_t i = next_unsent_; i < unsent_.size() && count < parts.size(); ++i) {
     if (!unsent_[i].is_delivery()) break;
-    ByteBuffer& frame = table.at(static_cast<std::uint32_t>(unsent_[i].value)).frame;
+    ByteBuffer& frame = delivery_of(table, unsent_[i]).frame;
     const std::size_t skip = count == 0 ? sent_of_first_ : 0;
     parts[count++] = {frame.data() + skip, frame.size() - skip};
   }
@@ -223,7 +227,7 @@ void WorkerProcess::flush(DeliveryTable& table) {
     while (written > 0) {
       const Unsent& next = unsent_[next_unsent_];
       if (next.is_delivery()) {
-        const int batch = table.at(static_cast<std::uint32_t>(next.value)).batch;
+        const int batch = delivery_of(table, next).batch;
         if (batch >= 0) batches_[static_cast<std::size_t>(batch)].begun = true;
       }
       const std::size_t size = size_of(table, next);
@@ -303,13 +307,15 @@ std::vector<Delivery*> WorkerProcess::take_back(DeliveryTable& table) {
   // Slots are read before the ring: a handler that finishes in between is found in the ring. What
   // is half on the link, alone or as a batch, the worker must get whole: it will report it as not
   // begun.
-  const bool front = next_unsent_ < unsent_.size() && unsent_[next_unsent_].is_delivery();
-  const auto front_index = static_cast<std::uint32_t>(front ? unsent_[next_unsent_].value : 0);
-  int half_batch = front ? table.at(front_index).batch : -1;
+  const Delivery* front = nullptr;
+  if (next_unsent_ < unsent_.size() && unsent_[next_unsent_].is_delivery()) {
+    front = &delivery_of(table, unsent_[next_unsent_]);
+  }
+  int half_batch = front != nullptr ? front->batch : -1;
   if (half_batch >= 0 && !batches_[static_cast<std::size_t>(half_batch)].begun) half_batch = -1;
   table.for_each([&](Delivery& delivery) {
     if (delivery.worker != slot_ || delivery.state != Delivery::State::at_worker) return;
-    if (front_half_sent() && delivery.index == front_index) return;
+    if (&delivery == front && sent_of_first_ > 0) return;
     if (is_in_slot(delivery.sequence)) return;
     if (half_batch >= 0 && delivery.batch == half_batch) return;
     taken.push_back(&delivery);

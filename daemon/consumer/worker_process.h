@@ -152,7 +152,8 @@ class WorkerProcess {
   bool front_half_sent() const;
   ssize_t send_deliveries(DeliveryTable& table);
   ssize_t send_control(const Unsent& control);
-  std::size_t size_of(DeliveryTable& table, const Unsent& unsent) const;
+  static Delivery& delivery_of(DeliveryTable& table, const Unsent& unsent);
+  static std::size_t size_of(DeliveryTable& table, const Unsent& unsent);
 
   const int slot_;
   const std::size_t threads_;

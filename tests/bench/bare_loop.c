@@ -50,7 +50,7 @@ int main(int argc, char** argv) {
     die("login");
   amqp_channel_open(connection, 1);
   check(connection, "channel.open");
-  amqp_basic_qos(connection, 1, 0, (uint16_t)atoi(argv[4]), 0);
+  amqp_basic_qos(connection, 1, 0, (uint16_t)prefetch, 0);
   check(connection, "basic.qos");
   amqp_basic_consume(connection, 1, amqp_cstring_bytes(argv[3]), amqp_empty_bytes, 0, 0, 0,
                      amqp_empty_table);

@@ -141,14 +141,6 @@ int ready_count(Broker& broker, const std::string& queue) {
   return *count;
 }
 
-// Messages of the queue, those that a consumer has among them; asked for by rabbitmqctl.
-int unsettled(Broker& broker, const std::string& queue) {
-  for (const auto& row : broker.list({"list_queues", "name", "messages"})) {
-    if (row.size() == 2 && row[0] == queue) return std::stoi(row[1]);
-  }
-  throw std::runtime_error("the queue is gone");
-}
-
 double percentile(const std::vector<double>& sorted, double p) {
   return sorted[static_cast<std::size_t>(p * static_cast<double>(sorted.size() - 1))];
 }
@@ -191,7 +183,7 @@ Sample measure(Broker& broker, const std::string& queue, const Load& load,
   sample.peak_mib = peak_mib(run.pids());
   // The last acknowledgements may still be under way: with quorum queues those of a channel that
   // closes at once were seen to get lost.
-  if (!eventually(60s, [&] { return unsettled(broker, queue) == 0; })) {
+  if (!eventually(60s, [&] { return broker.is_empty(queue); })) {
     fail(contender, "does not settle everything", run.process().output());
   }
   run.end();

@@ -24,6 +24,13 @@ LopeOptions with_gated_flush(const Gathered& it, const std::string& gate, const 
   return options;
 }
 
+// Until it is inside flush(), with one message that it keeps.
+void keep_one_until_flush(Gathered& it, Lope& lope) {
+  REQUIRE(lope.wait_ready());
+  it.publish({"hold"});
+  REQUIRE(it.wait_for("flush", 1));
+}
+
 }  // namespace
 
 TEST_CASE("what a handler keeps it is asked to settle after flush_interval", "[broker][hold]") {
@@ -144,9 +151,7 @@ TEST_CASE("what comes while a handler flushes is handled behind it, once", "[bro
   Gathered it;
   const std::string gate = it.files.file("gate");
   Lope lope(with_gated_flush(it, gate, "    flush_interval: 100ms\n"));
-  REQUIRE(lope.wait_ready());
-  it.publish({"hold"});
-  REQUIRE(it.wait_for("flush", 1));
+  keep_one_until_flush(it, lope);
   std::vector<std::string> behind(20, "ack");
   behind.push_back("hold");  // which has a flush() of its own
   it.publish(behind, "n");
@@ -174,9 +179,7 @@ TEST_CASE("what was sent to a worker whose handler flushes goes to an idle one, 
   Gathered it;
   const std::string gate = it.files.file("gate");
   Lope lope(with_gated_flush(it, gate, "    flush_interval: 100ms\n    workers: 2\n"));
-  REQUIRE(lope.wait_ready());
-  it.publish({"hold"});
-  REQUIRE(it.wait_for("flush", 1));
+  keep_one_until_flush(it, lope);
   it.publish(std::vector<std::string>(20, "ack"), "n");
   REQUIRE(it.wait_for("done", 20));  // all but the one that is kept
   std::ofstream(gate) << "open";

@@ -1,5 +1,6 @@
 #include "consumer/broker_reader.h"
 
+#include <amqp.h>
 #include <amqp_tcp_socket.h>
 #include <netinet/in.h>
 #include <poll.h>
