@@ -25,11 +25,8 @@ constexpr std::size_t kHeaderFields = 14;
 // the next message's method and header, and little of its body.
 constexpr std::size_t kLarge = 16 * 1024;
 constexpr std::size_t kReadAhead = 4 * 1024;
-// What comes on another channel in the midst of a body waits as long as this takes on the wire.
-constexpr std::size_t kHighestLowWater = 256 * 1024;
-// One turn's share: large bodies that stream in must not keep those that are here already from
-// their handlers.
-constexpr std::size_t kBodyBytesPerPump = 256 * 1024;
+// A wait that is for more would let the socket's buffer run full.
+constexpr std::size_t kHighestLowWater = 1024 * 1024;
 
 std::uint32_t big_endian(const char* at, int bytes) {
   std::uint32_t value = 0;
@@ -46,10 +43,11 @@ BrokerReader::BrokerReader(amqp_connection_state_t_* connection)
       capacity_(frame_max_ + kReadAhead),
       input_(std::make_unique_for_overwrite<char[]>(capacity_)) {}
 
-Result<BrokerReader::Pumped> BrokerReader::pump(Sink& sink, int max_frames) {
+Result<BrokerReader::Pumped> BrokerReader::pump(Sink& sink, int max_frames,
+                                                std::size_t max_body_bytes) {
   body_bytes_ = 0;
   bool all_read = false;
-  for (int frames = 0; frames < max_frames && body_bytes_ < kBodyBytesPerPump;) {
+  for (int frames = 0; frames < max_frames && body_bytes_ < max_body_bytes;) {
     const auto taken = take_frame(sink);
     if (!taken) return Error{taken.error()};
     if (*taken) {

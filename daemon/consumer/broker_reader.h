@@ -40,14 +40,18 @@ class BrokerReader {
   // Reads from the socket of `connection`, which has logged in and stays the caller's.
   explicit BrokerReader(amqp_connection_state_t_* connection);
 
+  // One turn's share: large bodies that stream in must not keep those that are here already from
+  // their handlers for long. Less would wake workers, and settle, more often.
+  static constexpr std::size_t kBodyBytesPerPump = 2 * 1024 * 1024;
+
   enum class Pumped { dry, more };
-  // Handles up to `max_frames` frames that have arrived, without blocking. `dry`: nothing is left
-  // here; the socket may have more. An error, an end of the stream included, means that the
-  // connection is gone.
-  Result<Pumped> pump(Sink& sink, int max_frames);
+  // Handles what has arrived, up to `max_frames` frames and about so many bytes of bodies, without
+  // blocking. `dry`: nothing is left here; the socket may have more. An error, an end of the stream
+  // included, means that the connection is gone.
+  Result<Pumped> pump(Sink& sink, int max_frames, std::size_t max_body_bytes = kBodyBytesPerPump);
 
   // Before a wait for the socket: poll() is to call it readable when about so many bytes are there,
-  // not before; at most 256 KiB. What is there already, or a bound on the wait, is the caller's
+  // not before; at most 1 MiB. What is there already, or a bound on the wait, is the caller's
   // care.
   void set_low_water(std::size_t bytes);
   // What is missing of the large body that is coming; 0: none is.

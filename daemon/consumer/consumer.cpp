@@ -27,10 +27,13 @@ constexpr int kLastFlushes = 1000;
 constexpr std::chrono::seconds kBodiesKept{5};
 // The longest that a finished outcome of tiny messages waits to be seen, and to be settled.
 constexpr std::chrono::microseconds kNear{2000};
+// The longest that any waits to be seen while a large body is coming.
+constexpr std::chrono::microseconds kBodyIsNear{1000};
 constexpr int kMostDoublings = 9;
 // So many deliveries in one turn are a stream; see nap().
 constexpr std::size_t kStreaming = 4;
 constexpr std::chrono::nanoseconds kLongestNap{200'000};
+constexpr std::chrono::nanoseconds kLongestNapForBodies{500'000};  // when they are large
 
 // The ABI's outcomes; the consumer does not include the ABI.
 constexpr std::int32_t kAck = 1;
@@ -166,10 +169,12 @@ int Consumer::run() {
 bool Consumer::turn() {
   add(board_.progress);
   delivered_in_turn_ = 0;
+  completed_in_turn_ = 0;
   const std::uint64_t received = session_->received();
   pool_->announce_awake();
   pool_->collect();
   pool_->tend();
+  if (!waiting_.empty()) hand_out();  // reading takes a while
   if (!session_started_ && pool_->ready_count() > 0 && phase_ == Phase::running) {
     session_started_ = true;
     session_->start();
@@ -177,17 +182,15 @@ bool Consumer::turn() {
   const bool more = session_->pump();
   // A connection that was lost takes its count with it.
   received_in_turn_ = std::max(session_->received(), received) - received;
-  dispatch();
-  pool_->flush();
+  hand_out();
   pool_->collect();
-  if (!waiting_.empty() || !suspects_.empty()) {
-    dispatch();  // these outcomes made room: nothing else may wake us for it
-    pool_->flush();
-  }
+  // These outcomes made room: nothing else may wake us for it.
+  if (!waiting_.empty() || !suspects_.empty()) hand_out();
   ask_flush_when_full();
   hand_back_delayed_that_are_due();  // arms the timer too, also for what was collected just now
-  // Outcomes that are about to come are settled together with those that are there.
-  session_->flush(!more && (timed_out_ || !pool_->outcome_is_near()));
+  // What is finished is settled together with what is about to be, or what a body that is about to
+  // be complete will bring.
+  session_->flush(!more && (timed_out_ || !(pool_->outcome_is_near() || a_body_is_coming())));
   advance_drain();
   update_board();
   if (table_.bodies().has_free() && !bodies_timer_.armed()) {
@@ -205,7 +208,7 @@ void Consumer::wait(bool at_once) {
     limit = std::chrono::microseconds(0);
   } else if (a_body_is_coming()) {
     session_->wake_for_body();
-    limit = kNear;  // and outcomes wait as long: workers need not wake us
+    limit = kBodyIsNear;  // and outcomes wait as long: workers need not wake us
   } else {
     session_->wake_for_anything();
     if (pool_->announce_sleep()) {
@@ -225,11 +228,21 @@ void Consumer::wait(bool at_once) {
   quiet_turns_ = timed_out_ ? quiet_turns_ + 1 : 0;
 }
 
-// Its next part will wake us soon; and what finishes meanwhile makes room for nothing that is here.
+// A large one, whose next part will wake us soon; and what finishes meanwhile makes room for
+// nothing, neither here nor at the broker.
 bool Consumer::a_body_is_coming() const {
-  return !timed_out_ && waiting_.empty() && suspects_.empty() && phase_ == Phase::running &&
-         std::any_of(receiving_.begin(), receiving_.end(),
-                     [](const Delivery* delivery) { return delivery != nullptr; });
+  if (timed_out_ || !waiting_.empty() || !suspects_.empty() || phase_ != Phase::running) {
+    return false;
+  }
+  bool coming = false;
+  for (std::uint16_t queue = 0; queue < receiving_.size(); ++queue) {
+    if (receiving_[queue] != nullptr && receiving_[queue]->body != nullptr) {
+      coming = true;
+    } else if (session_->window_left(queue) == 0) {
+      return false;
+    }
+  }
+  return coming;
 }
 
 // While messages stream in and take next to no time, being woken for every few of them costs more
@@ -237,9 +250,19 @@ bool Consumer::a_body_is_coming() const {
 // its interrupts back, and never so long that the broker has to wait for us. Workers do not wake us
 // meanwhile. True: slept.
 bool Consumer::nap() {
-  if (delivered_in_turn_ < kStreaming || phase_ != Phase::running || !pool_->all_tiny())
-    return false;
-  return session_->sleep(received_in_turn_ / delivered_in_turn_ * nap_target_, kLongestNap);
+  const bool many = delivered_in_turn_ >= kStreaming;
+  const bool large = completed_in_turn_ > 0 && a_body_is_coming();  // one right behind the other
+  if ((!many && !large) || phase_ != Phase::running || !pool_->all_tiny()) return false;
+  std::size_t target = 0;
+  for (std::uint16_t queue = 0; queue < receiving_.size(); ++queue) {
+    target += session_->window_left(queue);
+  }
+  target = std::min(target, nap_target_);
+  if (target == 0) return false;
+  const std::uint64_t mean = received_in_turn_ / std::max<std::size_t>(delivered_in_turn_, 1);
+  // With messages that wait for a worker it is not only the broker that may have to wait for us.
+  const bool longer = mean >= kSharedBody && waiting_.empty();
+  return session_->sleep(mean * target, longer ? kLongestNapForBodies : kLongestNap);
 }
 
 // ---- Deliveries
@@ -296,6 +319,7 @@ void Consumer::on_complete(std::uint16_t queue) {
     settle(delivery, Verdict::hand_back);
     return;
   }
+  ++completed_in_turn_;
   delivery.state = Delivery::State::waiting;
   if (settings_.group.batch_size > 1) delivery.since = Clock::now();
   waiting_.push_back(delivery.index);
@@ -332,6 +356,11 @@ void Consumer::on_channel_lost(std::uint16_t queue) {
                                                   {"not_begun", dropped},
                                                   {"running", running}});
   }
+}
+
+void Consumer::hand_out() {
+  dispatch();
+  pool_->flush();
 }
 
 void Consumer::dispatch() {

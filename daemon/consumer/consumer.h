@@ -39,6 +39,7 @@ class Consumer {
   char* on_delivery(std::uint16_t queue, std::uint64_t epoch, const IncomingDelivery& incoming);
   void on_complete(std::uint16_t queue);
   void on_channel_lost(std::uint16_t queue);
+  void hand_out();
   void dispatch();
   void dispatch_batches();
   bool batch_is_due() const;
@@ -91,6 +92,7 @@ class Consumer {
   bool timed_out_ = false;  // the last wait ended without an event
   int quiet_turns_ = 0;     // such waits in a row
   std::size_t delivered_in_turn_ = 0;
+  std::size_t completed_in_turn_ = 0;
   std::size_t auto_ack_window_ = 0;  // the most deliveries with workers
   std::size_t nap_target_ = 0;       // deliveries that a nap is to bring
   std::uint64_t received_in_turn_ = 0;

@@ -48,6 +48,13 @@ class Session final : private ConnectionEvents {
     const Channel& channel = channels_[queue];
     return channel.settlement.unfinished() >= static_cast<std::size_t>(channel.settings.prefetch);
   }
+  // How many deliveries the broker may still send, as far as it knows.
+  std::size_t window_left(std::uint16_t queue) const {
+    const Channel& channel = channels_[queue];
+    const std::size_t unsettled = channel.settlement.unfinished() + channel.settlement.pending();
+    const auto prefetch = static_cast<std::size_t>(channel.settings.prefetch);
+    return prefetch > unsettled ? prefetch - unsettled : 0;
+  }
   // Settles a delivery of the current epoch, at the next flush().
   void finish(std::uint16_t queue, std::uint64_t tag, Verdict verdict);
   // Sends settlements and requests as far as the socket takes them. `all` false: only settlements

@@ -141,9 +141,9 @@ nlohmann::json run_load(Broker& broker, const Load& load, const std::vector<Cont
   broker.delete_queue(queue);
 
   std::printf("\n**%s**, %d messages\n\n", load.name.c_str(), load.messages);
-  row({"", "messages/s", "of the loop that acks every 50", "CPU µs a message",
-       "of the loop that acks each", "peak memory MiB"});
-  row({"---", "---:", "---:", "---:", "---:", "---:"});
+  row({"", "messages/s", "of the loop that acks every 50", "Lope's rate / its rate",
+       "CPU µs a message", "of the loop that acks each", "peak memory MiB"});
+  row({"---", "---:", "---:", "---:", "---:", "---:", "---:"});
   nlohmann::json results = nlohmann::json::array();
   for (const Contender& contender : contenders) {
     const auto& mine = samples[contender.name];
@@ -154,16 +154,19 @@ nlohmann::json run_load(Broker& broker, const Load& load, const std::vector<Cont
                              {"messages_per_second", to_json(rate)},
                              {"cpu_us_per_message", to_json(cpu)},
                              {"peak_memory_mib", to_json(peak)}};
-    std::string rate_text = "–", cpu_text = "–";
+    std::string rate_text = "–", lead_text = "–", cpu_text = "–";
     if (load.handler_us == 0) {
       const Spread rate_of_loop = paired(mine, samples[kMultiple], rate_ratio);
+      const Spread lead = paired(samples[kLope], mine, rate_ratio);
       const Spread cpu_of_loop = paired(mine, samples[kEach], cpu_ratio);
       rate_text = text("%.2f", rate_of_loop);
+      lead_text = text("%.2f", lead);
       cpu_text = text("%.2f", cpu_of_loop);
       result["rate_of_multiple_loop"] = to_json(rate_of_loop);
+      result["lope_rate_by_its_rate"] = to_json(lead);
       result["cpu_of_each_loop"] = to_json(cpu_of_loop);
     }
-    row({contender.name, text("%.0f", rate), rate_text, text("%.2f", cpu), cpu_text,
+    row({contender.name, text("%.0f", rate), rate_text, lead_text, text("%.2f", cpu), cpu_text,
          text("%.1f", peak)});
     results.push_back(std::move(result));
   }

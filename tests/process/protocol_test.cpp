@@ -11,8 +11,10 @@ using namespace lope::test;
 
 namespace {
 
-// All a client waits for up to consuming from one queue.
-std::string welcome() {
+const std::string kConsumeOk = method(1, 60, 21, short_text("tag"));
+
+// All a client waits for before it asks to consume from one queue.
+std::string login() {
   const std::string no_table = number(0, 4);
   return method(0, 10, 10,
                 number(0, 1) + number(9, 1) + no_table + long_text("PLAIN") +
@@ -20,9 +22,10 @@ std::string welcome() {
          method(0, 10, 30, number(0, 2) + number(131072, 4) + number(0, 2)) +  // tune
          method(0, 10, 41, short_text("")) +                                   // open-ok
          method(1, 20, 11, long_text("")) +                                    // channel.open-ok
-         method(1, 60, 11, "") +                                               // basic.qos-ok
-         method(1, 60, 21, short_text("tag"));                                 // basic.consume-ok
+         method(1, 60, 11, "");                                                // basic.qos-ok
 }
+
+std::string welcome() { return login() + kConsumeOk; }
 
 LopeOptions group_at(const TcpServer& server) {
   LopeOptions options;
@@ -56,4 +59,17 @@ TEST_CASE("a broker that cuts every connection off after the login is not pester
   // Twelve pauses that did not grow would be a second altogether; these are some twelve.
   CHECK(std::chrono::steady_clock::now() - start > 2s);
   CHECK(daemon.stop(5s) == exited(0));
+}
+
+TEST_CASE("what is finished is settled though the next body does not come to its end",
+          "[process][protocol]") {
+  const std::string consume = number(60, 2) + number(20, 2);
+  const TcpServer server(login(), consume,
+                         kConsumeOk + deliver(1, 1, 3) + frame(3, 1, "ack") +
+                             deliver(1, 2, 200'000) + frame(3, 1, std::string(100'000, 'x')));
+  Lope daemon(group_at(server));
+  const std::string ack = number(60, 2) + number(80, 2) + number(1, 8);
+  const bool acked = eventually(10s, [&] { return server.has_received(ack); });
+  INFO(daemon.log());
+  CHECK(acked);
 }

@@ -5,6 +5,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdlib>
 #include <stdexcept>
@@ -21,13 +22,18 @@ namespace {
 }  // namespace
 
 TcpServer::TcpServer(Behaviour behaviour, std::uint32_t host, int port)
-    : TcpServer(behaviour, "", host, port) {}
+    : TcpServer(behaviour, "", "", "", host, port) {}
 
-TcpServer::TcpServer(std::string answer)
-    : TcpServer(Behaviour::silent, std::move(answer), INADDR_LOOPBACK, 0) {}
+TcpServer::TcpServer(std::string answer, std::string prompt, std::string then)
+    : TcpServer(Behaviour::silent, std::move(answer), std::move(prompt), std::move(then),
+                INADDR_LOOPBACK, 0) {}
 
-TcpServer::TcpServer(Behaviour behaviour, std::string answer, std::uint32_t host, int port)
-    : behaviour_(behaviour), answer_(std::move(answer)) {
+TcpServer::TcpServer(Behaviour behaviour, std::string answer, std::string prompt, std::string then,
+                     std::uint32_t host, int port)
+    : behaviour_(behaviour),
+      answer_(std::move(answer)),
+      prompt_(std::move(prompt)),
+      then_(std::move(then)) {
   listener_.reset(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
   if (!listener_.valid()) fail("socket");
   sockaddr_in address{};
@@ -52,26 +58,54 @@ TcpServer::~TcpServer() {
   thread_.join();
 }
 
+bool TcpServer::has_received(std::string_view bytes) const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  return std::any_of(connections_.begin(), connections_.end(), [bytes](const Connection& each) {
+    return each.received.find(bytes) != std::string::npos;
+  });
+}
+
 void TcpServer::serve() {
-  pollfd waiting[2] = {{listener_.get(), POLLIN, 0}, {stop_.get(), POLLIN, 0}};
   while (true) {
-    if (::poll(waiting, 2, -1) < 0 && errno != EINTR) return;
+    std::vector<pollfd> waiting = {{listener_.get(), POLLIN, 0}, {stop_.get(), POLLIN, 0}};
+    for (const Connection& each : connections_) waiting.push_back({each.fd.get(), POLLIN, 0});
+    if (::poll(waiting.data(), waiting.size(), -1) < 0 && errno != EINTR) return;
     if (waiting[1].revents != 0) return;
-    if (waiting[0].revents == 0) continue;
-    UniqueFd connection(::accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC));
-    if (!connection.valid()) continue;
-    if (behaviour_ == Behaviour::reset) {
-      const linger at_once{1, 0};
-      ::setsockopt(connection.get(), SOL_SOCKET, SO_LINGER, &at_once, sizeof at_once);
-      connection.reset();
-    } else {
-      if (!answer_.empty()) {
-        (void)!::send(connection.get(), answer_.data(), answer_.size(), MSG_NOSIGNAL);
-      }
-      connections_.push_back(std::move(connection));
+    const std::lock_guard<std::mutex> lock(mutex_);
+    for (std::size_t i = 2; i < waiting.size(); ++i) {
+      Connection& connection = connections_[i - 2];
+      // What it has sent is kept; poll() leaves out a descriptor below zero.
+      if (waiting[i].revents != 0 && !receive(connection)) connection.fd.reset();
     }
-    ++accepted_;
+    if (waiting[0].revents != 0) accept();
   }
+}
+
+void TcpServer::accept() {
+  UniqueFd connection(::accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC));
+  if (!connection.valid()) return;
+  if (behaviour_ == Behaviour::reset) {
+    const linger at_once{1, 0};
+    ::setsockopt(connection.get(), SOL_SOCKET, SO_LINGER, &at_once, sizeof at_once);
+    connection.reset();
+  } else {
+    (void)!::send(connection.get(), answer_.data(), answer_.size(), MSG_NOSIGNAL);
+    connections_.push_back({std::move(connection), "", false});
+  }
+  ++accepted_;
+}
+
+bool TcpServer::receive(Connection& connection) {
+  char bytes[4096];
+  const ssize_t n = ::recv(connection.fd.get(), bytes, sizeof bytes, MSG_DONTWAIT);
+  if (n <= 0) return false;
+  connection.received.append(bytes, static_cast<std::size_t>(n));
+  if (!connection.prompted && !prompt_.empty() &&
+      connection.received.find(prompt_) != std::string::npos) {
+    connection.prompted = true;
+    (void)!::send(connection.fd.get(), then_.data(), then_.size(), MSG_NOSIGNAL);
+  }
+  return true;
 }
 
 }  // namespace lope::test

@@ -3,6 +3,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <mutex>
 #include <string>
 #include <string_view>
 #include <thread>
@@ -19,26 +20,39 @@ class TcpServer {
   // Each connection is kept and never answered, or reset at once.
   // `host`: a loopback address, in host byte order; port 0: a free one.
   explicit TcpServer(Behaviour behaviour, std::uint32_t host = 0x7F000001, int port = 0);
-  // Each connection is sent `answer`, and kept.
-  explicit TcpServer(std::string answer);
+  // Each connection is sent `answer`, and kept; when `prompt` has been received on it, `then`.
+  explicit TcpServer(std::string answer, std::string prompt = {}, std::string then = {});
   TcpServer(const TcpServer&) = delete;
   TcpServer& operator=(const TcpServer&) = delete;
   ~TcpServer();
 
   std::string url() const { return "amqp://127.0.0.1:" + std::to_string(port_); }
   int accepted() const { return accepted_; }
+  // Has any connection sent these bytes?
+  bool has_received(std::string_view bytes) const;
 
  private:
-  TcpServer(Behaviour behaviour, std::string answer, std::uint32_t host, int port);
+  TcpServer(Behaviour behaviour, std::string answer, std::string prompt, std::string then,
+            std::uint32_t host, int port);
   void serve();
+  void accept();
+
+  struct Connection {
+    UniqueFd fd;
+    std::string received;
+    bool prompted = false;
+  };
+  // False: it is over.
+  bool receive(Connection& connection);
 
   const Behaviour behaviour_;
-  const std::string answer_;
+  const std::string answer_, prompt_, then_;
   UniqueFd listener_;
   UniqueFd stop_;
   int port_ = 0;
   std::atomic<int> accepted_ = 0;
-  std::vector<UniqueFd> connections_;  // the thread's
+  mutable std::mutex mutex_;
+  std::vector<Connection> connections_;
   std::thread thread_;
 };
 
