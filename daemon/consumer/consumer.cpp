@@ -32,8 +32,9 @@ constexpr std::chrono::microseconds kBodyIsNear{1000};
 constexpr int kMostDoublings = 9;
 // So many deliveries in one turn are a stream; see nap().
 constexpr std::size_t kStreaming = 4;
-constexpr std::chrono::nanoseconds kLongestNap{200'000};
-constexpr std::chrono::nanoseconds kLongestNapForBodies{500'000};  // when they are large
+constexpr std::chrono::nanoseconds kLongestNap{500'000};
+// When workers, too, may have to wait for us: less than what they have been given ahead lasts.
+constexpr std::chrono::nanoseconds kLongestNapWithWaiting{200'000};
 
 // The ABI's outcomes; the consumer does not include the ABI.
 constexpr std::int32_t kAck = 1;
@@ -260,9 +261,7 @@ bool Consumer::nap() {
   target = std::min(target, nap_target_);
   if (target == 0) return false;
   const std::uint64_t mean = received_in_turn_ / std::max<std::size_t>(delivered_in_turn_, 1);
-  // With messages that wait for a worker it is not only the broker that may have to wait for us.
-  const bool longer = mean >= kSharedBody && waiting_.empty();
-  return session_->sleep(mean * target, longer ? kLongestNapForBodies : kLongestNap);
+  return session_->sleep(mean * target, waiting_.empty() ? kLongestNap : kLongestNapWithWaiting);
 }
 
 // ---- Deliveries
