@@ -7,6 +7,7 @@
 
 namespace lope::test {
 
+// Of 8 bytes at most.
 inline std::string number(std::uint64_t value, int bytes) {
   std::string text;
   for (int i = bytes - 1; i >= 0; --i) text += static_cast<char>(value >> (8 * i));

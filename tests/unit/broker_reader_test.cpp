@@ -203,7 +203,7 @@ TEST_CASE("a stream that breaks the protocol or ends is an error", "[unit][broke
           deliver(1, 1, 5) + frame(kBodyFrame, 1, "four") + frame(kBodyFrame, 1, "45"), false,
           "a body is longer than its header said"},
       Row{"a method without an id", frame(1, 1, "abc"), false, "a frame too short for its type"},
-      Row{"a header without its flags", frame(2, 1, number(60, 2) + number(0, 10)), false,
+      Row{"a header without its flags", frame(2, 1, number(60, 2) + std::string(10, '\0')), false,
           "a frame too short for its type"},
       Row{"a channel beyond those agreed on", frame(8, kChannelMax + 1, ""), false,
           "a frame of channel 2048, where at most 2047 were agreed on"},
