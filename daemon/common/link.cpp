@@ -30,6 +30,19 @@ struct DeliveryHead {
 };
 static_assert(sizeof(DeliveryHead) % 8 == 0);
 
+// Follows FrameHead in a publish frame; then the texts, the headers and the body.
+struct PublicationHead {
+  std::uint32_t flags;
+  std::uint32_t priority;
+  std::uint32_t expiration_ms;
+  std::uint32_t header_count;
+  std::uint64_t timestamp;
+  std::uint64_t due_unix_ms;
+  std::uint32_t headers_size;
+  std::uint32_t text_sizes[kTextProperties];
+  std::uint32_t body_size;
+};
+
 struct HeaderHead {
   std::uint64_t bits;
   std::uint32_t value_size;
@@ -159,6 +172,56 @@ Result<DeliveryView> decode_delivery(std::span<const char> frame) {
   return view;
 }
 
+void append_publication(const PublicationView& view, std::uint64_t sequence, ByteBuffer& buffer) {
+  PublicationHead head{};
+  head.flags = view.flags;
+  head.priority = view.priority;
+  head.expiration_ms = view.expiration_ms;
+  head.header_count = view.header_count;
+  head.timestamp = view.timestamp;
+  head.due_unix_ms = view.due_unix_ms;
+  head.headers_size = static_cast<std::uint32_t>(view.headers.size());
+  head.body_size = static_cast<std::uint32_t>(view.body.size());
+  std::size_t size = sizeof(FrameHead) + sizeof head + view.headers.size() + view.body.size();
+  for (std::size_t i = 0; i < kTextProperties; ++i) {
+    head.text_sizes[i] = static_cast<std::uint32_t>(view.text[i].size());
+    size += view.text[i].size();
+  }
+  const FrameHead frame{static_cast<std::uint32_t>(size), FrameType::publish, 0, sequence};
+  buffer.reserve(buffer.size() + size);
+  buffer.append({reinterpret_cast<const char*>(&frame), sizeof frame});
+  buffer.append({reinterpret_cast<const char*>(&head), sizeof head});
+  for (const std::string_view text : view.text) buffer.append(text);
+  buffer.append(view.headers);
+  buffer.append(view.body);
+}
+
+Result<PublicationView> decode_publication(std::string_view payload) {
+  const Error damaged{"link: damaged publish frame"};
+  PublicationHead head;
+  if (payload.size() < sizeof head) return damaged;
+  std::memcpy(&head, payload.data(), sizeof head);
+  payload.remove_prefix(sizeof head);
+  PublicationView view;
+  view.flags = head.flags;
+  view.priority = head.priority;
+  view.expiration_ms = head.expiration_ms;
+  view.header_count = head.header_count;
+  view.timestamp = head.timestamp;
+  view.due_unix_ms = head.due_unix_ms;
+  const auto take = [&payload](std::size_t size, std::string_view& into) {
+    if (size > payload.size()) return false;
+    into = payload.substr(0, size);
+    payload.remove_prefix(size);
+    return true;
+  };
+  for (std::size_t i = 0; i < kTextProperties; ++i) {
+    if (!take(head.text_sizes[i], view.text[i])) return damaged;
+  }
+  if (!take(head.headers_size, view.headers) || !take(head.body_size, view.body)) return damaged;
+  return view;
+}
+
 void HeaderWriter::add_scalar(std::string_view name, HeaderKind kind, std::uint64_t bits) {
   add(name, kind, bits, {});
 }
@@ -209,6 +272,8 @@ Result<FrameReader::Status> FrameReader::read(int fd) {
     const std::size_t left = buffer_.size() - consumed_;
     buffer_.assign_size(left);
     consumed_ = 0;
+    // The memory of a large publication is not kept for what follows.
+    if (left == 0 && buffer_.capacity() > kMaxWorkerFrame) buffer_.release();
   }
   const std::size_t size = buffer_.size();
   buffer_.reserve(size + kReadSize);
@@ -231,7 +296,9 @@ Result<std::optional<FrameReader::Frame>> FrameReader::next() {
   Frame frame;
   if (available < sizeof frame.head) return std::optional<Frame>();
   std::memcpy(&frame.head, buffer_.data() + consumed_, sizeof frame.head);
-  if (frame.head.size < sizeof frame.head || frame.head.size > kMaxWorkerFrame) {
+  const std::size_t limit =
+      frame.head.type == FrameType::publish ? kMaxPublicationFrame : kMaxWorkerFrame;
+  if (frame.head.size < sizeof frame.head || frame.head.size > limit) {
     return Error{"link: damaged stream: a frame of " + std::to_string(frame.head.size) + " bytes"};
   }
   if (available < frame.head.size) return std::optional<Frame>();

@@ -46,11 +46,14 @@ enum class FrameType : std::uint16_t {
   flush = 2,    // `sequence` is a FlushReason
   segment = 3,  // `sequence` is its id; payload: SegmentHead; its descriptor comes along
   forget = 4,   // `sequence` is the id of a segment that no delivery will name again
+  revoke = 5,   // held delivery `sequence` is not this worker's any more
   // worker to consumer
-  ready = 16,    // payload: name \0 version \0 path \0, and 1 for handle_batch(), 2 for flush()
-  failed = 17,   // payload: FailedHead, text
-  log = 18,      // payload: LogHead, text
-  explain = 19,  // about `sequence`; payload: text
+  ready = 16,       // payload: name \0 version \0 path \0, and 1 for handle_batch(), 2 for flush()
+  failed = 17,      // payload: FailedHead, text
+  log = 18,         // payload: LogHead, text
+  explain = 19,     // about `sequence`, before its outcome; payload: ExplainHead, text
+  publish = 20,     // for `sequence`, before its outcome; see append_publication()
+  keep_alive = 21,  // about held delivery `sequence`
 };
 
 // Why handlers are asked to flush; the numbers are those of the ABI (asserted in worker/host.cpp).
@@ -74,8 +77,14 @@ struct LogHead {
   std::uint32_t level;  // a LogLevel
 };
 
-// The largest frame a worker may send, and the largest body text of it.
+struct ExplainHead {
+  std::uint64_t retry_after_ms;  // kByPolicy: when the group's policy says
+};
+inline constexpr std::uint64_t kByPolicy = UINT64_MAX;
+
+// The largest frame a worker may send, and the largest that is a publication.
 inline constexpr std::size_t kMaxWorkerFrame = 1 << 20;
+inline constexpr std::size_t kMaxPublicationFrame = (512 << 20) + kMaxWorkerFrame;
 
 // The text properties of a message, in the order they travel.
 enum class TextProperty : std::uint8_t {
@@ -134,6 +143,35 @@ void set_sequence(ByteBuffer& frame, std::uint64_t sequence, std::uint16_t batch
 std::uint64_t segment_of(std::span<const char> frame);
 // `frame` is a whole frame of type delivery. The body of one that names a segment is left empty.
 Result<DeliveryView> decode_delivery(std::span<const char> frame);
+
+inline constexpr std::uint32_t kPublicationTransient = 1u << 0;
+inline constexpr std::uint32_t kPublicationMayBeUnroutable = 1u << 1;
+
+// What a handler publishes, as it travels; views into memory of whoever made it. Of the text
+// properties those that a publisher sets.
+struct PublicationView {
+  std::uint32_t flags = 0;          // kPublication…
+  std::uint32_t priority = 0;       // 0: none
+  std::uint32_t expiration_ms = 0;  // 0: none
+  std::uint64_t timestamp = 0;      // seconds since 1970
+  std::uint64_t due_unix_ms = 0;    // 0: at once
+  std::array<std::string_view, kTextProperties> text;
+  std::uint32_t header_count = 0;
+  std::string_view headers;  // made by HeaderWriter
+  std::string_view body;
+
+  std::string_view& operator[](TextProperty property) {
+    return text[static_cast<std::size_t>(property)];
+  }
+  std::string_view operator[](TextProperty property) const {
+    return text[static_cast<std::size_t>(property)];
+  }
+};
+
+// Appends a whole frame of type publish to `buffer`.
+void append_publication(const PublicationView& view, std::uint64_t sequence, ByteBuffer& buffer);
+// `payload` is that of a frame of type publish.
+Result<PublicationView> decode_publication(std::string_view payload);
 
 // What a header's value is; the numbers are those of the ABI (asserted in worker/host.cpp).
 enum class HeaderKind : std::uint8_t {

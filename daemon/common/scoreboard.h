@@ -38,8 +38,12 @@ inline constexpr std::uint32_t kExplained = 1u << 0;   // an explain frame about
 inline constexpr std::uint32_t kNotStarted = 1u << 1;  // taken back before its handler saw it
 inline constexpr std::uint32_t kHeld = 1u << 2;     // kept by its handler: its outcome is to come
 inline constexpr std::uint32_t kSettled = 1u << 3;  // the outcome of one that was kept
-inline constexpr std::uint32_t kFlushed = 1u
-                                          << 4;  // no delivery's: a thread has flushed at a drain
+inline constexpr std::uint32_t kFlushed =
+    1u << 4;  // no delivery's: a thread has flushed at a drain
+inline constexpr std::uint32_t kRevoked = 1u << 5;  // with kSettled: it was taken from its handler
+// From this bit on: how many publish frames about it are on the link. Only of an ack.
+inline constexpr int kPublicationsShift = 8;
+inline constexpr std::uint32_t kMaxPublications = (1u << (32 - kPublicationsShift)) - 1;
 
 struct OutcomeEntry {
   std::atomic<std::uint64_t> ticket;  // place in the sequence of all entries, plus 1; written last
@@ -67,6 +71,7 @@ struct WorkerBoard {
     std::atomic<std::uint64_t> sequence;  // of the delivery inside the handler; 0: none
     std::atomic<std::uint64_t> last;      // of a batch: its last; otherwise the same. Written first
     std::atomic<std::uint64_t> started_ns;  // of the running call, CLOCK_MONOTONIC; 0: none runs
+    std::atomic<std::uint64_t> alive_ns;  // of it: when it began, or keep_alive() was called last
 
     // Is that delivery inside the handler? Safe while the worker runs.
     bool holds(std::uint64_t delivery) const;
@@ -115,6 +120,12 @@ struct GroupBoard {
   std::atomic<std::uint64_t> acked;
   std::atomic<std::uint64_t> retried;
   std::atomic<std::uint64_t> rejected;
+  std::atomic<std::uint64_t> dead_lettered;  // to where the group says, or parked
+  std::atomic<std::uint64_t> published;      // for handlers, and confirmed
+  std::atomic<std::uint64_t> crashes;        // charged to a message
+  std::atomic<std::uint64_t> timeouts;
+  std::atomic<std::uint64_t> pauses;         // of the breaker
+  std::atomic<std::uint64_t> undeliverable;  // of the relay: given up
   std::atomic<std::uint64_t> handed_back;
   std::atomic<std::uint64_t> stale_outcomes;  // of an old connection or channel: dropped
   std::atomic<std::uint64_t> finished_in_drain;

@@ -41,6 +41,9 @@ struct BrokerSettings {
   std::vector<BrokerAddress> addresses = {BrokerAddress{}};
   std::chrono::seconds heartbeat{30};               // 0: none; otherwise at least 5 s
   std::chrono::milliseconds connect_timeout{5000};  // for one address, login included
+  // The broker's own settings, which it does not tell: what it would answer with a closed channel.
+  std::chrono::milliseconds consumer_timeout{1'800'000};  // 0: it has none
+  std::int64_t max_message_bytes = 128 * 1024 * 1024;
   friend bool operator==(const BrokerSettings&, const BrokerSettings&) = default;
 };
 
@@ -85,6 +88,52 @@ struct QueueSettings {
 
 inline constexpr int kMaxBatch = 3000;
 
+// When a message is handled again, and how often.
+struct RetrySettings {
+  int attempts = 5;                            // in all, 1 to 1000
+  std::chrono::milliseconds delay{10'000};     // before the second; 0: at once
+  double backoff = 2.0;                        // each delay is so many times the one before, 1 to 100
+  std::chrono::milliseconds max_delay{3'600'000};
+  double jitter = 0.1;  // so much of each delay is added at random, at most; 0 to 1
+  friend bool operator==(const RetrySettings&, const RetrySettings&) = default;
+};
+
+// Where a message goes that is not handled again.
+struct DeadLetterSettings {
+  enum class To {
+    automatic,  // the queue's own dead-letter exchange; <queue>.dead where none is seen
+    broker,     // the queue's own dead-letter exchange, which a policy may set
+    exchange,
+  };
+  To to = To::automatic;
+  // With To::exchange. Empty: the default exchange, and `routing_key` names a queue.
+  std::string exchange;
+  std::string routing_key;  // empty: the message's own
+  bool declare = false;     // the exchange or the queue is declared when it is missing
+  std::string exchange_type = "topic";
+  friend bool operator==(const DeadLetterSettings&, const DeadLetterSettings&) = default;
+};
+
+// A group whose messages fail slows down.
+struct BreakerSettings {
+  bool on = true;
+  double failures = 0.9;  // of the latest outcomes; above 0, at most 1
+  int outcomes = 20;      // how many are looked at, 1 to 10000
+  std::chrono::milliseconds pause{1000};  // the first; each that follows is twice as long
+  std::chrono::milliseconds max_pause{60'000};
+  friend bool operator==(const BreakerSettings&, const BreakerSettings&) = default;
+};
+
+// The delay ladder, shared by every daemon on the virtual host that names the same prefix.
+struct DelaySettings {
+  std::string prefix = "lope.delay";
+  bool relay = true;  // this daemon forwards what is due
+  // What cannot be delivered when it is due is tried again every `retry`, so long.
+  std::chrono::milliseconds retry{60'000};
+  std::chrono::milliseconds give_up{600'000};
+  friend bool operator==(const DelaySettings&, const DelaySettings&) = default;
+};
+
 struct GroupSettings {
   std::string name;
   std::string handler;              // as written; the file is <handlers_dir>/<handler>.so
@@ -100,6 +149,11 @@ struct GroupSettings {
   bool auto_ack = false;
   std::int64_t max_body_bytes = 128 * 1024 * 1024;
   std::chrono::milliseconds start_timeout{60000};  // a worker not ready by then is killed
+  std::chrono::milliseconds timeout{300'000};      // of one call of the handler; 0: none
+  RetrySettings retry;
+  int crashes = 3;  // workers that a message may take down, 1 to 100
+  DeadLetterSettings dead_letter;
+  BreakerSettings breaker;
   friend bool operator==(const GroupSettings&, const GroupSettings&) = default;
 };
 
@@ -119,6 +173,7 @@ struct Settings {
   std::chrono::milliseconds shutdown_timeout{30000};
   std::chrono::milliseconds ready_timeout{60000};
   LogSettings log;
+  DelaySettings delays;
   std::vector<GroupSettings> groups;    // in the order of the file; names unique
   std::vector<std::string> secret_env;  // variables that held a password: not handed on to workers
   friend bool operator==(const Settings&, const Settings&) = default;
@@ -126,10 +181,12 @@ struct Settings {
 
 // What one lope-consumer gets.
 struct ConsumerSettings {
+  bool relay = false;  // it has no handler: it forwards what left the delay ladder
   BrokerSettings broker;
   std::string handlers_dir;
   std::chrono::milliseconds shutdown_timeout{30000};
   LogSettings log;
+  DelaySettings delays;
   GroupSettings group;
 };
 
@@ -144,6 +201,7 @@ struct WorkerSettings {
   std::vector<std::pair<std::string, std::string>> options;
   bool batch = false;  // handle_batch() for every delivery
   std::chrono::milliseconds flush_interval{1000};
+  std::int64_t max_message_bytes = 128 * 1024 * 1024;  // of a publication
   LogLevel log_level = LogLevel::info;
 };
 

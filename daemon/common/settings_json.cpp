@@ -175,6 +175,8 @@ void members(Io& io, T& settings) {
     io("addresses", settings.addresses);
     io("heartbeat", settings.heartbeat);
     io("connect_timeout", settings.connect_timeout);
+    io("consumer_timeout", settings.consumer_timeout);
+    io("max_message_bytes", settings.max_message_bytes);
   } else if constexpr (Is<T, ExchangeSettings>) {
     io("name", settings.name);
     io("type", settings.type);
@@ -215,15 +217,45 @@ void members(Io& io, T& settings) {
     io("auto_ack", settings.auto_ack);
     io("max_body_bytes", settings.max_body_bytes);
     io("start_timeout", settings.start_timeout);
+    io("timeout", settings.timeout);
+    io("retry", settings.retry);
+    io("crashes", settings.crashes);
+    io("dead_letter", settings.dead_letter);
+    io("breaker", settings.breaker);
+  } else if constexpr (Is<T, RetrySettings>) {
+    io("attempts", settings.attempts);
+    io("delay", settings.delay);
+    io("backoff", settings.backoff);
+    io("max_delay", settings.max_delay);
+    io("jitter", settings.jitter);
+  } else if constexpr (Is<T, DeadLetterSettings>) {
+    io("to", settings.to);
+    io("exchange", settings.exchange);
+    io("routing_key", settings.routing_key);
+    io("declare", settings.declare);
+    io("exchange_type", settings.exchange_type);
+  } else if constexpr (Is<T, BreakerSettings>) {
+    io("on", settings.on);
+    io("failures", settings.failures);
+    io("outcomes", settings.outcomes);
+    io("pause", settings.pause);
+    io("max_pause", settings.max_pause);
+  } else if constexpr (Is<T, DelaySettings>) {
+    io("prefix", settings.prefix);
+    io("relay", settings.relay);
+    io("retry", settings.retry);
+    io("give_up", settings.give_up);
   } else if constexpr (Is<T, LogSettings>) {
     io("level", settings.level);
     io("format", settings.format);
     io("file", settings.file);
   } else if constexpr (Is<T, ConsumerSettings>) {
+    io("relay", settings.relay);
     io("broker", settings.broker);
     io("handlers_dir", settings.handlers_dir);
     io("shutdown_timeout", settings.shutdown_timeout);
     io("log", settings.log);
+    io("delays", settings.delays);
     io("group", settings.group);
   } else if constexpr (Is<T, WorkerSettings>) {
     io("group", settings.group);
@@ -235,6 +267,7 @@ void members(Io& io, T& settings) {
     io("options", settings.options);
     io("batch", settings.batch);
     io("flush_interval", settings.flush_interval);
+    io("max_message_bytes", settings.max_message_bytes);
     io("log_level", settings.log_level);
   } else if constexpr (Is<T, PluginDescription::Option>) {
     io("name", settings.name);

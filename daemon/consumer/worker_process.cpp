@@ -480,10 +480,13 @@ bool WorkerProcess::read_link_once() {
           explanations_[got.head.sequence] = std::string(got.payload);
         }
         break;
+      case FrameType::publish:
+      case FrameType::keep_alive: break;
       case FrameType::delivery:
       case FrameType::flush:
       case FrameType::segment:
-      case FrameType::forget: break;  // not from a worker
+      case FrameType::forget:
+      case FrameType::revoke: break;  // not from a worker
     }
   }
   return *status == FrameReader::Status::data;
