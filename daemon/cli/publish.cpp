@@ -255,6 +255,11 @@ class Publishing final : private consumer::ConnectionEvents {
     while (true) {
       const bool writable = publish_some();
       if (connection_ == nullptr || channel_closed_ || given_up_) return;
+      if (auto sent = connection_->write(); !sent) {
+        lost(sent.error());
+        return;
+      }
+      const bool unwritten = connection_->unwritten() > 0;
       const bool dry = pump();
       if (connection_ == nullptr || channel_closed_) return;
       // What is sent is waited for also after a failure: as many fates as possible become known.
@@ -277,7 +282,7 @@ class Publishing final : private consumer::ConnectionEvents {
       const bool to_send = may_send() && body_.has_value();
       if (to_send && due_ > now) wake = std::min(wake, due_);
       if (!dry || (to_send && writable && due_ <= now)) continue;
-      wait(wake, to_send && !writable, !stopping_ && !body_);
+      wait(wake, unwritten || (to_send && !writable), !stopping_ && !body_);
     }
   }
 
@@ -322,7 +327,9 @@ class Publishing final : private consumer::ConnectionEvents {
     publication.message_id = id;
     publication.timestamp = options_.timestamp.value_or(unix_ns() / 1'000'000'000);
     publication.body = body;
-    if (auto sent = connection_->publish(kChannel, publication); !sent) return lost(sent.error());
+    if (auto put = connection_->publish(kChannel, publication); !put) {
+      return fail(target_ + ": message " + std::to_string(number) + ": " + put.error());
+    }
     published_ = number;
     // Nothing was awaited of the broker while nothing was unconfirmed.
     if (unconfirmed_.empty()) last_life_ = now;
@@ -394,12 +401,13 @@ class Publishing final : private consumer::ConnectionEvents {
     fail(target_ + ": " + std::to_string(code) + " " + escape(text));
   }
 
-  void on_returned(ChannelNumber, int code, std::string_view text) override {
+  void on_returned(const consumer::ReturnedPublication& publication) override {
     ++returned_;
     if (options_.exchange.empty()) {
       fail("no queue '" + options_.routing_key + "' in vhost '" + vhost_ + "'");
     } else {
-      fail(target_ + ": no queue takes it (" + std::to_string(code) + " " + escape(text) + ")");
+      fail(target_ + ": no queue takes it (" + std::to_string(publication.code) + " " +
+           escape(publication.text) + ")");
     }
   }
 

@@ -118,7 +118,8 @@ struct GroupBoard {
   std::atomic<std::uint64_t> progress;  // grows with every turn of the loop
   std::atomic<std::uint64_t> delivered;
   std::atomic<std::uint64_t> acked;
-  std::atomic<std::uint64_t> retried;
+  std::atomic<std::uint64_t> retried;  // decided
+  std::atomic<std::uint64_t> copied;   // of them, published for another attempt
   std::atomic<std::uint64_t> rejected;
   std::atomic<std::uint64_t> dead_lettered;  // to where the group says, or parked
   std::atomic<std::uint64_t> published;      // for handlers, and confirmed

@@ -31,6 +31,10 @@ constexpr int kFrameMax = 131072;  // the broker's own limit; never less: a head
 constexpr timeval kRpcTimeout{10, 0};
 // A socket that poll calls writable has a third of its buffer free: room for so many small frames.
 constexpr int kSureWrites = 16;
+constexpr std::size_t kFrameOverhead = 8;   // type, channel, size, end
+constexpr std::size_t kMaxShortText = 255;  // AMQP's short strings
+// A larger buffer for output is given back once it is empty.
+constexpr std::size_t kKeptOutput = 1 << 20;
 
 amqp_bytes_t bytes(std::string_view text) { return {text.size(), const_cast<char*>(text.data())}; }
 
@@ -192,9 +196,14 @@ Result<UniqueFd> connect_to(const addrinfo& address, TimePoint deadline) {
 struct DescribeRequest {
   std::string operator()(const ChannelOpen&) const { return "open channel"; }
   std::string operator()(const ExchangeDeclare& r) const {
-    return "declare exchange '" + r.exchange.name + "'";
+    return (r.passive ? "look for exchange '" : "declare exchange '") + r.exchange.name + "'";
   }
-  std::string operator()(const QueueDeclare& r) const { return "declare queue '" + r.queue + "'"; }
+  std::string operator()(const ExchangeBind& r) const {
+    return "bind exchange '" + r.destination + "' to exchange '" + r.source + "'";
+  }
+  std::string operator()(const QueueDeclare& r) const {
+    return (r.passive ? "look for queue '" : "declare queue '") + r.queue + "'";
+  }
   std::string operator()(const QueueBind& r) const {
     return "bind queue '" + r.queue + "' to exchange '" + r.binding.exchange + "'";
   }
@@ -212,7 +221,8 @@ struct Connection::Impl final : BrokerReader::Sink {
   // Where each channel is between a content method and the last byte of its body.
   struct Assembly {
     bool header_is_next = false;
-    bool discard = false;  // a returned publication
+    int return_code = 0;  // of a returned publication; 0: a delivery
+    std::string return_text;
     std::uint64_t tag = 0;
     bool redelivered = false;
     std::string consumer_tag, exchange, routing_key;  // copied: the frame's memory is let go
@@ -238,7 +248,19 @@ struct Connection::Impl final : BrokerReader::Sink {
   Result<void> on_header(const amqp_frame_t& frame);
 
   Result<void> send_method(ChannelNumber channel, amqp_method_number_t id, void* method) {
-    return sent(amqp_send_method(state, channel, id, method));
+    if (unwritten() == 0) return sent(amqp_send_method(state, channel, id, method));
+    return append_method(channel, id, method);
+  }
+
+  // The output buffer: frames as they go over the wire. What is written from it never blocks, which
+  // the library's own writing may.
+  std::size_t unwritten() const { return output.size() - output_written; }
+  Result<void> append_method(ChannelNumber channel, amqp_method_number_t id, void* method);
+  void append_frame(char type, ChannelNumber channel, std::string_view payload);
+  Result<void> write();
+  std::size_t frame_max() const {
+    const int agreed = amqp_get_frame_max(state);
+    return static_cast<std::size_t>(agreed > 0 ? agreed : kFrameMax);
   }
 
   // A small frame, with this status.
@@ -254,6 +276,10 @@ struct Connection::Impl final : BrokerReader::Sink {
   std::chrono::milliseconds heartbeat{0};
   TimePoint next_heartbeat{};
   int sure_writes = 0;  // small frames that fit the socket's buffer without asking
+  ByteBuffer output;
+  std::size_t output_written = 0;
+  ByteBuffer payload;                       // scratch of append_…()
+  std::vector<amqp_table_entry_t> entries;  // scratch of publish()
   std::vector<Assembly> assemblies;
   ByteBuffer headers;
 };
@@ -351,6 +377,7 @@ int Connection::fd() const { return amqp_get_sockfd(impl_->state); }
 bool Connection::writable() { return impl_->can_write(); }
 
 bool Connection::Impl::can_write() {
+  if (unwritten() > 0 && (!write() || unwritten() > 0)) return false;
   if (sure_writes > 0) return true;
   pollfd poll_fd{amqp_get_sockfd(state), POLLOUT, 0};
   if (::poll(&poll_fd, 1, 0) != 1 || (poll_fd.revents & POLLOUT) == 0) return false;
@@ -423,7 +450,7 @@ Result<void> Connection::Impl::keep_alive(bool dry) {
   next_heartbeat = now + heartbeat / 2;
   amqp_frame_t frame{};
   frame.frame_type = AMQP_FRAME_HEARTBEAT;
-  return sent(amqp_send_frame(state, &frame));
+  return sent(amqp_send_frame(state, &frame));  // can_write(): nothing is in our buffer
 }
 
 Result<void> Connection::Impl::on_frame(const amqp_frame_t& frame) {
@@ -440,7 +467,7 @@ Result<void> Connection::Impl::on_method(ChannelNumber channel, const amqp_metho
       const auto* deliver = static_cast<amqp_basic_deliver_t*>(method.decoded);
       Assembly& it = assembly(channel);
       it.header_is_next = true;
-      it.discard = false;
+      it.return_code = 0;
       it.tag = deliver->delivery_tag;
       it.redelivered = deliver->redelivered != 0;
       it.consumer_tag = view(deliver->consumer_tag);
@@ -452,8 +479,10 @@ Result<void> Connection::Impl::on_method(ChannelNumber channel, const amqp_metho
       const auto* returned = static_cast<amqp_basic_return_t*>(method.decoded);
       Assembly& it = assembly(channel);
       it.header_is_next = true;
-      it.discard = true;
-      events->on_returned(channel, returned->reply_code, view(returned->reply_text));
+      it.return_code = returned->reply_code;
+      it.return_text = view(returned->reply_text);
+      it.exchange = view(returned->exchange);
+      it.routing_key = view(returned->routing_key);
       return {};
     }
     case AMQP_BASIC_ACK_METHOD: {
@@ -470,6 +499,7 @@ Result<void> Connection::Impl::on_method(ChannelNumber channel, const amqp_metho
     case AMQP_EXCHANGE_DECLARE_OK_METHOD:
       events->on_ok(channel, Reply::exchange_declare, {});
       return {};
+    case AMQP_EXCHANGE_BIND_OK_METHOD: events->on_ok(channel, Reply::exchange_bind, {}); return {};
     case AMQP_QUEUE_DECLARE_OK_METHOD: {
       const auto* declared = static_cast<amqp_queue_declare_ok_t*>(method.decoded);
       events->on_ok(channel, Reply::queue_declare, view(declared->queue));
@@ -500,7 +530,8 @@ Result<void> Connection::Impl::on_method(ChannelNumber channel, const amqp_metho
       const int code = close->reply_code;
       const std::string text(view(close->reply_text));
       assembly(channel) = Assembly{};
-      if (!can_write()) return Error{"the broker reads nothing"};
+      // Behind what is in our buffer, if there is something.
+      if (unwritten() == 0 && !can_write()) return Error{"the broker reads nothing"};
       amqp_channel_close_ok_t close_ok{};
       if (auto sent = send_method(channel, AMQP_CHANNEL_CLOSE_OK_METHOD, &close_ok); !sent) {
         return sent;
@@ -535,14 +566,19 @@ Result<void> Connection::Impl::on_header(const amqp_frame_t& frame) {
   Assembly& it = assembly(frame.channel);
   if (!std::exchange(it.header_is_next, false)) return {};  // of a channel that was closed
   it.body = {nullptr, frame.payload.properties.body_size};
-  if (it.discard) return {};
   const auto& properties =
       *static_cast<const amqp_basic_properties_t*>(frame.payload.properties.decoded);
   const auto text = [&properties](amqp_flags_t flag, const amqp_bytes_t& value) {
     return (properties._flags & flag) != 0 ? view(value) : std::string_view();
   };
+  if (it.return_code != 0) {
+    events->on_returned({frame.channel, it.return_code, it.return_text, it.exchange, it.routing_key,
+                         text(AMQP_BASIC_MESSAGE_ID_FLAG, properties.message_id)});
+    return {};
+  }
   IncomingDelivery delivery;
   delivery.channel = frame.channel;
+  delivery.properties = view(frame.payload.properties.raw);
   delivery.body_size = it.body.left;
   DeliveryView& out = delivery.view;
   out.delivery_tag = it.tag;
@@ -608,8 +644,16 @@ Result<void> Connection::send(ChannelNumber channel, const Request& request) {
       method.durable = r.exchange.durable;
       method.auto_delete = r.exchange.auto_delete;
       method.internal = r.exchange.internal;
+      method.passive = r.passive;
       method.arguments = arguments.table();
       return impl.send_method(channel, AMQP_EXCHANGE_DECLARE_METHOD, &method);
+    }
+    Result<void> operator()(const ExchangeBind& r) const {
+      amqp_exchange_bind_t method{};
+      method.destination = bytes(r.destination);
+      method.source = bytes(r.source);
+      method.routing_key = bytes(r.key);
+      return impl.send_method(channel, AMQP_EXCHANGE_BIND_METHOD, &method);
     }
     Result<void> operator()(const QueueDeclare& r) const {
       AmqpTable with_type = r.declaration.arguments;
@@ -624,6 +668,7 @@ Result<void> Connection::send(ChannelNumber channel, const Request& request) {
       method.durable = r.declaration.durable;
       method.exclusive = r.declaration.exclusive;
       method.auto_delete = r.declaration.auto_delete;
+      method.passive = r.passive;
       method.arguments = arguments.table();
       return impl.send_method(channel, AMQP_QUEUE_DECLARE_METHOD, &method);
     }
@@ -683,14 +728,213 @@ Result<void> Connection::send_close() {
   return impl_->send_method(0, AMQP_CONNECTION_CLOSE_METHOD, &method);
 }
 
+// ---- Publishing
+
+namespace {
+
+// Headers that tell of a message's way so far, as brokers write them. A broker that finds them on a
+// message which comes the same way again takes it for one that goes round in circles and drops it;
+// CC and BCC would deliver the copy to every queue that got the message.
+bool is_of_the_way(std::string_view name) {
+  return name == "x-death" || name.starts_with("x-first-death-") ||
+         name.starts_with("x-last-death-") || name == "x-delivery-count" ||
+         name == "x-stream-offset" || name == "CC" || name == "BCC";
+}
+
+amqp_field_value_t field_of(const HeaderView& header) {
+  amqp_field_value_t field;
+  std::memset(&field, 0, sizeof field);
+  switch (header.kind) {
+    case HeaderKind::int64:
+      field.kind = AMQP_FIELD_KIND_I64;
+      field.value.i64 = static_cast<std::int64_t>(header.bits);
+      break;
+    case HeaderKind::uint64:
+      // The broker knows no unsigned number of 64 bits.
+      field.kind = AMQP_FIELD_KIND_I64;
+      field.value.i64 = static_cast<std::int64_t>(header.bits);
+      break;
+    case HeaderKind::real:
+      field.kind = AMQP_FIELD_KIND_F64;
+      field.value.f64 = std::bit_cast<double>(header.bits);
+      break;
+    case HeaderKind::boolean:
+      field.kind = AMQP_FIELD_KIND_BOOLEAN;
+      field.value.boolean = header.bits != 0 ? 1 : 0;
+      break;
+    case HeaderKind::timestamp:
+      field.kind = AMQP_FIELD_KIND_TIMESTAMP;
+      field.value.u64 = header.bits;
+      break;
+    case HeaderKind::text:
+      field.kind = AMQP_FIELD_KIND_UTF8;
+      field.value.bytes = bytes(header.value);
+      break;
+    case HeaderKind::bytes:
+      field.kind = AMQP_FIELD_KIND_BYTES;
+      field.value.bytes = bytes(header.value);
+      break;
+    case HeaderKind::null:
+    case HeaderKind::other: field.kind = AMQP_FIELD_KIND_VOID; break;
+  }
+  return field;
+}
+
+std::optional<AmqpValue> value_of(const amqp_field_value_t& field) {
+  switch (field.kind) {
+    case AMQP_FIELD_KIND_BOOLEAN: return AmqpValue{field.value.boolean != 0};
+    case AMQP_FIELD_KIND_I8: return AmqpValue{std::int64_t{field.value.i8}};
+    case AMQP_FIELD_KIND_I16: return AmqpValue{std::int64_t{field.value.i16}};
+    case AMQP_FIELD_KIND_I32: return AmqpValue{std::int64_t{field.value.i32}};
+    case AMQP_FIELD_KIND_I64: return AmqpValue{field.value.i64};
+    case AMQP_FIELD_KIND_UTF8: return AmqpValue{std::string(view(field.value.bytes))};
+    case AMQP_FIELD_KIND_ARRAY: {
+      AmqpArray array;
+      for (int i = 0; i < field.value.array.num_entries; ++i) {
+        if (auto value = value_of(field.value.array.entries[i])) array.push_back(std::move(*value));
+      }
+      return AmqpValue{std::move(array)};
+    }
+    case AMQP_FIELD_KIND_TABLE: {
+      AmqpTable table;
+      for (int i = 0; i < field.value.table.num_entries; ++i) {
+        const amqp_table_entry_t& entry = field.value.table.entries[i];
+        if (auto value = value_of(entry.value)) {
+          table.emplace_back(std::string(view(entry.key)), std::move(*value));
+        }
+      }
+      return AmqpValue{std::move(table)};
+    }
+    default: return std::nullopt;
+  }
+}
+
+// Properties as they came over the wire, decoded; they live as long as it does.
+class DecodedProperties {
+ public:
+  explicit DecodedProperties(std::string_view encoded) {
+    init_amqp_pool(&pool_, 4096);
+    void* decoded = nullptr;
+    if (amqp_decode_properties(AMQP_BASIC_CLASS, &pool_, bytes(encoded), &decoded) ==
+        AMQP_STATUS_OK) {
+      properties_ = static_cast<const amqp_basic_properties_t*>(decoded);
+    }
+  }
+  DecodedProperties(const DecodedProperties&) = delete;
+  DecodedProperties& operator=(const DecodedProperties&) = delete;
+  ~DecodedProperties() { empty_amqp_pool(&pool_); }
+
+  const amqp_basic_properties_t* get() const { return properties_; }
+  amqp_table_t headers() const {
+    const bool any = properties_ != nullptr && (properties_->_flags & AMQP_BASIC_HEADERS_FLAG) != 0;
+    return any ? properties_->headers : amqp_empty_table;
+  }
+
+ private:
+  amqp_pool_t pool_;
+  const amqp_basic_properties_t* properties_ = nullptr;
+};
+
+void put_big_endian(char* to, std::uint64_t value, int size) {
+  for (int i = size - 1; i >= 0; --i) {
+    to[i] = static_cast<char>(value & 0xFF);
+    value >>= 8;
+  }
+}
+
+}  // namespace
+
+AmqpTable decode_headers(std::string_view properties, std::string_view prefix) {
+  AmqpTable headers;
+  if (properties.empty()) return headers;
+  const DecodedProperties decoded(properties);
+  const amqp_table_t table = decoded.headers();
+  for (int i = 0; i < table.num_entries; ++i) {
+    const std::string_view name = view(table.entries[i].key);
+    if (!name.starts_with(prefix)) continue;
+    if (auto value = value_of(table.entries[i].value)) {
+      headers.emplace_back(std::string(name), std::move(*value));
+    }
+  }
+  return headers;
+}
+
+std::size_t Connection::frame_max() const { return impl_->frame_max(); }
+
+std::string Connection::broker_version() const {
+  const amqp_table_t* properties = amqp_get_server_properties(impl_->state);
+  for (int i = 0; properties != nullptr && i < properties->num_entries; ++i) {
+    const amqp_table_entry_t& entry = properties->entries[i];
+    if (view(entry.key) == "version" && entry.value.kind == AMQP_FIELD_KIND_UTF8) {
+      return std::string(view(entry.value.value.bytes));
+    }
+  }
+  return {};
+}
+
+std::size_t Connection::unwritten() const { return impl_->unwritten(); }
+
+Result<void> Connection::write() { return impl_->write(); }
+
+Result<void> Connection::Impl::write() {
+  while (unwritten() > 0) {
+    const ssize_t n = ::send(amqp_get_sockfd(state), output.data() + output_written, unwritten(),
+                             MSG_NOSIGNAL | MSG_DONTWAIT);
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) return {};
+    if (n < 0) return Error{errno_text("send", errno)};
+    sure_writes = 0;
+    output_written += static_cast<std::size_t>(n);
+  }
+  output_written = 0;
+  if (output.capacity() > kKeptOutput) {
+    output.release();
+  } else {
+    output.clear();
+  }
+  return {};
+}
+
+void Connection::Impl::append_frame(char type, ChannelNumber channel, std::string_view content) {
+  char head[7];
+  head[0] = type;
+  put_big_endian(head + 1, channel, 2);
+  put_big_endian(head + 3, content.size(), 4);
+  output.append({head, sizeof head});
+  output.append(content);
+  constexpr char kEnd = static_cast<char>(AMQP_FRAME_END);
+  output.append({&kEnd, 1});
+}
+
+Result<void> Connection::Impl::append_method(ChannelNumber channel, amqp_method_number_t id,
+                                             void* method) {
+  const std::size_t room = frame_max() - kFrameOverhead;
+  payload.reserve(room);
+  put_big_endian(payload.data(), id, 4);
+  const int size = amqp_encode_method(id, method, {room - 4, payload.data() + 4});
+  if (size < 0) return Error{"send: " + status_text(size)};
+  append_frame(AMQP_FRAME_METHOD, channel, {payload.data(), static_cast<std::size_t>(size) + 4});
+  return {};
+}
+
+// The method is appended only when the rest is sure to follow.
 Result<void> Connection::publish(ChannelNumber channel, const Publication& publication) {
+  Impl& impl = *impl_;
   amqp_basic_properties_t properties{};
+  std::optional<DecodedProperties> original;
+  if (!publication.copied.empty()) {
+    original.emplace(publication.copied);
+    if (original->get() == nullptr) return Error{"its properties cannot be decoded"};
+    properties = *original->get();
+    properties._flags &= ~static_cast<amqp_flags_t>(
+        AMQP_BASIC_EXPIRATION_FLAG | AMQP_BASIC_USER_ID_FLAG | AMQP_BASIC_HEADERS_FLAG);
+  }
   const auto set = [&properties](amqp_flags_t flag, amqp_bytes_t& to, std::string_view text) {
     if (text.empty()) return;
     properties._flags |= flag;
     to = bytes(text);
   };
-  properties._flags = AMQP_BASIC_DELIVERY_MODE_FLAG;
+  properties._flags |= AMQP_BASIC_DELIVERY_MODE_FLAG;
   properties.delivery_mode =
       publication.persistent ? AMQP_DELIVERY_PERSISTENT : AMQP_DELIVERY_NONPERSISTENT;
   set(AMQP_BASIC_CONTENT_TYPE_FLAG, properties.content_type, publication.content_type);
@@ -710,16 +954,76 @@ Result<void> Connection::publish(ChannelNumber channel, const Publication& publi
     properties._flags |= AMQP_BASIC_TIMESTAMP_FLAG;
     properties.timestamp = publication.timestamp;
   }
-  const TableBuilder headers(publication.headers);
-  if (!publication.headers.empty()) {
-    properties._flags |= AMQP_BASIC_HEADERS_FLAG;
-    properties.headers = headers.table();
+  const TableBuilder own(publication.headers);
+  std::vector<amqp_table_entry_t>& entries = impl.entries;
+  entries.assign(own.table().entries, own.table().entries + own.table().num_entries);
+  std::string_view packed = publication.packed_headers;
+  while (const auto header = next_header(packed)) {
+    entries.push_back({bytes(header->name), field_of(*header)});
   }
-  impl_->sure_writes = 0;  // this one may be large
-  const int status = amqp_basic_publish(impl_->state, channel, bytes(publication.exchange),
-                                        bytes(publication.routing_key), publication.mandatory, 0,
-                                        &properties, bytes(publication.body));
-  if (status != AMQP_STATUS_OK) return Error{"publish: " + status_text(status)};
+  if (original) {
+    const std::size_t given = entries.size();
+    const amqp_table_t table = original->headers();
+    for (int i = 0; i < table.num_entries; ++i) {
+      const std::string_view name = view(table.entries[i].key);
+      const auto is_given = [&] {
+        return std::any_of(
+            entries.begin(), entries.begin() + static_cast<std::ptrdiff_t>(given),
+            [name](const amqp_table_entry_t& entry) { return view(entry.key) == name; });
+      };
+      const auto is_unwanted = [&] {
+        return std::find(publication.without.begin(), publication.without.end(), name) !=
+               publication.without.end();
+      };
+      if (!is_of_the_way(name) && !is_unwanted() && !is_given()) {
+        entries.push_back(table.entries[i]);
+      }
+    }
+  }
+  if (!entries.empty()) {
+    properties._flags |= AMQP_BASIC_HEADERS_FLAG;
+    properties.headers = {static_cast<int>(entries.size()), entries.data()};
+  }
+
+  const std::size_t room = impl.frame_max() - kFrameOverhead;
+  constexpr std::size_t kFixed = 12;  // class, weight, size of the body
+  impl.payload.reserve(room);
+  char* const header = impl.payload.data();
+  const int encoded =
+      amqp_encode_properties(AMQP_BASIC_CLASS, &properties, {room - kFixed, header + kFixed});
+  if (encoded < 0) {
+    return Error{"its headers and properties are larger than a frame, " +
+                 std::to_string(impl.frame_max()) + " bytes"};
+  }
+  put_big_endian(header, AMQP_BASIC_CLASS, 2);
+  put_big_endian(header + 2, 0, 2);
+  put_big_endian(header + 4, publication.body.size(), 8);
+  const std::size_t header_size = static_cast<std::size_t>(encoded) + kFixed;
+
+  if (publication.exchange.size() > kMaxShortText ||
+      publication.routing_key.size() > kMaxShortText) {
+    return Error{"the name of its exchange or its routing key is longer than 255 bytes"};
+  }
+  char method[4 + 2 + 2 * (1 + kMaxShortText) + 1];
+  char* to = method;
+  put_big_endian(to, AMQP_BASIC_PUBLISH_METHOD, 4);
+  put_big_endian(to + 4, 0, 2);
+  to += 6;
+  for (const std::string_view text : {publication.exchange, publication.routing_key}) {
+    *to++ = static_cast<char>(text.size());
+    to = std::copy(text.begin(), text.end(), to);
+  }
+  *to++ = publication.mandatory ? 1 : 0;
+
+  std::string_view body = publication.body;
+  impl.output.reserve(impl.output.size() + header_size + body.size() + sizeof method +
+                   (3 + body.size() / room) * kFrameOverhead);
+  impl.append_frame(AMQP_FRAME_METHOD, channel, {method, static_cast<std::size_t>(to - method)});
+  impl.append_frame(AMQP_FRAME_HEADER, channel, {header, header_size});
+  while (!body.empty()) {
+    impl.append_frame(AMQP_FRAME_BODY, channel, body.substr(0, room));
+    body.remove_prefix(std::min(body.size(), room));
+  }
   return {};
 }
 

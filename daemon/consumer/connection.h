@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
 #include <string_view>
 #include <variant>
@@ -23,10 +24,15 @@ namespace lope::consumer {
 struct ChannelOpen {};
 struct ExchangeDeclare {
   ExchangeSettings exchange;
+  bool passive = false;  // only: is it there?
+};
+struct ExchangeBind {
+  std::string destination, source, key;
 };
 struct QueueDeclare {
   std::string queue;
   DeclareSettings declaration;
+  bool passive = false;
 };
 struct QueueBind {
   std::string queue;
@@ -44,8 +50,8 @@ struct Cancel {
   std::string consumer_tag;
 };
 struct ConfirmSelect {};
-using Request = std::variant<ChannelOpen, ExchangeDeclare, QueueDeclare, QueueBind, Qos, Consume,
-                             Cancel, ConfirmSelect>;
+using Request = std::variant<ChannelOpen, ExchangeDeclare, ExchangeBind, QueueDeclare, QueueBind, Qos,
+                             Consume, Cancel, ConfirmSelect>;
 
 // "declare queue 'orders'", for logs.
 std::string describe(const Request& request);
@@ -53,6 +59,7 @@ std::string describe(const Request& request);
 enum class Reply {
   channel_open,
   exchange_declare,
+  exchange_bind,
   queue_declare,
   queue_bind,
   qos,
@@ -66,8 +73,16 @@ enum class Reply {
 struct IncomingDelivery {
   ChannelNumber channel = 0;
   DeliveryView view;  // all but queue and body; valid during the call
+  std::string_view properties;  // all of them, as they came; valid during the call
   std::uint64_t body_size = 0;
   bool from_stream = false;  // a stream's, by the offset in its headers
+};
+
+// A publication that no queue takes. Its confirm follows.
+struct ReturnedPublication {
+  ChannelNumber channel = 0;
+  int code = 0;
+  std::string_view text, exchange, routing_key, message_id;
 };
 
 // What the broker says. Called from pump().
@@ -84,8 +99,8 @@ class ConnectionEvents {
   virtual void on_cancelled(ChannelNumber channel, std::string_view consumer_tag) = 0;
   // The broker closed the channel; close-ok is on its way. All its tags are void.
   virtual void on_channel_closed(ChannelNumber channel, int code, std::string_view text) = 0;
-  // A publication came back; its confirm follows. Its content is dropped.
-  virtual void on_returned(ChannelNumber channel, int code, std::string_view text) = 0;
+  // Its body is dropped.
+  virtual void on_returned(const ReturnedPublication& publication) = 0;
   virtual void on_confirmed(ChannelNumber channel, std::uint64_t tag, bool multiple, bool ack) = 0;
   // A resource alarm: the broker reads nothing from a publishing connection until it is over.
   virtual void on_blocked(std::string_view reason) = 0;
@@ -102,8 +117,18 @@ struct Publication {
   int priority = -1;            // none
   std::uint64_t timestamp = 0;  // none
   AmqpTable headers;
+  std::string_view packed_headers;  // and these, made by HeaderWriter
+  // IncomingDelivery::properties of a message that this is a copy of: what is not given above is as
+  // it was there, but for what belonged to that delivery (expiration, user id, and the headers that
+  // brokers make of a message's way, which would be held against the copy).
+  std::string_view copied;
+  std::span<const std::string_view> without = {};  // names of headers that the copy does not get
   std::string_view body;
 };
+
+// The headers among these properties (of IncomingDelivery) whose names begin with `prefix`; values
+// of a kind that AmqpValue does not know are left out.
+AmqpTable decode_headers(std::string_view properties, std::string_view prefix);
 
 class Connection {
  public:
@@ -136,7 +161,7 @@ class Connection {
   void set_low_water(std::size_t bytes);
   std::uint64_t large_body_left();
 
-  // True when a small frame can be written without blocking.
+  // True when a small frame can be written without blocking, behind everything in the buffer.
   bool writable();
 
   // The following write one small frame. An error means the connection is gone.
@@ -147,8 +172,18 @@ class Connection {
   // Asks for the end of the connection; answered by on_ok(0, connection_close).
   Result<void> send_close();
 
-  // Writes method, header and body; blocks while the broker does not read.
+  // The largest frame, which has to hold all properties of a message.
+  std::size_t frame_max() const;
+  // "3.10.8"; empty when the broker does not say.
+  std::string broker_version() const;
+
+  // Puts method, header and body into the buffer for write(). An error names what cannot be sent;
+  // nothing of it is, and the connection is as good as before.
   Result<void> publish(ChannelNumber channel, const Publication& publication);
+  // Writes what the socket takes of the buffer. An error means the connection is gone.
+  Result<void> write();
+  // What is not written yet, in bytes.
+  std::size_t unwritten() const;
 
  private:
   struct Impl;

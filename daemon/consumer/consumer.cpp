@@ -6,14 +6,18 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <charconv>
 #include <csignal>
 
+#include "common/backoff.h"
 #include "common/exit_code.h"
 #include "common/log.h"
 #include "common/settings_json.h"
 #include "common/spawn.h"
 #include "common/text.h"
+#include "consumer/relay.h"
 #include "consumer/retry_policy.h"
+#include "consumer/travel.h"
 
 namespace lope::consumer {
 
@@ -36,6 +40,10 @@ constexpr std::chrono::nanoseconds kLongestNap{500'000};
 // When workers, too, may have to wait for us: less than what they have been given ahead lasts.
 constexpr std::chrono::nanoseconds kLongestNapWithWaiting{200'000};
 
+// Of what is published and not confirmed: with more, handlers get nothing to do.
+constexpr std::size_t kMostUnconfirmedBytes = 64 << 20;
+// What the broker would take back from us soon is handed back so long before.
+constexpr std::chrono::seconds kBeforeConsumerTimeout{30};
 // The ABI's outcomes; the consumer does not include the ABI.
 constexpr std::int32_t kAck = 1;
 constexpr std::int32_t kRetry = 2;
@@ -57,11 +65,43 @@ std::string message_id(const Delivery& delivery) {
   return view ? std::string((*view)[TextProperty::message_id]) : std::string();
 }
 
+std::uint64_t now_ms() { return unix_ns() / 1'000'000; }
+
+// What earlier attempts have left in the headers. The handler sees where the message was first
+// published to, wherever it has been since.
+void take_travel(DeliveryView& view, Delivery& delivery) {
+  delivery.attempt = 1;
+  delivery.crashes = 0;
+  delivery.expires_ms = 0;
+  delivery.first_seen_ms = view.received_unix_ns / 1'000'000;
+  if (const std::string_view text = view[TextProperty::expiration]; !text.empty()) {
+    // When it was published is not known: it counts from when it was seen first.
+    std::uint64_t lifetime_ms = 0;
+    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), lifetime_ms);
+    if (error == std::errc() && lifetime_ms > 0) {
+      delivery.expires_ms = delivery.first_seen_ms + lifetime_ms;
+    }
+  }
+  if (view.header_count == 0) return;
+  const Travel travel = travel_of(view.headers);
+  delivery.attempt = travel.attempt;
+  delivery.crashes = travel.crashes;
+  if (travel.first_seen_ms != 0) delivery.first_seen_ms = travel.first_seen_ms;
+  if (travel.expires_ms != 0) delivery.expires_ms = travel.expires_ms;
+  if (travel.has_origin) {
+    view[TextProperty::exchange] = travel.exchange;
+    view[TextProperty::routing_key] = travel.routing_key;
+  }
+  view.attempt = travel.attempt;
+  view.crashes = travel.crashes;
+}
+
 }  // namespace
 
 Consumer::Consumer(const ConsumerSettings& settings, GroupBoard& board)
     : settings_(settings),
       board_(board),
+      host_(host_name()),
       receiving_(settings.group.queues.size()),
       held_(settings.group.queues.size()) {}
 
@@ -70,27 +110,12 @@ Result<void> Consumer::set_up() {
   if (!loop) return Error{loop.error()};
   loop_ = std::move(*loop);
 
-  int next_signal = 0;
-  const auto on_signal = [&](int signal, std::function<void(int, int)> action) -> Result<void> {
-    auto source = loop_->watch_signal(signal, std::move(action));
-    if (!source) return Error{source.error()};
-    signal_sources_[next_signal++] = std::move(*source);
-    return {};
-  };
-  const auto drain = [this](int, int) { begin_drain(settings_.shutdown_timeout); };
-  for (const auto& [signal, action] :
-       std::initializer_list<std::pair<int, std::function<void(int, int)>>>{
-           {SIGTERM, drain},
-           {SIGINT, drain},
-           {SIGQUIT, [this](int, int) { stop_now(); }},
-           {SIGHUP, [](int, int) {}},
-           {SIGUSR1, [](int, int) {
-              if (auto reopened = reopen_log(); !reopened) {
-                log_error("cannot open the log file again", {{"reason", reopened.error()}});
-              }
-            }}}) {
-    if (auto set = on_signal(signal, action); !set) return set;
-  }
+  Orders::Events orders_events;
+  orders_events.on_drain = [this](std::chrono::milliseconds limit) { drain_within(limit); };
+  orders_events.on_stop = [this] { stop_now(); };
+  auto orders = Orders::create(*loop_, settings_.shutdown_timeout, std::move(orders_events));
+  if (!orders) return Error{orders.error()};
+  orders_ = std::move(*orders);
 
   const auto timer = [this](EventSource& into, std::function<void()> action) -> Result<void> {
     auto made = loop_->make_timer(std::move(action));
@@ -112,10 +137,7 @@ Result<void> Consumer::set_up() {
     return made;
   }
   if (auto made = timer(deadline_timer_, [this] { on_deadline(); }); !made) return made;
-
-  auto control = loop_->watch_fd(kLinkFd, EPOLLIN, [this](std::uint32_t) { read_control(); });
-  if (!control) return Error{control.error()};
-  control_source_ = std::move(*control);
+  if (auto made = timer(limit_timer_, [this] { check_time_limits(); }); !made) return made;
 
   Session::Events session_events;
   session_events.on_delivery = [this](std::uint16_t queue, std::uint64_t epoch,
@@ -125,18 +147,34 @@ Result<void> Consumer::set_up() {
   session_events.on_complete = [this](std::uint16_t queue) { on_complete(queue); };
   session_events.on_channel_lost = [this](std::uint16_t queue) { on_channel_lost(queue); };
   session_events.on_change = [] {};  // update_board() looks once a turn
-  auto session = Session::create(*loop_, settings_.broker,
-                                 "lope " + settings_.group.name + " @ " + host_name() + " [" +
-                                     std::to_string(::getpid()) + "]",
-                                 settings_.group, board_, std::move(session_events));
+  const std::string connection_name =
+      "lope " + settings_.group.name + " @ " + host_ + " [" + std::to_string(::getpid()) + "]";
+  auto session = Session::create(*loop_, settings_.broker, connection_name, settings_.group, board_,
+                                 std::move(session_events));
   if (!session) return Error{session.error()};
   session_ = std::move(*session);
+
+  Publisher::Events publisher_events;
+  publisher_events.on_fate = [this](std::unique_ptr<Outbound> outbound, Fate fate,
+                                    const std::string& reason) {
+    on_fate(std::move(outbound), fate, reason);
+  };
+  publisher_events.steps_for = [this](const std::string& need) {
+    const QueueSettings& first = settings_.group.queues.front();
+    return steps_for(need, settings_.delays, settings_.group.dead_letter,
+                     first.declare && first.declaration.type == "quorum");
+  };
+  auto publisher = Publisher::create(*loop_, settings_.broker, connection_name + " publishing",
+                                     settings_.group.name, std::move(publisher_events));
+  if (!publisher) return Error{publisher.error()};
+  publisher_ = std::move(*publisher);
 
   WorkerPool::Events pool_events;
   pool_events.on_outcome = [this](WorkerProcess::Outcome& outcome) { on_outcome(outcome); };
   pool_events.on_death = [this](WorkerProcess::Remains& remains, const std::string& how) {
     on_death(remains, how);
   };
+  pool_events.on_keep_alive = [](Delivery& delivery) { delivery.alive = Clock::now(); };
   pool_events.on_refused = [this](const std::string& reason) { refuse(reason); };
   auto pool = WorkerPool::create(*loop_, settings_, kWorkerProgramFd, table_, board_,
                                  std::move(pool_events));
@@ -162,7 +200,7 @@ int Consumer::run() {
     if (phase_ != Phase::done) wait(more);
   }
   board_.state.store(static_cast<std::uint32_t>(GroupState::ended), std::memory_order_relaxed);
-  report_change();
+  Orders::report_change();
   if (refused_) return kExitRefused;
   return killed_ ? kExitFailed : kExitOk;
 }
@@ -172,6 +210,7 @@ bool Consumer::turn() {
   delivered_in_turn_ = 0;
   completed_in_turn_ = 0;
   const std::uint64_t received = session_->received();
+  turn_began_ = Clock::now();
   pool_->announce_awake();
   pool_->collect();
   pool_->tend();
@@ -180,7 +219,8 @@ bool Consumer::turn() {
     session_started_ = true;
     session_->start();
   }
-  const bool more = session_->pump();
+  bool more = session_->pump();
+  more = publisher_->pump() || more;
   // A connection that was lost takes its count with it.
   received_in_turn_ = std::max(session_->received(), received) - received;
   hand_out();
@@ -189,11 +229,13 @@ bool Consumer::turn() {
   if (!waiting_.empty() || !suspects_.empty()) hand_out();
   ask_flush_when_full();
   hand_back_delayed_that_are_due();  // arms the timer too, also for what was collected just now
+  publisher_->flush();
   // What is finished is settled together with what is about to be, or what a body that is about to
   // be complete will bring.
   session_->flush(!more && (timed_out_ || !(pool_->outcome_is_near() || a_body_is_coming())));
   advance_drain();
   update_board();
+  arm_time_limits();
   if (table_.bodies().has_free() && !bodies_timer_.armed()) {
     bodies_timer_.arm(Clock::now() + kBodiesKept);
   }
@@ -266,6 +308,21 @@ bool Consumer::nap() {
 
 // ---- Deliveries
 
+// A message that is too large for its handler is a dead letter. Where the broker makes it one it need
+// not be read; otherwise somebody has to carry it. False: it is dropped unread.
+bool Consumer::keep_body(std::uint16_t queue, const IncomingDelivery& incoming) {
+  if (incoming.body_size <= static_cast<std::uint64_t>(settings_.group.max_body_bytes)) return true;
+  log_warn("message rejected", {{"group", settings_.group.name},
+                                {"queue", settings_.group.queues[queue].name},
+                                {"message_id", incoming.view[TextProperty::message_id]},
+                                {"reason", "its body is larger than max_body"},
+                                {"expected_at_most", settings_.group.max_body_bytes},
+                                {"found", incoming.body_size}});
+  if (!settings_.group.auto_ack && !dead_letters_by_broker(queue)) return true;
+  add(board_.rejected);
+  return false;
+}
+
 char* Consumer::on_delivery(std::uint16_t queue, std::uint64_t epoch,
                             const IncomingDelivery& incoming) {
   add(board_.delivered);
@@ -285,14 +342,7 @@ char* Consumer::on_delivery(std::uint16_t queue, std::uint64_t epoch,
     session_->finish(queue, tag, Verdict::hand_back);
     return nullptr;
   }
-  if (incoming.body_size > static_cast<std::uint64_t>(settings_.group.max_body_bytes)) {
-    log_warn("message rejected", {{"group", settings_.group.name},
-                                  {"queue", settings_.group.queues[queue].name},
-                                  {"message_id", incoming.view[TextProperty::message_id]},
-                                  {"reason", "its body is larger than max_body"},
-                                  {"expected_at_most", settings_.group.max_body_bytes},
-                                  {"found", incoming.body_size}});
-    add(board_.rejected);
+  if (!keep_body(queue, incoming)) {
     session_->finish(queue, tag, Verdict::reject);
     return nullptr;
   }
@@ -302,9 +352,14 @@ char* Consumer::on_delivery(std::uint16_t queue, std::uint64_t epoch,
   delivery.epoch = epoch;
   delivery.tag = tag;
   delivery.redelivered = (incoming.view.flags & kDeliveryRedelivered) != 0;
+  delivery.arrived = turn_began_;
+  delivery.properties.assign_size(incoming.properties.size());
+  std::copy(incoming.properties.begin(), incoming.properties.end(), delivery.properties.data());
   DeliveryView view = incoming.view;
+  take_travel(view, delivery);
   view[TextProperty::queue] = settings_.group.queues[queue].name;
   receiving_[queue] = &delivery;
+  delivery.body_size = incoming.body_size;
   if (incoming.body_size >= kSharedBody) delivery.body = table_.bodies().take(incoming.body_size);
   if (delivery.body == nullptr) return encode_delivery(view, incoming.body_size, delivery.frame);
   view.segment = delivery.body->id;
@@ -319,6 +374,16 @@ void Consumer::on_complete(std::uint16_t queue) {
     return;
   }
   ++completed_in_turn_;
+  if (delivery.expires_ms != 0 && delivery.expires_ms <= unix_ns() / 1'000'000) {
+    dead_letter(delivery, {dead_code::kExpired, "it came after its expiration",
+                           delivery.attempt - 1, delivery.crashes});
+    return;
+  }
+  if (delivery.body_size > static_cast<std::uint64_t>(settings_.group.max_body_bytes)) {
+    dead_letter(delivery, {dead_code::kTooLarge, "its body is larger than max_body",
+                           delivery.attempt - 1, delivery.crashes});
+    return;
+  }
   delivery.state = Delivery::State::waiting;
   if (settings_.group.batch_size > 1) delivery.since = Clock::now();
   waiting_.push_back(delivery.index);
@@ -344,16 +409,25 @@ void Consumer::on_channel_lost(std::uint16_t queue) {
     ++dropped;
   }
   std::size_t running = 0;
-  table_.for_each([&](const Delivery& delivery) {
+  std::size_t unconfirmed = 0;
+  table_.for_each([&](Delivery& delivery) {
+    if (delivery.queue == queue && delivery.state == Delivery::State::publishing) {
+      publisher_->forget(delivery.sequence);
+      --publishing_;
+      ++unconfirmed;
+      table_.free(delivery);
+      return;
+    }
     const bool at_worker =
         delivery.state == Delivery::State::at_worker || delivery.state == Delivery::State::held;
     if (delivery.queue == queue && at_worker) ++running;
   });
-  if (dropped + running > 0) {
+  if (dropped + running + unconfirmed > 0) {
     log_warn("deliveries go back to the broker", {{"group", settings_.group.name},
                                                   {"queue", settings_.group.queues[queue].name},
                                                   {"not_begun", dropped},
-                                                  {"running", running}});
+                                                  {"running", running},
+                                                  {"unconfirmed", unconfirmed}});
   }
 }
 
@@ -403,6 +477,8 @@ void Consumer::dispatch_batches() {
 // What is acked when it is handed over does not count in the broker's window, but has to be
 // bounded: a handler may keep it.
 bool Consumer::enough_at_workers() const {
+  // Handlers that publish faster than the broker confirms get nothing more to do meanwhile.
+  if (publisher_->pending_bytes() > kMostUnconfirmedBytes) return true;
   return settings_.group.auto_ack && pool_->in_flight() >= auto_ack_window_;
 }
 
@@ -491,6 +567,7 @@ void Consumer::on_outcome(WorkerProcess::Outcome& outcome) {
   }
   if (outcome.held) {
     ++held_[delivery.queue];
+    delivery.alive = turn_began_;
     return;
   }
   no_longer_held(delivery);
@@ -501,39 +578,52 @@ void Consumer::on_outcome(WorkerProcess::Outcome& outcome) {
   };
   switch (outcome.outcome) {
     case kAck:
-      retries_in_a_row_ = 0;
-      settle(delivery, Verdict::ack);
+      if (outcome.publications.empty() || delivery.settled) {
+        settle(delivery, Verdict::ack);
+      } else {
+        publish_for(delivery, std::move(outcome.publications));
+      }
       return;
     case kReject:
-      retries_in_a_row_ = 0;
-      log_warn("message rejected", {{"group", settings_.group.name},
-                                    {"queue", settings_.group.queues[delivery.queue].name},
-                                    {"handler", settings_.group.handler},
-                                    {"delivery_tag", delivery.tag},
-                                    {"message_id", message_id(delivery)},
-                                    {"reason", because("the handler rejected it")}});
-      settle(delivery, Verdict::reject);
+      dead_letter(delivery, {dead_code::kRejected, because("the handler rejected it"),
+                             delivery.attempt, delivery.crashes});
       return;
-    case kRetry: retry(delivery, because("the handler asked for it")); return;
-    case 0: retry(delivery, because("the handler gave no outcome")); return;
+    case kRetry:
+      retry(delivery, {because("the handler asked for it"), false, outcome.retry_after});
+      return;
+    case 0: retry(delivery, {because("the handler gave no outcome")}); return;
     default:
       retry(delivery,
-            because("the handler gave an unknown outcome, " + std::to_string(outcome.outcome)));
+            {because("the handler gave an unknown outcome, " + std::to_string(outcome.outcome))});
       return;
   }
 }
 
 void Consumer::on_death(WorkerProcess::Remains& remains, const std::string& how) {
-  const bool several = remains.running.size() > 1 && phase_ == Phase::running;
   std::sort(remains.running.begin(), remains.running.end(),
             [](const Delivery* a, const Delivery* b) { return a->sequence < b->sequence; });
+  const auto is_late = [](const Delivery* delivery) { return delivery->late; };
+  const bool ended_for_time = std::any_of(remains.running.begin(), remains.running.end(), is_late);
+  const auto guilty =
+      ended_for_time ? std::count_if(remains.running.begin(), remains.running.end(), is_late)
+                     : static_cast<std::ptrdiff_t>(remains.running.size());
   for (Delivery* delivery : remains.running) {
     no_longer_held(*delivery);
     if (drop_if_stale(*delivery)) continue;
-    if (several && !delivery->settled) {
+    const bool late = std::exchange(delivery->late, false);
+    if (phase_ != Phase::running && (killed_ || stopped_ || guilty > 1)) {
+      hand_back(*delivery);  // it was we who ended it, or nobody can be charged any more
+    } else if (ended_for_time && !late) {
+      remains.waiting.push_back(delivery);  // beside a late one
+    } else if (guilty > 1 && !delivery->settled) {
       suspect(*delivery, how);
+    } else if (late) {
+      add(board_.timeouts);
+      retry(*delivery, {"timeout: its handler took longer than " +
+                        std::to_string(settings_.group.timeout.count()) + " ms"});
     } else {
-      retry(*delivery, "its worker died: " + how);
+      add(board_.crashes);
+      retry(*delivery, {"its worker died: " + how, true});
     }
   }
   put_back(std::move(remains.waiting));
@@ -563,28 +653,262 @@ void Consumer::no_longer_held(Delivery& delivery) {
   flush_asked_ = false;
 }
 
-void Consumer::retry(Delivery& delivery, std::string_view reason) {
-  const auto delay = requeue_delay(retries_in_a_row_++);
-  log_warn(delivery.settled ? "message given up (auto_ack)" : "message retried",
+void Consumer::log_message(LogLevel level, std::string_view event, const Delivery& delivery,
+                           std::string_view reason) {
+  log_event(level, event,
+            {{"group", settings_.group.name},
+             {"queue", settings_.group.queues[delivery.queue].name},
+             {"handler", settings_.group.handler},
+             {"delivery_tag", delivery.tag},
+             {"message_id", message_id(delivery)},
+             {"attempt", delivery.attempt},
+             {"reason", reason}});
+}
+
+Attempt Consumer::attempt_of(const Delivery& delivery, std::string_view reason) const {
+  return {delivery.attempt, now_ms(), settings_.group.name + " on " + host_, std::string(reason)};
+}
+
+Author Consumer::author() const {
+  return {settings_.group.name, pool_->handler_name(), pool_->handler_version(), host_};
+}
+
+void Consumer::retry(Delivery& delivery, const Failure& failure) {
+  if (delivery.settled) {
+    log_message(LogLevel::warn, "message given up (auto_ack)", delivery, failure.reason);
+    table_.free(delivery);
+    return;
+  }
+  const std::uint32_t crashes = delivery.crashes + (failure.crashed ? 1 : 0);
+  const RetryDecision decision = decide_retry(
+      settings_.group.retry, settings_.group.crashes,
+      {delivery.attempt, crashes, failure.crashed, failure.asked}, random_fraction());
+  if (!decision.dead_code.empty()) {
+    dead_letter(delivery, {decision.dead_code, failure.reason, delivery.attempt, crashes});
+    return;
+  }
+  add(board_.retried);
+  log_warn("message retried", {{"group", settings_.group.name},
+                               {"queue", settings_.group.queues[delivery.queue].name},
+                               {"handler", settings_.group.handler},
+                               {"delivery_tag", delivery.tag},
+                               {"message_id", message_id(delivery)},
+                               {"attempt", delivery.attempt},
+                               {"crashes", crashes},
+                               {"reason", failure.reason},
+                               {"delay_ms", decision.delay.count()}});
+  publish_copy(delivery, retry_copy(settings_.delays, delivery,
+                                    settings_.group.queues[delivery.queue].name, decision.delay,
+                                    crashes, attempt_of(delivery, failure.reason)));
+}
+
+// Does the broker take a rejected message to somewhere, as far as we know?
+bool Consumer::dead_letters_by_broker(std::uint16_t queue) const {
+  switch (settings_.group.dead_letter.to) {
+    case DeadLetterSettings::To::broker: return true;
+    case DeadLetterSettings::To::exchange: return false;
+    case DeadLetterSettings::To::automatic: return session_->has_dead_letter_exchange(queue);
+  }
+  return false;
+}
+
+void Consumer::dead_letter(Delivery& delivery, const DeadLetter& letter) {
+  const bool by_broker = dead_letters_by_broker(delivery.queue);
+  const bool parking = settings_.group.dead_letter.to == DeadLetterSettings::To::automatic;
+  const std::string& queue = settings_.group.queues[delivery.queue].name;
+  log_warn(letter.code == dead_code::kRejected ? "message rejected" : "message given up",
            {{"group", settings_.group.name},
+            {"queue", queue},
             {"handler", settings_.group.handler},
-            {"queue", settings_.group.queues[delivery.queue].name},
             {"delivery_tag", delivery.tag},
             {"message_id", message_id(delivery)},
-            {"redelivered", delivery.redelivered ? "true" : "false"},
-            {"reason", reason},
-            {"delay_ms", delivery.settled ? 0 : delay.count()}});
-  add(board_.retried);
-  if (delivery.settled || phase_ != Phase::running) {
+            {"code", letter.code},
+            {"reason", letter.reason},
+            {"attempts", letter.attempts},
+            {"crashes", letter.crashes},
+            {"to", delivery.settled ? "nowhere: auto_ack"
+                   : by_broker      ? "the queue's dead-letter exchange"
+                   : parking        ? "queue " + parking_queue(queue)
+                                    : "dead_letter"}});
+  if (by_broker || delivery.settled) {
+    settle(delivery, Verdict::reject);
+    return;
+  }
+  publish_copy(delivery,
+               dead_letter_copy(settings_.group.dead_letter, parking, delivery, queue, letter,
+                                author(), attempt_of(delivery, letter.reason)));
+}
+
+// ---- Publishing
+
+// Its outcome is an ack, once all of these are confirmed.
+void Consumer::publish_for(Delivery& delivery, std::vector<std::string> publications) {
+  delivery.state = Delivery::State::publishing;
+  delivery.worker = -1;
+  ++publishing_;
+  const std::uint64_t cause = table_.new_sequence(delivery);
+  delivery.unconfirmed = static_cast<std::uint32_t>(publications.size());
+  for (std::string& each : publications) {
+    auto outbound = publication_for(settings_.delays, std::move(each));
+    if (!outbound) {
+      auto damaged = std::make_unique<Outbound>();
+      damaged->cause = cause;
+      on_fate(std::move(damaged), Fate::refused, outbound.error());
+      return;
+    }
+    (*outbound)->cause = cause;
+    publisher_->publish(std::move(*outbound));
+    if (table_.find(cause) == nullptr) return;  // one of them has failed at once
+  }
+}
+
+void Consumer::publish_copy(Delivery& delivery, std::unique_ptr<Outbound> copy) {
+  if (delivery.state != Delivery::State::publishing) ++publishing_;
+  delivery.state = Delivery::State::publishing;
+  delivery.worker = -1;
+  delivery.unconfirmed = 1;
+  copy->cause = table_.new_sequence(delivery);
+  publisher_->publish(std::move(copy));
+}
+
+void Consumer::on_fate(std::unique_ptr<Outbound> outbound, Fate fate, const std::string& reason) {
+  Delivery* const delivery = table_.find(outbound->cause);
+  if (delivery == nullptr || delivery->state != Delivery::State::publishing) return;
+  const auto kind = static_cast<CopyKind>(outbound->kind);
+  if (fate == Fate::confirmed) {
+    add(kind == CopyKind::publication ? board_.published
+        : kind == CopyKind::retry     ? board_.copied
+                                      : board_.dead_lettered);
+    if (--delivery->unconfirmed > 0) return;
+    --publishing_;
+    if (kind != CopyKind::publication) requeues_in_a_row_ = 0;
+    settle(*delivery, Verdict::ack);
+    return;
+  }
+  if (kind != CopyKind::publication) {
+    on_copy_failed(*delivery, std::move(outbound), fate, reason);
+    return;
+  }
+  // The others are published or not: the next attempt publishes them all again.
+  publisher_->forget(outbound->cause);
+  const Publication& publication = outbound->publication;
+  const std::string to = publication.exchange.empty()
+                             ? "queue '" + escape(publication.routing_key, 128) + "'"
+                             : "exchange '" + escape(publication.exchange, 128) + "', key '" +
+                                   escape(publication.routing_key, 128) + "'";
+  --publishing_;
+  delivery->state = Delivery::State::at_worker;  // as if its handler had just said so
+  retry(*delivery, {"what it published to " + to + " was " + to_string(fate) + ": " + reason});
+}
+
+// A copy of the message itself could not be published. It is still the broker's; nothing is lost.
+void Consumer::on_copy_failed(Delivery& delivery, std::unique_ptr<Outbound> copy, Fate fate,
+                              const std::string& reason) {
+  const auto kind = static_cast<CopyKind>(copy->kind);
+  const std::string why = std::string(to_string(fate)) + ": " + reason;
+  if (next_best(*copy, settings_.group.queues[delivery.queue].name)) {
+    log_message(LogLevel::warn, "its copy could not be published, trying another way", delivery, why);
+    publish_copy(delivery, std::move(copy));
+    return;
+  }
+  log_message(LogLevel::error,
+              kind == CopyKind::retry ? "cannot publish a message for another attempt"
+                                      : "cannot publish a dead letter",
+              delivery, why);
+  requeue_later(delivery, why);
+}
+
+// Back to its queue, after a while.
+void Consumer::requeue_later(Delivery& delivery, std::string_view reason) {
+  --publishing_;
+  delivery.worker = -1;
+  delivery.sequence = 0;
+  if (phase_ != Phase::running) {
     settle(delivery, Verdict::requeue);
     return;
   }
+  const auto delay = requeue_delay(requeues_in_a_row_++);
+  log_warn("message goes back to its queue", {{"group", settings_.group.name},
+                                              {"queue", settings_.group.queues[delivery.queue].name},
+                                              {"delivery_tag", delivery.tag},
+                                              {"message_id", message_id(delivery)},
+                                              {"reason", reason},
+                                              {"delay_ms", delay.count()}});
   delivery.state = Delivery::State::delayed;
-  delivery.worker = -1;
-  delivery.sequence = 0;
   delivery.due = Clock::now() + delay;
   table_.drop_message(delivery);
   delayed_.push_back(delivery.index);
+}
+
+// ---- Time limits
+
+void Consumer::arm_time_limits() {
+  if (limit_timer_.armed()) return;
+  TimePoint due = TimePoint::max();
+  if (settings_.group.timeout.count() > 0 && pool_->in_flight() > 0) {
+    due = turn_began_ + settings_.group.timeout;
+  }
+  if (settings_.broker.consumer_timeout.count() > 0 && table_.in_use() > 0) {
+    due = std::min(due, turn_began_ + settings_.broker.consumer_timeout / 8);
+  }
+  if (due != TimePoint::max()) limit_timer_.arm(due);
+}
+
+void Consumer::check_time_limits() {
+  pool_->collect();
+  const TimePoint now = Clock::now();
+  TimePoint next = TimePoint::max();
+  const auto limit = settings_.group.timeout;
+  if (limit.count() > 0) {
+    next = pool_->end_late(limit);
+    // A handler that keeps a message only loses it.
+    table_.for_each([&](Delivery& delivery) {
+      if (delivery.state != Delivery::State::held || delivery.late) return;
+      if (delivery.alive + limit > now) {
+        next = std::min(next, delivery.alive + limit);
+        return;
+      }
+      pool_->revoke(delivery);
+      no_longer_held(delivery);
+      if (drop_if_stale(delivery)) return;
+      add(board_.timeouts);
+      retry(delivery, {"timeout: its handler has kept it for longer than " +
+                       std::to_string(limit.count()) + " ms"});
+    });
+  }
+  const auto patience = settings_.broker.consumer_timeout;
+  if (patience.count() > 0) {
+    // Before the broker closes the channel over them. What runs has its own limit.
+    const auto before = std::min<std::chrono::milliseconds>(kBeforeConsumerTimeout, patience / 4);
+    const auto waits = patience - before - std::min(limit, patience / 2);
+    std::size_t handed_back = 0;
+    const auto overdue = [&](std::uint32_t index) {
+      Delivery& delivery = table_.at(index);
+      if (delivery.arrived + waits > now) return false;
+      ++handed_back;
+      settle(delivery, Verdict::hand_back);
+      return true;
+    };
+    std::erase_if(waiting_, overdue);
+    std::erase_if(suspects_, overdue);
+    table_.for_each([&](Delivery& delivery) {
+      if (delivery.state != Delivery::State::publishing || delivery.arrived + patience - before > now) {
+        return;
+      }
+      publisher_->forget(delivery.sequence);
+      --publishing_;
+      ++handed_back;
+      settle(delivery, Verdict::hand_back);
+    });
+    if (handed_back > 0) {
+      log_warn("messages handed back", {{"group", settings_.group.name},
+                                        {"messages", handed_back},
+                                        {"reason", "they have waited for nearly as long as the "
+                                                   "broker's consumer_timeout"}});
+    }
+    if (table_.in_use() > 0) next = std::min(next, now + patience / 8);
+  }
+  if (next != TimePoint::max()) limit_timer_.arm(next);
 }
 
 void Consumer::settle(Delivery& delivery, Verdict verdict) {
@@ -620,6 +944,15 @@ void Consumer::hand_back_delayed_that_are_due() {
 }
 
 // ---- Ending
+
+void Consumer::drain_within(std::chrono::milliseconds limit) {
+  begin_drain(limit);
+  // A nearer deadline counts, a farther one does not.
+  if (const auto sooner = Clock::now() + limit; sooner < deadline_ && !overtime_) {
+    deadline_ = sooner;
+    deadline_timer_.arm(deadline_);
+  }
+}
 
 void Consumer::begin_drain(std::chrono::milliseconds limit) {
   if (phase_ != Phase::running) return;
@@ -666,12 +999,16 @@ void Consumer::advance_drain() {
   session_->flush(true);
 
   if (phase_ == Phase::draining && session_->cancelled() && pool_->in_flight() == 0 &&
-      session_->flushed()) {
+      (publishing_ == 0 || overtime_) && session_->flushed()) {
     session_->close();
+    publisher_->close();
+    publisher_->flush();
     phase_ = Phase::closing;
     session_->flush(true);
   }
-  if (phase_ == Phase::closing && session_->closed()) phase_ = Phase::ending;
+  if (phase_ == Phase::closing && session_->closed() && publisher_->closed()) {
+    phase_ = Phase::ending;
+  }
   if (phase_ == Phase::ending && pool_->all_gone()) {
     log_ledger();
     phase_ = Phase::done;
@@ -684,6 +1021,7 @@ void Consumer::on_deadline() {
     log_error("ending without an orderly close", {{"group", settings_.group.name}});
     killed_ = true;
     session_->abandon();
+    publisher_->abandon();
     log_ledger();
     phase_ = Phase::done;
     return;
@@ -719,6 +1057,7 @@ void Consumer::stop_now() {
   }
   pool_->kill_all();
   session_->abandon();
+  publisher_->abandon();
   // Only to reap them, and to end what they leave behind.
   phase_ = Phase::ending;
   overtime_ = true;
@@ -742,30 +1081,6 @@ void Consumer::log_ledger() {
 
 // ---- The supervisor
 
-void Consumer::read_control() {
-  ControlMessage message{};
-  const ssize_t n = ::recv(kLinkFd, &message, sizeof message, MSG_DONTWAIT);
-  if (n < 0 && (errno == EAGAIN || errno == EINTR)) return;
-  if (n != sizeof message) {  // our supervisor is gone, and with it our reason to be
-    control_source_.stop();
-    stop_now();
-    return;
-  }
-  switch (message.type) {
-    case ControlType::drain:
-      begin_drain(std::chrono::milliseconds(message.value));
-      // A nearer deadline counts, a farther one does not.
-      if (const auto sooner = Clock::now() + std::chrono::milliseconds(message.value);
-          sooner < deadline_ && !overtime_) {
-        deadline_ = sooner;
-        deadline_timer_.arm(deadline_);
-      }
-      break;
-    case ControlType::stop: stop_now(); break;
-    case ControlType::changed: break;  // ours
-  }
-}
-
 void Consumer::update_board() {
   GroupState state = GroupState::starting;
   std::string trouble;
@@ -786,14 +1101,7 @@ void Consumer::update_board() {
   reported_ready_ = ready;
   board_.state.store(static_cast<std::uint32_t>(state), std::memory_order_relaxed);
   if (!refused_) set_last_error(board_, trouble);
-  report_change();
-}
-
-void Consumer::report_change() {
-  const ControlMessage message{ControlType::changed};
-  // Best effort: a supervisor that has not read the last one will look at the board all the same.
-  [[maybe_unused]] const ssize_t n =
-      ::send(kLinkFd, &message, sizeof message, MSG_DONTWAIT | MSG_NOSIGNAL);
+  Orders::report_change();
 }
 
 int run_consumer() {
@@ -817,9 +1125,15 @@ int run_consumer() {
     return kExitTemporary;
   }
   ::close(kSettingsFd);
-  if (auto opened = open_log(settings->log, "lope-consumer"); !opened) {
+  if (settings->relay) ::prctl(PR_SET_NAME, "lope-relay");
+  if (auto opened = open_log(settings->log, settings->relay ? "lope-relay" : "lope-consumer");
+      !opened) {
     ::dprintf(STDERR_FILENO, "lope-consumer: log: %s\n", opened.error().c_str());
     return kExitTemporary;
+  }
+  if (settings->relay) {
+    Relay relay(*settings, **board);
+    return relay.run();
   }
   Consumer consumer(*settings, **board);
   return consumer.run();

@@ -7,11 +7,13 @@
 #include <string>
 #include <vector>
 
-#include "common/control.h"
 #include "common/event_loop.h"
 #include "common/scoreboard.h"
 #include "common/settings.h"
+#include "consumer/copies.h"
 #include "consumer/delivery_table.h"
+#include "consumer/orders.h"
+#include "consumer/publisher.h"
 #include "consumer/session.h"
 #include "consumer/worker_pool.h"
 
@@ -50,11 +52,32 @@ class Consumer {
   // Back to the head of the line, in their order; those of a channel that is gone are the broker's
   // again, and dropped. Returns how many were.
   std::size_t put_back(std::vector<Delivery*> deliveries);
+  bool keep_body(std::uint16_t queue, const IncomingDelivery& incoming);
 
   // Outcomes
   void on_outcome(WorkerProcess::Outcome& outcome);
   void on_death(WorkerProcess::Remains& remains, const std::string& how);
-  void retry(Delivery& delivery, std::string_view reason);
+  // Why an attempt failed.
+  struct Failure {
+    std::string reason;
+    bool crashed = false;
+    std::optional<std::chrono::milliseconds> asked = {};  // the handler's word on the delay
+  };
+  void retry(Delivery& delivery, const Failure& failure);
+  void dead_letter(Delivery& delivery, const DeadLetter& letter);
+  void publish_for(Delivery& delivery, std::vector<std::string> publications);
+  void publish_copy(Delivery& delivery, std::unique_ptr<Outbound> copy);
+  void on_fate(std::unique_ptr<Outbound> outbound, Fate fate, const std::string& reason);
+  void on_copy_failed(Delivery& delivery, std::unique_ptr<Outbound> copy, Fate fate,
+                      const std::string& reason);
+  void requeue_later(Delivery& delivery, std::string_view reason);
+  void log_message(LogLevel level, std::string_view event, const Delivery& delivery,
+                   std::string_view reason);
+  Attempt attempt_of(const Delivery& delivery, std::string_view reason) const;
+  Author author() const;
+  bool dead_letters_by_broker(std::uint16_t queue) const;
+  void check_time_limits();
+  void arm_time_limits();
   void suspect(Delivery& delivery, std::string_view how);
   void hand_back(Delivery& delivery);
   void no_longer_held(Delivery& delivery);
@@ -64,6 +87,7 @@ class Consumer {
   void hand_back_delayed_that_are_due();
 
   // Ending
+  void drain_within(std::chrono::milliseconds limit);
   void begin_drain(std::chrono::milliseconds limit);
   void stop_now();
   void hand_back_waiting();
@@ -72,17 +96,17 @@ class Consumer {
   void refuse(const std::string& reason);
   void log_ledger();
 
-  // The supervisor
-  void read_control();
   void update_board();
-  void report_change();
 
   const ConsumerSettings& settings_;
   GroupBoard& board_;
   std::unique_ptr<EventLoop> loop_;
+  std::unique_ptr<Orders> orders_;
   DeliveryTable table_;
   std::unique_ptr<Session> session_;
   std::unique_ptr<WorkerPool> pool_;
+  std::unique_ptr<Publisher> publisher_;
+  const std::string host_;
   Phase phase_ = Phase::running;
   bool session_started_ = false;
   bool refused_ = false;
@@ -96,7 +120,9 @@ class Consumer {
   std::size_t auto_ack_window_ = 0;  // the most deliveries with workers
   std::size_t nap_target_ = 0;       // deliveries that a nap is to bring
   std::uint64_t received_in_turn_ = 0;
-  int retries_in_a_row_ = 0;
+  TimePoint turn_began_{};
+  int requeues_in_a_row_ = 0;   // of copies that could not be published
+  std::size_t publishing_ = 0;  // deliveries in that state
   std::vector<Delivery*> receiving_;    // by queue
   std::deque<std::uint32_t> waiting_;   // for a worker, oldest first
   std::deque<std::uint32_t> suspects_;  // to be run alone
@@ -110,12 +136,12 @@ class Consumer {
   std::string reported_trouble_;
   std::uint32_t reported_ready_ = 0;
 
-  EventSource signal_sources_[5];
-  EventSource control_source_;
   EventSource delay_timer_;
   EventSource batch_timer_;
   EventSource bodies_timer_;
   EventSource stuck_timer_;
+  EventSource limit_timer_;
+  TimePoint limits_due_ = TimePoint::max();
   EventSource deadline_timer_;
 };
 

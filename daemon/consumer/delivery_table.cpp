@@ -32,6 +32,8 @@ void DeliveryTable::free(Delivery& delivery) {
   delivery.worker = -1;
   delivery.batch = -1;
   delivery.alone = false;
+  delivery.late = false;
+  delivery.unconfirmed = 0;
   drop_message(delivery);
   free_.push_back(delivery.index);
 }
@@ -43,6 +45,7 @@ void DeliveryTable::drop_message(Delivery& delivery) {
   } else {
     delivery.frame.clear();
   }
+  delivery.properties.clear();
 }
 
 std::uint64_t DeliveryTable::new_sequence(Delivery& delivery) {

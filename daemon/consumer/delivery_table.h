@@ -21,7 +21,8 @@ struct Delivery {
     at_worker,
     held,     // at a worker whose handler keeps it
     suspect,  // one of several that a worker died with: waits to be run alone
-    delayed,  // to be handed back for another attempt when due
+    publishing,  // waits for the confirms of what was published for it, or of its own copy
+    delayed,     // to be handed back for another attempt when due
   };
 
   std::uint32_t index = 0;
@@ -35,9 +36,19 @@ struct Delivery {
   int batch = -1;              // WorkerProcess's: which of its batches it is in; -1: alone
   TimePoint since;             // while waiting for a batch to fill: since then
   TimePoint due;               // while delayed
+  TimePoint arrived;
+  TimePoint alive;  // while held: since then its timeout runs
   bool redelivered = false;
-  bool alone = false;  // a suspect: no other with it in its worker
+  bool alone = false;           // a suspect: no other with it in its worker
+  bool late = false;            // inside a call that was ended for its timeout
+  std::uint32_t attempt = 1;    // which one this is
+  std::uint32_t crashes = 0;    // workers that it has taken down before
+  std::uint32_t unconfirmed = 0;  // while publishing
+  std::uint64_t body_size = 0;
+  std::uint64_t first_seen_ms = 0;
+  std::uint64_t expires_ms = 0;  // 0: never
   ByteBuffer frame;
+  ByteBuffer properties;               // as they came; for a copy
   BodyStore::Segment* body = nullptr;  // where a large one is; otherwise it is in the frame
 };
 

@@ -28,6 +28,7 @@ Reply reply_to(const Request& request) {
   struct Visitor {
     Reply operator()(const ChannelOpen&) const { return Reply::channel_open; }
     Reply operator()(const ExchangeDeclare&) const { return Reply::exchange_declare; }
+    Reply operator()(const ExchangeBind&) const { return Reply::exchange_bind; }
     Reply operator()(const QueueDeclare&) const { return Reply::queue_declare; }
     Reply operator()(const QueueBind&) const { return Reply::queue_bind; }
     Reply operator()(const Qos&) const { return Reply::qos; }
@@ -50,13 +51,22 @@ Session::Session(EventLoop& loop, const GroupSettings& group, GroupBoard& board,
       events_(std::move(events)),
       group_(group.name),
       channels_(group.queues.size()) {
-  for (std::size_t i = 0; i < channels_.size(); ++i) channels_[i].settings = group.queues[i];
+  for (std::size_t i = 0; i < channels_.size(); ++i) {
+    channels_[i].settings = group.queues[i];
+    const AmqpTable& arguments = group.queues[i].declaration.arguments;
+    channels_[i].has_dead_letter_exchange =
+        group.queues[i].declare &&
+        std::any_of(arguments.begin(), arguments.end(), [](const AmqpEntry& argument) {
+          return argument.first == "x-dead-letter-exchange";
+        });
+  }
 }
 
 Result<std::unique_ptr<Session>> Session::create(EventLoop& loop, const BrokerSettings& broker,
                                                  const std::string& connection_name,
                                                  const GroupSettings& group, GroupBoard& board,
                                                  Events events) {
+  if (!events.steps) events.steps = subscription_steps;
   std::unique_ptr<Session> session(new Session(loop, group, board, std::move(events)));
   auto connector = Connector::create(broker, connection_name);
   if (!connector) return Error{connector.error()};
@@ -216,7 +226,7 @@ void Session::wake_for_body() {
 // ---- Subscriptions
 
 void Session::begin_subscription(Channel& channel) {
-  channel.steps = subscription_steps(channel.settings, channel.open);
+  channel.steps = events_.steps(channel.settings, channel.open);
   channel.step = 0;
   channel.step_sent = false;
   channel.state = Channel::State::setting_up;
@@ -544,7 +554,7 @@ void Session::on_timer() {
 }
 
 // A consuming connection publishes nothing.
-void Session::on_returned(ChannelNumber, int, std::string_view) {}
+void Session::on_returned(const ReturnedPublication&) {}
 void Session::on_confirmed(ChannelNumber, std::uint64_t, bool, bool) {}
 void Session::on_blocked(std::string_view) {}
 void Session::on_unblocked() {}

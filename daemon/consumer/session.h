@@ -26,6 +26,8 @@ class Session final : private ConnectionEvents {
     std::function<void(std::uint16_t queue)> on_complete;
     // The queue's channel is gone: its unsettled deliveries are the broker's again.
     std::function<void(std::uint16_t queue)> on_channel_lost;
+    // The requests that bring a queue to consuming; nothing: subscription_steps().
+    std::function<std::vector<Request>(const QueueSettings& queue, bool channel_open)> steps;
     // Something that the board or the supervisor should know of has changed.
     std::function<void()> on_change;
   };
@@ -54,6 +56,10 @@ class Session final : private ConnectionEvents {
     const std::size_t unsettled = channel.settlement.unfinished() + channel.settlement.pending();
     const auto prefetch = static_cast<std::size_t>(channel.settings.prefetch);
     return prefetch > unsettled ? prefetch - unsettled : 0;
+  }
+  // Does the queue dead-letter what is rejected? False when that is not known.
+  bool has_dead_letter_exchange(std::uint16_t queue) const {
+    return channels_[queue].has_dead_letter_exchange;
   }
   // Settles a delivery of the current epoch, at the next flush().
   void finish(std::uint16_t queue, std::uint64_t tag, Verdict verdict);
@@ -104,6 +110,7 @@ class Session final : private ConnectionEvents {
     int failures = 0;      // set-ups in a row that failed
     TimePoint retry_at{};  // while down: not before
     std::string trouble;   // why it is down, as logged
+    bool has_dead_letter_exchange = false;
   };
 
   struct OutgoingOp {
@@ -139,7 +146,7 @@ class Session final : private ConnectionEvents {
   void on_body(ChannelNumber number) override;
   void on_cancelled(ChannelNumber number, std::string_view consumer_tag) override;
   void on_channel_closed(ChannelNumber number, int code, std::string_view text) override;
-  void on_returned(ChannelNumber number, int code, std::string_view text) override;
+  void on_returned(const ReturnedPublication& publication) override;
   void on_confirmed(ChannelNumber number, std::uint64_t tag, bool multiple, bool ack) override;
   void on_blocked(std::string_view reason) override;
   void on_unblocked() override;

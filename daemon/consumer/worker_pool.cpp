@@ -21,6 +21,8 @@ constexpr std::uint64_t kStuckNs = 1'000'000;
 constexpr std::chrono::milliseconds kLinkGrace{200};
 // The same for one that says that it ends: destroy() may take a little.
 constexpr std::chrono::milliseconds kEndingGrace{5000};
+// From SIGABRT, which leaves a core and a backtrace, to SIGKILL.
+constexpr std::chrono::milliseconds kAbortGrace{1000};
 
 }  // namespace
 
@@ -81,6 +83,7 @@ void WorkerPool::start_worker(int index) {
   worker.options = settings_.group.options;
   worker.batch = settings_.group.batch_size > 1;
   worker.flush_interval = settings_.group.flush_interval;
+  worker.max_message_bytes = settings_.broker.max_message_bytes;
   worker.log_level = settings_.log.level;
 
   WorkerProcess::Start start;
@@ -99,6 +102,8 @@ void WorkerPool::start_worker(int index) {
     it.ready = true;
     ever_ready_ = true;
     has_batch_ = handler.has_batch;
+    handler_name_ = handler.name;
+    handler_version_ = handler.version;
     it.process->set_can_flush(handler.has_flush);
     set_ready_count();
     log_info("worker ready", {{"group", settings_.group.name},
@@ -116,6 +121,10 @@ void WorkerPool::start_worker(int index) {
   events.on_log = [this, index](LogLevel level, std::string_view text) {
     log_event(level, "handler says",
               {{"group", settings_.group.name}, {"worker", index}, {"text", text}});
+  };
+  events.on_keep_alive = [this, index](std::uint64_t sequence) {
+    Delivery* const delivery = table_.find(sequence);
+    if (delivery != nullptr && delivery->worker == index) events_.on_keep_alive(*delivery);
   };
   events.on_output = [this, index](bool is_stderr, std::string_view line) {
     log_event(is_stderr ? LogLevel::warn : LogLevel::info, "handler printed",
@@ -470,6 +479,49 @@ void WorkerPool::announce_awake() {
   for (Slot& slot : slots_) {
     if (slot.process != nullptr) slot.process->announce_awake();
   }
+}
+
+TimePoint WorkerPool::end_late(std::chrono::nanoseconds limit) {
+  const TimePoint now = Clock::now();
+  const std::uint64_t now_ns = monotonic_ns();
+  TimePoint next = TimePoint::max();
+  for (std::size_t i = 0; i < slots_.size(); ++i) {
+    Slot& slot = slots_[i];
+    if (slot.process == nullptr || slot.exited || !slot.link_trouble.empty()) continue;
+    if (slot.process->in_flight() > 0) next = std::min(next, now + limit);
+    const auto late =
+        slot.process->late(table_, now_ns, static_cast<std::uint64_t>(limit.count()));
+    if (late.next_ns != 0) {
+      next = std::min(next, now + std::chrono::nanoseconds(late.next_ns - now_ns));
+    }
+    if (!late.any) continue;
+    for (Delivery* delivery : late.deliveries) delivery->late = true;
+    if (late.flush) {
+      table_.for_each([i](Delivery& delivery) {
+        if (delivery.state == Delivery::State::held && delivery.worker == static_cast<int>(i)) {
+          delivery.late = true;
+        }
+      });
+    }
+    log_error("ending a worker",
+              {{"group", settings_.group.name},
+               {"worker", i},
+               {"worker_pid", slot.process->pid()},
+               {"reason", late.flush ? "flush() has lasted longer than timeout"
+                                     : "a handler call has lasted longer than timeout"},
+               {"limit_ms", std::chrono::duration_cast<std::chrono::milliseconds>(limit).count()}});
+    slot.link_trouble = "it did not end at SIGABRT";
+    slot.kill_at = now + kAbortGrace;
+    timer_.arm(slot.kill_at);
+    slot.process->kill(SIGABRT);
+  }
+  return next;
+}
+
+void WorkerPool::revoke(Delivery& held) {
+  WorkerProcess& process = *slots_[static_cast<std::size_t>(held.worker)].process;
+  process.revoke(held);
+  process.flush(table_);
 }
 
 void WorkerPool::set_stopping() {

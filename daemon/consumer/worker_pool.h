@@ -23,6 +23,8 @@ class WorkerPool {
     std::function<void(WorkerProcess::Outcome&)> on_outcome;
     // Its messages: what was inside a handler (with how the worker ended), and what was not.
     std::function<void(WorkerProcess::Remains&, const std::string& how)> on_death;
+    // A handler that keeps this delivery still works on it.
+    std::function<void(Delivery&)> on_keep_alive;
     // The handler cannot be used: no worker is started any more.
     std::function<void(const std::string& reason)> on_refused;
   };
@@ -79,6 +81,16 @@ class WorkerPool {
   bool announce_sleep();
   void announce_awake();
 
+  // ---- Time limits
+  // Ends the workers whose handler calls have lasted too long, with SIGABRT and a little later with
+  // SIGKILL; what is inside such a call is marked late. Returns when to look again.
+  TimePoint end_late(std::chrono::nanoseconds limit);
+  // Takes a held delivery from its handler.
+  void revoke(Delivery& held);
+  // What the workers said about their handler; empty before the first was ready.
+  const std::string& handler_name() const { return handler_name_; }
+  const std::string& handler_version() const { return handler_version_; }
+
   // ---- Ending
   // From now on the dead are not replaced, and handlers hear stopping().
   void set_stopping();
@@ -132,6 +144,7 @@ class WorkerPool {
   bool refused_ = false;
   bool has_batch_ = false;
   bool keep_fresh_ = false;
+  std::string handler_name_, handler_version_;
   std::size_t orphans_ = 0;  // killed by the last sweep, not yet reaped
   EventSource wake_source_;
   EventSource timer_;

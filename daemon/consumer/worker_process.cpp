@@ -21,6 +21,10 @@ namespace {
 
 constexpr std::size_t kFramesPerWrite = 256;
 constexpr int kReadsPerTurn = 4;  // of 64 KiB each
+constexpr std::uint64_t kLongestWish = 366ull * 24 * 3600 * 1000;  // of a delay, in ms
+// A worker's publications whose causes have no outcome yet. It sends them right before the outcome,
+// so there is one call's of each thread: a worker with more has been scribbled over.
+constexpr std::size_t kMostPublished = std::size_t{1} << 31;
 
 }  // namespace
 
@@ -250,14 +254,27 @@ bool WorkerProcess::next_outcome(DeliveryTable& table, Outcome& outcome, bool af
   OutcomeReader::Outcome entry;
   while (after_death ? reader_.next_after_death(*board_, entry) : reader_.next(*board_, entry)) {
     outcome.reason.clear();
+    outcome.retry_after.reset();
+    outcome.publications.clear();
     if ((entry.flags & kExplained) != 0) {
       // It was sent before the outcome was written.
       while (!explanations_.contains(entry.sequence) && read_link_once()) {
       }
       if (const auto found = explanations_.find(entry.sequence); found != explanations_.end()) {
-        outcome.reason = std::move(found->second);
+        outcome.reason = std::move(found->second.text);
+        outcome.retry_after = found->second.retry_after;
         explanations_.erase(found);
       }
+    }
+    bool complete = true;
+    if (const std::size_t count = entry.flags >> kPublicationsShift; count > 0) {
+      std::vector<std::string>& sent = publications_[entry.sequence];
+      while (sent.size() < count && read_link_once()) {
+      }
+      complete = sent.size() == count;
+      for (const std::string& each : sent) published_bytes_ -= each.size();
+      outcome.publications = std::move(sent);
+      publications_.erase(entry.sequence);
     }
     if ((entry.flags & kFlushed) != 0) {
       ++flushed_;
@@ -286,6 +303,10 @@ bool WorkerProcess::next_outcome(DeliveryTable& table, Outcome& outcome, bool af
     outcome.outcome = entry.outcome;
     outcome.not_started = (entry.flags & kNotStarted) != 0;
     outcome.duration_ns = entry.duration_ns;
+    if (!complete) {  // it wrote the outcome before them, or over it
+      outcome.outcome = 0;
+      outcome.reason = "its publications are not all there";
+    }
     return true;
   }
   return false;
@@ -374,6 +395,39 @@ std::vector<Delivery*> WorkerProcess::take_held(DeliveryTable& table) {
   outstanding_ -= taken.size();
   held_ = 0;
   return taken;
+}
+
+void WorkerProcess::revoke(Delivery& held) {
+  unsent_.push_back({FrameType::revoke, held.sequence});
+  held.sequence = 0;
+  held.worker = -1;
+  --outstanding_;
+  --held_;
+}
+
+WorkerProcess::Late WorkerProcess::late(DeliveryTable& table, std::uint64_t now_ns,
+                                        std::uint64_t limit_ns) const {
+  Late late;
+  for (std::size_t i = 0; i < threads_; ++i) {
+    const WorkerBoard::Slot& slot = board_->slots[i];
+    const std::uint64_t sequence = slot.sequence.load(std::memory_order_acquire);
+    const std::uint64_t started = slot.started_ns.load(std::memory_order_acquire);
+    if (started == 0) continue;
+    const std::uint64_t due = std::max(started, slot.alive_ns.load(std::memory_order_relaxed)) + limit_ns;
+    if (due > now_ns) {
+      late.next_ns = late.next_ns == 0 ? due : std::min(late.next_ns, due);
+      continue;
+    }
+    late.any = true;
+    late.flush = late.flush || sequence == 0;
+    table.for_each([&](Delivery& delivery) {
+      if (delivery.worker == slot_ && delivery.state == Delivery::State::at_worker &&
+          slot.holds(delivery.sequence)) {
+        late.deliveries.push_back(&delivery);
+      }
+    });
+  }
+  return late;
 }
 
 std::size_t WorkerProcess::flushing() const {
@@ -474,14 +528,31 @@ bool WorkerProcess::read_link_once() {
         events_.on_log(static_cast<LogLevel>(level), got.payload.substr(sizeof head));
         break;
       }
-      case FrameType::explain:
+      case FrameType::explain: {
+        ExplainHead head{};
+        if (got.payload.size() < sizeof head) break;
+        std::memcpy(&head, got.payload.data(), sizeof head);
         // Bounded: about deliveries that are with the worker, or not kept.
-        if (explanations_.size() < kOutcomeRingSize) {
-          explanations_[got.head.sequence] = std::string(got.payload);
+        if (explanations_.size() >= kOutcomeRingSize) break;
+        Explanation& explanation = explanations_[got.head.sequence];
+        explanation.text = got.payload.substr(sizeof head);
+        explanation.retry_after.reset();
+        if (head.retry_after_ms < kLongestWish) {
+          explanation.retry_after =
+              std::chrono::milliseconds(static_cast<std::int64_t>(head.retry_after_ms));
         }
         break;
+      }
       case FrameType::publish:
-      case FrameType::keep_alive: break;
+        published_bytes_ += got.payload.size();
+        if (published_bytes_ > kMostPublished) {
+          link_source_.stop();
+          events_.on_link_lost("it publishes without end");
+          return false;
+        }
+        publications_[got.head.sequence].emplace_back(got.payload);
+        break;
+      case FrameType::keep_alive: events_.on_keep_alive(got.head.sequence); break;
       case FrameType::delivery:
       case FrameType::flush:
       case FrameType::segment:

@@ -2,9 +2,11 @@
 // which deliveries are with it. Mechanism only; WorkerPool and Consumer decide.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <unordered_map>
@@ -34,6 +36,7 @@ class WorkerProcess {
     std::function<void(const HandlerIdentity&)> on_ready;
     std::function<void(bool refused, std::string_view reason)> on_failed;
     std::function<void(LogLevel, std::string_view text)> on_log;
+    std::function<void(std::uint64_t sequence)> on_keep_alive;  // of a held delivery
     std::function<void(bool is_stderr, std::string_view line)> on_output;
     // The link is at its end or damaged while the process lives.
     std::function<void(std::string_view reason)> on_link_lost;
@@ -78,6 +81,8 @@ class WorkerProcess {
     bool settled;               // it was held
     std::uint64_t duration_ns;  // a message, in the handler
     std::string reason;
+    std::optional<std::chrono::milliseconds> retry_after;  // the handler's wish
+    std::vector<std::string> publications;                 // payloads of publish frames; of an ack
   };
   bool next_outcome(DeliveryTable& table, Outcome& outcome, bool after_death = false);
   // Takes back what no handler has started. What is inside a handler, or only half on the link,
@@ -118,6 +123,20 @@ class WorkerProcess {
   bool last_flush_done() const { return last_flush_asked_ && flushed_ >= threads_; }
   // Then: what was still held is ours again.
   std::vector<Delivery*> take_held(DeliveryTable& table);
+  // Takes one from its handler, which hears of it when it settles it.
+  void revoke(Delivery& held);
+
+  // ---- Time limits
+  // What is inside calls that have lasted longer than `limit_ns` since they began, or since
+  // keep_alive(), all in monotonic ns. `flush`: one of the calls is of flush(). `next_ns`: when to
+  // look again for those that are not late yet; 0: none runs.
+  struct Late {
+    std::vector<Delivery*> deliveries;
+    bool any = false;
+    bool flush = false;
+    std::uint64_t next_ns = 0;
+  };
+  Late late(DeliveryTable& table, std::uint64_t now_ns, std::uint64_t limit_ns) const;
 
   // ---- Sleeping: the worker writes to the wake descriptor only while this is set.
   // Returns true when an outcome is already there: then do not sleep.
@@ -188,7 +207,13 @@ class WorkerProcess {
   std::size_t next_unsent_ = 0;                 // before it all are sent
   std::size_t sent_of_first_ = 0;               // bytes of the next one already written
   std::unordered_set<std::uint64_t> segments_;  // that it has been told of
-  std::unordered_map<std::uint64_t, std::string> explanations_;
+  struct Explanation {
+    std::optional<std::chrono::milliseconds> retry_after;
+    std::string text;
+  };
+  std::unordered_map<std::uint64_t, Explanation> explanations_;
+  std::unordered_map<std::uint64_t, std::vector<std::string>> publications_;
+  std::size_t published_bytes_ = 0;  // in publications_
 
   EventSource link_source_;
   EventSource pid_source_;

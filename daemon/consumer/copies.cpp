@@ -1,0 +1,302 @@
+#include "consumer/copies.h"
+
+#include <algorithm>
+#include <array>
+
+#include "common/clock.h"
+#include "consumer/delay_ladder.h"
+
+namespace lope::consumer {
+
+namespace {
+
+// What Outbound::need begins with; the rest is a name, or a level.
+constexpr std::string_view kExchangeThere = "exchange ";
+constexpr std::string_view kLadder = "ladder ";
+constexpr std::string_view kDeadLetters = "dead letters";
+constexpr std::string_view kParking = "parking ";
+constexpr std::string_view kQueueThere = "queue ";
+
+constexpr std::array kTripHeaders = {header::kToExchange, header::kToKey,     header::kTransient,
+                                     header::kUnroutable, header::kExpiration, header::kReason,
+                                     header::kDue};
+// All but kDue, which tells how late it is.
+constexpr std::array kArrivedHeaders = {header::kToExchange, header::kToKey,      header::kTransient,
+                                        header::kUnroutable, header::kExpiration, header::kReason};
+constexpr std::array kLiveHeaders = {
+    header::kToExchange, header::kToKey,   header::kTransient, header::kUnroutable,
+    header::kExpiration, header::kReason,  header::kDue,       header::kAttempt,
+    header::kCrashes,    header::kExpires, header::kFirstSeen};
+
+std::int64_t to_signed(std::uint64_t value) { return static_cast<std::int64_t>(value); }
+
+std::uint64_t now_ms() { return unix_ns() / 1'000'000; }
+
+// The body and the properties of a delivery, which may be settled before this is confirmed.
+std::unique_ptr<Outbound> copy_of(const Delivery& delivery, DeliveryView& view) {
+  auto outbound = std::make_unique<Outbound>();
+  if (auto decoded = decode_delivery(delivery.frame.bytes())) view = *decoded;
+  const std::string_view body = delivery.body != nullptr
+                                    ? std::string_view(delivery.body->data, view.segment_body_size)
+                                    : view.body;
+  const std::string_view properties(delivery.properties.data(), delivery.properties.size());
+  outbound->storage.reserve(properties.size() + body.size());
+  outbound->storage.append(properties).append(body);
+  outbound->publication.copied = std::string_view(outbound->storage).substr(0, properties.size());
+  outbound->publication.body = std::string_view(outbound->storage).substr(properties.size());
+  return outbound;
+}
+
+void send_to(Outbound& outbound, std::string exchange, std::string routing_key) {
+  outbound.exchange = std::move(exchange);
+  outbound.routing_key = std::move(routing_key);
+  outbound.publication.exchange = outbound.exchange;
+  outbound.publication.routing_key = outbound.routing_key;
+}
+
+void send_by_ladder(Outbound& outbound, const DelaySettings& delays,
+                    std::chrono::milliseconds delay, std::uint64_t due_ms, std::string_view exchange,
+                    std::string_view routing_key) {
+  AmqpTable& headers = outbound.publication.headers;
+  headers.emplace_back(std::string(header::kDue), AmqpValue{to_signed(due_ms)});
+  headers.emplace_back(std::string(header::kToExchange), AmqpValue{std::string(exchange)});
+  headers.emplace_back(std::string(header::kToKey), AmqpValue{std::string(routing_key)});
+  LadderEntry entry = ladder_entry(delays.prefix, delay);
+  outbound.need = kLadder;
+  outbound.need += std::to_string(entry.level);
+  send_to(outbound, std::move(entry.exchange), std::move(entry.routing_key));
+  outbound.publication.mandatory = true;
+  outbound.publication.persistent = true;
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Outbound>> publication_for(const DelaySettings& delays,
+                                                  std::string payload) {
+  auto outbound = std::make_unique<Outbound>();
+  outbound->kind = static_cast<int>(CopyKind::publication);
+  outbound->storage = std::move(payload);
+  const auto decoded = decode_publication(outbound->storage);
+  if (!decoded) return Error{decoded.error()};
+  const PublicationView& view = *decoded;
+  Publication& publication = outbound->publication;
+  publication.exchange = view[TextProperty::exchange];
+  publication.routing_key = view[TextProperty::routing_key];
+  publication.content_type = view[TextProperty::content_type];
+  publication.content_encoding = view[TextProperty::content_encoding];
+  publication.correlation_id = view[TextProperty::correlation_id];
+  publication.reply_to = view[TextProperty::reply_to];
+  publication.message_id = view[TextProperty::message_id];
+  publication.type = view[TextProperty::type];
+  publication.timestamp = view.timestamp;
+  publication.priority = view.priority == 0 ? -1 : static_cast<int>(view.priority);
+  publication.packed_headers = view.headers;
+  publication.body = view.body;
+  publication.persistent = (view.flags & kPublicationTransient) == 0;
+  publication.mandatory = (view.flags & kPublicationMayBeUnroutable) == 0;
+  const std::uint64_t now = now_ms();
+  if (view.due_unix_ms > now) {
+    AmqpTable& headers = publication.headers;
+    if (!publication.persistent) {
+      headers.emplace_back(std::string(header::kTransient), AmqpValue{true});
+    }
+    if (!publication.mandatory) {
+      headers.emplace_back(std::string(header::kUnroutable), AmqpValue{true});
+    }
+    if (view.expiration_ms > 0) {
+      headers.emplace_back(std::string(header::kExpiration), AmqpValue{to_signed(view.expiration_ms)});
+    }
+    const std::string exchange(publication.exchange);
+    const std::string routing_key(publication.routing_key);
+    send_by_ladder(*outbound, delays,
+                   std::chrono::milliseconds(to_signed(view.due_unix_ms - now)), view.due_unix_ms,
+                   exchange, routing_key);
+    return outbound;
+  }
+  if (view.expiration_ms > 0) {
+    outbound->expiration = std::to_string(view.expiration_ms);
+    publication.expiration = outbound->expiration;
+  }
+  if (!publication.exchange.empty()) {
+    outbound->need = kExchangeThere;
+    outbound->need += publication.exchange;
+  }
+  return outbound;
+}
+
+std::unique_ptr<Outbound> retry_copy(const DelaySettings& delays, const Delivery& delivery,
+                                     const std::string& queue, std::chrono::milliseconds delay,
+                                     std::uint32_t crashes, const Attempt& attempt) {
+  DeliveryView view;
+  auto outbound = copy_of(delivery, view);
+  outbound->kind = static_cast<int>(CopyKind::retry);
+  Publication& publication = outbound->publication;
+  AmqpTable& headers = publication.headers;
+  headers.emplace_back(std::string(header::kAttempt),
+                       AmqpValue{std::int64_t{delivery.attempt} + 1});
+  headers.emplace_back(std::string(header::kCrashes), AmqpValue{std::int64_t{crashes}});
+  headers.emplace_back(std::string(header::kFirstSeen), AmqpValue{to_signed(delivery.first_seen_ms)});
+  headers.emplace_back(std::string(header::kExchange),
+                       AmqpValue{std::string(view[TextProperty::exchange])});
+  headers.emplace_back(std::string(header::kRoutingKey),
+                       AmqpValue{std::string(view[TextProperty::routing_key])});
+  if (delivery.expires_ms != 0) {
+    headers.emplace_back(std::string(header::kExpires), AmqpValue{to_signed(delivery.expires_ms)});
+  }
+  headers.emplace_back(
+      std::string(header::kHistory),
+      AmqpValue{history(decode_headers(publication.copied, header::kHistory), attempt)});
+  publication.without = kTripHeaders;
+  if (delay.count() <= 0) {
+    send_to(*outbound, {}, queue);
+  } else {
+    const std::uint64_t due = now_ms() + static_cast<std::uint64_t>(delay.count());
+    send_by_ladder(*outbound, delays, delay, due, {}, queue);
+  }
+  return outbound;
+}
+
+std::unique_ptr<Outbound> dead_letter_copy(const DeadLetterSettings& settings, bool parking,
+                                           const Delivery& delivery, const std::string& queue,
+                                           const DeadLetter& letter, const Author& author,
+                                           const Attempt& attempt) {
+  DeliveryView view;
+  auto outbound = copy_of(delivery, view);
+  Publication& publication = outbound->publication;
+  AmqpTable& headers = publication.headers;
+  const auto add = [&headers](std::string_view name, AmqpValue value) {
+    headers.emplace_back(std::string(name), std::move(value));
+  };
+  add(header::kDeadReason, {letter.reason});
+  add(header::kDeadCode, {std::string(letter.code)});
+  add(header::kDeadTime, {to_signed(now_ms())});
+  add(header::kDeadQueue, {queue});
+  add(header::kDeadGroup, {author.group});
+  add(header::kDeadHandler, {author.handler});
+  add(header::kDeadVersion, {author.version});
+  add(header::kDeadHost, {author.host});
+  add(header::kDeadAttempts, {std::int64_t{letter.attempts}});
+  add(header::kDeadCrashes, {std::int64_t{letter.crashes}});
+  add(header::kExchange, {std::string(view[TextProperty::exchange])});
+  add(header::kRoutingKey, {std::string(view[TextProperty::routing_key])});
+  add(header::kHistory, {history(decode_headers(publication.copied, header::kHistory), attempt)});
+  publication.without = kLiveHeaders;
+  if (parking) {
+    outbound->kind = static_cast<int>(CopyKind::parking);
+    outbound->need = kParking;
+    outbound->need += parking_queue(queue);
+    send_to(*outbound, {}, parking_queue(queue));
+    return outbound;
+  }
+  outbound->kind = static_cast<int>(CopyKind::dead_letter);
+  outbound->need = kDeadLetters;
+  send_to(*outbound, settings.exchange,
+          settings.routing_key.empty() ? std::string(view[TextProperty::routing_key])
+                                       : settings.routing_key);
+  return outbound;
+}
+
+bool next_best(Outbound& copy, const std::string& queue) {
+  AmqpTable& headers = copy.publication.headers;
+  const auto found = std::find_if(headers.begin(), headers.end(), [](const AmqpEntry& entry) {
+    return entry.first == header::kHistory && !std::get<AmqpArray>(entry.second.value).empty();
+  });
+  constexpr std::size_t kLarge = 64 * 1024;  // with the rest, it may not fit a frame
+  if (found != headers.end() && copy.publication.copied.size() > kLarge) {
+    found->second = {AmqpArray{}};
+    return true;
+  }
+  if (static_cast<CopyKind>(copy.kind) == CopyKind::dead_letter) {
+    copy.kind = static_cast<int>(CopyKind::parking);
+    copy.need = kParking;
+    copy.need += parking_queue(queue);
+    send_to(copy, {}, parking_queue(queue));
+    return true;
+  }
+  if (static_cast<CopyKind>(copy.kind) == CopyKind::parking && copy.need.starts_with(kParking)) {
+    copy.need = kQueueThere;
+    copy.need += parking_queue(queue);
+    return true;
+  }
+  return false;
+}
+
+std::unique_ptr<Outbound> due_copy(const Delivery& delivery, std::uint64_t left_ms) {
+  DeliveryView view;
+  auto outbound = copy_of(delivery, view);
+  outbound->kind = static_cast<int>(CopyKind::due);
+  const Travel travel = travel_of(view.headers);
+  Publication& publication = outbound->publication;
+  publication.without = kArrivedHeaders;
+  publication.persistent = !travel.transient;
+  publication.mandatory = !travel.may_be_unroutable;
+  if (left_ms > 0) {
+    outbound->expiration = std::to_string(left_ms);
+    publication.expiration = outbound->expiration;
+  }
+  if (!travel.to_exchange.empty()) {
+    outbound->need = kExchangeThere;
+    outbound->need += travel.to_exchange;
+  }
+  send_to(*outbound, std::string(travel.to_exchange), std::string(travel.to_key));
+  return outbound;
+}
+
+std::unique_ptr<Outbound> again_copy(const DelaySettings& delays, const Delivery& delivery,
+                                     const std::string& reason) {
+  DeliveryView view;
+  auto outbound = copy_of(delivery, view);
+  outbound->kind = static_cast<int>(CopyKind::again);
+  const Travel travel = travel_of(view.headers);
+  outbound->publication.headers.emplace_back(std::string(header::kReason), AmqpValue{reason});
+  send_by_ladder(*outbound, delays, delays.retry, travel.due_ms, travel.to_exchange, travel.to_key);
+  return outbound;
+}
+
+std::unique_ptr<Outbound> undeliverable_copy(const DelaySettings& delays, const Delivery& delivery,
+                                             const std::string& reason) {
+  DeliveryView view;
+  auto outbound = copy_of(delivery, view);
+  outbound->kind = static_cast<int>(CopyKind::undeliverable);
+  outbound->publication.headers.emplace_back(std::string(header::kReason), AmqpValue{reason});
+  send_to(*outbound, {}, undeliverable_name(delays.prefix));
+  return outbound;
+}
+
+std::string parking_queue(const std::string& queue) {
+  constexpr std::size_t kMaxName = 255;
+  const std::string suffix = ".dead";
+  return queue.substr(0, kMaxName - suffix.size()) + suffix;
+}
+
+std::vector<Request> steps_for(const std::string& need, const DelaySettings& delays,
+                               const DeadLetterSettings& dead_letter, bool quorum_parking) {
+  const auto behind = [&need](std::string_view word) { return need.substr(word.size()); };
+  const auto look_for_exchange = [](std::string name) {
+    ExchangeDeclare look;
+    look.exchange.name = std::move(name);
+    look.passive = true;
+    return look;
+  };
+  if (need.starts_with(kExchangeThere)) return {look_for_exchange(behind(kExchangeThere))};
+  if (need.starts_with(kLadder)) return ladder_steps(delays.prefix, std::stoi(behind(kLadder)));
+  if (need.starts_with(kParking)) {
+    DeclareSettings queue;
+    if (quorum_parking) queue.type = "quorum";
+    return {QueueDeclare{behind(kParking), queue}};
+  }
+  if (need.starts_with(kQueueThere)) return {QueueDeclare{behind(kQueueThere), {}, true}};
+  if (need == kDeadLetters) {
+    if (!dead_letter.exchange.empty()) {
+      if (!dead_letter.declare) return {look_for_exchange(dead_letter.exchange)};
+      ExchangeDeclare declare;
+      declare.exchange.name = dead_letter.exchange;
+      declare.exchange.type = dead_letter.exchange_type;
+      return {declare};
+    }
+    if (dead_letter.declare) return {QueueDeclare{dead_letter.routing_key, {}}};
+  }
+  return {};
+}
+
+}  // namespace lope::consumer

@@ -1,0 +1,69 @@
+// What a consumer publishes: for its handlers, and copies of messages that go round again or are
+// given up. Pure: settings and a delivery in, something for the Publisher out.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "common/settings.h"
+#include "consumer/delivery_table.h"
+#include "consumer/publisher.h"
+#include "consumer/travel.h"
+
+namespace lope::consumer {
+
+// Outbound::kind.
+enum class CopyKind : int { publication, retry, dead_letter, parking, due, again, undeliverable };
+
+// Whose work it is, as dead letters and histories name it.
+struct Author {
+  std::string group, handler, version, host;
+};
+
+// `payload`: of a publish frame of a worker.
+Result<std::unique_ptr<Outbound>> publication_for(const DelaySettings& delays,
+                                                  std::string payload);
+
+// The message for another attempt, after `delay`, straight to its queue when that is 0.
+std::unique_ptr<Outbound> retry_copy(const DelaySettings& delays, const Delivery& delivery,
+                                     const std::string& queue, std::chrono::milliseconds delay,
+                                     std::uint32_t crashes, const Attempt& attempt);
+
+struct DeadLetter {
+  std::string_view code;  // one of dead_code::
+  std::string reason;
+  std::uint32_t attempts = 0;  // made
+  std::uint32_t crashes = 0;
+};
+// To where the group's settings say; with `parking` to <queue>.dead.
+std::unique_ptr<Outbound> dead_letter_copy(const DeadLetterSettings& settings, bool parking,
+                                           const Delivery& delivery, const std::string& queue,
+                                           const DeadLetter& letter, const Author& author,
+                                           const Attempt& attempt);
+
+// A copy that could not be published is to go another way: without its history, which may have
+// become too large for a frame; a dead letter to <queue>.dead; there, without declaring the queue.
+// False: there is no other way.
+bool next_best(Outbound& copy, const std::string& queue);
+
+// ---- What left the delay ladder
+// To where it is to go. `left_ms`: its expiration there; 0: none.
+std::unique_ptr<Outbound> due_copy(const Delivery& delivery, std::uint64_t left_ms);
+// Into the ladder once more.
+std::unique_ptr<Outbound> again_copy(const DelaySettings& delays, const Delivery& delivery,
+                                     const std::string& reason);
+// To the queue for what cannot be delivered.
+std::unique_ptr<Outbound> undeliverable_copy(const DelaySettings& delays, const Delivery& delivery,
+                                             const std::string& reason);
+
+std::string parking_queue(const std::string& queue);
+
+// The requests after which what Outbound::need names is there.
+std::vector<Request> steps_for(const std::string& need, const DelaySettings& delays,
+                               const DeadLetterSettings& dead_letter, bool quorum_parking);
+
+}  // namespace lope::consumer

@@ -1,0 +1,66 @@
+#include "consumer/orders.h"
+
+#include <sys/epoll.h>
+#include <sys/socket.h>
+
+#include <cerrno>
+#include <csignal>
+#include <iterator>
+#include <utility>
+
+#include "common/control.h"
+#include "common/log.h"
+#include "common/spawn.h"
+
+namespace lope::consumer {
+
+Result<std::unique_ptr<Orders>> Orders::create(EventLoop& loop, std::chrono::milliseconds limit,
+                                               Events events) {
+  std::unique_ptr<Orders> orders(new Orders(std::move(events)));
+  Orders* const self = orders.get();
+  const auto drain = [self, limit](int, int) { self->events_.on_drain(limit); };
+  const std::pair<int, std::function<void(int, int)>> signals[] = {
+      {SIGTERM, drain},
+      {SIGINT, drain},
+      {SIGQUIT, [self](int, int) { self->events_.on_stop(); }},
+      {SIGHUP, [](int, int) {}},
+      {SIGUSR1, [](int, int) {
+         if (auto reopened = reopen_log(); !reopened) {
+           log_error("cannot open the log file again", {{"reason", reopened.error()}});
+         }
+       }}};
+  for (std::size_t i = 0; i < std::size(signals); ++i) {
+    auto source = loop.watch_signal(signals[i].first, signals[i].second);
+    if (!source) return Error{source.error()};
+    orders->signal_sources_[i] = std::move(*source);
+  }
+  auto control = loop.watch_fd(kLinkFd, EPOLLIN, [self](std::uint32_t) { self->read_control(); });
+  if (!control) return Error{control.error()};
+  orders->control_source_ = std::move(*control);
+  return orders;
+}
+
+void Orders::read_control() {
+  ControlMessage message{};
+  const ssize_t n = ::recv(kLinkFd, &message, sizeof message, MSG_DONTWAIT);
+  if (n < 0 && (errno == EAGAIN || errno == EINTR)) return;
+  if (n != sizeof message) {  // our supervisor is gone, and with it our reason to be
+    control_source_.stop();
+    events_.on_stop();
+    return;
+  }
+  switch (message.type) {
+    case ControlType::drain: events_.on_drain(std::chrono::milliseconds(message.value)); break;
+    case ControlType::stop: events_.on_stop(); break;
+    case ControlType::changed: break;  // ours
+  }
+}
+
+void Orders::report_change() {
+  const ControlMessage message{ControlType::changed};
+  // Best effort: a supervisor that has not read the last one will look at the board all the same.
+  [[maybe_unused]] const ssize_t n =
+      ::send(kLinkFd, &message, sizeof message, MSG_DONTWAIT | MSG_NOSIGNAL);
+}
+
+}  // namespace lope::consumer

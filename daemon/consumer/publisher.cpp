@@ -1,0 +1,548 @@
+#include "consumer/publisher.h"
+
+#include <sys/epoll.h>
+
+#include <algorithm>
+
+#include "common/backoff.h"
+#include "common/log.h"
+#include "common/text.h"
+
+namespace lope::consumer {
+
+namespace {
+
+constexpr int kFramesPerPump = 1024;
+// What may be unconfirmed at a time; more waits here.
+constexpr std::size_t kMostUnconfirmed = 4000;
+// The buffer is not filled further than this, but for a body that is larger.
+constexpr std::size_t kOutputAhead = 256 * 1024;
+constexpr int kMostConnectionsLost = 3;
+constexpr Backoff kReconnect{std::chrono::milliseconds(200), std::chrono::milliseconds(3000)};
+constexpr std::chrono::seconds kLasting{10};
+// What was not there is not looked for again before this.
+constexpr std::chrono::milliseconds kMissingFor{1000};
+
+constexpr ChannelNumber kMain = 1;
+constexpr ChannelNumber kSearch = 2;
+constexpr ChannelNumber kCareful = 3;
+
+std::size_t size_of(const Outbound& outbound) {
+  return outbound.storage.size() + sizeof(Outbound);
+}
+
+}  // namespace
+
+const char* to_string(Fate fate) {
+  switch (fate) {
+    case Fate::confirmed: return "confirmed";
+    case Fate::returned: return "returned";
+    case Fate::nacked: return "nacked";
+    case Fate::refused: return "refused";
+    case Fate::lost: return "lost";
+  }
+  return "unknown";
+}
+
+Publisher::Publisher(EventLoop& loop, std::string group, Events events)
+    : loop_(loop), events_(std::move(events)), group_(std::move(group)) {
+  main_.number = kMain;
+  careful_.number = kCareful;
+}
+
+Result<std::unique_ptr<Publisher>> Publisher::create(EventLoop& loop, const BrokerSettings& broker,
+                                                     const std::string& connection_name,
+                                                     std::string group, Events events) {
+  std::unique_ptr<Publisher> publisher(new Publisher(loop, std::move(group), std::move(events)));
+  auto connector = Connector::create(broker, connection_name);
+  if (!connector) return Error{connector.error()};
+  publisher->connector_ = std::move(*connector);
+  Publisher* self = publisher.get();
+  auto source = loop.watch_fd(self->connector_->event_fd(), EPOLLIN,
+                              [self](std::uint32_t) { self->on_connect_ended(); });
+  if (!source) return Error{source.error()};
+  publisher->connector_source_ = std::move(*source);
+  auto timer = loop.make_timer([self] { self->on_timer(); });
+  if (!timer) return Error{timer.error()};
+  publisher->timer_ = std::move(*timer);
+  return publisher;
+}
+
+// ---- The connection
+
+void Publisher::connect() {
+  state_ = State::connecting;
+  connector_->start();
+}
+
+void Publisher::on_connect_ended() {
+  const auto result = connector_->take();
+  if (result == nullptr || state_ != State::connecting) return;
+  std::string failure;
+  if (!*result) {
+    failure = result->error();
+  } else {
+    connection_ = std::move(**result);
+    auto source =
+        loop_.watch_fd(connection_->fd(), EPOLLIN, [this](std::uint32_t) { readable_ = true; });
+    if (source) {
+      socket_source_ = std::move(*source);
+    } else {
+      connection_.reset();
+      failure = source.error();
+    }
+  }
+  if (!failure.empty()) {
+    // Once for each reason, not for each attempt.
+    if (std::find(reported_.begin(), reported_.end(), failure) == reported_.end()) {
+      log_warn("cannot connect to publish",
+               {{"group", group_}, {"reason", failure}, {"retry", "with back-off"}});
+      reported_.push_back(failure);
+    }
+    trouble_ = failure;
+    state_ = State::waiting;
+    reconnect_at_ = Clock::now() + kReconnect.full_jitter(failures_++, random_fraction());
+    arm_timer();
+    return;
+  }
+  state_ = State::connected;
+  readable_ = true;
+  connected_at_ = Clock::now();
+  trouble_.clear();
+  reported_.clear();
+  log_info("connected to publish", {{"group", group_}, {"broker", connection_->peer()}});
+  tick_ = connection_->heartbeat() / 4;
+  next_tick_ = Clock::now() + tick_;
+  arm_timer();
+}
+
+void Publisher::connection_lost(const std::string& reason) {
+  socket_source_ = EventSource();
+  connection_.reset();
+  blocked_.clear();
+  const TimePoint now = Clock::now();
+  for (Lane* lane : {&main_, &careful_}) {
+    for (auto& outbound : lane->unconfirmed) {
+      if (outbound != nullptr) ++outbound->connections_lost;
+    }
+  }
+  log_warn("connection lost", {{"group", group_},
+                               {"connection", "publishing"},
+                               {"reason", reason},
+                               {"unconfirmed", main_.in_flight + careful_.in_flight}});
+  suspect_all(careful_);
+  suspect_all(main_);
+  reset_lane(main_);
+  reset_lane(careful_);
+  search_.state = Search::State::down;
+  search_.asked = false;
+  search_.sent = search_.answered = 0;
+  search_.steps.clear();
+  there_.clear();  // it may be another broker
+  missing_.clear();
+  trouble_ = reason;
+  if (ending_) {
+    state_ = State::idle;
+    return;
+  }
+  state_ = State::waiting;
+  if (now - connected_at_ >= kLasting) failures_ = 0;
+  reconnect_at_ = now + kReconnect.full_jitter(failures_++, random_fraction());
+  arm_timer();
+  Queue kept;
+  while (!suspects_.empty()) {
+    auto outbound = std::move(suspects_.front());
+    suspects_.pop_front();
+    if (outbound->connections_lost < kMostConnectionsLost) {
+      kept.push_back(std::move(outbound));
+    } else {
+      conclude(std::move(outbound), Fate::lost,
+               "three connections were lost with it unconfirmed, the last: " + reason);
+    }
+  }
+  suspects_ = std::move(kept);
+}
+
+void Publisher::reset_lane(Lane& lane) {
+  lane.state = Lane::State::down;
+  lane.asked = false;
+  lane.unconfirmed.clear();
+  lane.first_tag = 1;
+  lane.in_flight = 0;
+}
+
+// To be sent again before everything else, in their order.
+void Publisher::suspect_all(Lane& lane) {
+  for (auto each = lane.unconfirmed.rbegin(); each != lane.unconfirmed.rend(); ++each) {
+    if (*each == nullptr) continue;
+    (*each)->returned = false;
+    suspects_.push_front(std::move(*each));
+  }
+  lane.unconfirmed.clear();
+  lane.in_flight = 0;
+}
+
+void Publisher::arm_timer() {
+  TimePoint when = TimePoint::max();
+  if (state_ == State::waiting) when = reconnect_at_;
+  if (connection_ != nullptr && tick_.count() > 0) when = next_tick_;
+  if (when == TimePoint::max()) {
+    timer_.disarm();
+  } else {
+    timer_.arm(when);
+  }
+}
+
+void Publisher::on_timer() {
+  const TimePoint now = Clock::now();
+  if (state_ == State::waiting && now >= reconnect_at_) {
+    connect();
+    return;
+  }
+  if (connection_ != nullptr && tick_.count() > 0 && now >= next_tick_) {
+    readable_ = true;  // pump() serves the heartbeats
+    next_tick_ = now + tick_;
+  }
+  arm_timer();
+}
+
+bool Publisher::pump() {
+  if (connection_ == nullptr || !readable_) return false;
+  const auto pumped = connection_->pump(*this, kFramesPerPump);
+  if (close_sent_ && state_ == State::idle) {  // close-ok came
+    socket_source_ = EventSource();
+    connection_.reset();
+    return false;
+  }
+  if (!pumped) {
+    connection_lost(pumped.error());
+    return false;
+  }
+  readable_ = *pumped == Connection::Pumped::more;
+  return readable_;
+}
+
+std::string Publisher::trouble() const {
+  if (!blocked_.empty()) return "the broker blocks publishers: " + blocked_;
+  return state_ == State::waiting ? trouble_ : std::string();
+}
+
+void Publisher::close() {
+  ending_ = true;
+  if (state_ == State::connecting || state_ == State::waiting) state_ = State::idle;
+  if (state_ == State::connected) state_ = State::closing;
+  timer_.disarm();
+}
+
+void Publisher::abandon() {
+  ending_ = true;
+  socket_source_ = EventSource();
+  connection_.reset();
+  timer_.disarm();
+  state_ = State::idle;
+}
+
+// ---- What is published
+
+void Publisher::publish(std::unique_ptr<Outbound> outbound) {
+  ++pending_;
+  pending_bytes_ += size_of(*outbound);
+  if (state_ == State::idle && !ending_) connect();
+  route(std::move(outbound));
+}
+
+// To where it waits for its turn.
+void Publisher::route(std::unique_ptr<Outbound> outbound) {
+  const std::string& need = outbound->need;
+  if (need.empty() || there_.contains(need)) {
+    ready_.push_back(std::move(outbound));
+    return;
+  }
+  if (const auto missing = missing_.find(need); missing != missing_.end()) {
+    if (Clock::now() < missing->second.until) {
+      const std::string reason = missing->second.reason;
+      conclude(std::move(outbound), Fate::refused, reason);
+      return;
+    }
+    missing_.erase(missing);
+  }
+  Queue& waiting = searching_[need];
+  if (waiting.empty()) search_.needs.push_back(need);
+  waiting.push_back(std::move(outbound));
+}
+
+void Publisher::forget(std::uint64_t cause) {
+  const auto drop = [&](Queue& queue) {
+    std::erase_if(queue, [&](std::unique_ptr<Outbound>& outbound) {
+      if (outbound->cause != cause) return false;
+      --pending_;
+      pending_bytes_ -= size_of(*outbound);
+      return true;
+    });
+  };
+  drop(ready_);
+  drop(suspects_);
+  for (auto& [need, queue] : searching_) drop(queue);
+  // What has been sent is confirmed into the void.
+  for (Lane* lane : {&main_, &careful_}) {
+    for (auto& outbound : lane->unconfirmed) {
+      if (outbound != nullptr && outbound->cause == cause) outbound->cause = 0;
+    }
+  }
+}
+
+void Publisher::conclude(std::unique_ptr<Outbound> outbound, Fate fate, const std::string& reason) {
+  --pending_;
+  pending_bytes_ -= size_of(*outbound);
+  if (outbound->cause != 0) events_.on_fate(std::move(outbound), fate, reason);
+}
+
+void Publisher::flush() {
+  if (connection_ == nullptr) return;
+  if (state_ == State::connected && blocked_.empty()) {
+    send_search();
+    send_suspects();
+    send_ready();
+  }
+  if (state_ == State::closing && !close_sent_ && connection_->writable()) {
+    close_sent_ = true;
+    if (auto sent = connection_->send_close(); !sent) {
+      connection_lost(sent.error());
+      return;
+    }
+  }
+  if (auto written = connection_->write(); !written) {
+    connection_lost(written.error());
+    return;
+  }
+  watch_socket();
+}
+
+void Publisher::watch_socket() {
+  socket_source_.set_events(connection_->unwritten() > 0 || (state_ == State::closing && !close_sent_)
+                                ? EPOLLIN | EPOLLOUT
+                                : EPOLLIN);
+}
+
+void Publisher::send_search() {
+  if (search_.needs.empty() || connection_->unwritten() >= kOutputAhead) return;
+  if (search_.state == Search::State::down) {
+    search_.state = Search::State::opening;
+    search_.asked = false;
+  }
+  if (search_.state == Search::State::opening) {
+    if (search_.asked || !connection_->writable()) return;
+    search_.asked = true;
+    (void)connection_->send(kSearch, ChannelOpen{});  // a failure shows at the next write
+    return;
+  }
+  if (search_.steps.empty()) {
+    search_.steps = events_.steps_for(search_.needs.front());
+    search_.sent = search_.answered = 0;
+    if (search_.steps.empty()) {
+      need_met();
+      return;
+    }
+  }
+  while (search_.sent < search_.steps.size() && connection_->writable()) {
+    if (auto sent = connection_->send(kSearch, search_.steps[search_.sent]); !sent) return;
+    ++search_.sent;
+  }
+}
+
+void Publisher::need_met() {
+  const std::string need = std::move(search_.needs.front());
+  search_.needs.pop_front();
+  search_.steps.clear();
+  there_.insert(need);
+  Queue waiting = std::move(searching_[need]);
+  searching_.erase(need);
+  for (auto& outbound : waiting) ready_.push_back(std::move(outbound));
+}
+
+void Publisher::need_failed(const std::string& reason) {
+  const std::string need = std::move(search_.needs.front());
+  search_.needs.pop_front();
+  search_.steps.clear();
+  missing_[need] = {Clock::now() + kMissingFor, reason};
+  Queue waiting = std::move(searching_[need]);
+  searching_.erase(need);
+  for (auto& outbound : waiting) conclude(std::move(outbound), Fate::refused, reason);
+}
+
+void Publisher::open_lane(Lane& lane) {
+  if (lane.state == Lane::State::down) {
+    lane.state = Lane::State::opening;
+    lane.asked = false;
+  }
+  if (lane.asked || lane.state == Lane::State::open || !connection_->writable()) return;
+  lane.asked = true;
+  const Request request =
+      lane.state == Lane::State::opening ? Request(ChannelOpen{}) : Request(ConfirmSelect{});
+  (void)connection_->send(lane.number, request);
+}
+
+void Publisher::send_suspects() {
+  if (suspects_.empty()) return;
+  if (careful_.state != Lane::State::open) {
+    open_lane(careful_);
+    return;
+  }
+  if (careful_.in_flight > 0 || connection_->unwritten() >= kOutputAhead) return;
+  auto outbound = std::move(suspects_.front());
+  suspects_.pop_front();
+  if (!outbound->need.empty() && !there_.contains(outbound->need)) {
+    route(std::move(outbound));
+    return;
+  }
+  send_on(careful_, std::move(outbound));
+}
+
+void Publisher::send_ready() {
+  if (ready_.empty()) return;
+  if (main_.state != Lane::State::open) {
+    open_lane(main_);
+    return;
+  }
+  while (!ready_.empty() && main_.in_flight < kMostUnconfirmed &&
+         connection_->unwritten() < kOutputAhead) {
+    auto outbound = std::move(ready_.front());
+    ready_.pop_front();
+    send_on(main_, std::move(outbound));
+  }
+}
+
+bool Publisher::send_on(Lane& lane, std::unique_ptr<Outbound> outbound) {
+  if (auto put = connection_->publish(lane.number, outbound->publication); !put) {
+    conclude(std::move(outbound), Fate::refused, put.error());
+    return false;
+  }
+  lane.unconfirmed.push_back(std::move(outbound));
+  ++lane.in_flight;
+  return true;
+}
+
+// ---- What the broker says
+
+Publisher::Lane* Publisher::lane_of(ChannelNumber number) {
+  if (number == kMain) return &main_;
+  if (number == kCareful) return &careful_;
+  return nullptr;
+}
+
+void Publisher::on_ok(ChannelNumber number, Reply reply, std::string_view) {
+  if (reply == Reply::connection_close) {
+    state_ = State::idle;
+    return;
+  }
+  if (number == kSearch) {
+    if (search_.state == Search::State::opening && reply == Reply::channel_open) {
+      search_.state = Search::State::open;
+    } else if (!search_.steps.empty() && ++search_.answered == search_.steps.size()) {
+      need_met();
+    }
+    return;
+  }
+  Lane* lane = lane_of(number);
+  if (lane == nullptr) return;
+  lane->asked = false;
+  if (lane->state == Lane::State::opening && reply == Reply::channel_open) {
+    lane->state = Lane::State::confirming;
+  } else if (lane->state == Lane::State::confirming && reply == Reply::confirm_select) {
+    lane->state = Lane::State::open;
+  }
+}
+
+void Publisher::on_channel_closed(ChannelNumber number, int code, std::string_view text) {
+  const std::string reason = std::to_string(code) + " " + escape(text);
+  if (number == kSearch) {
+    search_.state = Search::State::down;
+    search_.asked = false;
+    if (!search_.steps.empty()) {
+      need_failed(describe(search_.steps[std::min(search_.answered, search_.steps.size() - 1)]) +
+                  ": " + reason);
+    }
+    return;
+  }
+  Lane* lane = lane_of(number);
+  if (lane == nullptr) return;
+  log_warn("the broker closed a channel that publishes", {{"group", group_},
+                                                          {"reason", reason},
+                                                          {"unconfirmed", lane->in_flight}});
+  // Perhaps something that was there is not there any more.
+  there_.clear();
+  if (lane == &careful_ && lane->in_flight > 0) {
+    auto guilty = std::find_if(lane->unconfirmed.begin(), lane->unconfirmed.end(),
+                               [](const auto& outbound) { return outbound != nullptr; });
+    auto outbound = std::move(*guilty);
+    reset_lane(*lane);
+    conclude(std::move(outbound), Fate::refused, reason);
+    return;
+  }
+  suspect_all(*lane);
+  reset_lane(*lane);
+}
+
+// In the order they were sent, so the first that fits is the one, or no different from it.
+void Publisher::on_returned(const ReturnedPublication& publication) {
+  Lane* lane = lane_of(publication.channel);
+  if (lane == nullptr) return;
+  for (auto& outbound : lane->unconfirmed) {
+    if (outbound == nullptr || outbound->returned) continue;
+    const Publication& sent = outbound->publication;
+    if (sent.exchange != publication.exchange || sent.routing_key != publication.routing_key ||
+        !sent.mandatory ||
+        (!sent.message_id.empty() && sent.message_id != publication.message_id)) {
+      continue;
+    }
+    outbound->returned = true;
+    outbound->return_reason =
+        std::to_string(publication.code) + " " + escape(publication.text);
+    return;
+  }
+}
+
+void Publisher::on_confirmed(ChannelNumber number, std::uint64_t tag, bool multiple, bool ack) {
+  Lane* lane = lane_of(number);
+  if (lane == nullptr || tag < lane->first_tag ||
+      tag >= lane->first_tag + lane->unconfirmed.size()) {
+    return;
+  }
+  const auto settle = [&](std::unique_ptr<Outbound>& slot) {
+    if (slot == nullptr) return;
+    auto outbound = std::move(slot);
+    --lane->in_flight;
+    if (!ack) {
+      conclude(std::move(outbound), Fate::nacked, "the broker refused it: is a queue full?");
+    } else if (outbound->returned) {
+      const std::string reason = outbound->return_reason;
+      conclude(std::move(outbound), Fate::returned, reason);
+    } else {
+      conclude(std::move(outbound), Fate::confirmed, {});
+    }
+  };
+  const std::size_t last = tag - lane->first_tag;
+  for (std::size_t i = multiple ? 0 : last; i <= last; ++i) settle(lane->unconfirmed[i]);
+  while (!lane->unconfirmed.empty() && lane->unconfirmed.front() == nullptr) {
+    lane->unconfirmed.pop_front();
+    ++lane->first_tag;
+  }
+}
+
+void Publisher::on_blocked(std::string_view reason) {
+  blocked_ = reason.empty() ? "no reason given" : escape(reason);
+  log_warn("the broker blocks publishers",
+           {{"group", group_}, {"reason", blocked_}, {"pending", pending_}});
+}
+
+void Publisher::on_unblocked() {
+  blocked_.clear();
+  log_info("the broker takes messages again", {{"group", group_}, {"pending", pending_}});
+}
+
+// Nothing is consumed here.
+char* Publisher::on_delivery(const IncomingDelivery&) { return nullptr; }
+void Publisher::on_body(ChannelNumber) {}
+void Publisher::on_cancelled(ChannelNumber, std::string_view) {}
+
+}  // namespace lope::consumer

@@ -1,0 +1,183 @@
+// The second connection to the broker, which publishes: a resource alarm that stops publishing must
+// not stop acks. Opened at first use. Everything is published mandatory or as told, confirmed, many
+// under way at a time, and what has to be there for it is looked for or declared before, on a
+// channel of its own: one bad publication must not cost the others their confirms.
+//
+// When the broker closes the channel all the same, what was unconfirmed is sent again with the same
+// ids: one by one, on another channel, so that the guilty one is found. The same after a lost
+// connection; who was under way on three of them is given up. Never blocks.
+#pragma once
+
+#include <deque>
+#include <functional>
+#include <memory>
+#include <set>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "common/clock.h"
+#include "common/event_loop.h"
+#include "common/settings.h"
+#include "consumer/connection.h"
+#include "consumer/connector.h"
+
+namespace lope::consumer {
+
+// One thing to publish, until its fate is known.
+struct Outbound {
+  std::uint64_t cause = 0;  // the owner's
+  int kind = 0;             // the owner's
+  std::string about;        // the owner's, for its log
+  // What has to be there, as Publisher::Events::steps_for() understands it; empty: nothing.
+  std::string need;
+  // Its views point into `storage`, which the publisher does not look at, or live as long.
+  Publication publication;
+  std::string storage;
+  std::string exchange, routing_key, expiration;  // for views of the publication, likewise
+
+ private:
+  friend class Publisher;
+  int connections_lost = 0;
+  bool returned = false;
+  std::string return_reason;
+};
+
+enum class Fate {
+  confirmed,
+  returned,  // no queue takes it
+  nacked,    // the broker refuses it: a queue is full
+  refused,   // it cannot be published: what has to be there is not, or the broker closes the channel
+  lost,      // with three connections
+};
+const char* to_string(Fate fate);
+
+class Publisher final : private ConnectionEvents {
+ public:
+  struct Events {
+    std::function<void(std::unique_ptr<Outbound>, Fate, const std::string& reason)> on_fate;
+    // The requests after which what `need` names is there.
+    std::function<std::vector<Request>(const std::string& need)> steps_for;
+  };
+
+  static Result<std::unique_ptr<Publisher>> create(EventLoop& loop, const BrokerSettings& broker,
+                                                   const std::string& connection_name,
+                                                   std::string group, Events events);
+
+  void publish(std::unique_ptr<Outbound> outbound);
+  // Nobody waits for the fates of this cause's publications any more: what has not been sent is not
+  // sent.
+  void forget(std::uint64_t cause);
+
+  // Handles what has arrived, up to a bound. True: there is more.
+  bool pump();
+  // Sends as far as the socket takes it.
+  void flush();
+
+  // Not yet confirmed.
+  std::size_t pending() const { return pending_; }
+  std::size_t pending_bytes() const { return pending_bytes_; }
+  // Nothing can be published now; why. Empty: it can.
+  std::string trouble() const;
+
+  // Closes the connection in order, what is pending or not; no publish() after it.
+  void close();
+  bool closed() const { return state_ == State::idle; }
+  void abandon();
+
+ private:
+  enum class State { idle, connecting, waiting, connected, closing };
+  using Queue = std::deque<std::unique_ptr<Outbound>>;
+
+  // A channel that publishes with confirms.
+  struct Lane {
+    enum class State { down, opening, confirming, open };
+    ChannelNumber number = 0;
+    State state = State::down;
+    bool asked = false;           // the request of this state has been sent
+    Queue unconfirmed;            // those confirmed out of turn are nullptr
+    std::uint64_t first_tag = 1;  // of unconfirmed
+    std::size_t in_flight = 0;    // of unconfirmed, those that are not nullptr
+  };
+
+  // What has to be there for publications, one after another.
+  struct Search {
+    enum class State { down, opening, open };
+    State state = State::down;
+    bool asked = false;
+    std::deque<std::string> needs;  // the first is being looked for
+    std::vector<Request> steps;     // of the first
+    std::size_t sent = 0, answered = 0;
+  };
+
+  Publisher(EventLoop& loop, std::string group, Events events);
+
+  void connect();
+  void on_connect_ended();
+  void connection_lost(const std::string& reason);
+  void on_timer();
+  void arm_timer();
+  void watch_socket();
+  void route(std::unique_ptr<Outbound> outbound);
+  void need_met();
+  void need_failed(const std::string& reason);
+  void open_lane(Lane& lane);
+  void send_search();
+  void send_ready();
+  void send_suspects();
+  bool send_on(Lane& lane, std::unique_ptr<Outbound> outbound);
+  void reset_lane(Lane& lane);
+  void conclude(std::unique_ptr<Outbound> outbound, Fate fate, const std::string& reason);
+  void suspect_all(Lane& lane);
+  Lane* lane_of(ChannelNumber number);
+
+  // ConnectionEvents
+  void on_ok(ChannelNumber number, Reply reply, std::string_view text) override;
+  char* on_delivery(const IncomingDelivery& delivery) override;
+  void on_body(ChannelNumber number) override;
+  void on_cancelled(ChannelNumber number, std::string_view consumer_tag) override;
+  void on_channel_closed(ChannelNumber number, int code, std::string_view text) override;
+  void on_returned(const ReturnedPublication& publication) override;
+  void on_confirmed(ChannelNumber number, std::uint64_t tag, bool multiple, bool ack) override;
+  void on_blocked(std::string_view reason) override;
+  void on_unblocked() override;
+
+  EventLoop& loop_;
+  Events events_;
+  const std::string group_;
+  State state_ = State::idle;
+  bool ending_ = false;
+  bool close_sent_ = false;
+  std::unique_ptr<Connector> connector_;
+  std::unique_ptr<Connection> connection_;
+  bool readable_ = false;
+  std::string blocked_;  // the broker's reason
+  int failures_ = 0;     // to connect, in a row; short-lived connections count
+  TimePoint connected_at_{};
+  TimePoint reconnect_at_{};
+  std::chrono::milliseconds tick_{0};
+  TimePoint next_tick_{};
+  std::string trouble_;
+  std::vector<std::string> reported_;
+
+  Lane main_;     // everything
+  Lane careful_;  // suspects, one at a time
+  Search search_;
+  std::set<std::string> there_;  // needs that are met
+  struct Missing {
+    TimePoint until;
+    std::string reason;
+  };
+  std::unordered_map<std::string, Missing> missing_;  // needs that were not, a moment ago
+  std::unordered_map<std::string, Queue> searching_;  // what waits for each need
+  Queue ready_;
+  Queue suspects_;
+  std::size_t pending_ = 0;
+  std::size_t pending_bytes_ = 0;
+
+  EventSource connector_source_;
+  EventSource socket_source_;
+  EventSource timer_;
+};
+
+}  // namespace lope::consumer

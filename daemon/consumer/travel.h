@@ -1,0 +1,90 @@
+// What Lope writes into a message's headers so that its way is known wherever it comes next: which
+// attempt it is, where it came from, where it is to go. Pure.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+
+#include "common/link.h"
+#include "common/settings.h"
+
+namespace lope::consumer {
+
+// Names of headers. Times are milliseconds since 1970.
+namespace header {
+// Of a message that is to be handled again.
+inline constexpr std::string_view kAttempt = "x-lope-attempt";  // which one it will be
+inline constexpr std::string_view kCrashes = "x-lope-crashes";  // workers that died with it
+inline constexpr std::string_view kFirstSeen = "x-lope-first-seen";
+inline constexpr std::string_view kExchange = "x-lope-exchange";  // where it was published to first
+inline constexpr std::string_view kRoutingKey = "x-lope-routing-key";
+inline constexpr std::string_view kHistory = "x-lope-history";  // a list of tables, see history()
+inline constexpr std::string_view kExpires = "x-lope-expires";  // from when it is worth nothing
+// On the delay ladder, and left in its place when it is delivered: when it was due.
+inline constexpr std::string_view kDue = "x-lope-due";
+// On the delay ladder only: where it goes when it is due.
+inline constexpr std::string_view kToExchange = "x-lope-to-exchange";
+inline constexpr std::string_view kToKey = "x-lope-to-key";
+inline constexpr std::string_view kTransient = "x-lope-transient";    // there it need not persist
+inline constexpr std::string_view kUnroutable = "x-lope-unroutable";  // there it may be dropped
+inline constexpr std::string_view kExpiration = "x-lope-expiration";  // there; from then on
+inline constexpr std::string_view kReason = "x-lope-reason";  // why it could not be delivered
+// Of a dead letter.
+inline constexpr std::string_view kDeadReason = "x-lope-dead-reason";
+inline constexpr std::string_view kDeadCode = "x-lope-dead-code";  // one of dead_code::
+inline constexpr std::string_view kDeadTime = "x-lope-dead-time";
+inline constexpr std::string_view kDeadQueue = "x-lope-dead-queue";
+inline constexpr std::string_view kDeadGroup = "x-lope-dead-group";
+inline constexpr std::string_view kDeadHandler = "x-lope-dead-handler";
+inline constexpr std::string_view kDeadVersion = "x-lope-dead-version";
+inline constexpr std::string_view kDeadHost = "x-lope-dead-host";
+inline constexpr std::string_view kDeadAttempts = "x-lope-dead-attempts";  // made in all
+inline constexpr std::string_view kDeadCrashes = "x-lope-dead-crashes";
+// Of what a handler publishes.
+inline constexpr std::string_view kParentId = "x-lope-parent-id";
+inline constexpr std::string_view kTraceId = "x-lope-trace-id";
+}  // namespace header
+
+// Why a message is a dead letter.
+namespace dead_code {
+inline constexpr std::string_view kRejected = "rejected";
+inline constexpr std::string_view kAttempts = "attempts";
+inline constexpr std::string_view kCrashes = "crashes";
+inline constexpr std::string_view kTooLarge = "too-large";
+inline constexpr std::string_view kExpired = "expired";
+}  // namespace dead_code
+
+// Those of the headers above that a consumer goes by. Views of the headers.
+struct Travel {
+  std::uint32_t attempt = 1;
+  std::uint32_t crashes = 0;
+  std::uint64_t first_seen_ms = 0;  // 0: now
+  std::uint64_t expires_ms = 0;     // 0: never
+  std::uint64_t due_ms = 0;
+  std::uint64_t expiration_ms = 0;
+  bool transient = false;
+  bool may_be_unroutable = false;
+  bool has_origin = false;
+  std::string_view exchange, routing_key;  // when has_origin
+  bool has_destination = false;
+  std::string_view to_exchange, to_key;  // when has_destination
+};
+
+// `headers` are packed by HeaderWriter. What is not of its kind counts as not there.
+Travel travel_of(std::string_view headers);
+
+inline constexpr std::size_t kHistoryKept = 10;
+
+struct Attempt {
+  std::uint32_t number = 1;
+  std::uint64_t time_ms = 0;
+  std::string worker;  // "orders/0 on host7"
+  std::string reason;
+};
+
+// The history among these headers (of decode_headers()) with one attempt more; the oldest go.
+AmqpArray history(const AmqpTable& headers, const Attempt& attempt);
+
+}  // namespace lope::consumer
