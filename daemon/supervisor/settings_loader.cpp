@@ -37,15 +37,23 @@ using std::chrono::milliseconds;
 // ---- Keys ----------------------------------------------------------------------------------
 
 constexpr std::string_view kFileKeys[] = {"broker",        "handlers_dir", "shutdown_timeout",
-                                          "ready_timeout", "log",          "defaults",
-                                          "groups",        "include"};
+                                          "ready_timeout", "log",          "delays",
+                                          "defaults",      "groups",       "include"};
 constexpr std::string_view kIncludedKeys[] = {"groups"};
-constexpr std::string_view kBrokerKeys[] = {"url",      "urls",      "user",
-                                            "password", "heartbeat", "connect_timeout"};
+constexpr std::string_view kBrokerKeys[] = {"url",
+                                            "urls",
+                                            "user",
+                                            "password",
+                                            "heartbeat",
+                                            "connect_timeout",
+                                            "consumer_timeout",
+                                            "max_message_size"};
 constexpr std::string_view kPasswordKeys[] = {"credential", "file", "env"};
 constexpr std::string_view kLogKeys[] = {"level", "format", "file"};
-constexpr std::string_view kDefaultsKeys[] = {"prefetch", "workers",  "threads",
-                                              "auto_ack", "max_body", "start_timeout"};
+constexpr std::string_view kDelaysKeys[] = {"prefix", "relay", "retry", "give_up"};
+constexpr std::string_view kDefaultsKeys[] = {"prefetch", "workers",       "threads", "auto_ack",
+                                              "max_body", "start_timeout", "timeout", "retry",
+                                              "crashes",  "dead_letter",   "breaker"};
 constexpr std::string_view kGroupKeys[] = {"queue",
                                            "queues",
                                            "handler",
@@ -60,8 +68,16 @@ constexpr std::string_view kGroupKeys[] = {"queue",
                                            "declare",
                                            "start_timeout",
                                            "batch",
-                                           "flush_interval"};
+                                           "flush_interval",
+                                           "timeout",
+                                           "retry",
+                                           "crashes",
+                                           "dead_letter",
+                                           "breaker"};
 constexpr std::string_view kBatchKeys[] = {"size", "wait"};
+constexpr std::string_view kRetryKeys[] = {"attempts", "delay", "backoff", "max_delay", "jitter"};
+constexpr std::string_view kDeadLetterKeys[] = {"exchange", "key", "queue", "declare", "type"};
+constexpr std::string_view kBreakerKeys[] = {"failures", "outcomes", "pause", "max_pause"};
 constexpr std::string_view kQueueKeys[] = {"name", "prefetch", "consumer_tag", "consumer_arguments",
                                            "declare"};
 constexpr std::string_view kDeclareKeys[] = {"type",      "durable",   "exclusive", "auto_delete",
@@ -75,15 +91,16 @@ constexpr KnownKeys kKnownKeys[] = {{"file", kFileKeys},       {"included file",
                                     {"log", kLogKeys},         {"defaults", kDefaultsKeys},
                                     {"group", kGroupKeys},     {"queue", kQueueKeys},
                                     {"declare", kDeclareKeys}, {"exchange", kExchangeKeys},
-                                    {"bind", kBindKeys},       {"batch", kBatchKeys}};
+                                    {"bind", kBindKeys},       {"batch", kBatchKeys},
+                                    {"retry", kRetryKeys},     {"dead_letter", kDeadLetterKeys},
+                                    {"breaker", kBreakerKeys}, {"delays", kDelaysKeys}};
 
 // Keys of versions to come: "not yet" is another answer than "unknown".
 constexpr std::string_view kLaterFileKeys[] = {"monitor", "control", "watch"};
 constexpr std::string_view kLaterBrokerKeys[] = {"tls"};
-constexpr std::string_view kLaterGroupKeys[] = {
-    "timeout",  "retry",        "dead_letter", "crashes",         "recycle", "watch",
-    "dedup",    "min_interval", "journal",     "accept",          "decode",  "validate",
-    "order_by", "order",        "rate",        "consumer_timeout"};
+constexpr std::string_view kLaterGroupKeys[] = {"recycle",  "watch",  "dedup",  "min_interval",
+                                                "journal",  "accept", "decode", "validate",
+                                                "order_by", "order",  "rate",   "consumer_timeout"};
 
 // ---- Limits --------------------------------------------------------------------------------
 
@@ -92,7 +109,25 @@ constexpr std::size_t kMaxUrls = 64;
 constexpr std::size_t kMaxIncludedFiles = 1000;
 constexpr std::size_t kMaxPasswordBytes = 4096;
 constexpr std::size_t kMaxGroupName = 64;
-constexpr std::int64_t kMaxBody = 512LL * 1024 * 1024;
+constexpr std::size_t kMaxDelayPrefix = 100;  // the names made of it are AMQP's too
+constexpr int kMaxAttempts = 1000;
+
+struct SizeRange {
+  std::int64_t min, max;
+  std::string_view text;
+};
+constexpr std::int64_t kLargestMessage = 512LL * 1024 * 1024;
+constexpr SizeRange kBodyRange{1, kLargestMessage, "from 1B to 512MiB"};
+constexpr SizeRange kMessageRange{1000, kLargestMessage, "from 1kB to 512MiB"};
+
+struct NumberRange {
+  double min, max;
+  std::string_view text;
+  bool above_min = false;  // `min` itself is not allowed
+};
+constexpr NumberRange kBackoffRange{1, 100, "a number from 1 to 100"};
+constexpr NumberRange kJitterRange{0, 1, "a number from 0 to 1"};
+constexpr NumberRange kFailuresRange{0, 1, "a number above 0 and at most 1", true};
 
 struct DurationRange {
   milliseconds min, max;
@@ -104,6 +139,17 @@ constexpr DurationRange kConnectRange{100ms, 1min, "from 100ms to 1m"};
 constexpr DurationRange kTimeoutRange{0s, 24h, "from 0s to 1d"};
 constexpr DurationRange kStartRange{100ms, 1h, "from 100ms to 1h"};
 constexpr DurationRange kWaitRange{1ms, 1h, "from 1ms to 1h"};
+constexpr DurationRange kConsumerTimeoutRange{10s, 168h, "0 (none), or from 10s to 7d", true};
+constexpr DurationRange kCallRange{10ms, 168h, "0 (none), or from 10ms to 7d", true};
+constexpr DurationRange kRetryDelayRange{0s, 720h, "from 0s to 30d"};
+constexpr DurationRange kMaxDelayRange{0s, 8760h, "from 0s to 365d"};
+constexpr DurationRange kPauseRange{10ms, 1h, "from 10ms to 1h"};
+constexpr DurationRange kMaxPauseRange{10ms, 24h, "from 10ms to 1d"};
+constexpr DurationRange kRelayRetryRange{1s, 24h, "from 1s to 1d"};
+constexpr DurationRange kGiveUpRange{0s, 720h, "from 0s to 30d"};
+
+// The broker looks at its consumer_timeout once in a while, and an ack takes its time.
+constexpr milliseconds kConsumerTimeoutMargin = 30s;
 
 struct Unit {
   std::string_view name;
@@ -132,6 +178,16 @@ std::variant<std::int64_t, UnitProblem> parse_with_unit(std::string_view text,
     return UnitProblem::too_large;
   }
   return number * unit->factor;
+}
+
+// "90s": in the largest unit that says it in whole numbers.
+std::string duration_text(milliseconds length) {
+  if (length == 0ms) return "0s";
+  const Unit* best = &kDurationUnits[0];
+  for (const Unit& unit : kDurationUnits) {
+    if (length.count() % unit.factor == 0) best = &unit;
+  }
+  return std::to_string(length.count() / best->factor) + std::string(best->name);
 }
 
 std::string list_of(std::span<const std::string_view> words, std::string_view last = " or ") {
@@ -192,10 +248,17 @@ class Loader {
     // Not there when the key is not, or when its value was refused already.
     Value operator[](std::string_view key) const;
     bool has(std::string_view key) const;
+    bool refused(std::string_view key) const { return has(key) && !(*this)[key]; }
 
    private:
     const YamlNode* node_ = nullptr;
     std::string path_;
+  };
+
+  struct DurationKey {
+    std::string_view key;
+    milliseconds& target;
+    const DurationRange& range;
   };
 
   struct QueueDefaults {
@@ -220,6 +283,8 @@ class Loader {
   void warn(const YamlNode& node, std::string text) {
     loaded_.warnings.push_back(problem_at(node, std::move(text)));
   }
+  // An error was told of this very value.
+  bool is_wrong(const Value& value) const;
   void sort_problems(std::vector<ConfigProblem>& problems) const;
 
   // Files.
@@ -239,10 +304,13 @@ class Loader {
                std::string_view why_not_zero = {});
   template <typename Duration>
   void duration(const Value& value, Duration& target, const DurationRange& range);
-  void size(const Value& value, std::int64_t& target);
+  void ordered(const Map& keys, const DurationKey& low, const DurationKey& high);
+  void number(const Value& value, double& target, const NumberRange& range);
+  void size(const Value& value, std::int64_t& target, const SizeRange& range);
   bool choice(const Value& value, std::string& target, Keys words, Keys later = {});
   std::optional<AmqpValue> amqp_value(const Value& value);
   void amqp_table(const Value& value, AmqpTable& target);
+  void exchange_type(const Value& value, std::string& target);
   bool is_list(const Value& value, std::string_view what);
   static Value item(const Value& list, std::size_t index);
 
@@ -254,10 +322,17 @@ class Loader {
   std::optional<std::string> password_from_file(const Value& value, const std::string& path);
   void check_password(const Value& value, std::optional<std::string>& secret);
   void log(const Value& value);
+  void delays(const Value& value);
   void defaults(const Value& value);
   void groups(const Value& value);
   void group(const std::string& name, const Value& value);
+  void shared_keys(const Map& keys, GroupSettings& target);
   void workers(const Value& value, int& target);
+  void retry(const Value& value, RetrySettings& target);
+  void dead_letter(const Value& value, DeadLetterSettings& target);
+  void breaker(const Value& value, BreakerSettings& target);
+  void check_timeout(const Map& keys, const Value& value, const GroupSettings& group);
+  void check_dead_letter(const Map& keys, const Value& value, const GroupSettings& group);
   void queue_keys(const Map& map, QueueDefaults& target);
   std::vector<QueueSettings> queues(const Map& group, const std::string& group_name,
                                     const QueueDefaults& base);
@@ -274,6 +349,7 @@ class Loader {
   std::set<std::string> option_names_;  // of the group being judged
   GroupSettings group_defaults_;
   int prefetch_default_ = 30;
+  bool timeouts_known_ = true;  // false: the broker's, or that of `defaults`, was refused
   LoadedSettings loaded_;
 };
 
@@ -295,6 +371,13 @@ bool Loader::Map::has(std::string_view key) const {
 void Loader::error(const YamlNode& node, std::string text) {
   loaded_.errors.push_back(problem_at(node, std::move(text)));
   if (loaded_.errors.size() >= kMaxProblems) throw TooMany{};
+}
+
+bool Loader::is_wrong(const Value& value) const {
+  return value && std::ranges::any_of(loaded_.errors, [&](const ConfigProblem& problem) {
+           return problem.line == value.node->line && problem.column == value.node->column &&
+                  problem.file == file_;
+         });
 }
 
 void Loader::sort_problems(std::vector<ConfigProblem>& problems) const {
@@ -536,9 +619,44 @@ void Loader::duration(const Value& value, Duration& target, const DurationRange&
   target = std::chrono::duration_cast<Duration>(length);
 }
 
-void Loader::size(const Value& value, std::int64_t& target) {
+// The first is never the longer. Where both stand in the file, the second is told.
+void Loader::ordered(const Map& keys, const DurationKey& low, const DurationKey& high) {
+  const Value low_value = keys[low.key];
+  const Value high_value = keys[high.key];
+  duration(low_value, low.target, low.range);
+  duration(high_value, high.target, high.range);
+  if (low.target <= high.target || keys.refused(low.key) || keys.refused(high.key) ||
+      is_wrong(low_value) || is_wrong(high_value)) {
+    return;
+  }
+  if (high_value) {
+    error(high_value, "expected at least " + std::string(low.key) + " (" +
+                          duration_text(low.target) + "), found " + found(*high_value.node));
+  } else if (low_value) {
+    error(low_value, "expected at most " + std::string(high.key) + " (" +
+                         duration_text(high.target) + "), found " + found(*low_value.node) +
+                         ": write a longer " + std::string(high.key) + " beside it");
+  }
+}
+
+void Loader::number(const Value& value, double& target, const NumberRange& range) {
   if (!value) return;
-  const std::string what = "a size with a unit (B, kB, KiB, MB, MiB, GB, GiB), from 1B to 512MiB";
+  std::optional<double> number;
+  if (value.is(YamlType::real)) number = yaml_real(*value.node);
+  if (value.is(YamlType::integer)) {
+    if (const auto whole = yaml_integer(*value.node)) number = static_cast<double>(*whole);
+  }
+  if (!number || *number < range.min || *number > range.max ||
+      (range.above_min && *number == range.min)) {
+    return expected(value, std::string(range.text));
+  }
+  target = *number;
+}
+
+void Loader::size(const Value& value, std::int64_t& target, const SizeRange& range) {
+  if (!value) return;
+  const std::string what =
+      "a size with a unit (B, kB, KiB, MB, MiB, GB, GiB), " + std::string(range.text);
   const YamlNode& node = *value.node;
   if (node.type == YamlType::integer || node.type == YamlType::real) {
     return error(value,
@@ -547,7 +665,7 @@ void Loader::size(const Value& value, std::int64_t& target) {
   if (node.type != YamlType::text) return expected(value, what);
   const auto parsed = parse_with_unit(node.text, kSizeUnits);
   const auto* bytes = std::get_if<std::int64_t>(&parsed);
-  if (bytes == nullptr || *bytes < 1 || *bytes > kMaxBody) return expected(value, what);
+  if (bytes == nullptr || *bytes < range.min || *bytes > range.max) return expected(value, what);
   target = *bytes;
 }
 
@@ -567,6 +685,16 @@ bool Loader::choice(const Value& value, std::string& target, Keys words, Keys la
   }
   target = std::move(word);
   return true;
+}
+
+void Loader::exchange_type(const Value& value, std::string& target) {
+  static constexpr std::string_view kTypes[] = {"direct", "fanout", "topic", "headers"};
+  // Plugins bring types of their own, all of them x-something.
+  if (value && value.is(YamlType::text) && value.node->text.starts_with("x-")) {
+    name(value, target, "the type of an exchange");
+  } else {
+    choice(value, target, kTypes);
+  }
 }
 
 bool Loader::is_list(const Value& value, std::string_view what) {
@@ -649,6 +777,7 @@ void Loader::file(const YamlNode& root) {
   duration(top["shutdown_timeout"], settings.shutdown_timeout, kTimeoutRange);
   duration(top["ready_timeout"], settings.ready_timeout, kTimeoutRange);
   log(top["log"]);
+  delays(top["delays"]);
   defaults(top["defaults"]);
   const Value own = top["groups"];
   groups(own);
@@ -743,6 +872,10 @@ void Loader::broker(const Value& value) {
   }
   duration(keys["heartbeat"], settings.heartbeat, kHeartbeatRange);
   duration(keys["connect_timeout"], settings.connect_timeout, kConnectRange);
+  duration(keys["consumer_timeout"], settings.consumer_timeout, kConsumerTimeoutRange);
+  if (keys.refused("consumer_timeout") || is_wrong(keys["consumer_timeout"]))
+    timeouts_known_ = false;
+  size(keys["max_message_size"], settings.max_message_bytes, kMessageRange);
 }
 
 // Neither the URL nor a part of its login is ever shown.
@@ -905,17 +1038,58 @@ void Loader::log(const Value& value) {
   }
 }
 
+bool is_alnum(char c) {
+  return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9');
+}
+
+bool is_plain_name(std::string_view name) {
+  return std::ranges::all_of(
+      name, [](char c) { return is_alnum(c) || c == '.' || c == '_' || c == '-'; });
+}
+
+void Loader::delays(const Value& value) {
+  const Map keys = map(value, kDelaysKeys);
+  DelaySettings& settings = loaded_.settings.delays;
+  if (const Value prefix = keys["prefix"]) {
+    const std::string what =
+        "1 to " + std::to_string(kMaxDelayPrefix) + " letters, digits, '.', '_' and '-'";
+    std::string given;
+    if (text(prefix, given, what)) {
+      if (given.empty() || given.size() > kMaxDelayPrefix || !is_plain_name(given)) {
+        expected(prefix, what);
+      } else {
+        settings.prefix = std::move(given);
+      }
+    }
+  }
+  boolean(keys["relay"], settings.relay);
+  duration(keys["retry"], settings.retry, kRelayRetryRange);
+  duration(keys["give_up"], settings.give_up, kGiveUpRange);
+}
+
 constexpr std::string_view kWhyPrefetchNotZero =
     "0 would be no limit, and all messages of the queue would come at once";
 
 void Loader::defaults(const Value& value) {
   const Map keys = map(value, kDefaultsKeys, kLaterGroupKeys);
   integer(keys["prefetch"], prefetch_default_, 1, 65535, kWhyPrefetchNotZero);
-  workers(keys["workers"], group_defaults_.workers);
-  integer(keys["threads"], group_defaults_.threads, 1, 256);
-  boolean(keys["auto_ack"], group_defaults_.auto_ack);
-  size(keys["max_body"], group_defaults_.max_body_bytes);
-  duration(keys["start_timeout"], group_defaults_.start_timeout, kStartRange);
+  shared_keys(keys, group_defaults_);
+  if (keys.refused("timeout") || is_wrong(keys["timeout"])) timeouts_known_ = false;
+}
+
+// What `defaults` may say for every group, and each group for itself. What is left out stays as it
+// is in `target`.
+void Loader::shared_keys(const Map& keys, GroupSettings& target) {
+  workers(keys["workers"], target.workers);
+  integer(keys["threads"], target.threads, 1, 256);
+  boolean(keys["auto_ack"], target.auto_ack);
+  size(keys["max_body"], target.max_body_bytes, kBodyRange);
+  duration(keys["start_timeout"], target.start_timeout, kStartRange);
+  duration(keys["timeout"], target.timeout, kCallRange);
+  retry(keys["retry"], target.retry);
+  integer(keys["crashes"], target.crashes, 1, 100);
+  dead_letter(keys["dead_letter"], target.dead_letter);
+  breaker(keys["breaker"], target.breaker);
 }
 
 void Loader::workers(const Value& value, int& target) {
@@ -927,13 +1101,77 @@ void Loader::workers(const Value& value, int& target) {
   integer(value, target, 1, 256);
 }
 
+void Loader::retry(const Value& value, RetrySettings& target) {
+  if (!value) return;
+  if (value.is(YamlType::integer)) return integer(value, target.attempts, 1, kMaxAttempts);
+  if (!value.is(YamlType::map)) {
+    return expected(value, "a whole number from 1 to " + std::to_string(kMaxAttempts) +
+                               ", or a map of " + list_of(kRetryKeys, " and "));
+  }
+  const Map keys = map(value, kRetryKeys);
+  integer(keys["attempts"], target.attempts, 1, kMaxAttempts);
+  ordered(keys, {"delay", target.delay, kRetryDelayRange},
+          {"max_delay", target.max_delay, kMaxDelayRange});
+  number(keys["backoff"], target.backoff, kBackoffRange);
+  number(keys["jitter"], target.jitter, kJitterRange);
+}
+
+// A group's takes the place of all that `defaults` says: an exchange goes with no other's key.
+void Loader::dead_letter(const Value& value, DeadLetterSettings& target) {
+  if (!value) return;
+  if (value.is(YamlType::text) && value.node->text == "broker") {
+    target = {};
+    target.to = DeadLetterSettings::To::broker;
+    return;
+  }
+  if (!value.is(YamlType::map)) {
+    return expected(value, "broker, or a map of " + list_of(kDeadLetterKeys, " and "));
+  }
+  const std::size_t before = loaded_.errors.size();
+  const Map keys = map(value, kDeadLetterKeys);
+  DeadLetterSettings settings;
+  settings.to = DeadLetterSettings::To::exchange;
+  boolean(keys["declare"], settings.declare);
+  exchange_type(keys["type"], settings.exchange_type);
+  if (const Value key = keys["key"]) name(key, settings.routing_key, "a routing key", true);
+  if (const Value exchange = keys["exchange"])
+    name(exchange, settings.exchange, "the name of an exchange");
+  if (const Value queue = keys["queue"]) name(queue, settings.routing_key, "the name of a queue");
+
+  if (keys.has("exchange") && keys.has("queue")) {
+    error(value, "expected exchange or queue, found both");
+  } else if (keys.has("queue")) {
+    for (const std::string_view key : {"key", "type"}) {
+      if (const Value given = keys[key])
+        error(*given.key, given.path + ": expected with exchange only, found queue");
+    }
+  } else if (!keys.has("exchange")) {
+    error(value, "expected exchange or queue, found none");
+  } else if (const Value type = keys["type"];
+             type && !settings.declare && !keys.refused("declare") && !is_wrong(keys["declare"])) {
+    error(*type.key, type.path + ": expected 'declare: true' beside it, found " +
+                         (keys.has("declare") ? "false" : "none"));
+  }
+  if (loaded_.errors.size() == before) target = std::move(settings);
+}
+
+void Loader::breaker(const Value& value, BreakerSettings& target) {
+  if (!value) return;
+  if (value.is(YamlType::boolean)) return boolean(value, target.on);
+  if (!value.is(YamlType::map)) {
+    return expected(value, "true, false, or a map of " + list_of(kBreakerKeys, " and "));
+  }
+  const Map keys = map(value, kBreakerKeys);
+  target.on = true;
+  number(keys["failures"], target.failures, kFailuresRange);
+  integer(keys["outcomes"], target.outcomes, 1, 10'000);
+  ordered(keys, {"pause", target.pause, kPauseRange},
+          {"max_pause", target.max_pause, kMaxPauseRange});
+}
+
 bool is_group_name(std::string_view name) {
-  const auto alnum = [](char c) {
-    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9');
-  };
-  return !name.empty() && name.size() <= kMaxGroupName && alnum(name.front()) &&
-         std::ranges::all_of(name,
-                             [&](char c) { return alnum(c) || c == '.' || c == '_' || c == '-'; });
+  return !name.empty() && name.size() <= kMaxGroupName && is_alnum(name.front()) &&
+         is_plain_name(name);
 }
 
 void Loader::groups(const Value& value) {
@@ -978,11 +1216,7 @@ void Loader::group(const std::string& group_name, const Value& value) {
     error(*value.key, value.path + ": expected 'handler', found none");
   }
   options(keys["options"], settings, places);
-  workers(keys["workers"], settings.workers);
-  integer(keys["threads"], settings.threads, 1, 256);
-  boolean(keys["auto_ack"], settings.auto_ack);
-  size(keys["max_body"], settings.max_body_bytes);
-  duration(keys["start_timeout"], settings.start_timeout, kStartRange);
+  shared_keys(keys, settings);
   if (const Map batch = map(keys["batch"], kBatchKeys)) {
     integer(batch["size"], settings.batch_size, 1, kMaxBatch);
     duration(batch["wait"], settings.batch_wait, kWaitRange);
@@ -992,8 +1226,50 @@ void Loader::group(const std::string& group_name, const Value& value) {
   base.prefetch = prefetch_default_;
   queue_keys(keys, base);
   settings.queues = queues(keys, group_name, base);
+  check_timeout(keys, value, settings);
+  check_dead_letter(keys, value, settings);
   loaded_.settings.groups.push_back(std::move(settings));
   loaded_.places.push_back(std::move(places));
+}
+
+// The broker closes the channel of who holds a message for longer than its consumer_timeout, and
+// everybody's messages on it come again.
+void Loader::check_timeout(const Map& keys, const Value& value, const GroupSettings& group) {
+  const milliseconds limit = loaded_.settings.broker.consumer_timeout;
+  const Value own = keys["timeout"];
+  if (limit == 0ms || !timeouts_known_ || keys.refused("timeout") || is_wrong(own)) return;
+  const YamlNode& place = own ? *own.node : *value.key;
+  const std::string subject = own ? own.path : value.path;
+  const std::string broker_limit = "broker.consumer_timeout (" + duration_text(limit) + ")";
+  if (group.timeout == 0ms) {
+    return warn(place, subject + ": no timeout: the broker closes the channel of a handler that " +
+                           "takes longer than " + broker_limit);
+  }
+  const bool waits = group.batch_size > 1;
+  if (group.timeout + (waits ? group.batch_wait : 0ms) < limit - kConsumerTimeoutMargin) return;
+  error(place,
+        subject + ": expected " + (waits ? "timeout and batch.wait together" : "a timeout") +
+            " below " + broker_limit + " less " + duration_text(kConsumerTimeoutMargin) +
+            ", found " + duration_text(group.timeout) +
+            (waits ? " and " + duration_text(group.batch_wait) : "") +
+            ": raise the broker's consumer_timeout and say so with broker.consumer_timeout, or "
+            "write a shorter timeout");
+}
+
+void Loader::check_dead_letter(const Map& keys, const Value& value, const GroupSettings& group) {
+  const DeadLetterSettings& to = group.dead_letter;
+  if (to.to != DeadLetterSettings::To::exchange || !to.exchange.empty()) return;
+  if (std::ranges::find(group.queues, to.routing_key, &QueueSettings::name) == group.queues.end())
+    return;
+  const std::string problem = ": expected a queue that is not the group's own, found '" +
+                              shown(to.routing_key) + "': its dead letters would come again";
+  const Value own = keys["dead_letter"];
+  if (own && own.is(YamlType::map)) {
+    if (const Value queue = Map(own.node, own.path)["queue"])
+      error(*queue.node, queue.path + problem);
+  } else if (!keys.has("dead_letter")) {
+    error(*value.key, value.path + ": defaults.dead_letter.queue" + problem);
+  }
 }
 
 bool has_key(const AmqpTable& table, std::string_view key) {
@@ -1070,7 +1346,6 @@ void Loader::declare(const Value& value, QueueDefaults& target) {
   if (!keys) return;
   static constexpr std::string_view kTypes[] = {"classic", "quorum"};
   static constexpr std::string_view kLaterTypes[] = {"stream"};
-  static constexpr std::string_view kExchangeTypes[] = {"direct", "fanout", "topic", "headers"};
   DeclareSettings settings;
   choice(keys["type"], settings.type, kTypes, kLaterTypes);
   boolean(keys["durable"], settings.durable);
@@ -1111,13 +1386,7 @@ void Loader::declare(const Value& value, QueueDefaults& target) {
       } else if (!own.has("name")) {
         error(entry, "expected 'name', found none");
       }
-      // Plugins bring types of their own, all of them x-something.
-      const Value type = own["type"];
-      if (type && type.is(YamlType::text) && type.node->text.starts_with("x-")) {
-        name(type, exchange.type, "the type of an exchange");
-      } else {
-        choice(type, exchange.type, kExchangeTypes);
-      }
+      exchange_type(own["type"], exchange.type);
       boolean(own["durable"], exchange.durable);
       boolean(own["auto_delete"], exchange.auto_delete);
       boolean(own["internal"], exchange.internal);

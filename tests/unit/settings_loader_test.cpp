@@ -247,6 +247,100 @@ groups:
   CHECK(declaration.bindings[1] == BindingSettings{"plain", "", {}});
 }
 
+TEST_CASE("what a broker says of itself, and the delays, are taken as written",
+          "[unit][settings]") {
+  const Settings settings = good(
+      "broker: {consumer_timeout: 7d, max_message_size: 1kB}\n"
+      "delays: {prefix: Shop_1.delay-x, relay: false, retry: 1s, give_up: 0s}\n"
+      "groups: {a: {handler: h, max_body: 512MiB}}");
+  CHECK(settings.broker.consumer_timeout == 168h);
+  CHECK(settings.broker.max_message_bytes == 1000);
+  CHECK(settings.delays == DelaySettings{"Shop_1.delay-x", false, 1s, 0s});
+  CHECK(good("broker: {consumer_timeout: 0}\ngroups: {a: {handler: h}}").broker.consumer_timeout ==
+        0s);
+}
+
+TEST_CASE("what a group says of failing messages is taken as written", "[unit][settings]") {
+  const GroupSettings group = group_of(
+      "timeout: 10ms, crashes: 100, "
+      "retry: {attempts: 1000, delay: 0s, backoff: 1, max_delay: 365d, jitter: 1.0}, "
+      "dead_letter: {exchange: dead, key: k, declare: true, type: x-random}, "
+      "breaker: {failures: 1e-2, outcomes: 1, pause: 1h, max_pause: 1d}");
+  CHECK(group.timeout == 10ms);
+  CHECK(group.crashes == 100);
+  CHECK(group.retry == RetrySettings{1000, 0s, 1.0, 8760h, 1.0});
+  CHECK(group.dead_letter ==
+        DeadLetterSettings{DeadLetterSettings::To::exchange, "dead", "k", true, "x-random"});
+  CHECK(group.breaker == BreakerSettings{true, 0.01, 1, 1h, 24h});
+}
+
+TEST_CASE("retry, dead_letter and breaker have short forms", "[unit][settings]") {
+  RetrySettings three;
+  three.attempts = 3;
+  CHECK(group_of("retry: 3").retry == three);
+  CHECK(group_of("retry: {}").retry == RetrySettings{});
+  CHECK(group_of("retry: {delay: 1h}").retry.delay == 1h);
+
+  using To = DeadLetterSettings::To;
+  CHECK(group_of("workers: 1").dead_letter.to == To::automatic);
+  CHECK(group_of("dead_letter: broker").dead_letter ==
+        DeadLetterSettings{To::broker, "", "", false, "topic"});
+  CHECK(group_of("dead_letter: {queue: q}").dead_letter ==
+        DeadLetterSettings{To::exchange, "", "q", false, "topic"});
+  CHECK(group_of("dead_letter: {queue: q, declare: true}").dead_letter ==
+        DeadLetterSettings{To::exchange, "", "q", true, "topic"});
+  CHECK(group_of("dead_letter: {exchange: e, key: \"\"}").dead_letter ==
+        DeadLetterSettings{To::exchange, "e", "", false, "topic"});
+  // The name of an exchange is not one of a queue.
+  CHECK(group_of("queue: x, dead_letter: {exchange: x}").dead_letter.exchange == "x");
+
+  CHECK_FALSE(group_of("breaker: false").breaker.on);
+  CHECK(group_of("breaker: true").breaker == BreakerSettings{});
+  CHECK(group_of("breaker: {}").breaker == BreakerSettings{});
+}
+
+TEST_CASE("a group takes from the defaults what it does not say itself", "[unit][settings]") {
+  const Settings settings = good(R"(
+broker: {consumer_timeout: 0}
+defaults:
+  timeout: 1h
+  retry: {attempts: 7, delay: 2s, backoff: 3, max_delay: 3s, jitter: 0}
+  crashes: 5
+  dead_letter: {exchange: dead, key: k, declare: true, type: fanout}
+  breaker: {failures: 0.5, outcomes: 10, pause: 2s, max_pause: 4s}
+groups:
+  same: {handler: h}
+  short: {handler: h, timeout: 0s, retry: 2, crashes: 1, dead_letter: broker, breaker: false}
+  some: {handler: h, retry: {delay: 3s}, dead_letter: {exchange: other}, breaker: {pause: 3s}}
+)");
+  REQUIRE(settings.groups.size() == 3);
+  const GroupSettings& same = settings.groups[0];
+  CHECK(same.timeout == 1h);
+  CHECK(same.retry == RetrySettings{7, 2s, 3.0, 3s, 0.0});
+  CHECK(same.crashes == 5);
+  CHECK(same.dead_letter ==
+        DeadLetterSettings{DeadLetterSettings::To::exchange, "dead", "k", true, "fanout"});
+  CHECK(same.breaker == BreakerSettings{true, 0.5, 10, 2s, 4s});
+
+  const GroupSettings& brief = settings.groups[1];
+  CHECK(brief.timeout == 0s);
+  CHECK(brief.retry == RetrySettings{2, 2s, 3.0, 3s, 0.0});
+  CHECK(brief.crashes == 1);
+  CHECK(brief.dead_letter ==
+        DeadLetterSettings{DeadLetterSettings::To::broker, "", "", false, "topic"});
+  CHECK(brief.breaker == BreakerSettings{false, 0.5, 10, 2s, 4s});
+
+  const GroupSettings& some = settings.groups[2];
+  CHECK(some.retry == RetrySettings{7, 3s, 3.0, 3s, 0.0});
+  CHECK(some.dead_letter ==
+        DeadLetterSettings{DeadLetterSettings::To::exchange, "other", "", false, "topic"});
+  CHECK(some.breaker == BreakerSettings{true, 0.5, 10, 3s, 4s});
+
+  CHECK(good("defaults: {breaker: false}\ngroups: {a: {handler: h, breaker: {pause: 2s}}}")
+            .groups[0]
+            .breaker.on);
+}
+
 TEST_CASE("each queue of a group may differ from the rest", "[unit][settings]") {
   const GroupSettings group = group_of(
       "prefetch: 9, consumer_tag: t, declare: {durable: false}, consumer_arguments: {x: 1}, "
@@ -403,7 +497,7 @@ TEST_CASE("a wrong file is told with place, expected and found", "[unit][setting
       {"groups: {a: {handler: h}}\nxyz: x",
        "lope.yaml:2:1: unknown key 'xyz': expected broker, handlers_dir, shutdown_timeout, "
        "ready_timeout, "
-       "log, defaults, groups or include"},
+       "log, delays, defaults, groups or include"},
       {"groups: {a: {handler: h, Workers: 1}}",
        "lope.yaml:1:26: groups.a: unknown key 'Workers': did you mean 'workers'?"},
       {"groups: {a: {handler: h}}\n\"x\\ny\\u009b\": 1",
@@ -504,6 +598,101 @@ TEST_CASE("a wrong value of a group is told with place, expected and found", "[u
       {"batch: {size: 3001}", "groups.a.batch.size: expected a whole number from 1 to 3000…"},
       {"batch: {wait: 0s}", "groups.a.batch.wait: expected a duration with a unit…"},
       {"batch: {sise: 2}", "groups.a.batch: unknown key 'sise': did you mean 'size'?"},
+      {"timeout: 9ms",
+       "groups.a.timeout: expected a duration with a unit (ms, s, m, h, d), 0 (none), or from 10ms "
+       "to 7d, found '9ms'"},
+      {"timeout: 169h", "groups.a.timeout: expected a duration with a unit…"},
+      {"timeout: 5", "groups.a.timeout: expected a duration with a unit…"},
+      {"crashes: 0", "groups.a.crashes: expected a whole number from 1 to 100, found 0"},
+      {"crashes: 101", "groups.a.crashes: expected a whole number from 1 to 100, found 101"},
+      {"retry: 0", "groups.a.retry: expected a whole number from 1 to 1000, found 0"},
+      {"retry: 1001", "groups.a.retry: expected a whole number from 1 to 1000, found 1001"},
+      {"retry: never",
+       "groups.a.retry: expected a whole number from 1 to 1000, or a map of attempts, delay, "
+       "backoff, max_delay and jitter, found 'never'"},
+      {"retry: false", "groups.a.retry: expected a whole number from 1 to 1000, or a map of…"},
+      {"retry:", "groups.a.retry: expected a whole number from 1 to 1000, or a map of…"},
+      {"retry: {attempts: 0}",
+       "groups.a.retry.attempts: expected a whole number from 1 to 1000, found 0"},
+      {"retry: {attempt: 1}", "groups.a.retry: unknown key 'attempt': did you mean 'attempts'?"},
+      {"retry: {delay: 10}", "groups.a.retry.delay: expected a duration with a unit…"},
+      {"retry: {delay: 31d}", "groups.a.retry.delay: expected a duration with a unit…"},
+      {"retry: {delay: 2h}",
+       "groups.a.retry.delay: expected at most max_delay (1h), found '2h': write a longer "
+       "max_delay beside it"},
+      {"retry: {max_delay: 9999ms}",
+       "groups.a.retry.max_delay: expected at least delay (10s), found '9999ms'"},
+      {"retry: {delay: 1m, max_delay: 59s}",
+       "groups.a.retry.max_delay: expected at least delay (1m), found '59s'"},
+      {"retry: {delay: 2h, max_delay: 366d}", "groups.a.retry.max_delay: expected a duration…"},
+      {"retry: {delay: 2h, max_delay: &x 3h}", "expected no anchor…"},
+      {"retry: {delay: 2, max_delay: 1s}", "groups.a.retry.delay: expected a duration…"},
+      {"retry: {backoff: 0.99}",
+       "groups.a.retry.backoff: expected a number from 1 to 100, found 0.99"},
+      {"retry: {backoff: 101}",
+       "groups.a.retry.backoff: expected a number from 1 to 100, found 101"},
+      {"retry: {backoff: .nan}",
+       "groups.a.retry.backoff: expected a number from 1 to 100, found .nan"},
+      {"retry: {backoff: .inf}",
+       "groups.a.retry.backoff: expected a number from 1 to 100, found .inf"},
+      {"retry: {backoff: \"2\"}",
+       "groups.a.retry.backoff: expected a number from 1 to 100, found the text '2'"},
+      {"retry: {jitter: 1.1}", "groups.a.retry.jitter: expected a number from 0 to 1, found 1.1"},
+      {"retry: {jitter: -0.1}", "groups.a.retry.jitter: expected a number from 0 to 1, found -0.1"},
+      {"retry: {jitter: 10%}", "groups.a.retry.jitter: expected a number from 0 to 1, found '10%'"},
+      {"dead_letter: queue",
+       "groups.a.dead_letter: expected broker, or a map of exchange, key, queue, declare and type, "
+       "found 'queue'"},
+      {"dead_letter: false", "groups.a.dead_letter: expected broker, or a map of…"},
+      {"dead_letter: [broker]", "groups.a.dead_letter: expected broker, or a map of…"},
+      {"dead_letter: {}", "groups.a.dead_letter: expected exchange or queue, found none"},
+      {"dead_letter: {key: k}", "groups.a.dead_letter: expected exchange or queue, found none"},
+      {"dead_letter: {exchange: x, queue: q}",
+       "groups.a.dead_letter: expected exchange or queue, found both"},
+      {"dead_letter: {exchange: \"\"}",
+       "groups.a.dead_letter.exchange: expected the name of an exchange, found the text ''"},
+      {"dead_letter: {queue: \"\"}",
+       "groups.a.dead_letter.queue: expected the name of a queue, found the text ''"},
+      {"dead_letter: {queue: " + std::string(256, 'q') + "}",
+       "groups.a.dead_letter.queue: expected at most 255 bytes, found 256"},
+      {"dead_letter: {exchange: x, key: " + std::string(256, 'k') + "}",
+       "groups.a.dead_letter.key: expected at most 255 bytes, found 256"},
+      {"dead_letter: {queue: q, key: k}",
+       "groups.a.dead_letter.key: expected with exchange only, found queue"},
+      {"dead_letter: {queue: q, declare: true, type: topic}",
+       "groups.a.dead_letter.type: expected with exchange only, found queue"},
+      {"dead_letter: {exchange: x, type: topic}",
+       "groups.a.dead_letter.type: expected 'declare: true' beside it, found none"},
+      {"dead_letter: {exchange: x, declare: false, type: topic}",
+       "groups.a.dead_letter.type: expected 'declare: true' beside it, found false"},
+      {"dead_letter: {exchange: x, declare: true, type: tpoic}",
+       "groups.a.dead_letter.type: expected direct, fanout, topic or headers, found 'tpoic': did "
+       "you mean 'topic'?"},
+      {"dead_letter: {exchange: x, declare: 1}",
+       "groups.a.dead_letter.declare: expected true or false, found 1"},
+      {"dead_letter: {queue: a}",
+       "groups.a.dead_letter.queue: expected a queue that is not the group's own, found 'a': its "
+       "dead letters would come again"},
+      {"breaker: off",
+       "groups.a.breaker: expected true, false, or a map of failures, outcomes, pause and "
+       "max_pause, found 'off'"},
+      {"breaker: 1", "groups.a.breaker: expected true, false, or a map of…"},
+      {"breaker: {failures: 0}",
+       "groups.a.breaker.failures: expected a number above 0 and at most 1, found 0"},
+      {"breaker: {failures: 1.01}",
+       "groups.a.breaker.failures: expected a number above 0 and at most 1, found 1.01"},
+      {"breaker: {outcomes: 0}",
+       "groups.a.breaker.outcomes: expected a whole number from 1 to 10000, found 0"},
+      {"breaker: {outcomes: 10001}",
+       "groups.a.breaker.outcomes: expected a whole number from 1 to 10000, found 10001"},
+      {"breaker: {pause: 9ms}", "groups.a.breaker.pause: expected a duration with a unit…"},
+      {"breaker: {pause: 61m}", "groups.a.breaker.pause: expected a duration with a unit…"},
+      {"breaker: {max_pause: 25h}", "groups.a.breaker.max_pause: expected a duration with a unit…"},
+      {"breaker: {pause: 2m}",
+       "groups.a.breaker.pause: expected at most max_pause (1m), found '2m'…"},
+      {"breaker: {max_pause: 999ms}",
+       "groups.a.breaker.max_pause: expected at least pause (1s), found '999ms'"},
+      {"breaker: {pauses: 2m}", "groups.a.breaker: unknown key 'pauses'…"},
       {"flush_interval: 1", "groups.a.flush_interval: expected a duration with a unit…"},
       {"consumer_tag: 5", "groups.a.consumer_tag: expected a consumer tag (in quotes), found 5"},
       {"consumer_tag: " + std::string(256, 't'),
@@ -625,10 +814,45 @@ TEST_CASE("a wrong value outside the groups is told too", "[unit][settings]") {
        "lope.yaml:2:27: broker.connect_timeout: expected a duration…"},
       {"broker: {connect_timeout: 61s}",
        "lope.yaml:2:27: broker.connect_timeout: expected a duration…"},
+      {"broker: {consumer_timeout: 9s}",
+       "lope.yaml:2:28: broker.consumer_timeout: expected a duration with a unit (ms, s, m, h, d), "
+       "0 (none), or from 10s to 7d, found '9s'"},
+      {"broker: {consumer_timeout: 169h}",
+       "lope.yaml:2:28: broker.consumer_timeout: expected a duration…"},
+      {"broker: {consumer_timeout: 1800000}",
+       "lope.yaml:2:28: broker.consumer_timeout: expected a duration…"},
+      {"broker: {max_message_size: 999B}",
+       "lope.yaml:2:28: broker.max_message_size: expected a size with a unit (B, kB, KiB, MB, MiB, "
+       "GB, GiB), from 1kB to 512MiB, found '999B'"},
+      {"broker: {max_message_size: 1GiB}",
+       "lope.yaml:2:28: broker.max_message_size: expected a size with a unit…"},
+      {"delays: off",
+       "lope.yaml:2:9: delays: expected a map of prefix, relay, retry and give_up, found 'off'"},
+      {"delays: {prefix: \"\"}",
+       "lope.yaml:2:18: delays.prefix: expected 1 to 100 letters, digits, '.', '_' and '-', found "
+       "the text ''"},
+      {"delays: {prefix: a/b}", "lope.yaml:2:18: delays.prefix: expected 1 to 100 letters…"},
+      {"delays: {prefix: " + std::string(101, 'p') + "}",
+       "lope.yaml:2:18: delays.prefix: expected 1 to 100 letters…"},
+      {"delays: {prefix: 5}",
+       "lope.yaml:2:18: delays.prefix: expected 1 to 100 letters, digits, '.', '_' and '-' (in "
+       "quotes), found 5"},
+      {"delays: {relay: 1}", "lope.yaml:2:17: delays.relay: expected true or false, found 1"},
+      {"delays: {retry: 999ms}", "lope.yaml:2:17: delays.retry: expected a duration…"},
+      {"delays: {retry: 25h}", "lope.yaml:2:17: delays.retry: expected a duration…"},
+      {"delays: {give_up: 31d}", "lope.yaml:2:19: delays.give_up: expected a duration…"},
+      {"delays: {giveup: 1d}",
+       "lope.yaml:2:10: delays: unknown key 'giveup': did you mean 'give_up'?"},
+      {"defaults: {timeout: 1ms}", "lope.yaml:2:21: defaults.timeout: expected a duration…"},
+      {"defaults: {retry: {delay: 2h}}",
+       "lope.yaml:2:27: defaults.retry.delay: expected at most max_delay (1h), found '2h'…"},
+      {"defaults: {crashes: 0}", "lope.yaml:2:21: defaults.crashes: expected a whole number…"},
+      {"defaults: {dead_letter: {}}",
+       "lope.yaml:2:25: defaults.dead_letter: expected exchange or queue, found none"},
+      {"defaults: {breaker: 5}", "lope.yaml:2:21: defaults.breaker: expected true, false, or…"},
       {"broker:",
-       "lope.yaml:2:1: broker: expected a URL, or a map of url, urls, user, password, heartbeat "
-       "and "
-       "connect_timeout, found nothing"},
+       "lope.yaml:2:1: broker: expected a URL, or a map of url, urls, user, password, heartbeat, "
+       "connect_timeout, consumer_timeout and max_message_size, found nothing"},
       {"broker: [amqp://x]", "lope.yaml:2:9: broker: expected a URL, or a map of…"},
       {"broker: localhost",
        "lope.yaml:2:9: broker: URL: expected amqp://user:password@host:port/vhost, found a text "
@@ -678,9 +902,8 @@ TEST_CASE("a wrong value outside the groups is told too", "[unit][settings]") {
 
 TEST_CASE("what later versions bring is not called unknown", "[unit][settings]") {
   const std::string key =
-      GENERATE(as<std::string>(), "timeout", "retry", "dead_letter", "crashes", "recycle", "watch",
-               "dedup", "min_interval", "journal", "accept", "decode", "validate", "order_by",
-               "order", "rate", "consumer_timeout");
+      GENERATE(as<std::string>(), "recycle", "watch", "dedup", "min_interval", "journal", "accept",
+               "decode", "validate", "order_by", "order", "rate", "consumer_timeout");
   check_bad({"groups: {a: {handler: h, " + key + ": {x: 1}}}",
              "lope.yaml:1:26: groups.a: '" + key + "' is not available in this version"});
   check_bad({"groups: {a: {handler: h}}\ndefaults: {" + key + ": 1}",
@@ -689,6 +912,87 @@ TEST_CASE("what later versions bring is not called unknown", "[unit][settings]")
              "lope.yaml:2:1: 'monitor' is not available in this version"});
   check_bad({"groups: {a: {handler: h}}\ncontrol: {socket: x}",
              "lope.yaml:2:1: 'control' is not available in this version"});
+}
+
+TEST_CASE("a timeout stays below the broker's own", "[unit][settings]") {
+  const std::string advice =
+      ": raise the broker's consumer_timeout and say so with broker.consumer_timeout, or write a "
+      "shorter timeout\n";
+  struct Row {
+    std::string broker, defaults, group, error, warning;
+  };
+  const auto row = GENERATE_COPY(values<Row>({
+      {"30m", "{}", "timeout: 1769999ms", "", ""},
+      {"30m", "{}", "timeout: 1770s",
+       "lope.yaml:4:8: groups.a.timeout: expected a timeout below broker.consumer_timeout (30m) "
+       "less 30s, found 1770s" +
+           advice,
+       ""},
+      {"2h", "{}", "timeout: 1h", "", ""},
+      {"0", "{}", "timeout: 7d", "", ""},
+      {"0", "{}", "timeout: 0", "", ""},
+      // Written nowhere, or in the defaults.
+      {"5m", "{}", "workers: 1",
+       "lope.yaml:3:10: groups.a: expected a timeout below broker.consumer_timeout (5m) less 30s, "
+       "found 5m" +
+           advice,
+       ""},
+      {"30m", "{timeout: 1h}", "workers: 1",
+       "lope.yaml:3:10: groups.a: expected a timeout below broker.consumer_timeout (30m) less 30s, "
+       "found 1h" +
+           advice,
+       ""},
+      {"30m", "{timeout: 1h}", "timeout: 1m", "", ""},
+      // A batch waits first.
+      {"30m", "{}", "timeout: 29m, batch: {size: 1, wait: 1h}", "", ""},
+      {"30m", "{}", "timeout: 29m, batch: {size: 2, wait: 29s}", "", ""},
+      {"30m", "{}", "timeout: 29m, batch: {size: 2, wait: 30s}",
+       "lope.yaml:4:8: groups.a.timeout: expected timeout and batch.wait together below "
+       "broker.consumer_timeout (30m) less 30s, found 29m and 30s" +
+           advice,
+       ""},
+      {"30m", "{}", "timeout: 0s", "",
+       "lope.yaml:4:8: groups.a.timeout: no timeout: the broker closes the channel of a handler "
+       "that takes longer than broker.consumer_timeout (30m)\n"},
+      {"30m", "{timeout: 0}", "workers: 1", "",
+       "lope.yaml:3:10: groups.a: no timeout: the broker closes the channel of a handler that "
+       "takes longer than broker.consumer_timeout (30m)\n"},
+      // What was refused is not held against the rest.
+      {"1s", "{}", "timeout: 1h",
+       "lope.yaml:1:28: broker.consumer_timeout: expected a duration with a unit (ms, s, m, h, d), "
+       "0 (none), or from 10s to 7d, found '1s'\n",
+       ""},
+      {"5m", "{}", "timeout: 1ms",
+       "lope.yaml:4:8: groups.a.timeout: expected a duration with a unit (ms, s, m, h, d), 0 "
+       "(none), or from 10ms to 7d, found '1ms'\n",
+       ""},
+      {"5m", "{timeout: 1ms}", "workers: 1",
+       "lope.yaml:2:21: defaults.timeout: expected a duration with a unit (ms, s, m, h, d), 0 "
+       "(none), or from 10ms to 7d, found '1ms'\n",
+       ""},
+  }));
+  // A timeout's value starts a line of its own.
+  std::string keys = row.group;
+  if (keys.starts_with("timeout: ")) keys.insert(std::string("timeout: ").size(), "\n       ");
+  const LoadedSettings loaded =
+      load("broker: {consumer_timeout: " + row.broker + "}\ndefaults: " + row.defaults +
+           "\ngroups: {a: {handler: h, " + keys + "}}");
+  INFO(row.group);
+  CHECK(joined(loaded.errors) == row.error);
+  CHECK(joined(loaded.warnings) == row.warning);
+}
+
+TEST_CASE("a dead-letter queue is none of the group's own", "[unit][settings]") {
+  const std::string problem =
+      ": expected a queue that is not the group's own, found 'x': its dead letters would come "
+      "again";
+  check_bad({"groups: {a: {handler: h, queues: [y, {name: x}], dead_letter: {queue: x}}}",
+             "lope.yaml:1:71: groups.a.dead_letter.queue" + problem});
+  check_bad(
+      {"defaults: {dead_letter: {queue: x}}\n"
+       "groups: {x: {handler: h}, y: {handler: h}, z: {handler: h, queue: x, dead_letter: "
+       "broker}}",
+       "lope.yaml:2:10: groups.x: defaults.dead_letter.queue" + problem});
 }
 
 TEST_CASE("every error of a file comes in one run, in its order", "[unit][settings]") {
@@ -1164,7 +1468,66 @@ TEST_CASE("schema and loader agree", "[unit][settings]") {
       {true, "groups: {a: {handler: h, batch: {size: 3000, wait: 1ms}, flush_interval: 1h}}"},
       {false, "groups: {a: {handler: h, batch: {size: 3001}}}"},
       {false, "groups: {a: {handler: h, batch: 7}}"},
-      {false, "groups: {a: {handler: h, retry: {attempts: 5}}}"},
+      {true,
+       "broker: {consumer_timeout: 0, max_message_size: 16MiB}\ngroups: {a: {handler: h, timeout: "
+       "0}}"},
+      {true, "broker: {consumer_timeout: 2h}\ngroups: {a: {handler: h, timeout: 1h}}"},
+      {true,
+       "delays: {prefix: a.b-c_1, relay: false, retry: 1s, give_up: 0s}\ngroups: {a: {handler: "
+       "h}}"},
+      {true,
+       "defaults: {timeout: 1m, retry: 3, crashes: 1, dead_letter: broker, breaker: false}\n"
+       "groups: {a: {handler: h}}"},
+      {true,
+       "groups: {a: {handler: h, retry: {attempts: 1000, delay: 0s, backoff: 1, max_delay: 365d, "
+       "jitter: 1}, crashes: 100}}"},
+      {true, "groups: {a: {handler: h, retry: {backoff: 1.5, jitter: 0.0}, breaker: true}}"},
+      {true, "groups: {a: {handler: h, retry: {}, breaker: {}}}"},
+      {true, "groups: {a: {handler: h, dead_letter: {queue: q, declare: true}}}"},
+      {true, "groups: {a: {handler: h, dead_letter: {exchange: x, key: \"\", declare: false}}}"},
+      {true, "groups: {a: {handler: h, dead_letter: {exchange: x, declare: true, type: x-y}}}"},
+      {true,
+       "groups: {a: {handler: h, breaker: {failures: 1, outcomes: 10000, pause: 10ms, max_pause: "
+       "1d}}}"},
+      {false, "groups: {a: {handler: h}}\nbroker: {consumer_timeout: 30}"},
+      {false, "groups: {a: {handler: h}}\nbroker: {max_message_size: 0}"},
+      {false, "groups: {a: {handler: h}}\ndelays: true"},
+      {false, "groups: {a: {handler: h}}\ndelays: {prefix: \"\"}"},
+      {false, "groups: {a: {handler: h}}\ndelays: {prefix: a b}"},
+      {false, "groups: {a: {handler: h}}\ndelays: {prefix: " + std::string(101, 'p') + "}"},
+      {false, "groups: {a: {handler: h}}\ndelays: {relay: 0}"},
+      {false, "groups: {a: {handler: h}}\ndelays: {retry: 60}"},
+      {false, "groups: {a: {handler: h}}\ndelays: {attempts: 5}"},
+      {false, "groups: {a: {handler: h}}\ndefaults: {retry: 0}"},
+      {false, "groups: {a: {handler: h, timeout: 5}}"},
+      {false, "groups: {a: {handler: h, crashes: 0}}"},
+      {false, "groups: {a: {handler: h, crashes: 101}}"},
+      {false, "groups: {a: {handler: h, retry: 0}}"},
+      {false, "groups: {a: {handler: h, retry: 1001}}"},
+      {false, "groups: {a: {handler: h, retry: false}}"},
+      {false, "groups: {a: {handler: h, retry: {attempts: 0}}}"},
+      {false, "groups: {a: {handler: h, retry: {delay: 5}}}"},
+      {false, "groups: {a: {handler: h, retry: {backoff: 0.5}}}"},
+      {false, "groups: {a: {handler: h, retry: {backoff: 101}}}"},
+      {false, "groups: {a: {handler: h, retry: {jitter: 1.5}}}"},
+      {false, "groups: {a: {handler: h, retry: {jitter: -1}}}"},
+      {false, "groups: {a: {handler: h, retry: {tries: 5}}}"},
+      {false, "groups: {a: {handler: h, dead_letter: queue}}"},
+      {false, "groups: {a: {handler: h, dead_letter: {}}}"},
+      {false, "groups: {a: {handler: h, dead_letter: {queue: \"\"}}}"},
+      {false, "groups: {a: {handler: h, dead_letter: {exchange: \"\"}}}"},
+      {false, "groups: {a: {handler: h, dead_letter: {exchange: x, queue: q}}}"},
+      {false, "groups: {a: {handler: h, dead_letter: {queue: q, key: k}}}"},
+      {false, "groups: {a: {handler: h, dead_letter: {queue: q, declare: true, type: topic}}}"},
+      {false, "groups: {a: {handler: h, dead_letter: {exchange: x, type: topic}}}"},
+      {false, "groups: {a: {handler: h, dead_letter: {exchange: x, declare: false, type: topic}}}"},
+      {false, "groups: {a: {handler: h, dead_letter: {exchange: x, declare: true, type: tpoic}}}"},
+      {false, "groups: {a: {handler: h, breaker: 1}}"},
+      {false, "groups: {a: {handler: h, breaker: {failures: 0}}}"},
+      {false, "groups: {a: {handler: h, breaker: {failures: 1.1}}}"},
+      {false, "groups: {a: {handler: h, breaker: {outcomes: 0}}}"},
+      {false, "groups: {a: {handler: h, breaker: {outcomes: 10001}}}"},
+      {false, "groups: {a: {handler: h, breaker: {pause: 1}}}"},
       {false, "groups: {a: {handler: h, queue: \"\"}}"},
       {false, "groups: {a: {handler: h, queue: x, queues: [y]}}"},
       {false, "groups: {a: {handler: h, queues: []}}"},
