@@ -27,7 +27,9 @@ ConsumerSettings consumer_settings(const Settings& settings, const GroupSettings
   consumer.handlers_dir = settings.handlers_dir;
   consumer.shutdown_timeout = settings.shutdown_timeout;
   consumer.log = settings.log;
+  consumer.delays = settings.delays;
   consumer.group = group;
+  consumer.relay = group.name == kRelayName;
   return consumer;
 }
 

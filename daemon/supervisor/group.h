@@ -14,6 +14,9 @@
 
 namespace lope::supervisor {
 
+// The relay is run as a group without workers, by this name.
+inline constexpr const char* kRelayName = "(relay)";
+
 class Group {
  public:
   enum class State { down, running, refused };

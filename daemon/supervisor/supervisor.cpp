@@ -20,6 +20,19 @@ constexpr std::chrono::milliseconds kKillGrace{800};
 // What a second TERM leaves.
 constexpr std::chrono::milliseconds kHurried{1000};
 
+// Its queue is declared with the ladder's end. A name that no group can have.
+GroupSettings relay_settings(const DelaySettings& delays) {
+  constexpr int kPrefetch = 500;
+  GroupSettings relay;
+  relay.name = kRelayName;
+  relay.workers = 0;
+  QueueSettings queue;
+  queue.name = delays.prefix + ".due";
+  queue.prefetch = kPrefetch;
+  relay.queues.push_back(std::move(queue));
+  return relay;
+}
+
 }  // namespace
 
 void lead_process_group() {
@@ -49,7 +62,7 @@ Result<void> Supervisor::set_up() {
          if (auto reopened = reopen_log(); !reopened) {
            log_error("cannot open the log file again", {{"reason", reopened.error()}});
          }
-         for (const auto& group : groups_) group->signal(SIGUSR1);
+         for_each_process([](Group& group) { group.signal(SIGUSR1); });
        }}};
   for (std::size_t i = 0; i < std::size(signals); ++i) {
     auto source = loop_->watch_signal(signals[i].first, signals[i].second);
@@ -70,6 +83,12 @@ Result<void> Supervisor::set_up() {
     if (!group) return Error{"group '" + settings.name + "': " + group.error()};
     groups_.push_back(std::move(*group));
   }
+  if (settings_.delays.relay) {
+    auto relay = Group::create(*loop_, settings_, relay_settings(settings_.delays),
+                               consumer_program_fd_, worker_program_fd_, [this] { look(); });
+    if (!relay) return Error{"relay: " + relay.error()};
+    relay_ = std::move(*relay);
+  }
   return {};
 }
 
@@ -84,7 +103,7 @@ int Supervisor::run() {
   log_info("starting",
            {{"version", LOPE_VERSION}, {"groups", groups_.size()}, {"process_group", ::getpgrp()}});
   ready_timer_.arm(Clock::now() + settings_.ready_timeout);
-  for (const auto& group : groups_) group->start();
+  for_each_process([](Group& group) { group.start(); });
   while (!done_) {
     if (auto ran = loop_->run_once(std::nullopt); !ran) {
       log_error("the event loop failed", {{"reason", ran.error()}});
@@ -95,15 +114,23 @@ int Supervisor::run() {
 }
 
 void Supervisor::look() {
-  if (phase_ != Phase::running) {
-    done_ = std::none_of(groups_.begin(), groups_.end(),
-                         [](const auto& group) { return group->state() == Group::State::running; });
+  if (phase_ != Phase::running || all_refused_) {
+    bool running = false;
+    for_each_process(
+        [&](Group& group) { running = running || group.state() == Group::State::running; });
+    done_ = !running;
     return;
   }
   const auto refused = [](const auto& group) { return group->state() == Group::State::refused; };
   if (std::all_of(groups_.begin(), groups_.end(), refused)) {
     log_error("every group is refused: nothing to run");
-    done_ = true;
+    all_refused_ = true;
+    if (relay_ != nullptr) {
+      relay_->set_stopping();
+      relay_->send(ControlType::stop);
+      deadline_timer_.arm(Clock::now() + kHurried);
+    }
+    look();
     return;
   }
   const bool at_work = std::all_of(groups_.begin(), groups_.end(), [&](const auto& group) {
@@ -166,10 +193,10 @@ void Supervisor::stop(int signal) {
   } else {
     return;
   }
-  for (const auto& group : groups_) {
-    group->set_stopping();
-    group->send(ControlType::drain, limit.count());
-  }
+  for_each_process([limit](Group& group) {
+    group.set_stopping();
+    group.send(ControlType::drain, limit.count());
+  });
   deadline_timer_.arm(Clock::now() + limit + kKillGrace);
   look();
 }
@@ -178,20 +205,20 @@ void Supervisor::stop_now() {
   phase_ = Phase::hurried;
   log_warn("stopping now: unfinished messages go back");
   notify_stopping(kHurried);
-  for (const auto& group : groups_) {
-    group->set_stopping();
-    group->send(ControlType::stop);
-  }
+  for_each_process([](Group& group) {
+    group.set_stopping();
+    group.send(ControlType::stop);
+  });
   deadline_timer_.arm(Clock::now() + kHurried);
   look();
 }
 
 void Supervisor::on_deadline() {
-  for (const auto& group : groups_) {
-    if (group->state() != Group::State::running) continue;
-    log_error("killing a consumer that did not end", {{"group", group->name()}});
-    group->signal(SIGKILL);
-  }
+  for_each_process([](Group& group) {
+    if (group.state() != Group::State::running) return;
+    log_error("killing a consumer that did not end", {{"group", group.name()}});
+    group.signal(SIGKILL);
+  });
 }
 
 int Supervisor::finish() {
@@ -206,7 +233,7 @@ int Supervisor::finish() {
     badly = badly || group->ended_badly();
   }
   int code = badly ? kExitFailed : kExitOk;
-  if (phase_ == Phase::running) code = kExitRefused;  // no group was left
+  if (all_refused_) code = kExitRefused;
   log_info(
       "ledger",
       {{"finished", finished}, {"handed_back", handed_back}, {"killed", killed}, {"exit", code}});

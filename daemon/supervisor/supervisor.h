@@ -35,9 +35,18 @@ class Supervisor {
   const int consumer_program_fd_;
   const int worker_program_fd_;
   std::unique_ptr<EventLoop> loop_;
+  // Calls f(Group&) for each group, and for the relay.
+  template <typename F>
+  void for_each_process(F f) {
+    for (const auto& group : groups_) f(*group);
+    if (relay_ != nullptr) f(*relay_);
+  }
+
   std::vector<std::unique_ptr<Group>> groups_;
+  std::unique_ptr<Group> relay_;  // forwards what is due; no group is late because of it
   Phase phase_ = Phase::running;
   bool done_ = false;
+  bool all_refused_ = false;
   bool ready_ = false;      // said so
   bool was_ready_ = false;  // every group at work, as last seen
   std::string last_status_;
