@@ -45,6 +45,7 @@ void HandlerThread::run() {
   while (true) {
     switch (inbox_.next(leases_, flush_due_ns_, flushes_)) {
       case Inbox::Next::deliveries: handle(); break;
+      case Inbox::Next::revoke: revoke(); break;
       case Inbox::Next::flush: flush(flushes_.reason); break;
       case Inbox::Next::due: flush(LOPE_FLUSH_INTERVAL); break;
       case Inbox::Next::ended: return;
@@ -80,7 +81,7 @@ void HandlerThread::handle() {
     record.started_ns = started;
     record.thread = thread_index_;
   }
-  slot_.started_ns.store(started, std::memory_order_relaxed);
+  call_begins(started);
   call_handler(count);
   const std::uint64_t ended = monotonic_ns();
   slot_.started_ns.store(0, std::memory_order_relaxed);
@@ -96,9 +97,8 @@ void HandlerThread::handle() {
       }
       continue;
     }
-    const bool explained = outcome != LOPE_ACK && !record.explanation.empty();
-    if (explained) link_.send_explanation(record.sequence, record.explanation);
-    asleep |= push_outcome(board_, record.sequence, outcome, duration, explained ? kExplained : 0);
+    const std::uint32_t flags = send_before_outcome(record, outcome, link_);
+    asleep |= push_outcome(board_, record.sequence, outcome, duration, flags);
     inbox_.release(record.lease);
   }
   slot_.sequence.store(0, std::memory_order_release);
@@ -110,6 +110,12 @@ void HandlerThread::handle() {
     link_.wake();
   }
   if (flush_is_due) flush(LOPE_FLUSH_INTERVAL);
+}
+
+// Alive first: a consumer that sees the call does not see an older call's sign of life with it.
+void HandlerThread::call_begins(std::uint64_t now) {
+  slot_.alive_ns.store(now, std::memory_order_relaxed);
+  slot_.started_ns.store(now, std::memory_order_release);
 }
 
 void HandlerThread::call_handler(std::size_t count) {
@@ -131,6 +137,12 @@ void HandlerThread::call_handler(std::size_t count) {
   host_.set_current({});
 }
 
+void HandlerThread::revoke() {
+  Inbox::Lease& lease = leases_.front();
+  held_.revoke(sequence_of(lease));
+  inbox_.release(lease);
+}
+
 std::uint64_t HandlerThread::flush_due_after(std::uint64_t now) const {
   const std::chrono::nanoseconds interval = settings_.flush_interval;
   return now + static_cast<std::uint64_t>(interval.count());
@@ -140,7 +152,7 @@ void HandlerThread::flush(std::uint32_t reason) {
   if (drained_) return;
   drained_ = reason == LOPE_FLUSH_DRAIN;
   if (plugin_.has_flush()) {
-    slot_.started_ns.store(monotonic_ns(), std::memory_order_relaxed);
+    call_begins(monotonic_ns());
     const lope_status status = plugin_.table->flush(instance_, reason);
     slot_.started_ns.store(0, std::memory_order_relaxed);
     if (status != LOPE_OK) {

@@ -29,7 +29,10 @@ class HandlerThread {
  private:
   // The deliveries in leases_.
   void handle();
+  void call_begins(std::uint64_t now);
   void call_handler(std::size_t count);
+  // The frame in leases_.
+  void revoke();
   void flush(std::uint32_t reason);
   // When what is kept now is to be flushed, all in ns of CLOCK_MONOTONIC.
   std::uint64_t flush_due_after(std::uint64_t now) const;

@@ -3,8 +3,10 @@
 #include <algorithm>
 #include <bit>
 #include <cstring>
+#include <new>
 
 #include "common/clock.h"
+#include "worker/publications.h"
 
 namespace lope::worker {
 
@@ -22,6 +24,8 @@ static_assert(static_cast<int>(HeaderKind::other) == LOPE_OTHER);
 static_assert(static_cast<int>(FlushReason::interval) == LOPE_FLUSH_INTERVAL);
 static_assert(static_cast<int>(FlushReason::window_full) == LOPE_FLUSH_WINDOW_FULL);
 static_assert(static_cast<int>(FlushReason::drain) == LOPE_FLUSH_DRAIN);
+
+constexpr std::uint64_t kMaxRetryAfter = 366ull * 24 * 3600 * 1000;  // ms
 
 std::string_view view(lope_str text) {
   return text.data == nullptr ? std::string_view() : std::string_view(text.data, text.size);
@@ -47,15 +51,20 @@ lope_value to_value(const HeaderView& header) {
 
 }  // namespace
 
+MessageRecord* Host::find_current(const lope_message* message) const {
+  if (!on_own_thread()) return nullptr;
+  for (const auto& record : current_) {
+    if (&record->message == message) return record.get();
+  }
+  return nullptr;
+}
+
 template <typename F>
 bool Host::with_record(const lope_message* message, F f) const {
   if (message == nullptr) return false;
-  if (std::this_thread::get_id() == thread_) {
-    for (const auto& record : current_) {
-      if (&record->message != message) continue;
-      f(*record);
-      return true;
-    }
+  if (MessageRecord* const record = find_current(message); record != nullptr) {
+    f(*record);
+    return true;
   }
   return held_.with(message, f);
 }
@@ -138,7 +147,7 @@ struct Host::Calls {
     Host& me = self(host);
     const std::string_view text = view(reason).substr(0, kMaxExplanation);
     if (message == nullptr) {
-      if (std::this_thread::get_id() != me.thread_) return LOPE_E_WRONG_THREAD;
+      if (!me.on_own_thread()) return LOPE_E_WRONG_THREAD;
       me.create_explanation_ = text;
       return LOPE_OK;
     }
@@ -151,6 +160,27 @@ struct Host::Calls {
     return self(host).held_.settle(id, outcome);
   }
 
+  static lope_status publish(const lope_host* host, const lope_message* cause,
+                             const lope_publication* publication) noexcept {
+    return self(host).publish(add_publication, cause, publication);
+  }
+  static lope_status reply(const lope_host* host, const lope_message* request,
+                           const lope_publication* publication) noexcept {
+    return self(host).publish(add_reply, request, publication);
+  }
+
+  static lope_status retry_after(const lope_host* host, const lope_message* message,
+                                 uint64_t ms) noexcept {
+    const bool known = self(host).with_record(message, [ms](MessageRecord& record) {
+      record.retry_after_ms = std::min(ms, kMaxRetryAfter);
+    });
+    return known ? LOPE_OK : LOPE_E_WRONG_THREAD;
+  }
+
+  static lope_status keep_alive(const lope_host* host, const lope_message* message) noexcept {
+    return self(host).keep_alive(message);
+  }
+
   // Not carried out by this version.
   static lope_status metric_record(const lope_host*, uint32_t, int64_t) noexcept {
     return LOPE_E_UNSUPPORTED;
@@ -159,23 +189,18 @@ struct Host::Calls {
                                      uint32_t*) noexcept {
     return LOPE_E_UNSUPPORTED;
   }
-  static lope_status publish(const lope_host*, const lope_message*,
-                             const lope_publication*) noexcept {
-    return LOPE_E_UNSUPPORTED;
-  }
-  static lope_status retry_after(const lope_host*, const lope_message*, uint64_t) noexcept {
-    return LOPE_E_UNSUPPORTED;
-  }
-  static lope_status keep_alive(const lope_host*, const lope_message*) noexcept {
-    return LOPE_E_UNSUPPORTED;
-  }
   static const void* extension(const lope_host*, const char*) noexcept { return nullptr; }
   static lope_status spare() noexcept { return LOPE_E_UNSUPPORTED; }
 };
 
 Host::Host(const WorkerSettings& settings, const Plugin& plugin, std::uint32_t thread_index,
            WorkerBoard& board, LinkWriter& link, HeldMessages& held)
-    : settings_(settings), plugin_(plugin), board_(board), link_(link), held_(held) {
+    : settings_(settings),
+      plugin_(plugin),
+      board_(board),
+      slot_(board.slots[thread_index]),
+      link_(link),
+      held_(held) {
   lope_host& table = padded_.table;
   table.struct_size = sizeof(lope_host);
   table.abi_minor = LOPE_ABI_MINOR;
@@ -196,7 +221,7 @@ Host::Host(const WorkerSettings& settings, const Plugin& plugin, std::uint32_t t
   table.header_get = Calls::header_get;
   table.header_at = Calls::header_at;
   table.publish = Calls::publish;
-  table.reply = Calls::publish;
+  table.reply = Calls::reply;
   table.explain = Calls::explain;
   table.retry_after = Calls::retry_after;
   table.keep_alive = Calls::keep_alive;
@@ -207,6 +232,35 @@ Host::Host(const WorkerSettings& settings, const Plugin& plugin, std::uint32_t t
 bool Host::headers_of(const lope_message* message, std::string_view& headers) const {
   return with_record(message,
                      [&headers](const MessageRecord& record) { headers = record.view.headers; });
+}
+
+lope_status Host::publish(Add add, const lope_message* cause,
+                          const lope_publication* publication) const {
+  lope_status status = LOPE_E_WRONG_THREAD;
+  try {
+    with_record(cause, [&](MessageRecord& record) {
+      status = add(publication, settings_.max_message_bytes, record);
+    });
+  } catch (const std::bad_alloc&) {
+    return LOPE_E_FAILED;
+  }
+  return status;
+}
+
+lope_status Host::keep_alive(const lope_message* message) {
+  if (message == nullptr) return LOPE_E_WRONG_THREAD;
+  if (find_current(message) != nullptr) {
+    slot_.alive_ns.store(monotonic_ns(), std::memory_order_relaxed);
+    return LOPE_OK;
+  }
+  const lope_status status = held_.keep_alive(message);
+  // What flush() is busy with is held.
+  const bool flushing =
+      on_own_thread() && current_.empty() && slot_.started_ns.load(std::memory_order_relaxed) != 0;
+  if (status == LOPE_OK && flushing) {
+    slot_.alive_ns.store(monotonic_ns(), std::memory_order_relaxed);
+  }
+  return status;
 }
 
 }  // namespace lope::worker

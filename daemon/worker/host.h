@@ -42,14 +42,23 @@ class Host {
   struct Calls;  // the functions of the table
   friend struct Calls;
 
+  // The record of a message of the running call, on its thread; otherwise nullptr.
+  MessageRecord* find_current(const lope_message* message) const;
   // Runs f(record) if the message is one of the running call, on its thread, or a held one.
   template <typename F>
   bool with_record(const lope_message* message, F f) const;
   bool headers_of(const lope_message* message, std::string_view& headers) const;
+  // With add_publication() or add_reply().
+  using Add = lope_status (*)(const lope_publication*, std::int64_t max_body, MessageRecord&);
+  lope_status publish(Add add, const lope_message* cause,
+                      const lope_publication* publication) const;
+  lope_status keep_alive(const lope_message* message);
+  bool on_own_thread() const { return std::this_thread::get_id() == thread_; }
 
   const WorkerSettings& settings_;
   const Plugin& plugin_;
   WorkerBoard& board_;
+  WorkerBoard::Slot& slot_;
   LinkWriter& link_;
   HeldMessages& held_;
   const std::thread::id thread_ = std::this_thread::get_id();

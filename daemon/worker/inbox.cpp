@@ -37,17 +37,17 @@ Inbox::~Inbox() {
   for (const auto& [id, segment] : segments_) unmap(segment.data, segment.size);
 }
 
-Inbox::Next Inbox::next(std::vector<Lease>& deliveries, std::uint64_t due_ns, Flushes& flushes) {
-  deliveries.clear();
+Inbox::Next Inbox::next(std::vector<Lease>& frames, std::uint64_t due_ns, Flushes& flushes) {
+  frames.clear();
   std::unique_lock<std::mutex> lock(mutex_, std::defer_lock);
   if (shared_) lock.lock();
-  const Next next = take_next(lock, deliveries, due_ns, flushes);
+  const Next next = take_next(lock, frames, due_ns, flushes);
   // There may be more, and somebody has to read the socket.
   if (waiting_ > 0 && !reading_) changed_.notify_one();
   return next;
 }
 
-Inbox::Next Inbox::take_next(std::unique_lock<std::mutex>& lock, std::vector<Lease>& deliveries,
+Inbox::Next Inbox::take_next(std::unique_lock<std::mutex>& lock, std::vector<Lease>& frames,
                              std::uint64_t due_ns, Flushes& flushes) {
   while (true) {
     if (!reading_) take_control_frames();
@@ -63,8 +63,9 @@ Inbox::Next Inbox::take_next(std::unique_lock<std::mutex>& lock, std::vector<Lea
     if (take_frame(first)) {
       FrameHead head;
       std::memcpy(&head, first.frame.data(), sizeof head);
-      deliveries.push_back(first);
-      return take_batch(lock, deliveries, head.batch) ? Next::deliveries : Next::ended;
+      frames.push_back(first);
+      if (head.type == FrameType::revoke) return Next::revoke;
+      return take_batch(lock, frames, head.batch) ? Next::deliveries : Next::ended;
     }
     if (ended_) return Next::ended;
     switch (read(lock, due_ns)) {
@@ -135,7 +136,8 @@ void Inbox::take_control_frames() {
     FrameHead head;
     if (available < sizeof head) return;
     std::memcpy(&head, current_->data.get() + current_->parsed, sizeof head);
-    if (head.type == FrameType::delivery || available < head.size) return;
+    if (head.type == FrameType::delivery || head.type == FrameType::revoke) return;
+    if (available < head.size) return;
     if (head.type == FrameType::flush) {
       ++flushes_;
       flush_reason_ = static_cast<std::uint32_t>(head.sequence);

@@ -36,6 +36,7 @@ class Inbox {
   };
   enum class Next {
     deliveries,  // one, or a batch
+    revoke,      // one frame of that type
     flush,       // the consumer asks for it: see Flushes
     due,         // the time is up
     ended,       // the consumer has closed the link, or broken it
@@ -54,8 +55,8 @@ class Inbox {
   };
 
   // [any thread] Blocks for what comes next, no longer than to `due_ns` (CLOCK_MONOTONIC; 0: for
-  // ever).
-  Next next(std::vector<Lease>& deliveries, std::uint64_t due_ns, Flushes& flushes);
+  // ever). The frames, if any, are to be released.
+  Next next(std::vector<Lease>& frames, std::uint64_t due_ns, Flushes& flushes);
   // Would next() return a delivery without waiting? With several threads always false: another may
   // take it.
   bool has_next() const;
@@ -67,7 +68,7 @@ class Inbox {
  private:
   enum class Received { data, due, end };
 
-  Next take_next(std::unique_lock<std::mutex>& lock, std::vector<Lease>& deliveries,
+  Next take_next(std::unique_lock<std::mutex>& lock, std::vector<Lease>& frames,
                  std::uint64_t due_ns, Flushes& flushes);
   bool take_batch(std::unique_lock<std::mutex>& lock, std::vector<Lease>& deliveries,
                   std::size_t count);

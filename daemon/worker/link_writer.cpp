@@ -16,16 +16,18 @@ constexpr std::size_t kMaxLogText = 16 * 1024;
 
 void LinkWriter::send(FrameType type, std::uint64_t sequence, std::string_view payload) {
   payload = payload.substr(0, kMaxWorkerFrame - sizeof(FrameHead));
-  const std::string frame = encode_frame(type, sequence, payload);
+  send_frames(encode_frame(type, sequence, payload));
+}
+
+void LinkWriter::send_frames(std::span<const char> frames) {
   const std::lock_guard<std::mutex> lock(mutex_);
-  std::string_view left = frame;
-  while (!left.empty()) {
-    const ssize_t n = ::send(link_fd_, left.data(), left.size(), MSG_NOSIGNAL);
+  while (!frames.empty()) {
+    const ssize_t n = ::send(link_fd_, frames.data(), frames.size(), MSG_NOSIGNAL);
     if (n < 0) {
       if (errno == EINTR) continue;
       return;
     }
-    left.remove_prefix(static_cast<std::size_t>(n));
+    frames = frames.subspan(static_cast<std::size_t>(n));
   }
 }
 
@@ -36,8 +38,12 @@ void LinkWriter::send_log(LogLevel level, std::string_view text) {
   send(FrameType::log, 0, payload);
 }
 
-void LinkWriter::send_explanation(std::uint64_t sequence, std::string_view text) {
-  send(FrameType::explain, sequence, text.substr(0, kMaxExplanation));
+void LinkWriter::send_explanation(std::uint64_t sequence, std::uint64_t retry_after_ms,
+                                  std::string_view text) {
+  const ExplainHead head{retry_after_ms};
+  std::string payload(reinterpret_cast<const char*>(&head), sizeof head);
+  payload += text.substr(0, kMaxExplanation);
+  send(FrameType::explain, sequence, payload);
 }
 
 void LinkWriter::send_failure(bool refused, std::string_view text) {

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <mutex>
+#include <span>
 #include <string_view>
 
 #include "common/link.h"
@@ -20,7 +21,11 @@ class LinkWriter {
   // Blocks while the link is full. Nothing to report: without its consumer the worker ends anyway.
   void send(FrameType type, std::uint64_t sequence, std::string_view payload);
   void send_log(LogLevel level, std::string_view text);
-  void send_explanation(std::uint64_t sequence, std::string_view text);
+  // Frames that are ready, together: nothing of another thread comes between them.
+  void send_frames(std::span<const char> frames);
+  // `retry_after_ms` as in ExplainHead.
+  void send_explanation(std::uint64_t sequence, std::uint64_t retry_after_ms,
+                        std::string_view text);
   void send_failure(bool refused, std::string_view text);
   // Wakes the consumer; it looks at the scoreboard.
   void wake();

@@ -10,6 +10,11 @@ namespace lope::worker {
 
 namespace {
 
+// The memory for publications that a record keeps from one message to the next.
+constexpr std::size_t kKeptPublications = 64 * 1024;
+// How often the consumer is told that one message is kept alive.
+constexpr std::uint64_t kKeepAliveInterval = 10'000'000;  // ns
+
 lope_str str(std::string_view text) { return {text.data(), text.size()}; }
 
 }  // namespace
@@ -25,6 +30,8 @@ void MessageRecord::take(const Inbox::Lease& from) {
   sequence = head.sequence;
   handed_back = false;
   explanation.clear();
+  retry_after_ms = kByPolicy;
+  kept_alive_ns = 0;
 
   message.struct_size = sizeof message;
   message.flags = 0;
@@ -54,6 +61,25 @@ void MessageRecord::take(const Inbox::Lease& from) {
   message.priority = view.priority;
   message.header_count = view.header_count;
   message.host_data = this;
+}
+
+void MessageRecord::drop_publications() {
+  publication_count = 0;
+  publications.clear();
+  if (publications.capacity() > kKeptPublications) publications.release();
+}
+
+std::uint32_t send_before_outcome(MessageRecord& record, lope_outcome outcome, LinkWriter& link) {
+  std::uint32_t flags = 0;
+  if (outcome == LOPE_ACK) {
+    if (record.publication_count > 0) link.send_frames(record.publications.bytes());
+    flags = record.publication_count << kPublicationsShift;
+  } else if (!record.explanation.empty() || record.retry_after_ms != kByPolicy) {
+    link.send_explanation(record.sequence, record.retry_after_ms, record.explanation);
+    flags = kExplained;
+  }
+  record.drop_publications();
+  return flags;
 }
 
 HeldMessages::HeldMessages(WorkerBoard& board, LinkWriter& link, Inbox& inbox, int threads)
@@ -117,6 +143,29 @@ lope_status HeldMessages::settle(std::uint64_t id, lope_outcome outcome) {
   return LOPE_E_STALE;
 }
 
+lope_status HeldMessages::keep_alive(const lope_message* message) {
+  lope_status status = LOPE_E_WRONG_THREAD;
+  with(message, [&](MessageRecord& record) {
+    status = record.handed_back ? LOPE_E_STALE : LOPE_OK;
+    const std::uint64_t now = monotonic_ns();
+    if (record.handed_back || now - record.kept_alive_ns < kKeepAliveInterval) return;
+    record.kept_alive_ns = now;
+    link_.send(FrameType::keep_alive, record.sequence, {});
+  });
+  return status;
+}
+
+void HeldMessages::revoke(std::uint64_t id) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  const auto found = held_.find(id);
+  if (found == held_.end() || found->second->handed_back) return;
+  MessageRecord& record = *found->second;
+  record.handed_back = true;
+  record.drop_publications();
+  const std::uint64_t duration = monotonic_ns() - record.started_ns;
+  if (push_outcome(board_, id, LOPE_NO_OUTCOME, duration, kSettled | kRevoked)) link_.wake();
+}
+
 bool HeldMessages::is_running(std::uint64_t id) const {
   const auto* slots = board_.slots.data();
   return std::any_of(slots, slots + threads_,
@@ -124,9 +173,7 @@ bool HeldMessages::is_running(std::uint64_t id) const {
 }
 
 void HeldMessages::report(MessageRecord& record, lope_outcome outcome) {
-  const bool explained = outcome != LOPE_ACK && !record.explanation.empty();
-  if (explained) link_.send_explanation(record.sequence, record.explanation);
-  const std::uint32_t flags = kSettled | (explained ? kExplained : 0);
+  const std::uint32_t flags = kSettled | send_before_outcome(record, outcome, link_);
   if (push_outcome(board_, record.sequence, outcome, monotonic_ns() - record.started_ns, flags)) {
     link_.wake();
   }
@@ -134,6 +181,7 @@ void HeldMessages::report(MessageRecord& record, lope_outcome outcome) {
 
 void HeldMessages::put_away(std::unique_ptr<MessageRecord> record) {
   inbox_.release(record->lease);
+  record->drop_publications();
   spare_.push_back(std::move(record));
 }
 

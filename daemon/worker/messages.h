@@ -27,14 +27,25 @@ struct MessageRecord {
   std::uint64_t sequence = 0;
   std::uint64_t started_ns = 0;  // when its handler was called
   std::uint32_t thread = 0;      // whose handler
-  bool handed_back = false;      // held at the end of a drain: the broker has it again
+  bool handed_back = false;      // held, but its consumer has it again: after a drain, or a timeout
   std::string explanation;       // of explain(); kept between messages for its memory
+  std::uint64_t retry_after_ms = kByPolicy;
+  std::uint64_t kept_alive_ns = 0;  // held: when the consumer was last told so; 0: never
+  // Whole publish frames, sent if the message is acked; kept between messages for their memory.
+  ByteBuffer publications;
+  std::uint32_t publication_count = 0;
   Inbox::Lease lease;
 
   // Takes the delivery that `lease` holds. A frame that does not decode aborts: it is our own
   // fault.
   void take(const Inbox::Lease& lease);
+  // Large memory is given back.
+  void drop_publications();
 };
+
+// Sends what goes before the outcome: the publications of an ack, the explanation of another.
+// Returns the flags that say so in the outcome's entry.
+std::uint32_t send_before_outcome(MessageRecord& record, lope_outcome outcome, LinkWriter& link);
 
 class HeldMessages {
  public:
@@ -50,6 +61,11 @@ class HeldMessages {
 
   // [any thread] As lope_host::settle().
   lope_status settle(std::uint64_t id, lope_outcome outcome);
+  // [any thread] As lope_host::keep_alive(), of a held message.
+  lope_status keep_alive(const lope_message* message);
+  // [any thread] The consumer has taken this one away, if it is still held: says so. The memory
+  // stays until the handler settles it all the same.
+  void revoke(std::uint64_t id);
   // [any thread] Runs f(record) if the message is held: then it cannot be settled meanwhile.
   template <typename F>
   bool with(const lope_message* message, F f) {

@@ -18,6 +18,7 @@
 #include "common/exit_code.h"
 #include "common/settings_json.h"
 #include "common/spawn.h"
+#include "worker/crash_report.h"
 #include "worker/handler_thread.h"
 
 namespace lope::worker {
@@ -47,6 +48,7 @@ void leave_to_child() {
       ::signal(signal, SIG_DFL);
     }
   }
+  drop_crash_report();
 }
 
 // Where all instances meet before the worker says ready: they all work, or none does.
@@ -108,6 +110,8 @@ int run_worker() {
   ::close(kSettingsFd);
 
   mapped_board = &**board;
+  install_crash_report(**board);
+  const CrashStack crash_stack(0);
   ::pthread_atfork(nullptr, nullptr, leave_to_child);
 
   enter(WorkerStage::checking);
@@ -142,7 +146,10 @@ int run_worker() {
   std::vector<std::thread> threads;
   try {
     for (int i = 1; i < settings->threads; ++i) {
-      threads.emplace_back(live, static_cast<std::uint32_t>(i));
+      threads.emplace_back([&live, index = static_cast<std::uint32_t>(i)] {
+        const CrashStack own_stack(index);
+        live(index);
+      });
     }
   } catch (const std::system_error& error) {
     link.send_failure(false, std::string("cannot start a thread: ") + error.what());

@@ -50,6 +50,13 @@ class Edge final : public lope::Handler {
       message.reply(answer);
       return lope::Outcome::ack;
     }
+    if (body.substr(0, 11) == "reply_json ") {
+      message.reply_json(-404, body.substr(11), R"({"n":1})");
+      message.reply_json(0, "");
+      return lope::Outcome::ack;
+    }
+    if (body == "keep_alive")
+      return message.keep_alive() ? lope::Outcome::ack : lope::Outcome::reject;
     if (body == "headers") return check_headers(message);
     if (body == "beyond the last header") message.header_at(message.header_count());
     if (body == "settle")

@@ -188,6 +188,51 @@ TEST_CASE("a publication arrives as it was filled in", "[abi][edge]") {
   CHECK(edge.host.sent[1].body == "the answer");
 }
 
+TEST_CASE("a reply in JSON is valid whatever its text", "[abi][edge]") {
+  struct Row {
+    std::string text;
+    const char* json;
+  };
+  const auto row = GENERATE(values<Row>({
+      {"", R"("")"},
+      {"not found", R"("not found")"},
+      {R"(a "quote" and a \)", R"("a \"quote\" and a \\")"},
+      {"line\nand\ttab\x01", R"("line\u000aand\u0009tab\u0001")"},
+      {std::string("a\0b", 3), R"("a\u0000b")"},
+      {"\x7F/", "\"\x7F/\""},
+      {"äöü€😀", R"("äöü€😀")"},
+      {"\xF4\x8F\xBF\xBF", "\"\xF4\x8F\xBF\xBF\""},  // the last code point
+      {"a\xFFz", "\"a\xEF\xBF\xBDz\""},              // never in UTF-8
+      {"\xC3", "\"\xEF\xBF\xBD\""},                  // cut off
+      {"\xC3(", "\"\xEF\xBF\xBD(\""},                // not continued
+      {"\xC0\xAF", "\"\xEF\xBF\xBD\xEF\xBF\xBD\""},  // too long for what it is
+      {"\xE0\x80\xAF", "\"\xEF\xBF\xBD\xEF\xBF\xBD\xEF\xBF\xBD\""},
+      {"\xED\xA0\x80", "\"\xEF\xBF\xBD\xEF\xBF\xBD\xEF\xBF\xBD\""},  // a surrogate
+      {"\xF4\x90\x80\x80", "\"\xEF\xBF\xBD\xEF\xBF\xBD\xEF\xBF\xBD\xEF\xBF\xBD\""},
+  }));
+  Edge edge(GENERATE("17", "20"));
+  REQUIRE(edge.create() == LOPE_OK);
+  CHECK(edge.handle("reply_json " + row.text) == LOPE_ACK);
+  REQUIRE(edge.host.sent.size() == 2);
+  const FakeHost::Sent& sent = edge.host.sent[0];
+  CHECK(sent.is_reply);
+  CHECK(sent.content_type == "application/json");
+  CHECK(sent.exchange.empty());
+  CHECK(sent.routing_key.empty());
+  CHECK(sent.body == R"({"code":-404,"message":)" + std::string(row.json) + R"(,"body":{"n":1}})");
+  CHECK(edge.host.sent[1].body == R"({"code":0,"message":"","body":null})");
+}
+
+TEST_CASE("keeping alive what was taken away is no error", "[abi][edge]") {
+  Edge edge(GENERATE("17", "20"));
+  REQUIRE(edge.create() == LOPE_OK);
+  CHECK(edge.handle("keep_alive") == LOPE_ACK);
+  edge.host.keep_alive_status = LOPE_E_STALE;
+  CHECK(edge.handle("keep_alive") == LOPE_REJECT);  // how the handler says that it answered false
+  edge.host.keep_alive_status = LOPE_E_WRONG_THREAD;
+  CHECK(edge.handle("keep_alive") == LOPE_RETRY);
+}
+
 TEST_CASE("headers and properties are read through the message", "[abi][edge]") {
   Edge edge(GENERATE("17", "20"));
   REQUIRE(edge.create() == LOPE_OK);

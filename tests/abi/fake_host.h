@@ -25,6 +25,7 @@ struct FakeHost {
   lope_status publish_status = LOPE_OK;
   lope_status settle_status = LOPE_OK;
   lope_status retry_after_status = LOPE_OK;
+  lope_status keep_alive_status = LOPE_OK;
 
   // What it was told.
   std::vector<std::string> lines;
@@ -32,7 +33,7 @@ struct FakeHost {
   std::vector<std::uint64_t> delays;
   struct Sent {
     bool is_reply = false;
-    std::string body, exchange, routing_key;
+    std::string body, exchange, routing_key, content_type;
     std::uint32_t flags = 0;
     std::uint64_t delay_ms = 0;
     std::vector<std::pair<std::string, lope_value>> headers;
@@ -103,8 +104,8 @@ struct FakeHost {
       self(host).delays.push_back(ms);
       return self(host).retry_after_status;
     };
-    table.keep_alive = [](const lope_host*, const lope_message*) noexcept -> lope_status {
-      return LOPE_OK;
+    table.keep_alive = [](const lope_host* host, const lope_message*) noexcept -> lope_status {
+      return self(host).keep_alive_status;
     };
     table.extension = [](const lope_host*, const char*) noexcept -> const void* { return nullptr; };
   }
@@ -124,6 +125,7 @@ struct FakeHost {
     one.body.assign(static_cast<const char*>(publication.body.data), publication.body.size);
     one.exchange = view(publication.exchange);
     one.routing_key = view(publication.routing_key);
+    one.content_type = view(publication.content_type);
     one.flags = publication.flags;
     one.delay_ms = publication.delay_ms;
     for (std::size_t i = 0; i < publication.header_count; ++i) {

@@ -105,6 +105,26 @@ TEST_CASE("a handler that asks for what this host lacks is told so", "[abi][host
   CHECK(current.explanation == "the host does not support it");
 }
 
+TEST_CASE("what a handler of 1.0 publishes is kept for its ack", "[abi][host]") {
+  RealHost real("frozen_1_0");
+  const lope_plugin& plugin = *real.plugin.table;
+  lope_handler* handler = nullptr;
+  REQUIRE(plugin.create(real.host->table(), &handler) == LOPE_OK);
+  const auto records = one_record();
+  worker::MessageRecord& current = *records.front();
+  current.message = message_with("calls");
+  real.host->set_current(records);
+  CHECK(plugin.handle(handler, &current.message) == LOPE_ACK);
+  CHECK(current.publication_count == 1);  // and the reply, to nobody, was refused
+  CHECK(current.retry_after_ms == 5);
+  const auto sent = decode_publication({current.publications.data() + sizeof(FrameHead),
+                                        current.publications.size() - sizeof(FrameHead)});
+  REQUIRE(sent);
+  CHECK((*sent)[TextProperty::routing_key] == "frozen");
+  CHECK(sent->body == "body");
+  plugin.destroy(handler);
+}
+
 TEST_CASE("functions for a message refuse one that is not being handled", "[abi][host]") {
   RealHost real("frozen_1_0");
   const lope_host& table = *real.host->table();

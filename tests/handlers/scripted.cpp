@@ -3,6 +3,7 @@
 //   retry:TEXT | reject:TEXT                  the same, thrown with that explanation
 //   throw | throw-int                         an exception of the standard kind, or of no kind
 //   segv | abort | exit0                      ends its process so
+//   fault | overflow                          writes where nothing is, or uses up its stack
 //   hang                                      never returns
 //   chatter                                   never returns, and writes log lines all the while
 //   sleep:MS                                  returns after so long, whatever happens
@@ -65,6 +66,12 @@ void wait_for(std::chrono::milliseconds time) {
   }
 }
 
+// Endless for *above == 0, and no tail call.
+int deeper(volatile int* above) {
+  volatile int here[256] = {*above};
+  return *above == 0 ? deeper(here) + here[1] : 0;
+}
+
 [[noreturn]] void hang() {
   for (;;) ::pause();
 }
@@ -109,6 +116,14 @@ class Scripted final : public lope::Handler {
     if (word == "abort") {
       std::signal(SIGABRT, SIG_DFL);
       std::abort();
+    }
+    if (word == "fault") {
+      volatile int* volatile nowhere = nullptr;
+      *nowhere = 1;
+    }
+    if (word == "overflow") {
+      volatile int start = 0;
+      deeper(&start);
     }
     if (word == "exit0") std::exit(0);
     if (word == "hang") hang();

@@ -6,6 +6,7 @@
 #include <catch2/catch.hpp>
 
 #include <cstring>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -15,6 +16,7 @@
 
 #include "common/clock.h"
 #include "common/fd.h"
+#include "worker/publications.h"
 
 namespace lope::worker {
 
@@ -29,6 +31,21 @@ constexpr lope_option kOptions[] = {{"colour", "red", "", LOPE_TEXT, 0, {nullptr
                                     {"size", nullptr, "", LOPE_INT64, 0, {nullptr, nullptr}},
                                     {"empty", "", "", LOPE_TEXT, 0, {nullptr, nullptr}},
                                     {nullptr, nullptr, nullptr, 0, 0, {nullptr, nullptr}}};
+
+lope_publication a_publication(std::string_view body) {
+  lope_publication publication{};
+  publication.struct_size = sizeof publication;
+  publication.body = {body.data(), body.size()};
+  return publication;
+}
+
+// All are text.
+std::map<std::string, std::string> headers_of(const PublicationView& publication) {
+  std::map<std::string, std::string> headers;
+  std::string_view left = publication.headers;
+  while (const auto header = next_header(left)) headers[std::string(header->name)] = header->value;
+  return headers;
+}
 
 // A worker's surroundings around one host.
 struct Fixture {
@@ -110,6 +127,34 @@ struct Fixture {
       REQUIRE(read);
       if (*read != FrameReader::Status::data) return std::nullopt;
     }
+  }
+
+  // What the message of the call has published so far, still unsent.
+  std::vector<PublicationView> kept() {
+    std::vector<PublicationView> views;
+    std::string_view left(message.publications.data(), message.publications.size());
+    while (!left.empty()) {
+      FrameHead head;
+      REQUIRE(left.size() >= sizeof head);
+      std::memcpy(&head, left.data(), sizeof head);
+      CHECK(head.type == FrameType::publish);
+      CHECK(head.sequence == message.sequence);
+      REQUIRE(left.size() >= head.size);
+      const auto view = decode_publication(left.substr(sizeof head, head.size - sizeof head));
+      REQUIRE(view);
+      views.push_back(*view);
+      left.remove_prefix(head.size);
+    }
+    CHECK(views.size() == message.publication_count);
+    return views;
+  }
+  lope_status publish(const lope_publication& publication) {
+    host->set_current(records);
+    return api->publish(api, &message.message, &publication);
+  }
+  lope_status reply(const lope_publication& publication) {
+    host->set_current(records);
+    return api->reply(api, &message.message, &publication);
   }
 
   void with_headers() {
@@ -360,6 +405,453 @@ TEST_CASE("the last explanation counts, and is cut", "[unit][host]") {
   CHECK_FALSE(fixture.sent());  // it goes with the outcome, not before
 }
 
+TEST_CASE("a publication is completed and kept", "[unit][host][publish]") {
+  Fixture fixture;
+  fixture.message.view[TextProperty::message_id] = "the cause";
+  lope_publication publication = a_publication("a body");
+  publication.exchange = str("exchange");
+  publication.routing_key = str("key");
+  publication.content_type = str("text/plain");
+  publication.content_encoding = str("gzip");
+  publication.correlation_id = str("correlation");
+  publication.reply_to = str("back");
+  publication.type = str("kind");
+  publication.flags = LOPE_PUB_TRANSIENT;
+  publication.expiration_ms = 5000;
+  publication.priority = 255;
+  const std::uint64_t now = unix_ns() / 1'000'000'000;
+  REQUIRE(fixture.publish(publication) == LOPE_OK);
+  publication = a_publication("");
+  publication.message_id = str("my own");
+  REQUIRE(fixture.publish(publication) == LOPE_OK);
+  CHECK_FALSE(fixture.sent());
+
+  const auto kept = fixture.kept();
+  REQUIRE(kept.size() == 2);
+  const PublicationView& first = kept[0];
+  CHECK(first.body == "a body");
+  CHECK(first[TextProperty::exchange] == "exchange");
+  CHECK(first[TextProperty::routing_key] == "key");
+  CHECK(first[TextProperty::content_type] == "text/plain");
+  CHECK(first[TextProperty::content_encoding] == "gzip");
+  CHECK(first[TextProperty::correlation_id] == "correlation");
+  CHECK(first[TextProperty::reply_to] == "back");
+  CHECK(first[TextProperty::type] == "kind");
+  CHECK(first[TextProperty::message_id].size() == 36);
+  CHECK(first.flags == kPublicationTransient);
+  CHECK(first.expiration_ms == 5000);
+  CHECK(first.priority == 255);
+  CHECK(first.timestamp >= now);
+  CHECK(first.timestamp <= now + 60);
+  CHECK(first.due_unix_ms == 0);
+  CHECK(headers_of(first) == std::map<std::string, std::string>{{"x-lope-parent-id", "the cause"},
+                                                                {"x-lope-trace-id", "the cause"}});
+  CHECK(kept[1].body.empty());
+  CHECK(kept[1][TextProperty::message_id] == "my own");
+}
+
+TEST_CASE("a publication's headers of every kind arrive as they are", "[unit][host][publish]") {
+  Fixture fixture;
+  lope_header headers[8] = {};
+  const auto set = [&headers](int at, const char* name, std::int32_t kind) -> lope_value& {
+    headers[at].name = str(name);
+    headers[at].value.kind = kind;
+    return headers[at].value;
+  };
+  set(0, "int", LOPE_INT64).as.i = -7;
+  set(1, "uint", LOPE_UINT64).as.u = ~0ull;
+  set(2, "double", LOPE_DOUBLE).as.d = 0.5;
+  set(3, "bool", LOPE_BOOL).as.i = 77;
+  set(4, "text", LOPE_TEXT).as.s = str("some text");
+  set(5, "bytes", LOPE_BYTES).as.s = str(std::string_view("a\0b", 3));
+  set(6, "time", LOPE_TIMESTAMP).as.u = 1'700'000'000;
+  set(7, "null", LOPE_NULL);
+  lope_publication publication = a_publication("");
+  publication.headers = headers;
+  publication.header_count = 8;
+  REQUIRE(fixture.publish(publication) == LOPE_OK);
+
+  // Back through the host, as those of a message.
+  const auto kept = fixture.kept();
+  CHECK(kept[0].header_count == 8);
+  fixture.message.view.headers = kept[0].headers;
+  const auto get = [&](const char* name) {
+    lope_value value{};
+    CHECK(fixture.api->header_get(fixture.api, &fixture.message.message, str(name), &value) ==
+          LOPE_OK);
+    return value;
+  };
+  CHECK(get("int").as.i == -7);
+  CHECK(get("uint").as.u == ~0ull);
+  CHECK(get("double").as.d == 0.5);
+  CHECK(get("bool").as.i == 1);
+  CHECK(text_of(get("text").as.s) == "some text");
+  CHECK(get("bytes").kind == LOPE_BYTES);
+  CHECK(text_of(get("bytes").as.s) == std::string("a\0b", 3));
+  CHECK(get("time").kind == LOPE_TIMESTAMP);
+  CHECK(get("time").as.u == 1'700'000'000);
+  CHECK(get("null").kind == LOPE_NULL);
+}
+
+TEST_CASE("a publication that is not right is refused, and nothing is kept",
+          "[unit][host][publish]") {
+  struct Row {
+    const char* what;
+    lope_status status;
+    void (*change)(lope_publication&, lope_header&);
+  };
+  static const std::string k255(255, 'x');
+  static const std::string k256(256, 'x');
+  static const std::string k127K(kMaxPropertyBytes, 'x');
+  using P = lope_publication;
+  using H = lope_header;
+  const auto row = GENERATE(values<Row>({
+      {"as it is", LOPE_OK, [](P&, H&) {}},
+      {"too small", LOPE_E_INVALID, [](P& p, H&) { --p.struct_size; }},
+      {"no size", LOPE_E_INVALID, [](P& p, H&) { p.struct_size = 0; }},
+      {"every flag", LOPE_OK, [](P& p, H&) { p.flags = 3; }},
+      {"another flag", LOPE_E_UNSUPPORTED, [](P& p, H&) { p.flags = 4; }},
+      {"long exchange", LOPE_OK, [](P& p, H&) { p.exchange = str(k255); }},
+      {"exchange", LOPE_E_INVALID, [](P& p, H&) { p.exchange = str(k256); }},
+      {"routing key", LOPE_E_INVALID, [](P& p, H&) { p.routing_key = str(k256); }},
+      {"content type", LOPE_E_INVALID, [](P& p, H&) { p.content_type = str(k256); }},
+      {"content encoding", LOPE_E_INVALID, [](P& p, H&) { p.content_encoding = str(k256); }},
+      {"correlation id", LOPE_E_INVALID, [](P& p, H&) { p.correlation_id = str(k256); }},
+      {"reply to", LOPE_E_INVALID, [](P& p, H&) { p.reply_to = str(k256); }},
+      {"message id", LOPE_E_INVALID, [](P& p, H&) { p.message_id = str(k256); }},
+      {"type", LOPE_E_INVALID, [](P& p, H&) { p.type = str(k256); }},
+      {"no text", LOPE_E_INVALID, [](P& p, H&) { p.type = {nullptr, 1}; }},
+      {"no body", LOPE_E_INVALID, [](P& p, H&) { p.body = {nullptr, 1}; }},
+      {"priority", LOPE_E_INVALID, [](P& p, H&) { p.priority = 256; }},
+      {"no headers", LOPE_E_INVALID, [](P& p, H&) { p.headers = nullptr; }},
+      {"long name", LOPE_OK, [](P&, H& h) { h.name = str(k255); }},
+      {"longer name", LOPE_E_INVALID, [](P&, H& h) { h.name = str(k256); }},
+      {"empty name", LOPE_E_INVALID, [](P&, H& h) { h.name = {}; }},
+      {"CC", LOPE_E_INVALID, [](P&, H& h) { h.name = str("CC"); }},
+      {"BCC", LOPE_E_INVALID, [](P&, H& h) { h.name = str("BCC"); }},
+      {"cc", LOPE_OK, [](P&, H& h) { h.name = str("cc"); }},
+      {"no value", LOPE_E_INVALID, [](P&, H& h) { h.value.as.s = {nullptr, 1}; }},
+      {"kind 0", LOPE_E_INVALID, [](P&, H& h) { h.value.kind = 0; }},
+      {"other kind", LOPE_E_INVALID, [](P&, H& h) { h.value.kind = LOPE_OTHER; }},
+      {"kind 10", LOPE_E_INVALID, [](P&, H& h) { h.value.kind = 10; }},
+      {"kind 257", LOPE_E_INVALID, [](P&, H& h) { h.value.kind = 257; }},
+      {"largest body", LOPE_OK, [](P& p, H&) { p.body = {k127K.data(), 1000}; }},
+      {"body", LOPE_E_TOO_LARGE, [](P& p, H&) { p.body = {k127K.data(), 1001}; }},
+      {"large header", LOPE_OK,
+       [](P&, H& h) { h.value.as.s = {k127K.data(), kMaxPropertyBytes - 500}; }},
+      {"header", LOPE_E_TOO_LARGE, [](P&, H& h) { h.value.as.s = str(k127K); }},
+      {"endless header", LOPE_E_TOO_LARGE, [](P&, H& h) { h.value.as.s = {"x", SIZE_MAX}; }},
+      {"header and properties", LOPE_E_TOO_LARGE,
+       [](P& p, H& h) {
+         h.value.as.s = {k127K.data(), kMaxPropertyBytes - 500};
+         p.exchange = p.routing_key = p.type = str(k255);
+       }},
+  }));
+  Fixture fixture;
+  INFO(row.what);
+  fixture.settings.max_message_bytes = 1000;
+  fixture.message.view[TextProperty::reply_to] = "back";
+  lope_header header{str("name"), {}};
+  header.value.kind = LOPE_TEXT;
+  header.value.as.s = str("value");
+  lope_publication publication = a_publication("body");
+  publication.headers = &header;
+  publication.header_count = 1;
+  row.change(publication, header);
+  CHECK(fixture.publish(publication) == row.status);
+  CHECK(fixture.kept().size() == (row.status == LOPE_OK ? 1 : 0));
+  CHECK(fixture.api->publish(fixture.api, &fixture.message.message, nullptr) == LOPE_E_INVALID);
+  CHECK(fixture.api->publish(fixture.api, nullptr, &publication) == LOPE_E_WRONG_THREAD);
+  // A reply is held to the same, and names no destination.
+  const bool has_place = publication.exchange.size > 0 || publication.routing_key.size > 0;
+  if (!has_place) CHECK(fixture.reply(publication) == row.status);
+}
+
+TEST_CASE("what a newer handler asks for is refused, not left out", "[unit][host][publish]") {
+  struct Newer {
+    lope_publication known;
+    std::uint64_t later;
+  };
+  Fixture fixture;
+  Newer newer{a_publication("body"), 0};
+  newer.known.struct_size = sizeof newer;
+  CHECK(fixture.publish(newer.known) == LOPE_OK);
+  newer.later = 1;
+  CHECK(fixture.publish(newer.known) == LOPE_E_UNSUPPORTED);
+  CHECK(fixture.kept().size() == 1);
+}
+
+TEST_CASE("bookkeeping is not passed on, whatever it holds", "[unit][host][publish]") {
+  Fixture fixture;
+  std::vector<lope_header> headers;
+  for (const char* name : {"x-death", "x-first-death-queue", "x-last-death-reason",
+                           "x-delivery-count", "x-lope-trace-id", "x-lope-later", "x-mine"}) {
+    lope_header header{str(name), {}};
+    header.value.kind = LOPE_OTHER;  // as an array of the broker's is shown
+    headers.push_back(header);
+  }
+  headers.back().value.kind = LOPE_TEXT;
+  headers.back().value.as.s = str("kept");
+  lope_publication publication = a_publication("");
+  publication.headers = headers.data();
+  publication.header_count = headers.size();
+  REQUIRE(fixture.publish(publication) == LOPE_OK);
+  CHECK(headers_of(fixture.kept()[0]) == std::map<std::string, std::string>{{"x-mine", "kept"}});
+}
+
+TEST_CASE("a publication says where it comes from", "[unit][host][publish]") {
+  using Map = std::map<std::string, std::string>;
+  struct Row {
+    const char* message_id;
+    Map of_cause, of_handler, sent;
+  };
+  const auto row = GENERATE(values<Row>({
+      {"", {}, {}, {}},
+      {"id", {}, {}, {{"x-lope-parent-id", "id"}, {"x-lope-trace-id", "id"}}},
+      {"id",
+       {{"x-lope-trace-id", "first"}, {"x-lope-parent-id", "before"}},
+       {},
+       {{"x-lope-parent-id", "id"}, {"x-lope-trace-id", "first"}}},
+      {"", {{"x-lope-trace-id", "first"}}, {}, {{"x-lope-trace-id", "first"}}},
+      {"",
+       {{"traceparent", "00-a"}, {"tracestate", "b"}, {"else", "c"}},
+       {},
+       {{"traceparent", "00-a"}, {"tracestate", "b"}}},
+      {"",
+       {{"traceparent", "00-a"}, {"tracestate", "b"}},
+       {{"traceparent", "00-mine"}},
+       {{"traceparent", "00-mine"}, {"tracestate", "b"}}},
+      {"", {{"traceparent", std::string(2000, 'x')}}, {}, {}},
+  }));
+  Fixture fixture;
+  fixture.message.view[TextProperty::message_id] = row.message_id;
+  HeaderWriter writer(fixture.headers);
+  for (const auto& [name, value] : row.of_cause) writer.add_text(name, HeaderKind::text, value);
+  fixture.message.view.headers = {fixture.headers.data(), fixture.headers.size()};
+  std::vector<lope_header> headers;
+  for (const auto& [name, value] : row.of_handler) {
+    lope_header& header = headers.emplace_back();
+    header.name = str(name);
+    header.value.kind = LOPE_TEXT;
+    header.value.as.s = str(value);
+  }
+  lope_publication publication = a_publication("");
+  publication.headers = headers.data();
+  publication.header_count = headers.size();
+  REQUIRE(fixture.publish(publication) == LOPE_OK);
+  CHECK(headers_of(fixture.kept()[0]) == row.sent);
+}
+
+TEST_CASE("a publication is due at once or at the later of two times", "[unit][host][publish]") {
+  struct Row {
+    std::uint64_t delay_ms;
+    std::int64_t due_from_now;  // 0: none
+    std::int64_t expected_from_now;
+  };
+  constexpr std::int64_t kHour = 3'600'000;
+  const auto row = GENERATE_COPY(values<Row>({{0, 0, 0},
+                                              {0, -kHour, 0},
+                                              {0, kHour, kHour},
+                                              {2 * kHour, 0, 2 * kHour},
+                                              {2 * kHour, kHour, 2 * kHour},
+                                              {kHour, 2 * kHour, 2 * kHour},
+                                              {kHour, -kHour, kHour}}));
+  Fixture fixture;
+  const auto now = static_cast<std::int64_t>(unix_ns() / 1'000'000);
+  const auto at = [now](std::int64_t from_now) {
+    return static_cast<std::uint64_t>(now + from_now);
+  };
+  lope_publication publication = a_publication("");
+  publication.delay_ms = row.delay_ms;
+  publication.due_unix_ms = row.due_from_now == 0 ? 0 : at(row.due_from_now);
+  REQUIRE(fixture.publish(publication) == LOPE_OK);
+  const std::uint64_t due = fixture.kept()[0].due_unix_ms;
+  if (row.expected_from_now == 0) {
+    CHECK(due == 0);
+  } else {
+    CHECK(due >= at(row.expected_from_now));
+    CHECK(due <= at(row.expected_from_now + 60'000));
+  }
+}
+
+TEST_CASE("an endless delay does not wrap around", "[unit][host][publish]") {
+  Fixture fixture;
+  lope_publication publication = a_publication("");
+  publication.delay_ms = UINT64_MAX;
+  REQUIRE(fixture.publish(publication) == LOPE_OK);
+  CHECK(fixture.kept()[0].due_unix_ms == UINT64_MAX);
+}
+
+TEST_CASE("one message publishes no more than there is room for", "[unit][host][publish]") {
+  Fixture fixture;
+  const std::string body(50 << 20, 'x');
+  const lope_publication publication = a_publication(body);
+  SECTION("in bytes") {
+    CHECK(fixture.publish(publication) == LOPE_OK);
+    CHECK(fixture.publish(publication) == LOPE_OK);
+    CHECK(fixture.publish(publication) == LOPE_E_TOO_LARGE);
+    CHECK(fixture.publish(a_publication("small")) == LOPE_OK);
+    CHECK(fixture.kept().size() == 3);
+  }
+  SECTION("but one as large as the broker takes") {
+    const std::string largest(kMaxPublishedBytes, 'x');
+    CHECK(fixture.publish(a_publication(largest)) == LOPE_OK);
+    CHECK(fixture.publish(a_publication("small")) == LOPE_E_TOO_LARGE);
+  }
+  SECTION("in number") {
+    fixture.message.publication_count = kMaxPublications;
+    CHECK(fixture.publish(a_publication("small")) == LOPE_E_TOO_LARGE);
+    CHECK(fixture.message.publications.size() == 0);
+    fixture.message.publication_count = 0;
+  }
+}
+
+TEST_CASE("a reply goes to who asked", "[unit][host][publish]") {
+  Fixture fixture;
+  fixture.message.view[TextProperty::reply_to] = "amq.rabbitmq.reply-to.xyz";
+  fixture.message.view[TextProperty::correlation_id] = "question 5";
+  lope_publication publication = a_publication("answer");
+  REQUIRE(fixture.reply(publication) == LOPE_OK);
+  publication.correlation_id = str("my own");
+  publication.flags = LOPE_PUB_TRANSIENT;
+  REQUIRE(fixture.reply(publication) == LOPE_OK);
+  const auto kept = fixture.kept();
+  REQUIRE(kept.size() == 2);
+  CHECK(kept[0].body == "answer");
+  CHECK(kept[0][TextProperty::exchange].empty());
+  CHECK(kept[0][TextProperty::routing_key] == "amq.rabbitmq.reply-to.xyz");
+  CHECK(kept[0][TextProperty::correlation_id] == "question 5");
+  CHECK(kept[0].flags == kPublicationMayBeUnroutable);
+  CHECK(kept[1][TextProperty::correlation_id] == "my own");
+  CHECK(kept[1].flags == (kPublicationMayBeUnroutable | kPublicationTransient));
+}
+
+TEST_CASE("a reply that has nowhere to go, or names a place, is refused", "[unit][host][publish]") {
+  Fixture fixture;
+  lope_publication publication = a_publication("answer");
+  CHECK(fixture.reply(publication) == LOPE_E_INVALID);  // nobody asked
+  fixture.message.view[TextProperty::reply_to] = "back";
+  publication.exchange = str("somewhere");
+  CHECK(fixture.reply(publication) == LOPE_E_INVALID);
+  publication.exchange = {};
+  publication.routing_key = str("somewhere");
+  CHECK(fixture.reply(publication) == LOPE_E_INVALID);
+  CHECK(fixture.kept().empty());
+}
+
+TEST_CASE("publications are sent with an ack, and dropped with any other outcome",
+          "[unit][host][publish]") {
+  const lope_outcome outcome =
+      GENERATE(as<lope_outcome>(), LOPE_ACK, LOPE_RETRY, LOPE_REJECT, LOPE_NO_OUTCOME, 77);
+  Fixture fixture;
+  REQUIRE(fixture.publish(a_publication("one")) == LOPE_OK);
+  REQUIRE(fixture.publish(a_publication("two")) == LOPE_OK);
+  const std::uint32_t flags = send_before_outcome(fixture.message, outcome, fixture.link);
+  CHECK(flags == (outcome == LOPE_ACK ? 2u << kPublicationsShift : 0));
+  if (outcome == LOPE_ACK) {
+    for (const char* body : {"one", "two"}) {
+      const auto frame = fixture.sent();
+      REQUIRE(frame);
+      CHECK(frame->first.type == FrameType::publish);
+      CHECK(frame->first.sequence == 77);
+      const auto view = decode_publication(frame->second);
+      REQUIRE(view);
+      CHECK(view->body == body);
+    }
+  }
+  CHECK_FALSE(fixture.sent());
+  CHECK(fixture.kept().empty());
+  CHECK(send_before_outcome(fixture.message, LOPE_ACK, fixture.link) == 0);
+}
+
+TEST_CASE("the memory of publications is kept for the next, unless it is large",
+          "[unit][host][publish]") {
+  Fixture fixture;
+  REQUIRE(fixture.publish(a_publication("small")) == LOPE_OK);
+  fixture.message.drop_publications();
+  CHECK(fixture.message.publications.capacity() > 0);
+  const std::string body(65536, 'x');
+  REQUIRE(fixture.publish(a_publication(body)) == LOPE_OK);
+  fixture.message.drop_publications();
+  CHECK(fixture.message.publications.capacity() == 0);
+}
+
+TEST_CASE("a delay of one retry travels with the explanation, or without one", "[unit][host]") {
+  struct Row {
+    std::uint64_t ms, sent_ms;
+    const char* why;
+  };
+  const auto row = GENERATE(values<Row>(
+      {{0, 0, ""}, {1500, 1500, "later"}, {UINT64_MAX, 366ull * 86'400'000, "in a year"}}));
+  Fixture fixture;
+  const lope_host* api = fixture.api;
+  const lope_message* about = &fixture.message.message;
+  CHECK(api->retry_after(api, about, row.ms) == LOPE_E_WRONG_THREAD);
+  fixture.host->set_current(fixture.records);
+  CHECK(api->retry_after(api, about, 5) == LOPE_OK);
+  CHECK(api->retry_after(api, about, row.ms) == LOPE_OK);  // the last counts
+  CHECK(api->explain(api, about, str(row.why)) == LOPE_OK);
+  CHECK_FALSE(fixture.sent());
+  CHECK(send_before_outcome(fixture.message, LOPE_RETRY, fixture.link) == kExplained);
+  const auto frame = fixture.sent();
+  REQUIRE(frame);
+  CHECK(frame->first.type == FrameType::explain);
+  ExplainHead head{};
+  REQUIRE(frame->second.size() >= sizeof head);
+  std::memcpy(&head, frame->second.data(), sizeof head);
+  CHECK(head.retry_after_ms == row.sent_ms);
+  CHECK(frame->second.substr(sizeof head) == row.why);
+}
+
+TEST_CASE("an explanation without a delay leaves it to the policy", "[unit][host]") {
+  Fixture fixture;
+  fixture.message.explanation = "why";
+  CHECK(send_before_outcome(fixture.message, LOPE_ACK, fixture.link) == 0);
+  CHECK_FALSE(fixture.sent());
+  CHECK(send_before_outcome(fixture.message, LOPE_REJECT, fixture.link) == kExplained);
+  const auto frame = fixture.sent();
+  REQUIRE(frame);
+  ExplainHead head{};
+  std::memcpy(&head, frame->second.data(), sizeof head);
+  CHECK(head.retry_after_ms == kByPolicy);
+}
+
+TEST_CASE("a call is kept alive on its thread's slot", "[unit][host]") {
+  Fixture fixture;
+  const lope_host* api = fixture.api;
+  const lope_message* about = &fixture.message.message;
+  CHECK(api->keep_alive(api, about) == LOPE_E_WRONG_THREAD);
+  CHECK(api->keep_alive(api, nullptr) == LOPE_E_WRONG_THREAD);
+  CHECK(fixture.board->slots[5].alive_ns == 0);
+  fixture.host->set_current(fixture.records);
+  const std::uint64_t before = monotonic_ns();
+  CHECK(api->keep_alive(api, about) == LOPE_OK);
+  CHECK(fixture.board->slots[5].alive_ns >= before);
+  CHECK_FALSE(fixture.sent());
+}
+
+TEST_CASE("a held message is kept alive over the link, and not too often", "[unit][host]") {
+  Fixture fixture;
+  const lope_host* api = fixture.api;
+  const lope_message* kept = fixture.hold();
+  std::thread([&] {
+    for (int i = 0; i < 100; ++i) CHECK(api->keep_alive(api, kept) == LOPE_OK);
+  }).join();
+  const auto frame = fixture.sent();
+  REQUIRE(frame);
+  CHECK(frame->first.type == FrameType::keep_alive);
+  CHECK(frame->first.sequence == 77);
+  CHECK(frame->second.empty());
+  int more = 0;
+  while (fixture.sent()) ++more;
+  CHECK(more < 99);
+  CHECK(fixture.board->slots[5].alive_ns == 0);  // no call runs
+
+  fixture.board->slots[5].started_ns = 1;  // flush()
+  CHECK(api->keep_alive(api, kept) == LOPE_OK);
+  CHECK(fixture.board->slots[5].alive_ns > 0);
+}
+
 TEST_CASE("without a message an explanation is create()'s, on its thread", "[unit][host]") {
   Fixture fixture;
   CHECK(fixture.api->explain(fixture.api, nullptr, str("no database")) == LOPE_OK);
@@ -389,12 +881,13 @@ TEST_CASE("a held message is settled once, from any thread", "[unit][host]") {
   const auto explained = fixture.sent();
   REQUIRE(explained);
   CHECK(explained->first.type == FrameType::explain);
-  CHECK(explained->second == "why");
+  CHECK(explained->second.substr(sizeof(ExplainHead)) == "why");
   const auto settled = fixture.outcome();
   REQUIRE(settled);
   CHECK(settled->sequence == 77);
   CHECK(settled->outcome == LOPE_REJECT);
   CHECK(settled->flags == (kSettled | kExplained));
+  CHECK(api->publish(api, kept, nullptr) == LOPE_E_WRONG_THREAD);
 
   CHECK(api->settle(api, 77, LOPE_ACK) == LOPE_E_STALE);
   const auto logged = fixture.sent();
@@ -402,6 +895,88 @@ TEST_CASE("a held message is settled once, from any thread", "[unit][host]") {
   CHECK(logged->first.type == FrameType::log);
   CHECK(logged->second.find("settle() of message 77, which is settled already") !=
         std::string::npos);
+  CHECK_FALSE(fixture.outcome());
+}
+
+TEST_CASE("what is published for a held message is sent when it is acked",
+          "[unit][host][publish]") {
+  const lope_outcome outcome = GENERATE(as<lope_outcome>(), LOPE_ACK, LOPE_RETRY);
+  Fixture fixture;
+  const lope_host* api = fixture.api;
+  REQUIRE(fixture.publish(a_publication("in its call")) == LOPE_OK);
+  const lope_message* kept = fixture.hold();
+  std::thread([&] {
+    const lope_publication publication = a_publication("while it is held");
+    CHECK(api->publish(api, kept, &publication) == LOPE_OK);
+    CHECK_FALSE(fixture.sent());
+    CHECK(api->settle(api, 77, outcome) == LOPE_OK);
+  }).join();
+  REQUIRE(fixture.outcome());
+  const auto settled = fixture.outcome();
+  REQUIRE(settled);
+  const bool acked = outcome == LOPE_ACK;
+  CHECK(settled->flags == (kSettled | (acked ? 2u << kPublicationsShift : 0)));
+  for (int i = 0; i < (acked ? 2 : 0); ++i) {
+    const auto frame = fixture.sent();
+    REQUIRE(frame);
+    CHECK(frame->first.type == FrameType::publish);
+  }
+  CHECK_FALSE(fixture.sent());
+}
+
+TEST_CASE("what its call published for a message that is settled early is sent",
+          "[unit][host][publish]") {
+  Fixture fixture;
+  fixture.board->slots[2].last = fixture.board->slots[2].sequence = 77;
+  REQUIRE(fixture.publish(a_publication("in its call")) == LOPE_OK);
+  CHECK(fixture.api->settle(fixture.api, 77, LOPE_ACK) == LOPE_OK);
+  CHECK_FALSE(fixture.sent());
+  fixture.hold();
+  REQUIRE(fixture.outcome());
+  const auto settled = fixture.outcome();
+  REQUIRE(settled);
+  CHECK(settled->flags == (kSettled | 1u << kPublicationsShift));
+  const auto frame = fixture.sent();
+  REQUIRE(frame);
+  CHECK(frame->first.type == FrameType::publish);
+}
+
+TEST_CASE("a held message that is taken away is reported once", "[unit][host]") {
+  Fixture fixture;
+  const lope_host* api = fixture.api;
+  REQUIRE(fixture.publish(a_publication("in its call")) == LOPE_OK);
+  const lope_message* kept = fixture.hold();
+  fixture.host->set_current({});
+  REQUIRE(fixture.outcome());
+  SECTION("while it is held") {
+    fixture.held.revoke(77);
+    fixture.held.revoke(77);
+    const auto revoked = fixture.outcome();
+    REQUIRE(revoked);
+    CHECK(revoked->sequence == 77);
+    CHECK(revoked->outcome == LOPE_NO_OUTCOME);
+    CHECK(revoked->flags == (kSettled | kRevoked));
+    CHECK(kept->id == 77);  // still to be read
+    CHECK(api->keep_alive(api, kept) == LOPE_E_STALE);
+    CHECK(fixture.held.count(0) == 1);
+    CHECK(api->settle(api, 77, LOPE_ACK) == LOPE_E_STALE);
+    CHECK(fixture.held.count(0) == 0);
+    const auto logged = fixture.sent();
+    REQUIRE(logged);
+    CHECK(logged->first.type == FrameType::log);
+    CHECK_FALSE(fixture.sent());
+  }
+  SECTION("not once it is settled") {
+    CHECK(api->settle(api, 77, LOPE_RETRY) == LOPE_OK);
+    REQUIRE(fixture.outcome());
+    fixture.held.revoke(77);
+  }
+  SECTION("not once it was handed back") {
+    fixture.held.hand_back(0);
+    REQUIRE(fixture.outcome());
+    fixture.held.revoke(77);
+  }
+  SECTION("not if it was never held") { fixture.held.revoke(78); }
   CHECK_FALSE(fixture.outcome());
 }
 
@@ -459,16 +1034,9 @@ TEST_CASE("what this version does not carry out says so", "[unit][host]") {
   Fixture fixture;
   fixture.host->set_current(fixture.records);
   const lope_host* api = fixture.api;
-  const lope_message* about = &fixture.message.message;
-  lope_publication publication{};
-  publication.struct_size = sizeof publication;
   std::uint32_t id = 0;
   CHECK(api->metric_register(api, LOPE_COUNTER, str("a"), str("b"), &id) == LOPE_E_UNSUPPORTED);
   CHECK(api->metric_record(api, 1, 1) == LOPE_E_UNSUPPORTED);
-  CHECK(api->publish(api, about, &publication) == LOPE_E_UNSUPPORTED);
-  CHECK(api->reply(api, about, &publication) == LOPE_E_UNSUPPORTED);
-  CHECK(api->retry_after(api, about, 1000) == LOPE_E_UNSUPPORTED);
-  CHECK(api->keep_alive(api, about) == LOPE_E_UNSUPPORTED);
   CHECK(api->extension(api, "lope.x/1") == nullptr);
   CHECK(api->extension(api, nullptr) == nullptr);
 }
@@ -494,7 +1062,7 @@ TEST_CASE("what several threads send does not mix", "[unit][host]") {
     threads.emplace_back([&, t] {
       for (int i = 0; i < kLines; ++i) {
         fixture.link.send_explanation(
-            static_cast<std::uint64_t>(t) * kLines + static_cast<std::uint64_t>(i),
+            static_cast<std::uint64_t>(t) * kLines + static_cast<std::uint64_t>(i), kByPolicy,
             std::string(static_cast<std::size_t>(i), static_cast<char>('a' + t)));
       }
     });
@@ -513,7 +1081,8 @@ TEST_CASE("what several threads send does not mix", "[unit][host]") {
     ++received;
     const FrameReader::Frame& got = **frame;
     const auto thread = static_cast<char>('a' + got.head.sequence / kLines);
-    if (got.payload != std::string(got.head.sequence % kLines, thread)) FAIL("a damaged frame");
+    if (got.payload.substr(sizeof(ExplainHead)) != std::string(got.head.sequence % kLines, thread))
+      FAIL("a damaged frame");
   }
   for (std::thread& thread : threads) thread.join();
   CHECK(received == kThreads * kLines);

@@ -323,6 +323,30 @@ TEST_CASE("every thread hears of a request to flush, the idle ones too", "[unit]
   CHECK(ended == kThreads);
 }
 
+TEST_CASE("a delivery that is taken away is told to one thread", "[unit][inbox]") {
+  const bool shared = GENERATE(false, true);
+  FdPair link = stream_pair();
+  Inbox inbox(link.first.get(), shared);
+  const std::string bytes = frame_of(7, 10) + encode_frame(FrameType::revoke, 5, "") +
+                            flush_frame(1) + encode_frame(FrameType::revoke, 6, "") +
+                            frame_of(8, 10);
+  REQUIRE(::send(link.second.get(), bytes.data(), bytes.size(), 0) > 0);
+  std::vector<Inbox::Lease> leases;
+  Inbox::Flushes flushes;
+  const auto take = [&](Inbox::Next what, std::uint64_t sequence) {
+    REQUIRE(inbox.next(leases, 0, flushes) == what);
+    REQUIRE(leases.size() == 1);
+    CHECK(sequence_of(leases.front()) == sequence);
+    inbox.release(leases.front());
+  };
+  take(Inbox::Next::deliveries, 7);
+  CHECK_FALSE(inbox.has_next());  // not a delivery
+  take(Inbox::Next::revoke, 5);
+  REQUIRE(inbox.next(leases, 0, flushes) == Inbox::Next::flush);
+  take(Inbox::Next::revoke, 6);
+  take(Inbox::Next::deliveries, 8);
+}
+
 TEST_CASE("a body in shared memory is found by the delivery that names it", "[unit][inbox]") {
   FdPair link = stream_pair();
   Inbox inbox(link.first.get(), false);

@@ -107,6 +107,78 @@ TEST_CASE("a damaged delivery frame is an error, never a read beyond it", "[unit
   }
 }
 
+TEST_CASE("publications arrive as they were sent, one behind the other", "[unit][link]") {
+  const std::size_t size = GENERATE(0u, 1u, 131064u, 1048576u);
+  ByteBuffer headers, frames;
+  const std::string body(size, 'b');
+  PublicationView sent;
+  sent.flags = kPublicationTransient | kPublicationMayBeUnroutable;
+  sent.priority = 9;
+  sent.expiration_ms = 60'000;
+  sent.timestamp = 1'700'000'000;
+  sent.due_unix_ms = 1'700'000'000'123;
+  sent.text = sample(headers).text;
+  sent.header_count = 3;
+  sent.headers = {headers.data(), headers.size()};
+  sent.body = body;
+  append_publication(sent, 42, frames);
+  append_publication(PublicationView{}, 43, frames);
+
+  std::string_view left(frames.data(), frames.size());
+  const auto next = [&left](std::uint64_t sequence) {
+    FrameHead head;
+    REQUIRE(left.size() >= sizeof head);
+    std::memcpy(&head, left.data(), sizeof head);
+    CHECK(head.type == FrameType::publish);
+    CHECK(head.sequence == sequence);
+    REQUIRE(head.size <= left.size());
+    const auto got = decode_publication(left.substr(sizeof head, head.size - sizeof head));
+    left.remove_prefix(head.size);
+    REQUIRE(got);
+    return *got;
+  };
+  const PublicationView got = next(42);
+  CHECK(got.flags == sent.flags);
+  CHECK(got.priority == 9);
+  CHECK(got.expiration_ms == 60'000);
+  CHECK(got.timestamp == sent.timestamp);
+  CHECK(got.due_unix_ms == sent.due_unix_ms);
+  CHECK(got.text == sent.text);
+  CHECK(got.headers == sent.headers);
+  CHECK(got.header_count == 3);
+  CHECK((got.body == body));
+  const PublicationView empty = next(43);
+  CHECK(empty.text == PublicationView{}.text);
+  CHECK(empty.headers.empty());
+  CHECK(empty.body.empty());
+  CHECK(left.empty());
+}
+
+TEST_CASE("a damaged publish frame is an error, never a read beyond it", "[unit][link]") {
+  ByteBuffer headers, frame;
+  PublicationView view;
+  view.text = sample(headers).text;
+  view.headers = {headers.data(), headers.size()};
+  view.body = "a body";
+  append_publication(view, 42, frame);
+  std::mt19937 random(1);
+  for (int i = 0; i < 20'000; ++i) {
+    std::vector<char> damaged(frame.data() + sizeof(FrameHead), frame.data() + frame.size());
+    for (int k = 0; k < 4; ++k) damaged[random() % damaged.size()] = static_cast<char>(random());
+    damaged.resize(random() % (damaged.size() + 1));
+    damaged.shrink_to_fit();
+    const auto got = decode_publication({damaged.data(), damaged.size()});
+    if (!got) continue;
+    std::string_view left = got->headers;
+    std::size_t seen = got->body.size();
+    for (const std::string_view text : got->text) seen += text.size();
+    while (const auto header = next_header(left)) {
+      seen += header->name.size() + header->value.size();
+    }
+    CHECK(seen <= damaged.size());
+  }
+}
+
 TEST_CASE("frames are whole however the socket slices them", "[unit][link]") {
   auto pair = make_stream_pair();
   REQUIRE(pair.ok());

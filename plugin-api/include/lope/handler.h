@@ -171,7 +171,8 @@ typedef struct lope_batch {
   /* ---- end of 1.0 ---- */
 } lope_batch;
 
-/* Written by the handler: zero it, set struct_size, fill in what is needed. */
+/* Written by the handler: zero it, set struct_size, fill in what is needed. No text is over 255
+ * bytes, but for a header's value. What it takes to be accepted: host->publish(). */
 typedef struct lope_publication {
   uint32_t struct_size;
   uint32_t flags; /* LOPE_PUB_… */
@@ -187,9 +188,9 @@ typedef struct lope_publication {
   const lope_header* headers;
   size_t header_count;
   uint64_t delay_ms;      /* 0: now */
-  uint64_t due_unix_ms;   /* 0: now; a past time: now */
+  uint64_t due_unix_ms;   /* 0: now; a past time: now; with delay_ms, the later of the two */
   uint32_t expiration_ms; /* 0: never */
-  uint32_t priority;
+  uint32_t priority;      /* 0 to 255 */
   /* ---- end of 1.0 ---- */
 } lope_publication;
 
@@ -247,23 +248,45 @@ struct lope_host {
   /* One header by place, 0 to header_count - 1. LOPE_E_NOT_FOUND: beyond the last. */
   lope_status (*header_at)(const lope_host* host, const lope_message* message, uint32_t index,
                            lope_header* header) LOPE_NOEXCEPT;
-  /* `cause` is acked only once this publication is confirmed; it becomes the publication's
-   * parent_id. If it cannot be confirmed, or is unroutable, the cause is retried. Dropped if the
-   * cause is not acked. LOPE_E_TOO_LARGE, LOPE_E_INVALID: refused, nothing is kept. */
+  /* Publishes on behalf of `cause`. Nothing is sent before the outcome: with LOPE_ACK all that was
+   * published for the message is sent, and it is acked once all of that is confirmed. If that does
+   * not come about, or one is unroutable and may not be, the cause is retried, and what was sent
+   * stays sent. With any other outcome it is dropped.
+   *
+   * The host adds: a message_id where there is none, the time, and the headers x-lope-parent-id
+   * (the cause's message_id), x-lope-trace-id (the cause's own, or its message_id), and traceparent
+   * and tracestate as the cause has them, unless they are set. Headers that are named x-lope-…,
+   * x-death, x-first-death-…, x-last-death-… or x-delivery-count are left out, so that all headers
+   * of the cause may be handed in.
+   *
+   * Refused, and nothing is kept:
+   * LOPE_E_INVALID      a text over 255 bytes; a priority over 255; a header without a name, of
+   * kind LOPE_OTHER or an unknown one, or named CC or BCC (no confirm tells of the queues they
+   * name) LOPE_E_TOO_LARGE    a body over the broker's max_message_bytes, properties and headers
+   * over 127 KiB together, more than one publication and over 128 MiB for this cause
+   * LOPE_E_UNSUPPORTED  a flag or a member that this host does not know
+   * LOPE_E_WRONG_THREAD not a message of the running call, and not held
+   * LOPE_E_FAILED       no memory for it */
   lope_status (*publish)(const lope_host* host, const lope_message* cause,
                          const lope_publication* publication) LOPE_NOEXCEPT;
-  /* As publish(), to the request's reply_to, with its correlation_id. LOPE_E_INVALID: it has no
-   * reply_to. */
+  /* As publish(), to the request's reply_to, with its correlation_id unless the publication has
+   * one. LOPE_E_INVALID also: the request has no reply_to, or the publication names an exchange or
+   * a routing key. Always LOPE_PUB_MAY_BE_UNROUTABLE. Rationale: who asked may be gone, and
+   * RabbitMQ calls direct reply-to unroutable even where it arrives. */
   lope_status (*reply)(const lope_host* host, const lope_message* request,
                        const lope_publication* publication) LOPE_NOEXCEPT;
   /* Why the message is not acked; goes to the log and the dead letter, cut to 1 KiB. With a NULL
    * message, in create(): why it failed. */
   lope_status (*explain)(const lope_host* host, const lope_message* message,
                          lope_str reason) LOPE_NOEXCEPT;
-  /* The delay of this LOPE_RETRY only. */
+  /* The delay of this LOPE_RETRY only, in place of what the group's retry policy says; at most 366
+   * days. The last call counts. */
   lope_status (*retry_after)(const lope_host* host, const lope_message* message,
                              uint64_t ms) LOPE_NOEXCEPT;
-  /* Restarts the message's timeout. */
+  /* Restarts the timeout: of the running call, if the message is one of it; of the message, if it
+   * is held. Inside flush(), with a held message, that of flush() as well. For a held message no
+   * more often than every 10 ms; what comes between is LOPE_OK and does nothing. LOPE_E_STALE:
+   * held, but timed out already, or handed back. */
   lope_status (*keep_alive)(const lope_host* host, const lope_message* message) LOPE_NOEXCEPT;
   /* [any-thread] Draft interfaces by name, for example "lope.x/1"; NULL when there is none. */
   /* clang-format off */

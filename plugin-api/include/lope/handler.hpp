@@ -152,6 +152,52 @@ inline void require(lope_status status, const char* what) {
   if (status != LOPE_OK) throw Error(status, std::string(what) + ": " + status_text(status));
 }
 
+// The length of the UTF-8 sequence that `text`, which is not empty, begins with; 0 when it is none.
+inline std::size_t utf8_length(std::string_view text) {
+  const auto byte = [text](std::size_t at) -> unsigned {
+    return at < text.size() ? static_cast<unsigned char>(text[at]) : 0;
+  };
+  const auto continues = [byte](std::size_t at) { return (byte(at) & 0xC0) == 0x80; };
+  const unsigned first = byte(0);
+  if (first < 0x80) return 1;
+  if (first >= 0xC2 && first <= 0xDF) return continues(1) ? 2 : 0;
+  if (first >= 0xE0 && first <= 0xEF) {
+    const bool too_long = first == 0xE0 && byte(1) < 0xA0;
+    const bool surrogate = first == 0xED && byte(1) >= 0xA0;
+    return continues(1) && continues(2) && !too_long && !surrogate ? 3 : 0;
+  }
+  if (first >= 0xF0 && first <= 0xF4) {
+    const bool too_long = first == 0xF0 && byte(1) < 0x90;
+    const bool too_high = first == 0xF4 && byte(1) >= 0x90;
+    return continues(1) && continues(2) && continues(3) && !too_long && !too_high ? 4 : 0;
+  }
+  return 0;
+}
+
+// As a JSON string, quotes included. A byte that is no UTF-8 becomes U+FFFD.
+inline std::string json_string(std::string_view text) {
+  constexpr char kHex[] = "0123456789abcdef";
+  std::string json = "\"";
+  while (!text.empty()) {
+    const std::size_t length = utf8_length(text);
+    const auto first = static_cast<unsigned char>(text[0]);
+    if (length == 0) {
+      json += "\xEF\xBF\xBD";
+    } else if (first == '"' || first == '\\') {
+      json += '\\';
+      json += text[0];
+    } else if (first < 0x20) {
+      json += "\\u00";
+      json += kHex[first >> 4];
+      json += kHex[first & 0x0F];
+    } else {
+      json += text.substr(0, length);
+    }
+    text.remove_prefix(length == 0 ? 1 : length);
+  }
+  return json + "\"";
+}
+
 template <typename T>
 inline constexpr bool kIsInteger =
     std::is_integral_v<T> && !std::is_same_v<T, bool> && !std::is_same_v<T, char>;
@@ -598,31 +644,50 @@ class Message {
     return Header{detail::to_view(header.name), Value(header.value)};
   }
 
-  // Sends a message on behalf of this one, which is acked only once the new one is confirmed. It is
-  // dropped if this one is not acked. Throws Error when the host refuses it.
+  // Publishes on behalf of this one. Sent when this one's outcome is an ack, which the broker gets
+  // once all that was published for it is confirmed; dropped with any other outcome. Throws Error
+  // when the host refuses it: see lope_host::publish().
   void publish(const Publication& publication) const {
     publication.with_raw([&](const lope_publication& raw) {
       detail::require(host_->publish(host_, message_, &raw), "publish");
     });
   }
-  // The same, to this one's reply_to with its correlation_id.
+  // The same, to this one's reply_to with its correlation_id. The answer names no exchange and no
+  // routing key. Throws Error also when nobody asked: reply_to() is empty.
   void reply(const Publication& publication) const {
     publication.with_raw([&](const lope_publication& raw) {
       detail::require(host_->reply(host_, message_, &raw), "reply");
     });
   }
 
+  // A reply of the shape {"code":…,"message":…,"body":…}. `text` may be anything: what is no UTF-8
+  // becomes U+FFFD. `body_json` is JSON already, and goes in as it is. Throws Error.
+  void reply_json(int code, std::string_view text, std::string_view body_json = "null") const {
+    Publication answer;
+    answer.content_type = "application/json";
+    answer.body = "{\"code\":" + std::to_string(code) +
+                  ",\"message\":" + detail::json_string(text) +
+                  ",\"body\":" + std::string(body_json) + "}";
+    reply(answer);
+  }
+
   // Why the outcome is not an ack; for the log and the dead letter. Throws Error.
   void explain(std::string_view reason) const {
     detail::require(host_->explain(host_, message_, detail::to_str(reason)), "explain");
   }
-  // The delay of this retry only. Throws Error.
+  // The delay of this retry only, in place of the group's retry policy. Throws Error.
   void retry_after(std::chrono::milliseconds delay) const {
     const std::uint64_t ms = delay.count() < 0 ? 0 : static_cast<std::uint64_t>(delay.count());
     detail::require(host_->retry_after(host_, message_, ms), "retry_after");
   }
-  // Restarts the message's timeout. Throws Error.
-  void keep_alive() const { detail::require(host_->keep_alive(host_, message_), "keep_alive"); }
+  // Restarts the timeout of the running call, or of a held message. False when it was held and has
+  // timed out already, or was handed back; harmless. Throws Error.
+  bool keep_alive() const {
+    const lope_status status = host_->keep_alive(host_, message_);
+    if (status == LOPE_E_STALE) return false;
+    detail::require(status, "keep_alive");
+    return true;
+  }
 
   const lope_message* raw() const noexcept { return message_; }
 
