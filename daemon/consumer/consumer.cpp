@@ -103,7 +103,17 @@ Consumer::Consumer(const ConsumerSettings& settings, GroupBoard& board)
       board_(board),
       host_(host_name()),
       receiving_(settings.group.queues.size()),
-      held_(settings.group.queues.size()) {}
+      held_(settings.group.queues.size()),
+      probed_(settings.group.queues.size()) {
+  for (const QueueSettings& queue : settings.group.queues) {
+    const AmqpTable& arguments = queue.declaration.arguments;
+    has_dead_letter_exchange_.push_back(
+        queue.declare &&
+        std::any_of(arguments.begin(), arguments.end(), [](const AmqpEntry& argument) {
+          return argument.first == "x-dead-letter-exchange";
+        }));
+  }
+}
 
 Result<void> Consumer::set_up() {
   auto loop = EventLoop::create();
@@ -147,6 +157,12 @@ Result<void> Consumer::set_up() {
   session_events.on_complete = [this](std::uint16_t queue) { on_complete(queue); };
   session_events.on_channel_lost = [this](std::uint16_t queue) { on_channel_lost(queue); };
   session_events.on_change = [] {};  // update_board() looks once a turn
+  if (settings_.group.dead_letter.to == DeadLetterSettings::To::automatic &&
+      !settings_.group.auto_ack) {
+    session_events.on_probed = [this](std::uint16_t queue, const DeadLetterProbe& probe) {
+      on_probed(queue, probe);
+    };
+  }
   const std::string connection_name =
       "lope " + settings_.group.name + " @ " + host_ + " [" + std::to_string(::getpid()) + "]";
   auto session = Session::create(*loop_, settings_.broker, connection_name, settings_.group, board_,
@@ -702,12 +718,35 @@ void Consumer::retry(Delivery& delivery, const Failure& failure) {
                                     crashes, attempt_of(delivery, failure.reason)));
 }
 
+void Consumer::on_probed(std::uint16_t queue, const DeadLetterProbe& probe) {
+  using Answer = DeadLetterProbe::Answer;
+  const bool there = probe.answer() == Answer::there;
+  const std::string& name = settings_.group.queues[queue].name;
+  has_dead_letter_exchange_[queue] = there;
+  if (there) {
+    probed_[queue].clear();
+    return;
+  }
+  std::string reason = "the queue has no dead-letter exchange that could be seen";
+  if (probe.answer() == Answer::unknown) reason = "the broker does not say whether the queue has a dead-letter exchange";
+  if (probe.answer() == Answer::missing) {
+    reason = "its dead-letter exchange '" + escape(probe.exchange(), 256) + "' does not exist";
+  }
+  if (std::exchange(probed_[queue], reason) == reason) return;
+  log_warn("no dead-letter exchange",
+           {{"group", settings_.group.name},
+            {"queue", name},
+            {"reason", reason},
+            {"then", "what is given up goes to queue '" + parking_queue(name) + "'"},
+            {"to_change", "dead_letter; if a policy sets one: dead_letter: broker"}});
+}
+
 // Does the broker take a rejected message to somewhere, as far as we know?
 bool Consumer::dead_letters_by_broker(std::uint16_t queue) const {
   switch (settings_.group.dead_letter.to) {
     case DeadLetterSettings::To::broker: return true;
     case DeadLetterSettings::To::exchange: return false;
-    case DeadLetterSettings::To::automatic: return session_->has_dead_letter_exchange(queue);
+    case DeadLetterSettings::To::automatic: return has_dead_letter_exchange_[queue];
   }
   return false;
 }

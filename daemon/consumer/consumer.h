@@ -76,6 +76,7 @@ class Consumer {
   Attempt attempt_of(const Delivery& delivery, std::string_view reason) const;
   Author author() const;
   bool dead_letters_by_broker(std::uint16_t queue) const;
+  void on_probed(std::uint16_t queue, const DeadLetterProbe& probe);
   void check_time_limits();
   void arm_time_limits();
   void suspect(Delivery& delivery, std::string_view how);
@@ -126,8 +127,11 @@ class Consumer {
   std::vector<Delivery*> receiving_;    // by queue
   std::deque<std::uint32_t> waiting_;   // for a worker, oldest first
   std::deque<std::uint32_t> suspects_;  // to be run alone
+  std::vector<bool> has_dead_letter_exchange_;  // by queue; false when that is not known
+
   std::vector<Delivery*> batch_;        // scratch of dispatch_batches()
   std::vector<std::size_t> held_;       // by queue: how many handlers keep
+  std::vector<std::string> probed_;     // by queue: why it has no dead-letter exchange, as logged
   bool flush_asked_ = false;            // since something held was settled last
   bool no_room_ = false;                // the last dispatch left some waiting
   std::vector<std::uint32_t> delayed_;  // to be handed back when due, unordered

@@ -1,4 +1,4 @@
-// lope-consumer: started by `lope run`, one for each group.
+// lope-consumer: started by `lope run`, one for each group, and one as the relay.
 #include <cstdio>
 #include <cstring>
 
@@ -18,7 +18,9 @@ int main(int argc, char** argv) {
         "  --version   print the version");
     return lope::kExitOk;
   }
-  if (argc != 2 || std::strcmp(argv[0], "lope-consumer") != 0) {
+  const bool started_by_lope = argc == 2 && (std::strcmp(argv[0], "lope-consumer") == 0 ||
+                                             std::strcmp(argv[0], "lope-relay") == 0);
+  if (!started_by_lope) {
     std::fputs("lope-consumer: is started by lope; see `lope run --help`\n", stderr);
     return lope::kExitFailed;
   }

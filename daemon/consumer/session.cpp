@@ -51,15 +51,7 @@ Session::Session(EventLoop& loop, const GroupSettings& group, GroupBoard& board,
       events_(std::move(events)),
       group_(group.name),
       channels_(group.queues.size()) {
-  for (std::size_t i = 0; i < channels_.size(); ++i) {
-    channels_[i].settings = group.queues[i];
-    const AmqpTable& arguments = group.queues[i].declaration.arguments;
-    channels_[i].has_dead_letter_exchange =
-        group.queues[i].declare &&
-        std::any_of(arguments.begin(), arguments.end(), [](const AmqpEntry& argument) {
-          return argument.first == "x-dead-letter-exchange";
-        });
-  }
+  for (std::size_t i = 0; i < channels_.size(); ++i) channels_[i].settings = group.queues[i];
 }
 
 Result<std::unique_ptr<Session>> Session::create(EventLoop& loop, const BrokerSettings& broker,
@@ -163,6 +155,7 @@ void Session::connection_lost(const std::string& reason) {
   }
   outgoing_.clear();
   outgoing_sent_ = 0;
+  probe_open_ = probe_asked_ = false;
   for (Channel& channel : channels_) {
     events_.on_channel_lost(queue_of(channel));
     if (cancelling_) channel.state = Channel::State::cancelled;
@@ -230,6 +223,8 @@ void Session::begin_subscription(Channel& channel) {
   channel.step = 0;
   channel.step_sent = false;
   channel.state = Channel::State::setting_up;
+  channel.probe.reset();
+  if (events_.on_probed && !channel.settings.declare) channel.probe.emplace(channel.settings.name);
   if (!channel.open) {
     ++channel.epoch;
     channel.settlement.reset();
@@ -285,6 +280,10 @@ void Session::send_steps() {
                      (channel.state == Channel::State::cancelling && !channel.step_sent);
     if (!due || channel.step_sent) continue;
     if (!connection_->writable()) return;
+    if (channel.probe && channel.state == Channel::State::setting_up) {
+      send_probe(channel);
+      continue;
+    }
     const Request request = channel.state == Channel::State::cancelling
                                 ? Request(Cancel{channel.consumer_tag})
                                 : channel.steps[channel.step];
@@ -296,9 +295,40 @@ void Session::send_steps() {
   }
 }
 
+// One at a time.
+Session::Channel* Session::probed_now() {
+  const auto first = std::find_if(channels_.begin(), channels_.end(), [](const Channel& each) {
+    return each.probe.has_value() && each.state == Channel::State::setting_up;
+  });
+  return first == channels_.end() ? nullptr : &*first;
+}
+
+void Session::send_probe(Channel& channel) {
+  if (probed_now() != &channel || probe_asked_) return;
+  probe_asked_ = true;
+  const Request request = probe_open_ ? channel.probe->next() : Request(ChannelOpen{});
+  // A failure shows at the next read.
+  (void)connection_->send(probe_number(), request);
+}
+
+void Session::probe_ended(Channel& channel, bool last) {
+  if (!last) return;
+  events_.on_probed(queue_of(channel), *channel.probe);
+  channel.probe.reset();
+}
+
 void Session::on_ok(ChannelNumber number_, Reply reply, std::string_view text) {
   if (reply == Reply::connection_close) {
     state_ = State::closed;
+    return;
+  }
+  if (number_ == probe_number()) {
+    probe_asked_ = false;
+    if (reply == Reply::channel_open) {
+      probe_open_ = true;
+    } else if (Channel* const probed = probed_now(); probed != nullptr) {
+      probe_ended(*probed, probed->probe->on_ok());
+    }
     return;
   }
   Channel* found = channel(number_);
@@ -338,6 +368,13 @@ void Session::on_cancelled(ChannelNumber number_, std::string_view) {
 }
 
 void Session::on_channel_closed(ChannelNumber number_, int code, std::string_view text) {
+  if (number_ == probe_number()) {
+    probe_open_ = probe_asked_ = false;
+    if (Channel* const probed = probed_now(); probed != nullptr) {
+      probe_ended(*probed, probed->probe->on_channel_closed(code, text));
+    }
+    return;
+  }
   Channel* found = channel(number_);
   if (found == nullptr) return;
   std::string reason = std::to_string(code) + " " + escape(text);
@@ -434,8 +471,9 @@ void Session::send_ops() {
 void Session::watch_socket() {
   const bool more = !outgoing_.empty() || (state_ == State::closing && !close_sent_) ||
                     std::any_of(channels_.begin(), channels_.end(), [](const Channel& channel) {
-                      return !channel.step_sent && (channel.state == Channel::State::setting_up ||
-                                                    channel.state == Channel::State::cancelling);
+                      return !channel.step_sent && !channel.probe &&
+                             (channel.state == Channel::State::setting_up ||
+                              channel.state == Channel::State::cancelling);
                     });
   socket_source_.set_events(more ? EPOLLIN | EPOLLOUT : EPOLLIN);
 }

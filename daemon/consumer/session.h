@@ -4,6 +4,7 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -12,6 +13,7 @@
 #include "common/settings.h"
 #include "consumer/connection.h"
 #include "consumer/connector.h"
+#include "consumer/dead_letter_probe.h"
 #include "consumer/settlement.h"
 
 namespace lope::consumer {
@@ -28,6 +30,9 @@ class Session final : private ConnectionEvents {
     std::function<void(std::uint16_t queue)> on_channel_lost;
     // The requests that bring a queue to consuming; nothing: subscription_steps().
     std::function<std::vector<Request>(const QueueSettings& queue, bool channel_open)> steps;
+    // Set: each queue that is not declared is asked for its dead-letter exchange before it is
+    // consumed from.
+    std::function<void(std::uint16_t queue, const DeadLetterProbe&)> on_probed;
     // Something that the board or the supervisor should know of has changed.
     std::function<void()> on_change;
   };
@@ -56,10 +61,6 @@ class Session final : private ConnectionEvents {
     const std::size_t unsettled = channel.settlement.unfinished() + channel.settlement.pending();
     const auto prefetch = static_cast<std::size_t>(channel.settings.prefetch);
     return prefetch > unsettled ? prefetch - unsettled : 0;
-  }
-  // Does the queue dead-letter what is rejected? False when that is not known.
-  bool has_dead_letter_exchange(std::uint16_t queue) const {
-    return channels_[queue].has_dead_letter_exchange;
   }
   // Settles a delivery of the current epoch, at the next flush().
   void finish(std::uint16_t queue, std::uint64_t tag, Verdict verdict);
@@ -110,7 +111,7 @@ class Session final : private ConnectionEvents {
     int failures = 0;      // set-ups in a row that failed
     TimePoint retry_at{};  // while down: not before
     std::string trouble;   // why it is down, as logged
-    bool has_dead_letter_exchange = false;
+    std::optional<DeadLetterProbe> probe;  // before its steps
   };
 
   struct OutgoingOp {
@@ -135,6 +136,11 @@ class Session final : private ConnectionEvents {
   void channel_lost(Channel& channel);
   void void_channel(Channel& channel);
   void send_steps();
+  Channel* probed_now();
+  void send_probe(Channel& channel);
+  void probe_ended(Channel& channel, bool last);
+  // The channel that probes use, one after another.
+  ChannelNumber probe_number() const { return static_cast<ChannelNumber>(channels_.size() + 1); }
   void send_ops();
   void on_timer();
   void arm_timer();
@@ -173,6 +179,8 @@ class Session final : private ConnectionEvents {
   std::vector<OutgoingOp> outgoing_;
   std::size_t outgoing_sent_ = 0;
   bool close_sent_ = false;
+  bool probe_open_ = false;
+  bool probe_asked_ = false;
   std::vector<SettleOp> ops_;  // scratch
   bool readable_ = false;
 

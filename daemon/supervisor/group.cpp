@@ -82,7 +82,7 @@ Result<void> Group::spawn_consumer() {
 
   SpawnOptions options;
   options.program_fd = consumer_program_fd_;
-  options.argv = {"lope-consumer", name()};
+  options.argv = {settings_.relay ? "lope-relay" : "lope-consumer", name()};
   options.env = environment_;
   options.fds = {{null.get(), 0},
                  {json->get(), kSettingsFd},

@@ -1,0 +1,44 @@
+// Does a queue dead-letter what is rejected? AMQP has no question for it. But a broker that is asked
+// to declare an existing queue with another argument refuses, and says what the queue has. The
+// argument asked for is of a wrong type, so a queue that is not there is not made by this. A
+// policy's dead-letter exchange is not seen. Pure: requests out, answers in.
+#pragma once
+
+#include <string>
+#include <string_view>
+
+#include "consumer/connection.h"
+
+namespace lope::consumer {
+
+class DeadLetterProbe {
+ public:
+  enum class Answer {
+    unknown,  // the broker does not say
+    none,
+    missing,  // there is a name, and no exchange of that name: what is rejected is dropped
+    there,
+  };
+
+  explicit DeadLetterProbe(std::string queue) : queue_(std::move(queue)) {}
+
+  // To be asked next; after a closed channel on a new one.
+  Request next() const;
+  // What came of it. True: that was the last.
+  bool on_ok();
+  bool on_channel_closed(int code, std::string_view text);
+
+  Answer answer() const { return answer_; }
+  const std::string& exchange() const { return exchange_; }
+
+ private:
+  const std::string queue_;
+  bool durable_ = true;
+  bool auto_delete_ = false;
+  bool looking_for_exchange_ = false;
+  int rounds_ = 0;
+  Answer answer_ = Answer::unknown;
+  std::string exchange_;
+};
+
+}  // namespace lope::consumer
