@@ -536,6 +536,7 @@ std::vector<Received> Broker::drain(const std::string& queue) {
     received.content_type = property(AMQP_BASIC_CONTENT_TYPE_FLAG, properties.content_type);
     received.correlation_id = property(AMQP_BASIC_CORRELATION_ID_FLAG, properties.correlation_id);
     received.reply_to = property(AMQP_BASIC_REPLY_TO_FLAG, properties.reply_to);
+    received.expiration = property(AMQP_BASIC_EXPIRATION_FLAG, properties.expiration);
     received.persistent =
         (properties._flags & AMQP_BASIC_DELIVERY_MODE_FLAG) != 0 && properties.delivery_mode == 2;
     if ((properties._flags & AMQP_BASIC_HEADERS_FLAG) != 0) {
@@ -543,6 +544,10 @@ std::vector<Received> Broker::drain(const std::string& queue) {
         const amqp_table_entry_t& entry = properties.headers.entries[i];
         if (entry.value.kind == AMQP_FIELD_KIND_UTF8) {
           received.headers.emplace_back(text_of(entry.key), text_of(entry.value.value.bytes));
+        } else if (entry.value.kind == AMQP_FIELD_KIND_I64) {
+          received.numbers[text_of(entry.key)] = entry.value.value.i64;
+        } else if (entry.value.kind == AMQP_FIELD_KIND_I32) {
+          received.numbers[text_of(entry.key)] = entry.value.value.i32;
         }
       }
     }

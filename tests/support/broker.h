@@ -70,6 +70,21 @@ struct Received {
   std::string correlation_id;
   std::string reply_to;
   std::vector<std::pair<std::string, std::string>> headers;  // those whose value is text
+  std::map<std::string, std::int64_t> numbers;               // those whose value is an integer
+  std::string expiration;
+
+  // A header that is text; empty when there is none.
+  std::string header(const std::string& name) const {
+    for (const auto& [key, value] : headers) {
+      if (key == name) return value;
+    }
+    return {};
+  }
+  // A header that is an integer; -1 when there is none.
+  std::int64_t number(const std::string& name) const {
+    const auto found = numbers.find(name);
+    return found == numbers.end() ? -1 : found->second;
+  }
 };
 
 class AmqpConnection;  // broker.cpp: one connection with one channel
