@@ -83,7 +83,7 @@ void write_first_line(int signal) {
   for (const CrashSignal& known : kCrashSignals) {
     if (known.signal == signal) line << known.name;
   }
-  if (crash_thread < 0) {
+  if (crash_thread < 0 || crash_board == nullptr) {
     line << " outside of the handlers' threads";
   } else {
     line << " in thread " << static_cast<std::uint64_t>(crash_thread);
