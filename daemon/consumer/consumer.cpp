@@ -627,8 +627,11 @@ void Consumer::on_death(WorkerProcess::Remains& remains, const std::string& how)
     no_longer_held(*delivery);
     if (drop_if_stale(*delivery)) continue;
     const bool late = std::exchange(delivery->late, false);
-    if (phase_ != Phase::running && (killed_ || stopped_ || guilty > 1)) {
-      hand_back(*delivery);  // it was we who ended it, or nobody can be charged any more
+    if (killed_ || stopped_) {  // it was we who ended it, and counted it
+      if (!delivery->settled) session_->finish(delivery->queue, delivery->tag, Verdict::hand_back);
+      table_.free(*delivery);
+    } else if (phase_ != Phase::running && guilty > 1) {
+      hand_back(*delivery);  // nobody can be charged any more
     } else if (ended_for_time && !late) {
       remains.waiting.push_back(delivery);  // beside a late one
     } else if (guilty > 1 && !delivery->settled) {
@@ -673,8 +676,8 @@ void Consumer::log_message(LogLevel level, std::string_view event, const Deliver
                            std::string_view reason) {
   log_event(level, event,
             {{"group", settings_.group.name},
-             {"queue", settings_.group.queues[delivery.queue].name},
              {"handler", settings_.group.handler},
+             {"queue", settings_.group.queues[delivery.queue].name},
              {"delivery_tag", delivery.tag},
              {"message_id", message_id(delivery)},
              {"attempt", delivery.attempt},
@@ -705,8 +708,8 @@ void Consumer::retry(Delivery& delivery, const Failure& failure) {
   }
   add(board_.retried);
   log_warn("message retried", {{"group", settings_.group.name},
-                               {"queue", settings_.group.queues[delivery.queue].name},
                                {"handler", settings_.group.handler},
+                               {"queue", settings_.group.queues[delivery.queue].name},
                                {"delivery_tag", delivery.tag},
                                {"message_id", message_id(delivery)},
                                {"attempt", delivery.attempt},
@@ -757,8 +760,8 @@ void Consumer::dead_letter(Delivery& delivery, const DeadLetter& letter) {
   const std::string& queue = settings_.group.queues[delivery.queue].name;
   log_warn(letter.code == dead_code::kRejected ? "message rejected" : "message given up",
            {{"group", settings_.group.name},
-            {"queue", queue},
             {"handler", settings_.group.handler},
+            {"queue", queue},
             {"delivery_tag", delivery.tag},
             {"message_id", message_id(delivery)},
             {"code", letter.code},

@@ -108,9 +108,10 @@ Result<std::unique_ptr<Outbound>> publication_for(const DelaySettings& delays,
     }
     const std::string exchange(publication.exchange);
     const std::string routing_key(publication.routing_key);
-    send_by_ladder(*outbound, delays,
-                   std::chrono::milliseconds(to_signed(view.due_unix_ms - now)), view.due_unix_ms,
-                   exchange, routing_key);
+    const std::uint64_t due =
+        std::min(view.due_unix_ms, now + static_cast<std::uint64_t>(kLongestDelay.count()));
+    send_by_ladder(*outbound, delays, std::chrono::milliseconds(to_signed(due - now)), due, exchange,
+                   routing_key);
     return outbound;
   }
   if (view.expiration_ms > 0) {

@@ -108,6 +108,9 @@ bool read_value(const lope_value& value, HeaderView& header) {
     case LOPE_INT64: header.bits = static_cast<std::uint64_t>(value.as.i); break;
     case LOPE_BOOL: header.bits = value.as.i != 0 ? 1 : 0; break;
     case LOPE_UINT64:
+      if (value.as.u > INT64_MAX) return false;  // the broker knows no such number
+      header.bits = value.as.u;
+      break;
     case LOPE_TIMESTAMP: header.bits = value.as.u; break;
     case LOPE_DOUBLE: header.bits = std::bit_cast<std::uint64_t>(value.as.d); break;
     case LOPE_TEXT:

@@ -52,19 +52,21 @@ TEST_CASE("each message of a batch has its own outcome", "[broker][batch]") {
   it.broker.declare_queue(it.queue, {.text_arguments = {{"x-dead-letter-exchange", ""},
                                                         {"x-dead-letter-routing-key", dead}}});
   it.publish({"ack", "reject", "retry", "ack", "reject", "ack"});
-  Lope lope(it.options("    batch: { size: 6, wait: 10s }\n"));
+  Lope lope(it.options("    batch: { size: 6, wait: 10s }\n    retry: { delay: 30s }\n"));
   REQUIRE(it.wait_for("batch", 1));
   CHECK(eventually(5s, [&] { return it.broker.message_count(dead) == 2; }));
-  CHECK(lope.wait_for_line("message retried"));
+  const auto retried = lope.wait_for_line("message retried");
+  REQUIRE(retried);
+  CHECK(field(*retried, "message_id") == "m2");
   CHECK(lope.stop() == exited(0));
   CHECK(it.sorted_lines("done") == std::vector<std::string>{"m0", "m3", "m5"});
   CHECK(ids_of(it.broker.drain(dead)) == std::vector<std::string>{"m1", "m4"});
-  CHECK(ids_of(it.broker.drain(it.queue)) == std::vector<std::string>{"m2"});
+  CHECK(it.broker.message_count(it.queue) == 0);
 }
 
 TEST_CASE("a handler without handle_batch gets its messages one by one", "[broker][batch]") {
   Scripted it;
-  Lope lope(it.options("    batch: { size: 10, wait: 1h }\n"));
+  Lope lope(it.options("    batch: { size: 10, wait: 20m }\n"));
   REQUIRE(lope.wait_ready());
   it.broker.publish(it.queue, "ack", "one");
   CHECK(it.wait_done("one"));
@@ -74,7 +76,7 @@ TEST_CASE("a handler without handle_batch gets its messages one by one", "[broke
 TEST_CASE("a batch goes when the prefetch lets no more come", "[broker][batch]") {
   Gathered it;
   it.publish(std::vector<std::string>(6, "ack"));
-  Lope lope(it.options("    batch: { size: 10, wait: 1h }\n    prefetch: 3\n"));
+  Lope lope(it.options("    batch: { size: 10, wait: 20m }\n    prefetch: 3\n"));
   REQUIRE(it.wait_for("batch", 2));
   for (const std::string& batch : it.lines("batch")) CHECK(words_in(batch) == 3);
   CHECK(lope.stop() == exited(0));
@@ -83,7 +85,7 @@ TEST_CASE("a batch goes when the prefetch lets no more come", "[broker][batch]")
 
 TEST_CASE("a batch that waits to be full is handed back at a drain", "[broker][batch]") {
   Gathered it;
-  Lope lope(it.options("    batch: { size: 10, wait: 1h }\n"));
+  Lope lope(it.options("    batch: { size: 10, wait: 20m }\n"));
   REQUIRE(lope.wait_ready());
   it.publish({"ack", "ack"});
   REQUIRE(eventually(5s, [&] { return it.broker.message_count(it.queue) == 0; }));
@@ -95,8 +97,8 @@ TEST_CASE("a batch that waits to be full is handed back at a drain", "[broker][b
 TEST_CASE("of a batch that a worker died in, only the guilty one is charged", "[broker][batch]") {
   Gathered it;
   it.publish({"ack", "ack", "segv", "ack", "reject"});
-  Lope lope(it.options("    batch: { size: 5, wait: 10s }\n    workers: 2\n"));
-  const auto charged = lope.wait_for_line("message retried");
+  Lope lope(it.options("    batch: { size: 5, wait: 10s }\n    workers: 2\n    crashes: 1\n"));
+  const auto charged = lope.wait_for_line("message given up");
   REQUIRE(charged);
   CHECK(field(*charged, "message_id") == "m2");
   CHECK(field(*charged, "reason") == "its worker died: SIGSEGV");
@@ -107,11 +109,12 @@ TEST_CASE("of a batch that a worker died in, only the guilty one is charged", "[
   // broker for that, but the guilty one.
   CHECK(it.sorted_lines("done") == std::vector<std::string>{"m0", "m0", "m1", "m1", "m3"});
   CHECK(lines_with(lope.log(), "message to be run again, alone").size() == 5);
-  CHECK(lines_with(lope.log(), "message retried").size() == 1);
+  CHECK(lines_with(lope.log(), "message given up").size() == 1);
   const auto batches = it.lines("batch");
   REQUIRE(batches.size() >= 6);
   for (std::size_t i = 1; i < batches.size(); ++i) CHECK(words_in(batches[i]) == 1);
-  CHECK(ids_of(it.broker.drain(it.queue)) == std::vector<std::string>{"m2"});
+  CHECK(it.broker.message_count(it.queue) == 0);
+  CHECK(ids_of(it.broker.drain(it.queue + ".dead")) == std::vector<std::string>{"m2", "m4"});
   // Each in a worker of its own: the dead one, those of the five, and at least one more.
   CHECK(lines_with(lope.log(), "worker ready").size() >= 6);
 }
@@ -120,7 +123,7 @@ TEST_CASE("a worker that does not end after its suspect is killed, and the next 
           "[broker][batch]") {
   Gathered it;
   it.publish({"ack", "segv"});
-  LopeOptions options = it.options("    batch: { size: 2, wait: 10s }\n");
+  LopeOptions options = it.options("    batch: { size: 2, wait: 10s }\n    crashes: 1\n");
   const std::string place = "file: ";
   options.groups.insert(options.groups.find(place), "hangs: true, ");
   options.top = "shutdown_timeout: 1s\n";
@@ -128,7 +131,7 @@ TEST_CASE("a worker that does not end after its suspect is killed, and the next 
   const auto killed = lope.wait_for_line("killing a worker", 20s);
   REQUIRE(killed);
   CHECK(killed->find("it does not end after the message that it ran alone") != std::string::npos);
-  const auto charged = lope.wait_for_line("message retried", 20s);
+  const auto charged = lope.wait_for_line("message given up", 20s);
   REQUIRE(charged);
   CHECK(field(*charged, "message_id") == "m1");
   REQUIRE(lope.wait_for_line("worker ready"));
@@ -138,7 +141,7 @@ TEST_CASE("a worker that does not end after its suspect is killed, and the next 
 TEST_CASE("of the threads of a dead worker, only the guilty one's message is charged",
           "[broker][batch]") {
   Scripted it;
-  Lope lope(it.options("    threads: 4\n"));
+  Lope lope(it.options("    threads: 4\n    crashes: 1\n"));
   REQUIRE(lope.wait_ready());
   const std::string gate = it.files.file("gate");
   for (const char* id : {"a", "b", "c"}) it.broker.publish(it.queue, "until:" + gate, id);
@@ -148,14 +151,15 @@ TEST_CASE("of the threads of a dead worker, only the guilty one's message is cha
       10s, [&] { return lines_with(lope.log(), "message to be run again, alone").size() == 4; }));
   it.broker.publish(it.queue, "ack", "other");  // behind them, with one worker
   std::ofstream(gate) << "open";
-  const auto charged = lope.wait_for_line("message retried");
+  const auto charged = lope.wait_for_line("message given up");
   REQUIRE(charged);
   CHECK(field(*charged, "message_id") == "guilty");
   for (const char* id : {"a", "b", "c", "other"}) CHECK(it.wait_done(id));
   CHECK(lope.stop() == exited(0));
   CHECK(lines_of_file(it.done).size() == 4);
-  CHECK(lines_with(lope.log(), "message retried").size() == 1);
-  CHECK(ids_of(it.broker.drain(it.queue)) == std::vector<std::string>{"guilty"});
+  CHECK(lines_with(lope.log(), "message given up").size() == 1);
+  CHECK(it.broker.message_count(it.queue) == 0);
+  CHECK(ids_of(it.broker.drain(it.queue + ".dead")) == std::vector<std::string>{"guilty"});
 }
 
 TEST_CASE("messages to be run alone are handed back at a drain", "[broker][batch]") {
@@ -177,7 +181,7 @@ TEST_CASE("suspects whose connection is lost come again, and nothing of them sta
           "[broker][batch]") {
   Gathered it;
   const std::string gate = it.files.file("gate");
-  Lope lope(it.options("    batch: { size: 4, wait: 1h }\n    workers: 2\n"));
+  Lope lope(it.options("    batch: { size: 4, wait: 20m }\n    workers: 2\n    crashes: 1\n"));
   REQUIRE(lope.wait_ready());
   REQUIRE(eventually(10s, [&] { return lope.process().count_lines("worker ready") == 2; }));
   // The second worker begins nothing that it is given.
@@ -203,7 +207,7 @@ TEST_CASE("suspects whose connection is lost come again, and nothing of them sta
   it.publish({"ack", "ack", "ack", "ack"}, "other");
   std::ofstream(gate) << "open";
   REQUIRE(it.wait_for("done", 8));
-  CHECK(lope.wait_for_line("message retried"));
+  CHECK(lope.wait_for_line("message given up"));
   CHECK(lope.stop() == exited(0));
   CHECK(it.sorted_lines("done") ==
         std::vector<std::string>{"m1", "m1 redelivered", "m2 redelivered", "m3 redelivered",
@@ -216,7 +220,8 @@ TEST_CASE("suspects whose connection is lost come again, and nothing of them sta
   const std::string log = lope.log();
   CHECK(lines_with(log, "message to be run again, alone").size() == 8);
   CHECK(fields_of(log, "outcome dropped", "message_id") == std::multiset<std::string>{"m1"});
-  CHECK(fields_of(log, "message retried", "message_id") == std::multiset<std::string>{"m0"});
+  CHECK(fields_of(log, "message given up", "message_id") == std::multiset<std::string>{"m0"});
   CHECK(fields_of(log, "worker ended", "how").count("SIGSEGV") == 3);
-  CHECK(ids_of(it.broker.drain(it.queue)) == std::vector<std::string>{"m0"});
+  CHECK(it.broker.message_count(it.queue) == 0);
+  CHECK(ids_of(it.broker.drain(it.queue + ".dead")) == std::vector<std::string>{"m0"});
 }

@@ -125,7 +125,7 @@ TEST_CASE("with auto_ack a handler keeps no more than the prefetch", "[broker][h
 TEST_CASE("a full window is announced only when it is full", "[broker][hold]") {
   Gathered it;
   Lope lope(
-      it.options("    flush_interval: 1h\n    prefetch: 20\n    batch: { size: 10, wait: 1h }\n"));
+      it.options("    flush_interval: 1h\n    prefetch: 20\n    batch: { size: 10, wait: 20m }\n"));
   REQUIRE(lope.wait_ready());
   it.publish(std::vector<std::string>(11, "keep"));
   REQUIRE(it.wait_for("batch", 1));
@@ -198,19 +198,20 @@ TEST_CASE("what was sent to a worker whose handler flushes goes to an idle one, 
 TEST_CASE("a worker that dies with messages it keeps: only the guilty one is charged",
           "[broker][hold]") {
   Gathered it;
-  Lope lope(it.options("    flush_interval: 1h\n    prefetch: 5\n"));
+  Lope lope(it.options("    flush_interval: 1h\n    prefetch: 5\n    crashes: 1\n"));
   REQUIRE(lope.wait_ready());
   it.publish({"hold", "hold", "hold"});
   REQUIRE(eventually(5s, [&] { return it.broker.message_count(it.queue) == 0; }));
   it.publish({"segv"}, "guilty");
-  const auto charged = lope.wait_for_line("message retried");
+  const auto charged = lope.wait_for_line("message given up");
   REQUIRE(charged);
   CHECK(field(*charged, "message_id") == "guilty0");
   // Alone, a message that is kept is flushed at once.
   CHECK(it.wait_for("done", 3));
   CHECK(lope.stop() == exited(0));
   CHECK(it.sorted_lines("done") == std::vector<std::string>{"m0", "m1", "m2"});
-  CHECK(ids_of(it.broker.drain(it.queue)) == std::vector<std::string>{"guilty0"});
+  CHECK(it.broker.message_count(it.queue) == 0);
+  CHECK(ids_of(it.broker.drain(it.queue + ".dead")) == std::vector<std::string>{"guilty0"});
 }
 
 TEST_CASE("what is kept when its connection is lost is settled for nothing, and comes again",

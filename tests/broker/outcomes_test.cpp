@@ -57,7 +57,9 @@ TEST_CASE("an acked message is gone", "[broker][outcomes]") {
 TEST_CASE("a retried message comes again with growing pauses, and others do not wait for it",
           "[broker][outcomes]") {
   Scripted it;
-  Lope lope(it.options("    prefetch: 2\n"));
+  Lope lope(it.options("    prefetch: 2\n"
+                       "    retry: { attempts: 3, delay: 1s, backoff: 2, jitter: 0 }\n",
+                       kWithRelay));
   REQUIRE(lope.wait_ready());
   it.broker.publish(it.queue, "retry:not yet", "again");
   REQUIRE(it.wait_started("again"));
@@ -66,18 +68,20 @@ TEST_CASE("a retried message comes again with growing pauses, and others do not 
   REQUIRE(line);
   CHECK(field(*line, "handler") == "scripted");
   CHECK(field(*line, "queue") == it.queue);
-  CHECK(field(*line, "redelivered") == "false");
+  CHECK(field(*line, "attempt") == "1");
   CHECK(field(*line, "reason").find("not yet") != std::string::npos);
   REQUIRE(eventually(10s, [&] { return times(it.started, "again") == 3; }));
   CHECK(Clock::now() - first >= 2900ms);  // one second, then two
   it.broker.publish(it.queue, "ack", "other");
   CHECK(it.wait_done("other", 900ms));
   CHECK(times(it.started, "again") == 3);
+  REQUIRE(line_about(lope, "message given up", "again"));
   const auto lines = lines_with(lope.log(), "message retried");
-  REQUIRE(lines.size() == 3);
-  CHECK(field(lines[1], "redelivered") == "true");
+  REQUIRE(lines.size() == 2);
+  CHECK(field(lines[1], "attempt") == "2");
   CHECK(lope.stop() == exited(0));
-  CHECK(ids_of(it.broker.drain(it.queue)) == std::vector<std::string>{"again"});
+  CHECK(it.broker.message_count(it.queue) == 0);
+  CHECK(ids_of(it.broker.drain(it.queue + ".dead")) == std::vector<std::string>{"again"});
 }
 
 TEST_CASE("a rejected message goes to the queue's dead-letter exchange", "[broker][outcomes]") {
@@ -121,7 +125,7 @@ TEST_CASE("without a proper outcome a message is retried, with the reason and th
       {"throw-int", "no std::exception"},
   };
   Scripted it;
-  Lope lope(it.options());
+  Lope lope(it.options("    retry: { delay: 1s }\n", kWithRelay));
   REQUIRE(lope.wait_ready());
   for (const Row& row : rows) it.broker.publish(it.queue, row.body, row.body);
   for (const Row& row : rows) {
@@ -135,7 +139,6 @@ TEST_CASE("without a proper outcome a message is retried, with the reason and th
   CHECK(eventually(5s, [&] { return times(it.started, rows[0].body) >= 2; }));
   CHECK(lope.process().count_lines("worker ended") == 0);  // none of it is a reason to die
   CHECK(lope.stop() == exited(0));
-  CHECK(it.broker.message_count(it.queue) == static_cast<int>(rows.size()));
 }
 
 TEST_CASE("a crash is charged to the message inside, and a new worker comes at once",
@@ -147,7 +150,9 @@ TEST_CASE("a crash is charged to the message inside, and a new worker comes at o
   const Row row = GENERATE(Row{"segv", "SIGSEGV"}, Row{"abort", "SIGABRT"}, Row{"exit0", "exit 0"});
   INFO(row.body);
   Scripted it;
-  Lope lope(it.options("    workers: 2\n    prefetch: 50\n"));
+  Lope lope(it.options("    workers: 2\n    prefetch: 50\n    crashes: 2\n"
+                       "    retry: { delay: 3s }\n",
+                       kWithRelay));
   REQUIRE(lope.wait_ready());
   const auto before = lope.workers();
   REQUIRE(before.size() == 2);
@@ -175,11 +180,17 @@ TEST_CASE("a crash is charged to the message inside, and a new worker comes at o
   CHECK(it.wait_done("unaffected"));
   publisher.publish(it.queue, "ack", "after");
   CHECK(it.wait_done("after"));
-  CHECK(lope.process().count_lines("] connected ") == 1);
+  CHECK(lope.process().count_lines("] connected group=scripted") == 1);
+  const auto dead = line_about(lope, "message given up", "guilty");
+  REQUIRE(dead);
+  CHECK(field(*dead, "code") == "crashes");
+  CHECK(field(*dead, "crashes") == "2");
+  CHECK(eventually(5s, [&] { return it.broker.message_count(it.queue + ".dead") == 1; }));
   CHECK(lope.stop() == exited(0));
   CHECK(times(it.started, "unaffected") == 1);
   CHECK(times(it.started, "after") == 1);
-  CHECK(ids_of(it.broker.drain(it.queue)) == std::vector<std::string>{"guilty"});
+  CHECK(it.broker.message_count(it.queue) == 0);
+  CHECK(ids_of(it.broker.drain(it.queue + ".dead")) == std::vector<std::string>{"guilty"});
   // Only the guilty one was ever retried.
   const auto retried = fields_of(lope.log(), "message retried", "message_id");
   CHECK(std::set<std::string>(retried.begin(), retried.end()) == std::set<std::string>{"guilty"});
@@ -188,7 +199,7 @@ TEST_CASE("a crash is charged to the message inside, and a new worker comes at o
 TEST_CASE("messages that wait behind a crash go to other workers and run once",
           "[broker][outcomes]") {
   Scripted it;
-  Lope lope(it.options("    prefetch: 100\n"));
+  Lope lope(it.options("    prefetch: 100\n    crashes: 1\n"));
   REQUIRE(lope.wait_ready());
   Publisher publisher = it.broker.publisher();
   // Short ones first: then the worker is given messages ahead.
@@ -214,7 +225,8 @@ TEST_CASE("messages that wait behind a crash go to other workers and run once",
     INFO(i);
     CHECK(times(it.started, "m" + std::to_string(i)) == 1);
   }
-  CHECK(ids_of(it.broker.drain(it.queue)) == std::vector<std::string>{"m1"});
+  CHECK(it.broker.message_count(it.queue) == 0);
+  CHECK(ids_of(it.broker.drain(it.queue + ".dead")) == std::vector<std::string>{"m1"});
 }
 
 TEST_CASE("a worker's death is noticed and its children end, though they hold its descriptors",

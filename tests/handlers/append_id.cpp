@@ -1,6 +1,6 @@
 // Appends a line for each message to a file, in one write, and acks: what was handled, and how
-// often, can be counted afterwards. The line is the message's id; with `flag` a redelivered one has
-// " redelivered" behind it.
+// often, can be counted afterwards. The line is the message's id; with `flag` one that is not in its
+// first attempt has " again" behind it.
 #include <fcntl.h>
 #include <time.h>
 #include <unistd.h>
@@ -16,7 +16,7 @@ constexpr lope_option kOptions[] = {
     lope::required("file", "where to append"),
     lope::defaulted("work_us", "0", "microseconds of work before each append", LOPE_UINT64),
     lope::defaulted("work_every", "1", "only every so many messages are work", LOPE_UINT64),
-    lope::defaulted("flag", "false", "mark redelivered messages", LOPE_BOOL), lope::kEndOfOptions};
+    lope::defaulted("flag", "false", "mark messages that were tried before", LOPE_BOOL), lope::kEndOfOptions};
 
 class AppendId final : public lope::Handler {
  public:
@@ -38,7 +38,7 @@ class AppendId final : public lope::Handler {
       }
     }
     line_ = message.message_id();
-    if (flag_ && message.redelivered()) line_ += " redelivered";
+    if (flag_ && message.attempt() > 1) line_ += " again";
     line_ += '\n';
     const ssize_t n = ::write(fd_, line_.data(), line_.size());
     if (n != static_cast<ssize_t>(line_.size()))

@@ -9,6 +9,9 @@ std::string config_text(const LopeOptions& options) {
   text += "broker: " + (options.broker.empty() ? "amqp://127.0.0.1:1" : options.broker) + "\n";
   text += "handlers_dir: " + options.handlers_dir + "\n";
   if (("\n" + options.top).find("\nlog:") == std::string::npos) text += "log: { level: debug }\n";
+  if (("\n" + options.top).find("\ndelays:") == std::string::npos) {
+    text += "delays: { relay: false }\n";
+  }
   text += options.top;
   if (!text.ends_with('\n')) text += '\n';
   text += "groups:\n" + options.groups;

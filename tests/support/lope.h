@@ -20,7 +20,11 @@ struct LopeOptions {
   std::vector<std::pair<std::string, std::optional<std::string>>> env = {};
 };
 
-// The configuration's text, with log level debug unless `top` has a `log:`.
+// For LopeOptions::top: with the relay, without which what is delayed does not come back.
+inline constexpr const char* kWithRelay = "delays: { relay: true }\n";
+
+// The configuration's text, with log level debug unless `top` has a `log:`, and without a relay
+// unless it has `delays:`.
 std::string config_text(const LopeOptions& options);
 
 class Lope {
