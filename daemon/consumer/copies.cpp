@@ -108,8 +108,10 @@ Result<std::unique_ptr<Outbound>> publication_for(const DelaySettings& delays,
     }
     const std::string exchange(publication.exchange);
     const std::string routing_key(publication.routing_key);
-    send_by_ladder(*outbound, delays,
-                   std::chrono::milliseconds(to_signed(view.due_unix_ms - now)), view.due_unix_ms,
+    // No longer than the ladder is; a number may be any.
+    const auto longest = static_cast<std::uint64_t>(kLongestDelay.count());
+    const std::uint64_t delay = std::min(view.due_unix_ms - now, longest);
+    send_by_ladder(*outbound, delays, std::chrono::milliseconds(to_signed(delay)), now + delay,
                    exchange, routing_key);
     return outbound;
   }
