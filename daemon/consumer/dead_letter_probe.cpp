@@ -1,5 +1,8 @@
 #include "consumer/dead_letter_probe.h"
 
+#include <optional>
+#include <utility>
+
 namespace lope::consumer {
 
 namespace {
@@ -13,17 +16,22 @@ bool is_about(std::string_view text, std::string_view argument) {
 }
 
 // "… but current is 'dlx'", and by another version "… but current is the value 'dlx' of type
-// 'longstr'". Names do not hold quotes that would deceive this: the last is the one.
-std::string current_value(std::string_view text) {
+// 'longstr'". Names do not hold quotes that would deceive this: the last is the one. Nothing when
+// the text does not come so far: the broker cuts it at 255 bytes, which a long name of a queue
+// fills.
+std::optional<std::string> current_value(std::string_view text) {
+  if (!text.ends_with('\'')) return std::nullopt;
   constexpr std::string_view kBefore[] = {"but current is the value '", "but current is '"};
   for (const std::string_view before : kBefore) {
     const std::size_t at = text.rfind(before);
     if (at == std::string_view::npos) continue;
     const std::string_view rest = text.substr(at + before.size());
     const std::size_t typed = rest.rfind("' of type '");
-    return std::string(rest.substr(0, typed != std::string_view::npos ? typed : rest.rfind('\'')));
+    const std::size_t end = typed != std::string_view::npos ? typed : rest.rfind('\'');
+    if (end == std::string_view::npos) return std::nullopt;
+    return std::string(rest.substr(0, end));
   }
-  return {};
+  return std::nullopt;
 }
 
 }  // namespace
@@ -50,7 +58,7 @@ bool DeadLetterProbe::on_ok() {
 
 bool DeadLetterProbe::on_channel_closed(int code, std::string_view text) {
   if (looking_for_exchange_) {
-    answer_ = code == kNotFound ? Answer::missing : Answer::there;
+    if (code == kNotFound) answer_ = Answer::missing;
     return true;
   }
   if (code != kPreconditionFailed || ++rounds_ > kMaxRounds) return true;
@@ -67,7 +75,9 @@ bool DeadLetterProbe::on_channel_closed(int code, std::string_view text) {
     answer_ = Answer::none;
     return true;
   }
-  exchange_ = current_value(text);
+  auto current = current_value(text);
+  if (!current) return true;
+  exchange_ = std::move(*current);
   if (exchange_.empty()) {  // the default exchange
     answer_ = Answer::there;
     return true;

@@ -22,6 +22,10 @@ bool take_text(const HeaderView& header, std::string_view& into) {
   return true;
 }
 
+void take_flag(const HeaderView& header, bool& into) {
+  if (header.kind == HeaderKind::boolean) into = header.bits != 0;
+}
+
 }  // namespace
 
 Travel travel_of(std::string_view headers) {
@@ -36,8 +40,8 @@ Travel travel_of(std::string_view headers) {
     if (name == header::kExpires) take_number(*each, 0, travel.expires_ms);
     if (name == header::kDue) take_number(*each, 0, travel.due_ms);
     if (name == header::kExpiration) take_number(*each, 0, travel.expiration_ms);
-    if (name == header::kTransient) travel.transient = each->bits != 0;
-    if (name == header::kUnroutable) travel.may_be_unroutable = each->bits != 0;
+    if (name == header::kTransient) take_flag(*each, travel.transient);
+    if (name == header::kUnroutable) take_flag(*each, travel.may_be_unroutable);
     if (name == header::kExchange) has_exchange = take_text(*each, travel.exchange);
     if (name == header::kRoutingKey) has_key = take_text(*each, travel.routing_key);
     if (name == header::kToExchange) has_to_exchange = take_text(*each, travel.to_exchange);

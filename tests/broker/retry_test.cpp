@@ -1,0 +1,130 @@
+// Messages that are handled again: when, how often, and what they carry.
+#include <catch2/catch.hpp>
+
+#include <fstream>
+
+#include "support/courier.h"
+#include "support/log_lines.h"
+
+using namespace lope::test;
+
+TEST_CASE("a retry comes as the next attempt, not before its delay, and ends as a dead letter",
+          "[broker][retry]") {
+  const std::string type = GENERATE(as<std::string>{}, "classic", "quorum");
+  INFO(type);
+  Couriered it(type);
+  Lope lope(it.options("    retry: { attempts: 3, delay: 1s, backoff: 2, jitter: 0 }\n"));
+  REQUIRE(lope.wait_ready());
+  it.broker.publisher().publish({.routing_key = it.queue,
+                                 .body = "retry 9 -",
+                                 .message_id = "m",
+                                 .content_type = "text/x-words",
+                                 .headers = {{"mine", "kept"}}});
+  const auto dead = it.take(it.dead(), 1);
+  REQUIRE(dead.size() == 1);
+  CHECK(it.attempts_of("m") == std::vector<int>{1, 2, 3});
+  for (const CourierStart& start : it.starts()) {
+    if (start.attempt == 1) continue;
+    REQUIRE(start.late_ms);
+    CHECK(*start.late_ms >= 0);
+    CHECK(*start.late_ms <= 2000);
+  }
+  CHECK(dead[0].body == "retry 9 -");
+  CHECK(dead[0].content_type == "text/x-words");
+  CHECK(dead[0].persistent);
+  CHECK(dead[0].header("mine") == "kept");
+  CHECK(dead[0].header("x-lope-dead-code") == "attempts");
+  CHECK(dead[0].header("x-lope-dead-reason") == "the handler asked for it");
+  CHECK(dead[0].header("x-lope-dead-queue") == it.queue);
+  CHECK(dead[0].header("x-lope-dead-group") == "courier");
+  CHECK(dead[0].header("x-lope-dead-handler") == "courier");
+  CHECK(dead[0].header("x-lope-dead-version") == "1.0.0");
+  CHECK_FALSE(dead[0].header("x-lope-dead-host").empty());
+  CHECK(dead[0].number("x-lope-dead-attempts") == 3);
+  CHECK(dead[0].number("x-lope-dead-crashes") == 0);
+  CHECK(dead[0].header("x-lope-routing-key") == it.queue);
+  CHECK(dead[0].number("x-lope-attempt") == -1);  // who handles it again begins anew
+  CHECK(lope.stop() == exited(0));
+  CHECK(it.broker.message_count(it.queue) == 0);
+}
+
+TEST_CASE("retry_after() overrides one delay", "[broker][retry]") {
+  Couriered it;
+  Lope lope(it.options("    retry: { attempts: 3, delay: 1h }\n"));
+  REQUIRE(lope.wait_ready());
+  it.publish("retry 1 500", "m");
+  REQUIRE(it.wait_acked("m"));
+  CHECK(it.attempts_of("m") == std::vector<int>{1, 2});
+  it.publish("retry 1 0", "at once");
+  REQUIRE(it.wait_acked("at"));
+  CHECK(lope.stop() == exited(0));
+}
+
+TEST_CASE("with a delay of 0 the copy goes straight back to its queue, and attempts are counted",
+          "[broker][retry]") {
+  Couriered it;
+  // Nobody takes anything off the ladder.
+  Lope lope(it.options("    retry: { attempts: 4, delay: 0s }\n", "delays: { relay: false }\n"));
+  REQUIRE(lope.wait_ready());
+  it.publish("retry 9 -", "m");
+  const auto dead = it.take(it.dead(), 1);
+  REQUIRE(dead.size() == 1);
+  CHECK(it.attempts_of("m") == std::vector<int>{1, 2, 3, 4});
+  CHECK(lope.stop() == exited(0));
+}
+
+TEST_CASE("the handler sees where a message was published to first, in every attempt",
+          "[broker][retry]") {
+  Couriered it;
+  const std::string exchange = it.broker.unique_exchange();
+  it.broker.declare_exchange(exchange, "topic");
+  it.broker.bind_queue(it.queue, exchange, "#");
+  Lope lope(it.options("    retry: { attempts: 2, delay: 200ms }\n"));
+  REQUIRE(lope.wait_ready());
+  it.broker.publisher().publish({.exchange = exchange,
+                                 .routing_key = "orders.new",
+                                 .body = "retry 9 -",
+                                 .message_id = "m"});
+  const auto dead = it.take(it.dead(), 1);
+  REQUIRE(dead.size() == 1);
+  CHECK(dead[0].header("x-lope-exchange") == exchange);
+  CHECK(dead[0].header("x-lope-routing-key") == "orders.new");
+  CHECK(lope.stop() == exited(0));
+}
+
+TEST_CASE("a crash is counted in the message, over restarts of the daemon", "[broker][retry]") {
+  Couriered it;
+  const LopeOptions options =
+      it.options("    crashes: 3\n    retry: { attempts: 10, delay: 1s }\n");
+  {
+    Lope lope(options);
+    REQUIRE(lope.wait_ready());
+    it.publish("segv", "m");
+    REQUIRE(lope.wait_for_line("message retried"));
+    CHECK(lope.stop() == exited(0));
+  }
+  Lope lope(options);
+  const auto dead = it.take(it.dead(), 1, 20s);
+  REQUIRE(dead.size() == 1);
+  CHECK(it.attempts_of("m") == std::vector<int>{1, 2, 3});
+  CHECK(dead[0].header("x-lope-dead-code") == "crashes");
+  CHECK(dead[0].header("x-lope-dead-reason") == "its worker died: SIGSEGV");
+  CHECK(dead[0].number("x-lope-dead-crashes") == 3);
+  CHECK(lope.stop() == exited(0));
+}
+
+TEST_CASE("what comes after its expiration is a dead letter", "[broker][retry]") {
+  Couriered it;
+  Lope lope(it.options("    retry: { attempts: 5, delay: 2s }\n"));
+  REQUIRE(lope.wait_ready());
+  it.broker.publisher().publish({.routing_key = it.queue,
+                                 .body = "retry 9 -",
+                                 .message_id = "m",
+                                 .expiration = "1000"});
+  const auto dead = it.take(it.dead(), 1);
+  REQUIRE(dead.size() == 1);
+  CHECK(it.attempts_of("m") == std::vector<int>{1});
+  CHECK(dead[0].header("x-lope-dead-code") == "expired");
+  CHECK(dead[0].expiration.empty());
+  CHECK(lope.stop() == exited(0));
+}

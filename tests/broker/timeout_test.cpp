@@ -1,0 +1,68 @@
+// Handlers that take too long.
+#include <catch2/catch.hpp>
+
+#include "support/courier.h"
+#include "support/log_lines.h"
+
+using namespace lope::test;
+
+TEST_CASE("a handler over its timeout is ended, and its message alone is charged",
+          "[broker][timeout]") {
+  Couriered it;
+  const bool threads = GENERATE(false, true);
+  Lope lope(it.options(std::string("    timeout: 1s\n    retry: { attempts: 2, delay: 0s }\n") +
+                       (threads ? "    threads: 3\n" : "")));
+  REQUIRE(lope.wait_ready());
+  if (threads) {
+    it.publish("sleep 800", "beside");
+    it.publish("sleep 700", "too");
+  }
+  it.publish("sleep 60000", "late");
+  const auto dead = it.take(it.dead(), 1);
+  REQUIRE(dead.size() == 1);
+  CHECK(dead[0].message_id == "late");
+  CHECK(dead[0].header("x-lope-dead-code") == "attempts");
+  CHECK(dead[0].header("x-lope-dead-reason").find("timeout") == 0);
+  CHECK(dead[0].number("x-lope-dead-crashes") == 0);
+  CHECK(it.attempts_of("late") == std::vector<int>{1, 2});
+  if (threads) {
+    REQUIRE(it.wait_acked("beside"));
+    REQUIRE(it.wait_acked("too"));
+    for (const CourierStart& start : it.starts()) {
+      if (start.id != "late") CHECK(start.attempt == 1);
+    }
+  }
+  const std::string log = lope.log();
+  CHECK(lines_with(log, "ending a worker").size() == 2);
+  CHECK(fields_of(log, "worker ended", "how").count("SIGABRT") == 2);
+  CHECK(lope.stop() == exited(0));
+}
+
+TEST_CASE("keep_alive() restarts the timeout", "[broker][timeout]") {
+  Couriered it;
+  Lope lope(it.options("    timeout: 1s\n"));
+  REQUIRE(lope.wait_ready());
+  it.publish("alive 600 5", "m");
+  REQUIRE(it.wait_acked("m"));
+  CHECK(it.attempts_of("m") == std::vector<int>{1});
+  CHECK(lope.process().count_lines("ending a worker") == 0);
+  CHECK(lope.stop() == exited(0));
+}
+
+TEST_CASE("a late batch is taken apart, and only the late message is charged",
+          "[broker][timeout]") {
+  Couriered it;
+  Lope lope(it.options("    timeout: 1s\n    retry: { attempts: 1 }\n    workers: 2\n"
+                       "    batch: { size: 3, wait: 1s }\n"));
+  REQUIRE(lope.wait_ready());
+  it.publish("ack", "a");
+  it.publish("sleep 60000", "late");
+  it.publish("ack", "b");
+  const auto dead = it.take(it.dead(), 1);
+  REQUIRE(dead.size() == 1);
+  CHECK(dead[0].message_id == "late");
+  REQUIRE(it.wait_acked("a"));
+  REQUIRE(it.wait_acked("b"));
+  CHECK(lope.stop() == exited(0));
+  CHECK(it.broker.message_count(it.queue) == 0);
+}
