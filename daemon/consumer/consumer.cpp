@@ -162,6 +162,11 @@ Result<void> Consumer::set_up() {
     session_events.on_probed = [this](std::uint16_t queue, const DeadLetterProbe& probe) {
       on_probed(queue, probe);
     };
+    for (std::uint16_t i = 0; i < settings_.group.queues.size(); ++i) {
+      if (settings_.group.queues[i].declare && !has_dead_letter_exchange_[i]) {
+        warn_of_parking(i, "the queue is declared without x-dead-letter-exchange");
+      }
+    }
   }
   const std::string connection_name =
       "lope " + settings_.group.name + " @ " + host_ + " [" + std::to_string(::getpid()) + "]";
@@ -724,7 +729,6 @@ void Consumer::retry(Delivery& delivery, const Failure& failure) {
 void Consumer::on_probed(std::uint16_t queue, const DeadLetterProbe& probe) {
   using Answer = DeadLetterProbe::Answer;
   const bool there = probe.answer() == Answer::there;
-  const std::string& name = settings_.group.queues[queue].name;
   has_dead_letter_exchange_[queue] = there;
   if (there) {
     probed_[queue].clear();
@@ -735,7 +739,12 @@ void Consumer::on_probed(std::uint16_t queue, const DeadLetterProbe& probe) {
   if (probe.answer() == Answer::missing) {
     reason = "its dead-letter exchange '" + escape(probe.exchange(), 256) + "' does not exist";
   }
+  warn_of_parking(queue, reason);
+}
+
+void Consumer::warn_of_parking(std::uint16_t queue, const std::string& reason) {
   if (std::exchange(probed_[queue], reason) == reason) return;
+  const std::string& name = settings_.group.queues[queue].name;
   log_warn("no dead-letter exchange",
            {{"group", settings_.group.name},
             {"queue", name},
@@ -848,7 +857,7 @@ void Consumer::on_copy_failed(Delivery& delivery, std::unique_ptr<Outbound> copy
                               const std::string& reason) {
   const auto kind = static_cast<CopyKind>(copy->kind);
   const std::string why = std::string(to_string(fate)) + ": " + reason;
-  if (next_best(*copy, settings_.group.queues[delivery.queue].name)) {
+  if (fate != Fate::lost && next_best(*copy, settings_.group.queues[delivery.queue].name)) {
     log_message(LogLevel::warn, "its copy could not be published, trying another way", delivery, why);
     publish_copy(delivery, std::move(copy));
     return;
@@ -885,7 +894,6 @@ void Consumer::requeue_later(Delivery& delivery, std::string_view reason) {
 // ---- Time limits
 
 void Consumer::arm_time_limits() {
-  if (limit_timer_.armed()) return;
   TimePoint due = TimePoint::max();
   if (settings_.group.timeout.count() > 0 && pool_->in_flight() > 0) {
     due = turn_began_ + settings_.group.timeout;
@@ -893,7 +901,9 @@ void Consumer::arm_time_limits() {
   if (settings_.broker.consumer_timeout.count() > 0 && table_.in_use() > 0) {
     due = std::min(due, turn_began_ + settings_.broker.consumer_timeout / 8);
   }
-  if (due != TimePoint::max()) limit_timer_.arm(due);
+  if (due == TimePoint::max() || (limit_timer_.armed() && due >= limits_due_)) return;
+  limits_due_ = due;
+  limit_timer_.arm(due);
 }
 
 void Consumer::check_time_limits() {
@@ -950,7 +960,9 @@ void Consumer::check_time_limits() {
     }
     if (table_.in_use() > 0) next = std::min(next, now + patience / 8);
   }
-  if (next != TimePoint::max()) limit_timer_.arm(next);
+  if (next == TimePoint::max()) return;
+  limits_due_ = next;
+  limit_timer_.arm(next);
 }
 
 void Consumer::settle(Delivery& delivery, Verdict verdict) {

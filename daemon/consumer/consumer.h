@@ -77,6 +77,7 @@ class Consumer {
   Author author() const;
   bool dead_letters_by_broker(std::uint16_t queue) const;
   void on_probed(std::uint16_t queue, const DeadLetterProbe& probe);
+  void warn_of_parking(std::uint16_t queue, const std::string& reason);
   void check_time_limits();
   void arm_time_limits();
   void suspect(Delivery& delivery, std::string_view how);

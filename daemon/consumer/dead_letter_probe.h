@@ -21,6 +21,9 @@ class DeadLetterProbe {
   };
 
   explicit DeadLetterProbe(std::string queue) : queue_(std::move(queue)) {}
+  // The queue's is known: only whether it is there is asked.
+  DeadLetterProbe(std::string queue, std::string exchange)
+      : queue_(std::move(queue)), looking_for_exchange_(true), exchange_(std::move(exchange)) {}
 
   // To be asked next; after a closed channel on a new one.
   Request next() const;

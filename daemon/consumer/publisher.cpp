@@ -149,18 +149,16 @@ void Publisher::connection_lost(const std::string& reason) {
   if (now - connected_at_ >= kLasting) failures_ = 0;
   reconnect_at_ = now + kReconnect.full_jitter(failures_++, random_fraction());
   arm_timer();
-  Queue kept;
-  while (!suspects_.empty()) {
-    auto outbound = std::move(suspects_.front());
-    suspects_.pop_front();
-    if (outbound->connections_lost < kMostConnectionsLost) {
-      kept.push_back(std::move(outbound));
-    } else {
-      conclude(std::move(outbound), Fate::lost,
-               "three connections were lost with it unconfirmed, the last: " + reason);
-    }
+  Queue kept, given_up;
+  for (auto& outbound : suspects_) {
+    const bool again = outbound->connections_lost < kMostConnectionsLost;
+    (again ? kept : given_up).push_back(std::move(outbound));
   }
   suspects_ = std::move(kept);
+  for (auto& outbound : given_up) {
+    conclude(std::move(outbound), Fate::lost,
+             "three connections were lost with it unconfirmed, the last: " + reason);
+  }
 }
 
 void Publisher::reset_lane(Lane& lane) {
@@ -176,6 +174,7 @@ void Publisher::suspect_all(Lane& lane) {
   for (auto each = lane.unconfirmed.rbegin(); each != lane.unconfirmed.rend(); ++each) {
     if (*each == nullptr) continue;
     (*each)->returned = false;
+    (*each)->suspect = true;
     suspects_.push_front(std::move(*each));
   }
   lane.unconfirmed.clear();
@@ -245,6 +244,9 @@ void Publisher::abandon() {
 // ---- What is published
 
 void Publisher::publish(std::unique_ptr<Outbound> outbound) {
+  outbound->returned = false;  // it may have been on another way before
+  outbound->connections_lost = 0;
+  outbound->suspect = false;
   ++pending_;
   pending_bytes_ += size_of(*outbound);
   if (state_ == State::idle && !ending_) connect();
@@ -255,7 +257,7 @@ void Publisher::publish(std::unique_ptr<Outbound> outbound) {
 void Publisher::route(std::unique_ptr<Outbound> outbound) {
   const std::string& need = outbound->need;
   if (need.empty() || there_.contains(need)) {
-    ready_.push_back(std::move(outbound));
+    line_up(std::move(outbound));
     return;
   }
   if (const auto missing = missing_.find(need); missing != missing_.end()) {
@@ -269,6 +271,10 @@ void Publisher::route(std::unique_ptr<Outbound> outbound) {
   Queue& waiting = searching_[need];
   if (waiting.empty()) search_.needs.push_back(need);
   waiting.push_back(std::move(outbound));
+}
+
+void Publisher::line_up(std::unique_ptr<Outbound> outbound) {
+  (outbound->suspect ? suspects_ : ready_).push_back(std::move(outbound));
 }
 
 void Publisher::forget(std::uint64_t cause) {
@@ -300,9 +306,9 @@ void Publisher::conclude(std::unique_ptr<Outbound> outbound, Fate fate, const st
 void Publisher::flush() {
   if (connection_ == nullptr) return;
   if (state_ == State::connected && blocked_.empty()) {
-    send_search();
     send_suspects();
     send_ready();
+    send_search();
   }
   if (state_ == State::closing && !close_sent_ && connection_->writable()) {
     close_sent_ = true;
@@ -357,7 +363,7 @@ void Publisher::need_met() {
   there_.insert(need);
   Queue waiting = std::move(searching_[need]);
   searching_.erase(need);
-  for (auto& outbound : waiting) ready_.push_back(std::move(outbound));
+  for (auto& outbound : waiting) line_up(std::move(outbound));
 }
 
 void Publisher::need_failed(const std::string& reason) {
@@ -388,14 +394,16 @@ void Publisher::send_suspects() {
     open_lane(careful_);
     return;
   }
-  if (careful_.in_flight > 0 || connection_->unwritten() >= kOutputAhead) return;
-  auto outbound = std::move(suspects_.front());
-  suspects_.pop_front();
-  if (!outbound->need.empty() && !there_.contains(outbound->need)) {
-    route(std::move(outbound));
-    return;
+  while (!suspects_.empty() && careful_.in_flight == 0 &&
+         connection_->unwritten() < kOutputAhead) {
+    auto outbound = std::move(suspects_.front());
+    suspects_.pop_front();
+    if (outbound->need.empty() || there_.contains(outbound->need)) {
+      send_on(careful_, std::move(outbound));
+    } else {
+      route(std::move(outbound));
+    }
   }
-  send_on(careful_, std::move(outbound));
 }
 
 void Publisher::send_ready() {
@@ -516,6 +524,7 @@ void Publisher::on_confirmed(ChannelNumber number, std::uint64_t tag, bool multi
       conclude(std::move(outbound), Fate::nacked, "the broker refused it: is a queue full?");
     } else if (outbound->returned) {
       const std::string reason = outbound->return_reason;
+      there_.erase(outbound->need);  // something of it may be gone
       conclude(std::move(outbound), Fate::returned, reason);
     } else {
       conclude(std::move(outbound), Fate::confirmed, {});

@@ -39,6 +39,7 @@ struct Outbound {
  private:
   friend class Publisher;
   int connections_lost = 0;
+  bool suspect = false;  // its channel was closed, or its connection lost, before it was confirmed
   bool returned = false;
   std::string return_reason;
 };
@@ -119,6 +120,7 @@ class Publisher final : private ConnectionEvents {
   void arm_timer();
   void watch_socket();
   void route(std::unique_ptr<Outbound> outbound);
+  void line_up(std::unique_ptr<Outbound> outbound);
   void need_met();
   void need_failed(const std::string& reason);
   void open_lane(Lane& lane);

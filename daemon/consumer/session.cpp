@@ -223,11 +223,25 @@ void Session::begin_subscription(Channel& channel) {
   channel.step = 0;
   channel.step_sent = false;
   channel.state = Channel::State::setting_up;
-  channel.probe.reset();
-  if (events_.on_probed && !channel.settings.declare) channel.probe.emplace(channel.settings.name);
   if (!channel.open) {
     ++channel.epoch;
     channel.settlement.reset();
+  }
+  channel.probe.reset();
+  channel.probe_before = 0;
+  if (!events_.on_probed) return;
+  if (!channel.settings.declare) {
+    channel.probe.emplace(channel.settings.name);
+    return;
+  }
+  // What was declared has what it was declared with; but is the exchange there?
+  for (const AmqpEntry& argument : channel.settings.declaration.arguments) {
+    const auto* name = std::get_if<std::string>(&argument.second.value);
+    if (argument.first != "x-dead-letter-exchange" || name == nullptr || name->empty()) continue;
+    channel.probe.emplace(channel.settings.name, *name);
+    const auto qos = std::find_if(channel.steps.begin(), channel.steps.end(),
+                                  [](const Request& step) { return std::holds_alternative<Qos>(step); });
+    channel.probe_before = static_cast<std::size_t>(qos - channel.steps.begin());
   }
 }
 
@@ -280,7 +294,7 @@ void Session::send_steps() {
                      (channel.state == Channel::State::cancelling && !channel.step_sent);
     if (!due || channel.step_sent) continue;
     if (!connection_->writable()) return;
-    if (channel.probe && channel.state == Channel::State::setting_up) {
+    if (channel.probe_is_next()) {
       send_probe(channel);
       continue;
     }
@@ -298,14 +312,21 @@ void Session::send_steps() {
 // One at a time.
 Session::Channel* Session::probed_now() {
   const auto first = std::find_if(channels_.begin(), channels_.end(), [](const Channel& each) {
-    return each.probe.has_value() && each.state == Channel::State::setting_up;
+    return each.probe_is_next();
   });
   return first == channels_.end() ? nullptr : &*first;
+}
+
+// Whose probe an answer is for; nullptr when its channel was lost meanwhile.
+Session::Channel* Session::answered_probe() {
+  Channel& channel = channels_[probe_for_.first];
+  return channel.epoch == probe_for_.second && channel.probe_is_next() ? &channel : nullptr;
 }
 
 void Session::send_probe(Channel& channel) {
   if (probed_now() != &channel || probe_asked_) return;
   probe_asked_ = true;
+  probe_for_ = {queue_of(channel), channel.epoch};
   const Request request = probe_open_ ? channel.probe->next() : Request(ChannelOpen{});
   // A failure shows at the next read.
   (void)connection_->send(probe_number(), request);
@@ -326,7 +347,7 @@ void Session::on_ok(ChannelNumber number_, Reply reply, std::string_view text) {
     probe_asked_ = false;
     if (reply == Reply::channel_open) {
       probe_open_ = true;
-    } else if (Channel* const probed = probed_now(); probed != nullptr) {
+    } else if (Channel* const probed = answered_probe(); probed != nullptr) {
       probe_ended(*probed, probed->probe->on_ok());
     }
     return;
@@ -370,7 +391,7 @@ void Session::on_cancelled(ChannelNumber number_, std::string_view) {
 void Session::on_channel_closed(ChannelNumber number_, int code, std::string_view text) {
   if (number_ == probe_number()) {
     probe_open_ = probe_asked_ = false;
-    if (Channel* const probed = probed_now(); probed != nullptr) {
+    if (Channel* const probed = answered_probe(); probed != nullptr) {
       probe_ended(*probed, probed->probe->on_channel_closed(code, text));
     }
     return;
@@ -471,7 +492,7 @@ void Session::send_ops() {
 void Session::watch_socket() {
   const bool more = !outgoing_.empty() || (state_ == State::closing && !close_sent_) ||
                     std::any_of(channels_.begin(), channels_.end(), [](const Channel& channel) {
-                      return !channel.step_sent && !channel.probe &&
+                      return !channel.step_sent && !channel.probe_is_next() &&
                              (channel.state == Channel::State::setting_up ||
                               channel.state == Channel::State::cancelling);
                     });

@@ -30,8 +30,7 @@ class Session final : private ConnectionEvents {
     std::function<void(std::uint16_t queue)> on_channel_lost;
     // The requests that bring a queue to consuming; nothing: subscription_steps().
     std::function<std::vector<Request>(const QueueSettings& queue, bool channel_open)> steps;
-    // Set: each queue that is not declared is asked for its dead-letter exchange before it is
-    // consumed from.
+    // Set: each queue is asked for its dead-letter exchange before it is consumed from.
     std::function<void(std::uint16_t queue, const DeadLetterProbe&)> on_probed;
     // Something that the board or the supervisor should know of has changed.
     std::function<void()> on_change;
@@ -111,7 +110,11 @@ class Session final : private ConnectionEvents {
     int failures = 0;      // set-ups in a row that failed
     TimePoint retry_at{};  // while down: not before
     std::string trouble;   // why it is down, as logged
-    std::optional<DeadLetterProbe> probe;  // before its steps
+    std::optional<DeadLetterProbe> probe;
+    std::size_t probe_before = 0;  // which step
+    bool probe_is_next() const {
+      return probe.has_value() && state == State::setting_up && step == probe_before;
+    }
   };
 
   struct OutgoingOp {
@@ -137,6 +140,7 @@ class Session final : private ConnectionEvents {
   void void_channel(Channel& channel);
   void send_steps();
   Channel* probed_now();
+  Channel* answered_probe();
   void send_probe(Channel& channel);
   void probe_ended(Channel& channel, bool last);
   // The channel that probes use, one after another.
@@ -181,6 +185,7 @@ class Session final : private ConnectionEvents {
   bool close_sent_ = false;
   bool probe_open_ = false;
   bool probe_asked_ = false;
+  std::pair<std::uint16_t, std::uint64_t> probe_for_;  // queue and epoch of what was asked
   std::vector<SettleOp> ops_;  // scratch
   bool readable_ = false;
 

@@ -62,9 +62,9 @@ TEST_CASE("without a dead-letter exchange what is given up is parked, and the lo
   Couriered it(type);
   Lope lope(it.options());
   REQUIRE(lope.wait_ready());
-  const auto warned = lope.wait_for_line("no dead-letter exchange");
-  REQUIRE(warned);
-  CHECK(field(*warned, "queue") == it.queue);
+  const auto warned = lines_with(lope.log(), "no dead-letter exchange");
+  REQUIRE(warned.size() == 1);
+  CHECK(field(warned[0], "queue") == it.queue);
   it.publish("reject", "m");
   CHECK(it.take(it.dead(), 1).size() == 1);
   CHECK(lope.stop() == exited(0));
@@ -77,9 +77,9 @@ TEST_CASE("a dead-letter exchange that does not exist is seen, and nothing is dr
   it.broker.declare_queue(it.queue, {.text_arguments = {{"x-dead-letter-exchange", "no-such"}}});
   Lope lope(it.options());
   REQUIRE(lope.wait_ready());
-  const auto warned = lope.wait_for_line("no dead-letter exchange");
-  REQUIRE(warned);
-  CHECK(warned->find("'no-such' does not exist") != std::string::npos);
+  const auto warned = lines_with(lope.log(), "no dead-letter exchange");
+  REQUIRE(warned.size() == 1);
+  CHECK(warned[0].find("'no-such' does not exist") != std::string::npos);
   it.publish("reject", "m");
   CHECK(it.take(it.dead(), 1).size() == 1);
   CHECK(lope.stop() == exited(0));

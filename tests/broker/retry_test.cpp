@@ -55,8 +55,8 @@ TEST_CASE("retry_after() overrides one delay", "[broker][retry]") {
   it.publish("retry 1 500", "m");
   REQUIRE(it.wait_acked("m"));
   CHECK(it.attempts_of("m") == std::vector<int>{1, 2});
-  it.publish("retry 1 0", "at once");
-  REQUIRE(it.wait_acked("at"));
+  it.publish("retry 1 0", "at-once");
+  REQUIRE(it.wait_acked("at-once"));
   CHECK(lope.stop() == exited(0));
 }
 

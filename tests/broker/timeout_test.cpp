@@ -59,6 +59,7 @@ TEST_CASE("a late batch is taken apart, and only the late message is charged",
   it.publish("sleep 60000", "late");
   it.publish("ack", "b");
   const auto dead = it.take(it.dead(), 1);
+  INFO(lope.log());
   REQUIRE(dead.size() == 1);
   CHECK(dead[0].message_id == "late");
   REQUIRE(it.wait_acked("a"));
