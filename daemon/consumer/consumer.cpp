@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <cmath>
 #include <csignal>
 
 #include "common/backoff.h"
@@ -102,6 +103,7 @@ Consumer::Consumer(const ConsumerSettings& settings, GroupBoard& board)
     : settings_(settings),
       board_(board),
       host_(host_name()),
+      breaker_(settings.group.breaker),
       receiving_(settings.group.queues.size()),
       held_(settings.group.queues.size()),
       probed_(settings.group.queues.size()) {
@@ -147,6 +149,7 @@ Result<void> Consumer::set_up() {
     return made;
   }
   if (auto made = timer(deadline_timer_, [this] { on_deadline(); }); !made) return made;
+  if (auto made = timer(pause_timer_, [] {}); !made) return made;
   if (auto made = timer(limit_timer_, [this] { check_time_limits(); }); !made) return made;
 
   Session::Events session_events;
@@ -460,6 +463,10 @@ void Consumer::hand_out() {
 void Consumer::dispatch() {
   if (phase_ != Phase::running) return;
   no_room_ = false;
+  if (breaker_.paused(turn_began_)) {
+    pause_timer_.arm(breaker_.resumes_at());
+    return;
+  }
   probe_suspects();
   if (settings_.group.batch_size > 1 && pool_->has_batch()) {
     dispatch_batches();
@@ -599,6 +606,7 @@ void Consumer::on_outcome(WorkerProcess::Outcome& outcome) {
   };
   switch (outcome.outcome) {
     case kAck:
+      count_outcome(false);
       if (outcome.publications.empty() || delivery.settled) {
         settle(delivery, Verdict::ack);
       } else {
@@ -606,6 +614,7 @@ void Consumer::on_outcome(WorkerProcess::Outcome& outcome) {
       }
       return;
     case kReject:
+      count_outcome(false);
       dead_letter(delivery, {dead_code::kRejected, because("the handler rejected it"),
                              delivery.attempt, delivery.crashes});
       return;
@@ -703,6 +712,7 @@ void Consumer::retry(Delivery& delivery, const Failure& failure) {
     table_.free(delivery);
     return;
   }
+  count_outcome(true);
   const std::uint32_t crashes = delivery.crashes + (failure.crashed ? 1 : 0);
   const RetryDecision decision = decide_retry(
       settings_.group.retry, settings_.group.crashes,
@@ -751,6 +761,18 @@ void Consumer::warn_of_parking(std::uint16_t queue, const std::string& reason) {
             {"reason", reason},
             {"then", "what is given up goes to queue '" + parking_queue(name) + "'"},
             {"to_change", "dead_letter; if a policy sets one: dead_letter: broker"}});
+}
+
+// A group whose messages fail slows down by itself.
+void Consumer::count_outcome(bool failed) {
+  const auto pause = breaker_.outcome(failed, turn_began_);
+  if (!pause) return;
+  add(board_.pauses);
+  log_warn("pausing", {{"group", settings_.group.name},
+                       {"reason", "nearly every message fails"},
+                       {"failed", std::lround(pause->failures * pause->outcomes)},
+                       {"of", pause->outcomes},
+                       {"pause_ms", pause->length.count()}});
 }
 
 // Does the broker take a rejected message to somewhere, as far as we know?

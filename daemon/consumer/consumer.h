@@ -10,6 +10,7 @@
 #include "common/event_loop.h"
 #include "common/scoreboard.h"
 #include "common/settings.h"
+#include "consumer/breaker.h"
 #include "consumer/copies.h"
 #include "consumer/delivery_table.h"
 #include "consumer/orders.h"
@@ -64,6 +65,7 @@ class Consumer {
     std::optional<std::chrono::milliseconds> asked = {};  // the handler's word on the delay
   };
   void retry(Delivery& delivery, const Failure& failure);
+  void count_outcome(bool failed);
   void dead_letter(Delivery& delivery, const DeadLetter& letter);
   void publish_for(Delivery& delivery, std::vector<std::string> publications);
   void publish_copy(Delivery& delivery, std::unique_ptr<Outbound> copy);
@@ -123,6 +125,7 @@ class Consumer {
   std::size_t nap_target_ = 0;       // deliveries that a nap is to bring
   std::uint64_t received_in_turn_ = 0;
   TimePoint turn_began_{};
+  Breaker breaker_;
   int requeues_in_a_row_ = 0;   // of copies that could not be published
   std::size_t publishing_ = 0;  // deliveries in that state
   std::vector<Delivery*> receiving_;    // by queue
@@ -146,6 +149,7 @@ class Consumer {
   EventSource bodies_timer_;
   EventSource stuck_timer_;
   EventSource limit_timer_;
+  EventSource pause_timer_;
   TimePoint limits_due_ = TimePoint::max();
   EventSource deadline_timer_;
 };

@@ -2,6 +2,7 @@
 // Everything throws std::runtime_error on failure, so that a test fails where it stands.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <cstdint>
@@ -86,6 +87,14 @@ struct Received {
     return found == numbers.end() ? -1 : found->second;
   }
 };
+
+// Their message ids, sorted.
+inline std::vector<std::string> ids_of(const std::vector<Received>& messages) {
+  std::vector<std::string> ids;
+  for (const Received& message : messages) ids.push_back(message.message_id);
+  std::sort(ids.begin(), ids.end());
+  return ids;
+}
 
 class AmqpConnection;  // broker.cpp: one connection with one channel
 

@@ -50,11 +50,4 @@ struct Scripted {
   }
 };
 
-inline std::vector<std::string> ids_of(const std::vector<Received>& messages) {
-  std::vector<std::string> ids;
-  for (const Received& message : messages) ids.push_back(message.message_id);
-  std::sort(ids.begin(), ids.end());
-  return ids;
-}
-
 }  // namespace lope::test

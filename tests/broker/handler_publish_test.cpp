@@ -1,0 +1,197 @@
+// What handlers publish: confirmed before the cause is acked, dropped when it is not.
+#include <catch2/catch.hpp>
+
+#include <chrono>
+#include <set>
+
+#include "support/courier.h"
+#include "support/log_lines.h"
+
+using namespace lope::test;
+
+TEST_CASE("what a handler publishes is confirmed, and names its cause", "[broker][handler_publish]") {
+  Couriered it;
+  const std::string to = it.broker.make_queue("to");
+  Lope lope(it.options());
+  REQUIRE(lope.wait_ready());
+  it.broker.publisher().publish({.routing_key = it.queue,
+                                 .body = "publish " + to + " 3",
+                                 .message_id = "cause",
+                                 .headers = {{"x-lope-trace-id", "root"}, {"traceparent", "00-ab"}}});
+  const auto got = it.take(to, 3);
+  REQUIRE(got.size() == 3);
+  CHECK(ids_of(got) == std::vector<std::string>{"cause.0", "cause.1", "cause.2"});
+  for (const Received& each : got) {
+    CHECK(each.persistent);
+    CHECK(each.header("x-lope-parent-id") == "cause");
+    CHECK(each.header("x-lope-trace-id") == "root");
+    CHECK(each.header("traceparent") == "00-ab");
+  }
+  CHECK(lope.stop() == exited(0));
+  CHECK(it.broker.message_count(it.queue) == 0);
+}
+
+TEST_CASE("what is published for a message that is not acked is dropped",
+          "[broker][handler_publish]") {
+  Couriered it;
+  const std::string to = it.broker.make_queue("to");
+  Lope lope(it.options("    retry: { attempts: 3, delay: 0s }\n"));
+  REQUIRE(lope.wait_ready());
+  it.publish("publish " + to + " 2 retry 1 -", "later");
+  it.publish("publish " + to + " 2 reject", "never");
+  it.publish("publish " + to + " 2 segv", "crash");
+  REQUIRE(it.wait_acked("later"));
+  CHECK(it.take(it.dead(), 2).size() == 2);
+  CHECK(lope.stop() == exited(0));
+  CHECK(ids_of(it.broker.drain(to)) == std::vector<std::string>{"later.0", "later.1"});
+}
+
+TEST_CASE("a publication that no queue takes, that is refused, or that has no exchange has its "
+          "cause retried, and costs the others nothing",
+          "[broker][handler_publish]") {
+  Couriered it;
+  const std::string to = it.broker.make_queue("to");
+  const std::string full = it.broker.make_queue(
+      "full", {.text_arguments = {{"x-overflow", "reject-publish"}}, .number_arguments = {{"x-max-length", 1}}});
+  it.broker.publish(full, "full");
+  const std::string internal = it.broker.unique_exchange();
+  it.broker.ctl({"eval", "rabbit_exchange:declare(rabbit_misc:r(<<\"/\">>, exchange, <<\"" + internal +
+                             "\">>), direct, true, false, true, [], <<\"test\">>)."});
+  Lope lope(it.options("    retry: { attempts: 2, delay: 0s }\n    prefetch: 100\n    threads: 4\n"));
+  REQUIRE(lope.wait_ready());
+  Publisher publisher = it.broker.publisher();
+  const std::vector<std::pair<std::string, std::string>> bad = {
+      {"publish no-such-queue 1", "returned: 312 NO_ROUTE"},
+      {"publish " + full + " 1", "nacked"},
+      {"to no-such-exchange publish k 1", "refused: look for exchange 'no-such-exchange'"},
+      // It is there, but nobody may publish to it: that closes the channel.
+      {"to " + internal + " publish k 1", "refused: 403 ACCESS_REFUSED"},
+  };
+  publisher.publish_many(400, [&](int i) {
+    const bool is_bad = i % 100 == 50;
+    return Publication{
+        .routing_key = it.queue,
+        .body = is_bad ? bad[static_cast<std::size_t>(i / 100)].first : "publish " + to + " 1",
+        .message_id = is_bad ? "bad" + std::to_string(i / 100) : "m" + std::to_string(i)};
+  });
+  const auto dead = it.take(it.dead(), 4, 30s);
+  REQUIRE(dead.size() == 4);
+  std::set<std::string> ids;
+  for (const Received& letter : dead) {
+    INFO(letter.message_id << ": " << letter.header("x-lope-dead-reason"));
+    REQUIRE(letter.message_id.starts_with("bad"));
+    ids.insert(letter.message_id);
+    const auto& expected = bad[static_cast<std::size_t>(letter.message_id[3] - '0')].second;
+    CHECK(letter.header("x-lope-dead-reason").find(expected) != std::string::npos);
+  }
+  CHECK(ids.size() == 4);
+  CHECK(eventually(10s, [&] { return it.broker.message_count(it.queue) == 0; }));
+  CHECK(lope.stop() == exited(0));
+  // No cause was run again but the four; each of the others published at least once, under its id,
+  // and twice only when a closed channel left its fate open.
+  std::map<std::string, int> seen;
+  for (const Received& each : it.broker.drain(to)) ++seen[each.message_id];
+  CHECK(seen.size() == 396);
+  for (const CourierStart& start : it.starts()) {
+    if (!start.id.starts_with("bad")) CHECK(start.attempt == 1);
+  }
+  CHECK(it.starts().size() == 396 + 8);
+}
+
+TEST_CASE("replies go to who asked, direct reply-to and a gone requester included",
+          "[broker][handler_publish]") {
+  Couriered it;
+  const std::string answers = it.broker.make_queue("answers");
+  Lope lope(it.options());
+  REQUIRE(lope.wait_ready());
+  it.broker.publisher().publish({.routing_key = it.queue,
+                                 .body = "reply pong",
+                                 .message_id = "m",
+                                 .correlation_id = "c-1",
+                                 .reply_to = answers});
+  const auto got = it.take(answers, 1);
+  REQUIRE(got.size() == 1);
+  CHECK(got[0].body == "pong");
+  CHECK(got[0].correlation_id == "c-1");
+  it.broker.publisher().publish({.routing_key = it.queue,
+                                 .body = "reply pong",
+                                 .message_id = "gone",
+                                 .reply_to = "nobody-is-here"});
+  REQUIRE(it.wait_acked("gone"));
+  CHECK(eventually(5s, [&] { return it.broker.is_empty(it.queue); }));
+  CHECK(lope.process().count_lines("message retried") == 0);
+  CHECK(lope.stop() == exited(0));
+}
+
+TEST_CASE("a large publication goes through whole", "[broker][handler_publish]") {
+  Couriered it;
+  const std::string to = it.broker.make_queue("to");
+  Lope lope(it.options());
+  REQUIRE(lope.wait_ready());
+  const std::string body(20 << 20, 'x');
+  it.publish("body " + body + " publish " + to + " 1", "m");
+  const auto got = it.take(to, 1, 30s);
+  REQUIRE(got.size() == 1);
+  CHECK(got[0].body == body);
+  CHECK(lope.stop() == exited(0));
+}
+
+TEST_CASE("a delayed publication comes when it is due, to any exchange and key",
+          "[broker][handler_publish]") {
+  Couriered it;
+  const std::string exchange = it.broker.unique_exchange();
+  const std::string to = it.broker.make_queue("to");
+  it.broker.declare_exchange(exchange, "topic");
+  it.broker.bind_queue(to, exchange, "some.key");
+  Lope lope(it.options());
+  REQUIRE(lope.wait_ready());
+  const auto asked = std::chrono::steady_clock::now();
+  it.publish("to " + exchange + " later 2000 publish some.key 1", "m");
+  REQUIRE(it.wait_acked("m"));
+  CHECK(it.broker.message_count(to) == 0);
+  const auto got = it.take(to, 1);
+  const auto took = std::chrono::steady_clock::now() - asked;
+  REQUIRE(got.size() == 1);
+  CHECK(took >= 2s);
+  CHECK(took < 5s);
+  CHECK(got[0].message_id == "m.0");
+  CHECK(got[0].exchange == exchange);
+  CHECK(got[0].routing_key == "some.key");
+  CHECK(got[0].header("x-lope-to-exchange").empty());
+  CHECK(got[0].number("x-lope-due") > 0);
+  CHECK(lope.stop() == exited(0));
+}
+
+TEST_CASE("under a resource alarm acks go on, publishing waits, and everything completes after it",
+          "[broker][handler_publish]") {
+  Couriered it;
+  const std::string to = it.broker.make_queue("to");
+  Lope lope(it.options("    prefetch: 20\n"));
+  REQUIRE(lope.wait_ready());
+  Publisher publisher = it.broker.publisher();
+  // So that the publishing connection is there, and hears of the alarm.
+  publisher.publish({.routing_key = it.queue, .body = "publish " + to + " 1", .message_id = "first"});
+  REQUIRE(it.take(to, 1).size() == 1);
+  for (int i = 0; i < 200; ++i) {
+    publisher.send({.routing_key = it.queue,
+                    .body = i % 20 == 0 ? "publish " + to + " 1" : "sleep 20",
+                    .message_id = "m" + std::to_string(i)});
+  }
+  publisher.wait_confirmed();
+  it.broker.ctl({"set_vm_memory_high_watermark", "0.0000001"});
+  const auto before = it.ends().size();
+  CHECK(eventually(20s, [&] { return it.ends().size() >= 200; }));
+  CHECK(before < 200);
+  // Acked but for those whose publications wait.
+  CHECK(eventually(5s, [&] {
+    const auto rows = it.broker.list({"list_queues", "name", "messages"});
+    for (const auto& row : rows) {
+      if (row[0] == it.queue) return std::stoi(row[1]) <= 10;
+    }
+    return false;
+  }));
+  it.broker.ctl({"set_vm_memory_high_watermark", "0.4"});
+  CHECK(it.take(to, 10, 20s).size() == 10);
+  CHECK(eventually(10s, [&] { return it.broker.is_empty(it.queue); }));
+  CHECK(lope.stop() == exited(0));
+}
