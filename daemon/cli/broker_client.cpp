@@ -34,6 +34,11 @@ std::string plural(std::uint64_t count, const std::string& noun) {
   return std::to_string(count) + " " + noun + (count == 1 ? "" : "s");
 }
 
+std::string target_text(const std::string& exchange, const std::string& routing_key) {
+  if (exchange.empty()) return "queue '" + escape(routing_key) + "'";
+  return "exchange '" + escape(exchange) + "' with key '" + escape(routing_key) + "'";
+}
+
 // ---- Beginning and ending
 
 bool BrokerClient::connect(const std::vector<BrokerAddress>& addresses) {
@@ -163,6 +168,17 @@ bool BrokerClient::fail(const std::string& text) {
 bool BrokerClient::lost(const std::string& text) {
   connection_.reset();
   return fail("connection lost: " + text);
+}
+
+std::string BrokerClient::no_queue(const std::string& queue) const {
+  return "no queue '" + escape(queue) + "' in vhost '" + escape(vhost_) + "'";
+}
+
+std::string BrokerClient::unroutable(const std::string& exchange, const std::string& routing_key,
+                                     const consumer::ReturnedPublication& returned) const {
+  if (exchange.empty()) return no_queue(routing_key);
+  return target_text(exchange, routing_key) + ": no queue takes it (" +
+         std::to_string(returned.code) + " " + escape(returned.text) + ")";
 }
 
 // ---- What the broker says

@@ -21,6 +21,9 @@ namespace lope::cli {
 // "1 message", "2 messages"
 std::string plural(std::uint64_t count, const std::string& noun);
 
+// "queue 'hello'", or "exchange 'e' with key 'k'".
+std::string target_text(const std::string& exchange, const std::string& routing_key);
+
 class BrokerClient : protected consumer::ConnectionEvents {
  public:
   BrokerClient(const BrokerClient&) = delete;
@@ -77,6 +80,11 @@ class BrokerClient : protected consumer::ConnectionEvents {
 
   bool fail(const std::string& text);
   bool lost(const std::string& text);
+
+  // Why a publication came back, or would.
+  std::string no_queue(const std::string& queue) const;
+  std::string unroutable(const std::string& exchange, const std::string& routing_key,
+                         const consumer::ReturnedPublication& returned) const;
 
   // ---- Telling
 

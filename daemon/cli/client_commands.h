@@ -11,6 +11,7 @@ namespace lope::cli {
 // Does the command that was parsed, and returns the exit code.
 using RunCommand = std::function<int()>;
 
+RunCommand add_call(CLI::App& app);
 RunCommand add_publish(CLI::App& app);
 
 // "lope publish: TEXT" and where to read on; the exit code for it.

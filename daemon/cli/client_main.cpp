@@ -52,6 +52,7 @@ int run(int argc, char** argv) {
     return std::pair(command, describe(*command));
   };
   const std::pair<CLI::App*, RunCommand> commands[] = {
+      add("call", "Send a request, and print its reply", add_call),
       add("publish", "Send messages, and wait until the broker has them", add_publish),
   };
 

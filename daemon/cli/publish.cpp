@@ -62,9 +62,7 @@ class Publishing final : private BrokerClient {
         options_(options),
         bodies_(std::move(bodies)),
         later_(options.delay.count() > 0 || options.at_ms.value_or(0) > now_ms()),
-        target_(options.exchange.empty() ? "queue '" + options.routing_key + "'"
-                                         : "exchange '" + options.exchange + "' with key '" +
-                                               options.routing_key + "'") {
+        target_(target_text(options.exchange, options.routing_key)) {
     if (options.at_ms && !later_) {
       say(time_text(*options.at_ms) + " is past: published at once");
     }
@@ -123,7 +121,8 @@ class Publishing final : private BrokerClient {
     if (answer != Answer::no) return answer == Answer::yes;
     constexpr int kNotFound = 404, kLocked = 405;
     if (refusal().code == kLocked) return true;  // another connection's own
-    if (refusal().code == kNotFound && options_.exchange.empty()) return fail(no_queue());
+    if (refusal().code == kNotFound && options_.exchange.empty())
+      return fail(no_queue(options_.routing_key));
     return fail(target_ + ": " + refusal().to_string());
   }
 
@@ -272,18 +271,10 @@ class Publishing final : private BrokerClient {
     fail(target_ + ": " + refusal.to_string());
   }
 
-  std::string no_queue() const {
-    return "no queue '" + options_.routing_key + "' in vhost '" + vhost_ + "'";
-  }
-
   void on_returned(const consumer::ReturnedPublication& publication) override {
     ++returned_;
-    if (options_.exchange.empty() && publication.exchange.empty()) {
-      fail(no_queue());
-    } else {
-      fail(target_ + ": no queue takes it (" + std::to_string(publication.code) + " " +
-           escape(publication.text) + ")");
-    }
+    fail(unroutable(std::string(publication.exchange), std::string(publication.routing_key),
+                    publication));
   }
 
   void on_confirmed(ChannelNumber, std::uint64_t tag, bool multiple, bool ack) override {
