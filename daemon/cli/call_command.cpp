@@ -26,7 +26,8 @@ that nobody has taken within the timeout is dropped by its queue. )";
 constexpr const char* kExitCodes = R"(
 
 Exit codes: 0 a reply came, 1 none came, 2 command line not understood, 75 no broker could be
-logged in to, 78 configuration refused.)";
+logged in to, 78 configuration refused.
+)";
 
 struct CallCommand {
   CallOptions options;

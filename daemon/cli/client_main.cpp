@@ -53,6 +53,7 @@ int run(int argc, char** argv) {
   };
   const std::pair<CLI::App*, RunCommand> commands[] = {
       add("call", "Send a request, and print its reply", add_call),
+      add("dlq", "Look into a queue of dead letters, send them back, delete them", add_dlq),
       add("publish", "Send messages, and wait until the broker has them", add_publish),
   };
 
@@ -67,8 +68,9 @@ int run(int argc, char** argv) {
       text.replace(static_cast<std::size_t>(password.data() - text.data()), password.size(), "***");
     }
     std::string command = "lope";
-    for (const auto& each : commands) {
-      if (each.first->parsed()) command += " " + each.first->get_name();
+    for (const CLI::App* each = &app; !each->get_subcommands().empty();) {
+      each = each->get_subcommands().front();
+      command += " " + each->get_name();
     }
     return usage_error(command, text);
   }

@@ -26,7 +26,8 @@ delivers it. )";
 constexpr const char* kExitCodes = R"(
 
 Exit codes: 0 every message confirmed, 1 not so, 2 command line not understood, 75 no broker
-could be logged in to, 78 configuration refused.)";
+could be logged in to, 78 configuration refused.
+)";
 
 struct PublishCommand {
   PublishOptions options;

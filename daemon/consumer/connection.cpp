@@ -737,8 +737,8 @@ Result<void> Connection::reject(ChannelNumber channel, std::uint64_t tag, bool r
   return impl_->send_method(channel, AMQP_BASIC_REJECT_METHOD, &method);
 }
 
-Result<void> Connection::nack_requeue(ChannelNumber channel, std::uint64_t tag) {
-  amqp_basic_nack_t method{tag, 0, 1};
+Result<void> Connection::nack_requeue(ChannelNumber channel, std::uint64_t tag, bool multiple) {
+  amqp_basic_nack_t method{tag, multiple, 1};
   return impl_->send_method(channel, AMQP_BASIC_NACK_METHOD, &method);
 }
 

@@ -175,7 +175,7 @@ class Connection {
   Result<void> get(ChannelNumber channel, std::string_view queue);
   Result<void> ack(ChannelNumber channel, std::uint64_t tag, bool multiple);
   Result<void> reject(ChannelNumber channel, std::uint64_t tag, bool requeue);
-  Result<void> nack_requeue(ChannelNumber channel, std::uint64_t tag);
+  Result<void> nack_requeue(ChannelNumber channel, std::uint64_t tag, bool multiple = false);
   // Asks for the end of the connection; answered by on_ok(0, connection_close).
   Result<void> send_close();
 
