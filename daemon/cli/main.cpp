@@ -32,14 +32,15 @@ struct ClientCommand {
 };
 constexpr ClientCommand kClientCommands[] = {
     {"publish", "Publish a message, confirmed by the broker"},
+    {"call", "Send a request, and print its reply"},
+    {"dlq", "Look into a queue of dead letters, send them back, delete them"},
 };
 
 constexpr std::string_view kLocalCommands[] = {"run", "check", "inspect"};
 
 // Of versions to come: "not yet" is another answer than "unknown".
-constexpr std::string_view kLaterCommands[] = {"status", "top",  "reload", "pause", "resume",
-                                               "scale",  "stop", "call",   "try",   "test",
-                                               "new",    "dlq",  "trace"};
+constexpr std::string_view kLaterCommands[] = {
+    "status", "top", "reload", "pause", "resume", "scale", "stop", "try", "test", "new", "trace"};
 
 int become_client(char** argv) {
   const auto path = cli::program_path("lope-client");

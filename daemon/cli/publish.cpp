@@ -1,30 +1,23 @@
 #include "cli/publish.h"
 
-#include <fcntl.h>
-#include <poll.h>
-#include <sys/ioctl.h>
-#include <sys/signalfd.h>
-#include <unistd.h>
-
 #include <algorithm>
-#include <array>
-#include <cerrno>
 #include <charconv>
 #include <cmath>
-#include <csignal>
 #include <cstdio>
-#include <cstdlib>
-#include <limits>
 #include <map>
 #include <memory>
 
-#include "cli/progress.h"
+#include "cli/broker_client.h"
 #include "common/clock.h"
 #include "common/exit_code.h"
-#include "common/fd.h"
+#include "common/settings_json.h"
 #include "common/text.h"
+#include "common/units.h"
 #include "common/uuid.h"
+#include "common/wall_time.h"
 #include "consumer/connection.h"
+#include "consumer/delay_ladder.h"
+#include "consumer/travel.h"
 
 namespace lope::cli {
 
@@ -32,32 +25,22 @@ namespace {
 
 using namespace std::chrono_literals;
 using consumer::ChannelNumber;
-using consumer::Connection;
 
-constexpr auto kConnectTimeout = 5s;  // for one address
-constexpr auto kRequestTimeout = 10s;
-constexpr auto kCloseTimeout = 1s;
-constexpr auto kHeartbeat = 30s;
-constexpr auto kTick = 5s;  // how often the connection must be pumped, for its heartbeats
-
+constexpr const char* kCommand = "lope publish";
 constexpr ChannelNumber kChannel = 1;
+constexpr ChannelNumber kLookChannel = 2;  // may be closed by what is looked for
 
 // What is sent and not confirmed stays below these: a broker that stops reading is noticed before
 // the socket is full, and few messages have an unknown fate when the connection breaks.
 constexpr std::size_t kMaxUnconfirmed = 1000;
 constexpr std::size_t kMaxUnconfirmedBytes = 8 << 20;
 
-constexpr std::size_t kMaxBody = 512 << 20;  // no RabbitMQ can be told to take more
-constexpr std::size_t kReadSize = 1 << 16;
-
 constexpr std::size_t kMaxShortText = 255;  // AMQP's short strings
 // What the headers may take of the frame that holds all properties; the other properties are ten
 // short strings at most.
 constexpr std::size_t kMaxHeaderBytes = 131072 - 4096;
 
-std::string plural(std::uint64_t count, const std::string& noun) {
-  return std::to_string(count) + " " + noun + (count == 1 ? "" : "s");
-}
+std::int64_t now_ms() { return static_cast<std::int64_t>(unix_ns() / 1'000'000); }
 
 std::string with_number(std::string_view body, std::uint64_t number) {
   constexpr std::string_view kMark = "{n}";
@@ -72,109 +55,28 @@ std::string with_number(std::string_view body, std::uint64_t number) {
   }
 }
 
-// The bodies to publish, one after another: the same one `count` times, or the lines of a file.
-class Bodies {
- public:
-  static Result<Bodies> open(const PublishOptions& options) {
-    Bodies bodies;
-    bodies.left_ = options.count;
-    if (options.body) {
-      bodies.text_ = *options.body;
-      return bodies;
-    }
-    if (options.file == "-") {
-      bodies.fd_ = STDIN_FILENO;
-      bodies.name_ = "standard input";
-      if (::isatty(STDIN_FILENO) == 1) {
-        std::fputs("lope publish: reading from the terminal; Ctrl-D ends it\n", stderr);
-      }
-    } else {
-      bodies.file_.reset(::open(options.file.c_str(), O_RDONLY | O_CLOEXEC));
-      bodies.fd_ = bodies.file_.get();
-      bodies.name_ = "'" + options.file + "'";
-      if (!bodies.file_.valid()) return Error{bodies.name_ + ": " + errno_text("open", errno)};
-    }
-    if (options.lines) {
-      bodies.lines_ = true;
-      return bodies;
-    }
-    while (bodies.fd_ >= 0) {
-      if (auto read = bodies.read(); !read) return Error{read.error()};
-    }
-    return bodies;
-  }
-
-  // Valid until read(). Nothing: this was the last, or more must be read() first.
-  std::optional<std::string_view> next() {
-    if (!lines_) {
-      if (left_ == 0) return std::nullopt;
-      --left_;
-      return text_;
-    }
-    const std::string_view rest = std::string_view(text_).substr(position_);
-    const std::size_t end = rest.find('\n', searched_);
-    if (end == std::string_view::npos && (fd_ >= 0 || rest.empty())) {
-      searched_ = rest.size();
-      return std::nullopt;
-    }
-    position_ += end == std::string_view::npos ? rest.size() : end + 1;
-    searched_ = 0;
-    return rest.substr(0, end);
-  }
-
-  // What to poll for input; negative at its end.
-  int fd() const { return fd_; }
-
-  // Takes what is there. Blocks when nothing is.
-  Result<void> read() {
-    text_.erase(0, position_);
-    position_ = 0;
-    const std::size_t before = text_.size();
-    text_.resize(before + kReadSize);
-    const ssize_t size = ::read(fd_, text_.data() + before, kReadSize);
-    const int error = errno;
-    text_.resize(before + static_cast<std::size_t>(std::max<ssize_t>(size, 0)));
-    if (size < 0 && error == EAGAIN) {
-      // Somebody else has made it non-blocking.
-      pollfd input{fd_, POLLIN, 0};
-      ::poll(&input, 1, -1);
-      return {};
-    }
-    if (size < 0 && error != EINTR) return Error{name_ + ": " + errno_text("read", error)};
-    if (size == 0) fd_ = -1;
-    if (text_.size() > kMaxBody) {
-      return Error{name_ + ": expected bodies of at most 512 MiB, found more"};
-    }
-    return {};
-  }
-
- private:
-  UniqueFd file_;
-  int fd_ = -1;
-  std::string name_;
-  bool lines_ = false;
-  std::string text_;
-  std::uint64_t left_ = 0;    // how often text_ is still to be sent
-  std::size_t position_ = 0;  // lines: where the next one starts
-  std::size_t searched_ = 0;  // lines: so much behind it holds no newline
-};
-
-class Publishing final : private consumer::ConnectionEvents {
+class Publishing final : private BrokerClient {
  public:
   Publishing(const PublishOptions& options, Bodies bodies)
-      : options_(options),
+      : BrokerClient(kCommand),
+        options_(options),
         bodies_(std::move(bodies)),
-        target_(options.exchange.empty() ? "queue '" + options.routing_key + "'"
-                                         : "exchange '" + options.exchange + "' with key '" +
-                                               options.routing_key + "'") {}
+        later_(options.delay.count() > 0 || options.at_ms.value_or(0) > now_ms()),
+        target_(target_text(options.exchange, options.routing_key)) {
+    if (options.at_ms && !later_) {
+      say(time_text(*options.at_ms) + " is past: published at once");
+    }
+  }
 
   int run() {
-    if (!connect()) return kExitTemporary;
+    if (!connect(options_.brokers)) return kExitTemporary;
     catch_signals();
-    if (ask(consumer::ChannelOpen{}) && ask(consumer::ConfirmSelect{})) {
+    if (begin(consumer::ChannelOpen{}) && (!later_ || prepare_delay()) &&
+        begin(consumer::ConfirmSelect{})) {
       start_ = last_life_ = due_ = Clock::now();
       finished_ = start_;
-      progress_ = std::make_unique<Progress>(options_.lines ? 0 : options_.count, output(), start_);
+      progress_ = std::make_unique<Progress>(options_.lines ? 0 : options_.count, progress_output(),
+                                             start_);
       publish_all();
       erase_bar();
     }
@@ -183,54 +85,56 @@ class Publishing final : private consumer::ConnectionEvents {
   }
 
  private:
-  // ---- Setting up and ending
+  // ---- Setting up
 
-  bool connect() {
-    for (const BrokerAddress& address : options_.brokers) {
-      auto opened = Connection::open(address, kConnectTimeout, kHeartbeat, "lope publish");
-      if (opened) {
-        connection_ = std::move(*opened);
-        vhost_ = address.vhost;
-        return true;
-      }
-      say(opened.error());
-    }
-    return false;
+  bool begin(const consumer::Request& request) {
+    const Answer answer = ask(kChannel, request);
+    if (answer == Answer::no) fail(describe(request) + ": " + refusal().to_string());
+    return answer == Answer::yes;
   }
 
-  void catch_signals() {
-    sigset_t signals;
-    ::sigemptyset(&signals);
-    ::sigaddset(&signals, SIGINT);
-    ::sigaddset(&signals, SIGTERM);
-    signals_.reset(::signalfd(-1, &signals, SFD_CLOEXEC | SFD_NONBLOCK));
-    // Without it they end the process at once, as ever.
-    if (signals_.valid()) ::sigprocmask(SIG_BLOCK, &signals, nullptr);
+  // What is sent later is published by somebody else, where nobody would see that it cannot be: so
+  // its destination is looked for now.
+  bool prepare_delay() {
+    const std::string version = connection_->broker_version();
+    if (!consumer::has_delay_ladder(version)) {
+      return fail("delays: expected RabbitMQ 3.10 or later, found " + escape(version));
+    }
+    return look_for_destination() && declare_ladder();
   }
 
-  // Sends and waits for the answer.
-  bool ask(const consumer::Request& request) {
-    answered_ = false;
-    if (auto sent = connection_->send(kChannel, request); !sent) return lost(sent.error());
-    const TimePoint deadline = Clock::now() + kRequestTimeout;
-    while (!answered_ && error_.empty()) {
-      if (Clock::now() >= deadline) return fail(describe(request) + ": no answer");
-      if (pump() && !answered_ && error_.empty()) wait(deadline, false, false);
+  bool look_for_destination() {
+    if (options_.exchange.empty() && !options_.mandatory) return true;
+    consumer::Request look;
+    if (options_.exchange.empty()) {
+      look = consumer::QueueDeclare{options_.routing_key, {}, true};
+    } else {
+      consumer::ExchangeDeclare exchange;
+      exchange.exchange.name = options_.exchange;
+      exchange.passive = true;
+      look = exchange;
     }
-    return answered_;
+    if (ask(kLookChannel, consumer::ChannelOpen{}) != Answer::yes) {
+      return fail("open channel: " + refusal().to_string());
+    }
+    const Answer answer = ask(kLookChannel, look);
+    if (answer != Answer::no) return answer == Answer::yes;
+    constexpr int kNotFound = 404, kLocked = 405;
+    if (refusal().code == kLocked) return true;  // another connection's own
+    if (refusal().code == kNotFound && options_.exchange.empty())
+      return fail(no_queue(options_.routing_key));
+    return fail(target_ + ": " + refusal().to_string());
   }
 
-  // So that the broker does not log a connection that just vanished.
-  void close() {
-    if (connection_ == nullptr || blocked_) return;
-    answered_ = false;
-    if (!connection_->writable() || !connection_->send_close()) return;
-    const TimePoint deadline = Clock::now() + kCloseTimeout;
-    while (!answered_ && Clock::now() < deadline) {
-      const auto pumped = connection_->pump(*this, kFramesPerTurn);
-      if (!pumped) return;
-      if (*pumped == Connection::Pumped::dry && !answered_) wait(deadline, false, false);
+  bool declare_ladder() {
+    const std::int64_t delay = options_.at_ms ? *options_.at_ms - now_ms() : options_.delay.count();
+    const auto entry =
+        consumer::ladder_entry(options_.delay_prefix, std::chrono::milliseconds(delay));
+    for (const consumer::Request& step :
+         consumer::ladder_steps(options_.delay_prefix, entry.level)) {
+      if (!begin(step)) return false;
     }
+    return true;
   }
 
   // ---- The loop
@@ -252,7 +156,7 @@ class Publishing final : private consumer::ConnectionEvents {
 
       const TimePoint now = Clock::now();
       if (const std::string text = progress_->update(acked_, now); !text.empty()) write(text);
-      TimePoint wake = std::min(now + kTick, progress_->next());
+      TimePoint wake = progress_->next();
       if (options_.timeout.count() > 0 && (blocked_ || !unconfirmed_.empty())) {
         const TimePoint give_up = last_life_ + options_.timeout;
         if (now >= give_up) {
@@ -266,7 +170,10 @@ class Publishing final : private consumer::ConnectionEvents {
       const bool to_send = may_send() && body_.has_value();
       if (to_send && due_ > now) wake = std::min(wake, due_);
       if (!dry || (to_send && writable && due_ <= now)) continue;
-      wait(wake, unwritten || (to_send && !writable), !stopping_ && !body_);
+      const int input = !stopping_ && !body_ ? bodies_.fd() : -1;
+      if (wait(wake, unwritten || (to_send && !writable), input)) {
+        if (auto read = bodies_.read(); !read) fail(read.error());
+      }
     }
   }
 
@@ -311,6 +218,8 @@ class Publishing final : private consumer::ConnectionEvents {
     publication.message_id = id;
     publication.timestamp = options_.timestamp.value_or(unix_ns() / 1'000'000'000);
     publication.body = body;
+    const std::int64_t wall = now_ms();
+    address(options_.at_ms.value_or(wall + options_.delay.count()), wall);
     if (auto put = connection_->publish(kChannel, publication); !put) {
       return fail(target_ + ": message " + std::to_string(number) + ": " + put.error());
     }
@@ -322,77 +231,50 @@ class Publishing final : private consumer::ConnectionEvents {
     return true;
   }
 
-  // True when nothing more is to be read now.
-  bool pump() {
-    const auto pumped = connection_->pump(*this, kFramesPerTurn);
-    if (!pumped) {
-      lost(pumped.error());
-      return true;
-    }
-    return *pumped == Connection::Pumped::dry;
-  }
-
-  // Until the broker or a signal says something, there is input or room to write (when asked for),
-  // or it is time.
-  void wait(TimePoint until, bool for_room, bool for_input) {
-    const auto left = std::max(until - Clock::now(), TimePoint::duration::zero());
-    const timespec timeout{
-        static_cast<time_t>(std::chrono::duration_cast<std::chrono::seconds>(left).count()),
-        static_cast<long>((left % 1s).count())};
-    std::array<pollfd, 3> fds{{{connection_ == nullptr ? -1 : connection_->fd(),
-                                static_cast<short>(for_room ? POLLIN | POLLOUT : POLLIN), 0},
-                               {for_input ? bodies_.fd() : -1, POLLIN, 0},
-                               {signals_.valid() ? signals_.get() : -1, POLLIN, 0}}};
-    if (::ppoll(fds.data(), fds.size(), &timeout, nullptr) <= 0) return;
-    if (fds[2].revents != 0) on_signal();
-    if (fds[1].revents != 0) {
-      if (auto read = bodies_.read(); !read) fail(read.error());
-    }
-  }
-
-  void on_signal() {
-    signalfd_siginfo info;
-    if (::read(signals_.get(), &info, sizeof info) != sizeof info) return;
-    if (interrupted_) given_up_ = true;
-    interrupted_ = true;
-    fail("interrupted by " + signal_name(static_cast<int>(info.ssi_signo)));
-  }
-
-  // ---- What went wrong. The first reason is the one that is told.
-
-  bool fail(const std::string& text) {
-    if (error_.empty()) error_ = text;
-    stopping_ = true;
-    return false;
-  }
-
-  bool lost(const std::string& text) {
-    connection_.reset();
-    return fail("connection lost: " + text);
+  // Where the publication goes: on its way over the ladder, or right away.
+  void address(std::int64_t due_ms, std::int64_t wall_ms) {
+    if (!later_) return;
+    consumer::Publication& publication = publication_;
+    publication.headers = options_.headers;
+    const bool now = due_ms <= wall_ms;
+    publication.exchange = options_.exchange;
+    publication.routing_key = options_.routing_key;
+    publication.mandatory = now ? options_.mandatory : true;
+    publication.persistent = now ? options_.persistent : true;
+    publication.expiration = now ? std::string_view(options_.expiration) : std::string_view();
+    first_due_ms_ = std::min(first_due_ms_.value_or(due_ms), due_ms);
+    last_due_ms_ = due_ms;
+    if (now) return;
+    consumer::Trip trip;
+    trip.due_ms = static_cast<std::uint64_t>(due_ms);
+    trip.exchange = options_.exchange;
+    trip.routing_key = options_.routing_key;
+    trip.transient = !options_.persistent;
+    trip.may_be_unroutable = !options_.mandatory;
+    trip.expiration_ms = options_.expiration.empty() ? 0 : std::stoull(options_.expiration);
+    consumer::add_trip(publication.headers, trip);
+    entry_ =
+        consumer::ladder_entry(options_.delay_prefix, std::chrono::milliseconds(due_ms - wall_ms));
+    publication.exchange = entry_.exchange;
+    publication.routing_key = entry_.routing_key;
   }
 
   // ---- What the broker says
 
-  void on_ok(ChannelNumber, consumer::Reply, std::string_view) override { answered_ = true; }
-
-  void on_channel_closed(ChannelNumber, int code, std::string_view text) override {
+  void channel_lost(ChannelNumber, const Refusal& refusal) override {
     channel_closed_ = true;
     // What the channel was closed for is no message. Which one that was is known of the first.
     if (published_ == 1 && unconfirmed_.size() == 1) {
       ++refused_;
       unconfirmed_.clear();
     }
-    fail(target_ + ": " + std::to_string(code) + " " + escape(text));
+    fail(target_ + ": " + refusal.to_string());
   }
 
   void on_returned(const consumer::ReturnedPublication& publication) override {
     ++returned_;
-    if (options_.exchange.empty()) {
-      fail("no queue '" + options_.routing_key + "' in vhost '" + vhost_ + "'");
-    } else {
-      fail(target_ + ": no queue takes it (" + std::to_string(publication.code) + " " +
-           escape(publication.text) + ")");
-    }
+    fail(unroutable(std::string(publication.exchange), std::string(publication.routing_key),
+                    publication));
   }
 
   void on_confirmed(ChannelNumber, std::uint64_t tag, bool multiple, bool ack) override {
@@ -414,47 +296,16 @@ class Publishing final : private consumer::ConnectionEvents {
   }
 
   void on_blocked(std::string_view reason) override {
-    blocked_ = true;
-    block_reason_ = escape(reason);
+    BrokerClient::on_blocked(reason);
     last_life_ = Clock::now();
-    say("the broker blocks publishers: " + block_reason_);
   }
 
   void on_unblocked() override {
-    blocked_ = false;
+    BrokerClient::on_unblocked();
     last_life_ = Clock::now();
-    say("the broker takes messages again");
   }
-
-  // Nothing is consumed here.
-  char* on_delivery(const consumer::IncomingDelivery&) override { return nullptr; }
-  void on_body(ChannelNumber) override {}
-  void on_cancelled(ChannelNumber, std::string_view) override {}
 
   // ---- Telling
-
-  static Progress::Output output() {
-    const char* term = std::getenv("TERM");
-    Progress::Output output;
-    output.terminal =
-        ::isatty(STDERR_FILENO) == 1 && term != nullptr && std::string_view(term) != "dumb";
-    winsize size{};
-    if (output.terminal && ::ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0) {
-      output.columns = size.ws_col;
-    }
-    return output;
-  }
-
-  static void write(const std::string& text) { std::fputs(text.c_str(), stderr); }
-
-  void erase_bar() {
-    if (progress_ != nullptr) write(progress_->clear());
-  }
-
-  void say(const std::string& text) {
-    erase_bar();
-    write("lope publish: " + text + "\n");
-  }
 
   int report() {
     // The broker confirms what it returned as well.
@@ -464,10 +315,11 @@ class Publishing final : private consumer::ConnectionEvents {
     if (options_.json) {
       std::printf(
           "{\"published\":%llu,\"confirmed\":%llu,\"returned\":%llu,\"refused\":%llu,"
-          "\"seconds\":%.3f}\n",
+          "\"seconds\":%.3f%s}\n",
           static_cast<unsigned long long>(published_), static_cast<unsigned long long>(confirmed),
           static_cast<unsigned long long>(returned_), static_cast<unsigned long long>(refused_),
-          seconds);
+          seconds,
+          first_due_ms_ ? (",\"due\":" + json_quote(utc_text(*first_due_ms_))).c_str() : "");
     } else if (ok) {
       std::string text = plural(published_, "message") + " published to " + target_;
       if (published_ > 0) text += ", confirmed";
@@ -475,6 +327,10 @@ class Publishing final : private consumer::ConnectionEvents {
         char time[64];
         std::snprintf(time, sizeof time, " in %.2f s", seconds);
         text += time;
+      }
+      if (first_due_ms_) {
+        text += ", due " + time_text(*first_due_ms_);
+        if (last_due_ms_ > *first_due_ms_) text += " to " + time_text(last_due_ms_);
       }
       std::printf("%s\n", text.c_str());
     }
@@ -491,23 +347,15 @@ class Publishing final : private consumer::ConnectionEvents {
       }
       say(text);
     }
-    if (std::fflush(stdout) != 0) {
-      say(errno_text("standard output: write", errno));
-      return kExitFailed;
-    }
-    return ok ? kExitOk : kExitFailed;
+    return flush_output() && ok ? kExitOk : kExitFailed;
   }
 
-  static constexpr int kFramesPerTurn = 256;
   static constexpr int kMessagesPerTurn = 64;
 
   const PublishOptions& options_;
   Bodies bodies_;
+  const bool later_;          // with a delay, or at a time that is to come
   const std::string target_;  // "queue 'hello'", for people
-  std::string vhost_;
-  std::unique_ptr<Connection> connection_;  // null once it is lost
-  UniqueFd signals_;
-  std::unique_ptr<Progress> progress_;
 
   // All but what differs from message to message.
   consumer::Publication publication_ = [this] {
@@ -529,6 +377,10 @@ class Publishing final : private consumer::ConnectionEvents {
     return publication;
   }();
 
+  consumer::LadderEntry entry_;  // views of the publication point here
+  std::optional<std::int64_t> first_due_ms_;
+  std::int64_t last_due_ms_ = 0;
+
   std::optional<std::string_view> body_;  // the next to go
   std::map<std::uint64_t, std::size_t>
       unconfirmed_;  // confirm tag, which is the number: body's size
@@ -538,14 +390,7 @@ class Publishing final : private consumer::ConnectionEvents {
   TimePoint due_;               // not before then the next message
   TimePoint last_life_;         // when the broker last did anything with our messages
 
-  bool answered_ = false;
   bool channel_closed_ = false;
-  bool blocked_ = false;
-  std::string block_reason_;
-  bool stopping_ = false;     // nothing more is sent
-  bool interrupted_ = false;  // by a signal
-  bool given_up_ = false;     // by a second one
-  std::string error_;
 };
 
 }  // namespace
@@ -630,6 +475,17 @@ Result<void> check(const PublishOptions& options) {
                    escape(options.expiration) + "'"};
     }
   }
+  if (options.delay > consumer::kLongestDelay ||
+      options.at_ms.value_or(0) - now_ms() > consumer::kLongestDelay.count()) {
+    return Error{"delay: expected at most " +
+                 duration_text(std::chrono::floor<std::chrono::days>(consumer::kLongestDelay)) +
+                 ", found more"};
+  }
+  if (!is_plain_name(options.delay_prefix, kMaxDelayPrefix)) {
+    return Error{"delay prefix: expected 1 to " + std::to_string(kMaxDelayPrefix) +
+                 " letters, digits, '.', '_' and '-', found '" + escape(options.delay_prefix, 128) +
+                 "'"};
+  }
   std::size_t bytes = 0;
   for (const auto& [name, value] : options.headers) {
     const auto* text = std::get_if<std::string>(&value.value);
@@ -643,9 +499,9 @@ Result<void> check(const PublishOptions& options) {
 }
 
 int publish(const PublishOptions& options) {
-  auto bodies = Bodies::open(options);
+  auto bodies = Bodies::open(options, kCommand);
   if (!bodies) {
-    std::fprintf(stderr, "lope publish: %s\n", bodies.error().c_str());
+    std::fprintf(stderr, "%s: %s\n", kCommand, bodies.error().c_str());
     return kExitFailed;
   }
   return Publishing(options, std::move(*bodies)).run();

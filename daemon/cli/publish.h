@@ -1,5 +1,6 @@
 // `lope publish`: sends messages and waits until the broker has confirmed each. A message counts
-// only when a queue took it: one that comes back as unroutable, or is refused, is a failure.
+// only when a queue took it: one that comes back as unroutable, or is refused, is a failure. With a
+// delay or a time they go onto the delay ladder, from which a running daemon's relay takes them.
 #pragma once
 
 #include <chrono>
@@ -9,27 +10,28 @@
 #include <string_view>
 #include <vector>
 
+#include "cli/bodies.h"
 #include "common/result.h"
 #include "common/settings.h"
 
 namespace lope::cli {
 
-struct PublishOptions {
+struct PublishOptions : BodySource {
   std::vector<BrokerAddress> brokers;  // tried in this order; at least one
 
   std::string exchange;     // empty: the default exchange
   std::string routing_key;  // for the default exchange the queue's name
 
-  // The body, or where it comes from.
-  std::optional<std::string> body;
-  std::string file = "-";   // without a body; "-": standard input
-  bool lines = false;       // each line of the file is a message
-  std::uint64_t count = 1;  // how often the one body is sent; not with lines
-  bool numbered = false;    // "{n}" in a body is the message's number
-  double rate = 0;          // messages a second; 0: as fast as it goes
+  bool numbered = false;  // "{n}" in a body is the message's number
+  double rate = 0;        // messages a second; 0: as fast as it goes
 
-  std::string content_type, content_encoding, correlation_id, reply_to, type, app_id, user_id,
-      expiration;
+  // When they are to be delivered, one of the two at most; neither: at once.
+  std::chrono::milliseconds delay{0};
+  std::optional<std::int64_t> at_ms;  // since 1970; what is past is at once
+  std::string delay_prefix = DelaySettings{}.prefix;
+
+  std::string content_type, content_encoding, correlation_id, reply_to, type, app_id, user_id;
+  std::string expiration;  // milliseconds, from when it is due
   std::string message_id;  // empty: a UUID for each; several messages get "-1", "-2", … behind it
   int priority = -1;       // none
   std::optional<std::uint64_t> timestamp;  // none: now
@@ -46,7 +48,8 @@ struct PublishOptions {
 Result<AmqpEntry> parse_header(std::string_view text);
 
 // What AMQP or the broker would answer with the end of the connection: names that are too long,
-// headers that fit no frame, an expiration that is no number of milliseconds.
+// headers that fit no frame, an expiration that is no number of milliseconds, a delay that is
+// longer than the ladder.
 Result<void> check(const PublishOptions& options);
 
 // Publishes, writes the result to standard output and what went wrong to standard error, and

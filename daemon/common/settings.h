@@ -3,6 +3,7 @@
 #pragma once
 
 #include <chrono>
+#include <cstddef>
 #include <cstdint>
 #include <string>
 #include <utility>
@@ -123,6 +124,8 @@ struct BreakerSettings {
   std::chrono::milliseconds max_pause{60'000};
   friend bool operator==(const BreakerSettings&, const BreakerSettings&) = default;
 };
+
+inline constexpr std::size_t kMaxDelayPrefix = 100;  // the names made of it are AMQP's too
 
 // The delay ladder, shared by every daemon on the virtual host that names the same prefix.
 struct DelaySettings {

@@ -121,6 +121,13 @@ std::string escape(std::string_view text, std::size_t limit) {
   return result;
 }
 
+bool is_plain_name(std::string_view text, std::size_t limit) {
+  return !text.empty() && text.size() <= limit && std::ranges::all_of(text, [](char c) {
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '.' ||
+           c == '_' || c == '-';
+  });
+}
+
 std::string nearest(std::string_view word, std::span<const std::string_view> candidates) {
   if (word.empty() || word.size() > kLongestWord) return {};
   const std::string wanted = normalised(word);

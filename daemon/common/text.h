@@ -18,6 +18,9 @@ std::size_t utf8_sequence_length(std::string_view text);
 // Where `text` stops being UTF-8; npos when it is all of it.
 std::size_t first_invalid_utf8(std::string_view text);
 
+// 1 to `limit` letters, digits, '.', '_' and '-'.
+bool is_plain_name(std::string_view text, std::size_t limit);
+
 // The candidate nearest to `word` by edit distance, when near enough to be a slip; empty otherwise.
 std::string nearest(std::string_view word, std::span<const std::string_view> candidates);
 

@@ -475,6 +475,19 @@ Result<void> Connection::Impl::on_method(ChannelNumber channel, const amqp_metho
       it.routing_key = view(deliver->routing_key);
       return {};
     }
+    case AMQP_BASIC_GET_OK_METHOD: {
+      const auto* got = static_cast<amqp_basic_get_ok_t*>(method.decoded);
+      Assembly& it = assembly(channel);
+      it.header_is_next = true;
+      it.return_code = 0;
+      it.tag = got->delivery_tag;
+      it.redelivered = got->redelivered != 0;
+      it.consumer_tag.clear();
+      it.exchange = view(got->exchange);
+      it.routing_key = view(got->routing_key);
+      return {};
+    }
+    case AMQP_BASIC_GET_EMPTY_METHOD: events->on_ok(channel, Reply::get_empty, {}); return {};
     case AMQP_BASIC_RETURN_METHOD: {
       const auto* returned = static_cast<amqp_basic_return_t*>(method.decoded);
       Assembly& it = assembly(channel);
@@ -502,6 +515,7 @@ Result<void> Connection::Impl::on_method(ChannelNumber channel, const amqp_metho
     case AMQP_EXCHANGE_BIND_OK_METHOD: events->on_ok(channel, Reply::exchange_bind, {}); return {};
     case AMQP_QUEUE_DECLARE_OK_METHOD: {
       const auto* declared = static_cast<amqp_queue_declare_ok_t*>(method.decoded);
+      events->on_queue_size(channel, declared->message_count, declared->consumer_count);
       events->on_ok(channel, Reply::queue_declare, view(declared->queue));
       return {};
     }
@@ -690,6 +704,7 @@ Result<void> Connection::send(ChannelNumber channel, const Request& request) {
       amqp_basic_consume_t method{};
       method.queue = bytes(r.queue);
       method.consumer_tag = bytes(r.consumer_tag);
+      method.no_ack = r.no_ack;
       method.arguments = arguments.table();
       return impl.send_method(channel, AMQP_BASIC_CONSUME_METHOD, &method);
     }
@@ -706,6 +721,12 @@ Result<void> Connection::send(ChannelNumber channel, const Request& request) {
   return std::visit(Send{*impl_, channel}, request);
 }
 
+Result<void> Connection::get(ChannelNumber channel, std::string_view queue) {
+  amqp_basic_get_t method{};
+  method.queue = bytes(queue);
+  return impl_->send_method(channel, AMQP_BASIC_GET_METHOD, &method);
+}
+
 Result<void> Connection::ack(ChannelNumber channel, std::uint64_t tag, bool multiple) {
   amqp_basic_ack_t method{tag, multiple};
   return impl_->send_method(channel, AMQP_BASIC_ACK_METHOD, &method);
@@ -716,8 +737,8 @@ Result<void> Connection::reject(ChannelNumber channel, std::uint64_t tag, bool r
   return impl_->send_method(channel, AMQP_BASIC_REJECT_METHOD, &method);
 }
 
-Result<void> Connection::nack_requeue(ChannelNumber channel, std::uint64_t tag) {
-  amqp_basic_nack_t method{tag, 0, 1};
+Result<void> Connection::nack_requeue(ChannelNumber channel, std::uint64_t tag, bool multiple) {
+  amqp_basic_nack_t method{tag, multiple, 1};
   return impl_->send_method(channel, AMQP_BASIC_NACK_METHOD, &method);
 }
 
@@ -787,7 +808,16 @@ std::optional<AmqpValue> value_of(const amqp_field_value_t& field) {
     case AMQP_FIELD_KIND_I16: return AmqpValue{std::int64_t{field.value.i16}};
     case AMQP_FIELD_KIND_I32: return AmqpValue{std::int64_t{field.value.i32}};
     case AMQP_FIELD_KIND_I64: return AmqpValue{field.value.i64};
-    case AMQP_FIELD_KIND_UTF8: return AmqpValue{std::string(view(field.value.bytes))};
+    case AMQP_FIELD_KIND_U8: return AmqpValue{std::int64_t{field.value.u8}};
+    case AMQP_FIELD_KIND_U16: return AmqpValue{std::int64_t{field.value.u16}};
+    case AMQP_FIELD_KIND_U32: return AmqpValue{std::int64_t{field.value.u32}};
+    case AMQP_FIELD_KIND_U64:
+    case AMQP_FIELD_KIND_TIMESTAMP:
+      return AmqpValue{static_cast<std::int64_t>(field.value.u64)};
+    case AMQP_FIELD_KIND_F32: return AmqpValue{static_cast<double>(field.value.f32)};
+    case AMQP_FIELD_KIND_F64: return AmqpValue{field.value.f64};
+    case AMQP_FIELD_KIND_UTF8:
+    case AMQP_FIELD_KIND_BYTES: return AmqpValue{std::string(view(field.value.bytes))};
     case AMQP_FIELD_KIND_ARRAY: {
       AmqpArray array;
       for (int i = 0; i < field.value.array.num_entries; ++i) {

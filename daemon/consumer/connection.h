@@ -45,6 +45,7 @@ struct Consume {
   std::string queue;
   std::string consumer_tag;
   AmqpTable arguments;
+  bool no_ack = false;  // a delivery counts as settled once it is sent
 };
 struct Cancel {
   std::string consumer_tag;
@@ -66,6 +67,7 @@ enum class Reply {
   consume,
   cancel,
   confirm_select,
+  get_empty,
   connection_close,
 };
 
@@ -91,6 +93,9 @@ class ConnectionEvents {
   virtual ~ConnectionEvents() = default;
   // `text`: the consumer tag of a consume or cancel, the queue's name of a queue_declare.
   virtual void on_ok(ChannelNumber channel, Reply reply, std::string_view text) = 0;
+  // Before the on_ok() of a queue_declare: what the queue holds that is ready.
+  virtual void on_queue_size(ChannelNumber /*channel*/, std::uint32_t /*messages*/,
+                             std::uint32_t /*consumers*/) {}
   // Where the body goes, `body_size` bytes; nullptr: it is read and dropped.
   virtual char* on_delivery(const IncomingDelivery& delivery) = 0;
   // The body is there. Not called for a dropped one or one of size 0: on_delivery was all.
@@ -127,7 +132,7 @@ struct Publication {
 };
 
 // The headers among these properties (of IncomingDelivery) whose names begin with `prefix`; values
-// of a kind that AmqpValue does not know are left out.
+// of a kind that AmqpValue does not know are left out, times are numbers (of seconds since 1970).
 AmqpTable decode_headers(std::string_view properties, std::string_view prefix);
 
 class Connection {
@@ -166,9 +171,11 @@ class Connection {
 
   // The following write one small frame. An error means the connection is gone.
   Result<void> send(ChannelNumber channel, const Request& request);
+  // Asks for one message of the queue: answered by on_delivery(), or on_ok(get_empty).
+  Result<void> get(ChannelNumber channel, std::string_view queue);
   Result<void> ack(ChannelNumber channel, std::uint64_t tag, bool multiple);
   Result<void> reject(ChannelNumber channel, std::uint64_t tag, bool requeue);
-  Result<void> nack_requeue(ChannelNumber channel, std::uint64_t tag);
+  Result<void> nack_requeue(ChannelNumber channel, std::uint64_t tag, bool multiple = false);
   // Asks for the end of the connection; answered by on_ok(0, connection_close).
   Result<void> send_close();
 

@@ -55,12 +55,8 @@ void send_to(Outbound& outbound, std::string exchange, std::string routing_key) 
 }
 
 void send_by_ladder(Outbound& outbound, const DelaySettings& delays,
-                    std::chrono::milliseconds delay, std::uint64_t due_ms, std::string_view exchange,
-                    std::string_view routing_key) {
-  AmqpTable& headers = outbound.publication.headers;
-  headers.emplace_back(std::string(header::kDue), AmqpValue{to_signed(due_ms)});
-  headers.emplace_back(std::string(header::kToExchange), AmqpValue{std::string(exchange)});
-  headers.emplace_back(std::string(header::kToKey), AmqpValue{std::string(routing_key)});
+                    std::chrono::milliseconds delay, const Trip& trip) {
+  add_trip(outbound.publication.headers, trip);
   LadderEntry entry = ladder_entry(delays.prefix, delay);
   outbound.need = kLadder;
   outbound.need += std::to_string(entry.level);
@@ -96,22 +92,11 @@ Result<std::unique_ptr<Outbound>> publication_for(const DelaySettings& delays,
   publication.mandatory = (view.flags & kPublicationMayBeUnroutable) == 0;
   const std::uint64_t now = now_ms();
   if (view.due_unix_ms > now) {
-    AmqpTable& headers = publication.headers;
-    if (!publication.persistent) {
-      headers.emplace_back(std::string(header::kTransient), AmqpValue{true});
-    }
-    if (!publication.mandatory) {
-      headers.emplace_back(std::string(header::kUnroutable), AmqpValue{true});
-    }
-    if (view.expiration_ms > 0) {
-      headers.emplace_back(std::string(header::kExpiration), AmqpValue{to_signed(view.expiration_ms)});
-    }
-    const std::string exchange(publication.exchange);
-    const std::string routing_key(publication.routing_key);
     const std::uint64_t due =
         std::min(view.due_unix_ms, now + static_cast<std::uint64_t>(kLongestDelay.count()));
-    send_by_ladder(*outbound, delays, std::chrono::milliseconds(to_signed(due - now)), due, exchange,
-                   routing_key);
+    send_by_ladder(*outbound, delays, std::chrono::milliseconds(to_signed(due - now)),
+                   {due, view[TextProperty::exchange], view[TextProperty::routing_key],
+                    !publication.persistent, !publication.mandatory, view.expiration_ms});
     return outbound;
   }
   if (view.expiration_ms > 0) {
@@ -152,7 +137,7 @@ std::unique_ptr<Outbound> retry_copy(const DelaySettings& delays, const Delivery
     send_to(*outbound, {}, queue);
   } else {
     const std::uint64_t due = now_ms() + static_cast<std::uint64_t>(delay.count());
-    send_by_ladder(*outbound, delays, delay, due, {}, queue);
+    send_by_ladder(*outbound, delays, delay, {due, {}, queue});
   }
   return outbound;
 }
@@ -250,7 +235,8 @@ std::unique_ptr<Outbound> again_copy(const DelaySettings& delays, const Delivery
   outbound->kind = static_cast<int>(CopyKind::again);
   const Travel travel = travel_of(view.headers);
   outbound->publication.headers.emplace_back(std::string(header::kReason), AmqpValue{reason});
-  send_by_ladder(*outbound, delays, delays.retry, travel.due_ms, travel.to_exchange, travel.to_key);
+  send_by_ladder(*outbound, delays, delays.retry,
+                 {travel.due_ms, travel.to_exchange, travel.to_key});
   return outbound;
 }
 
@@ -262,12 +248,6 @@ std::unique_ptr<Outbound> undeliverable_copy(const DelaySettings& delays, const 
   outbound->publication.headers.emplace_back(std::string(header::kReason), AmqpValue{reason});
   send_to(*outbound, {}, undeliverable_name(delays.prefix));
   return outbound;
-}
-
-std::string parking_queue(const std::string& queue) {
-  constexpr std::size_t kMaxName = 255;
-  const std::string suffix = ".dead";
-  return queue.substr(0, kMaxName - suffix.size()) + suffix;
 }
 
 std::vector<Request> steps_for(const std::string& need, const DelaySettings& delays,

@@ -60,8 +60,6 @@ std::unique_ptr<Outbound> again_copy(const DelaySettings& delays, const Delivery
 std::unique_ptr<Outbound> undeliverable_copy(const DelaySettings& delays, const Delivery& delivery,
                                              const std::string& reason);
 
-std::string parking_queue(const std::string& queue);
-
 // The requests after which what Outbound::need names is there.
 std::vector<Request> steps_for(const std::string& need, const DelaySettings& delays,
                                const DeadLetterSettings& dead_letter, bool quorum_parking);

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <bit>
+#include <charconv>
+#include <system_error>
 
 namespace lope::consumer {
 
@@ -44,6 +46,16 @@ BindingSettings make_binding(std::string from, std::string key) {
 }
 
 }  // namespace
+
+bool has_delay_ladder(std::string_view broker_version) {
+  // Quorum queues expire messages, and hand on at least once what has expired, from 3.10 on.
+  int major = 0, minor = 0;
+  const char* const end = broker_version.data() + broker_version.size();
+  const auto [point, error] = std::from_chars(broker_version.data(), end, major);
+  if (error != std::errc{} || point == end || *point != '.') return true;
+  if (std::from_chars(point + 1, end, minor).ec != std::errc{}) return true;
+  return major > 3 || (major == 3 && minor >= 10);
+}
 
 std::string due_name(std::string_view prefix) { return std::string(prefix) + ".due"; }
 

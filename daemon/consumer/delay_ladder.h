@@ -26,6 +26,9 @@ inline constexpr int kLadderLevels = 31;
 inline constexpr std::chrono::milliseconds kLongestDelay =
     kLadderUnit * ((std::int64_t{1} << kLadderLevels) - 1);
 
+// Can a broker of this version ("3.10.8") carry it? What says no version is taken for one that can.
+bool has_delay_ladder(std::string_view broker_version);
+
 struct LadderEntry {
   int level = 0;
   std::string exchange, routing_key;

@@ -1,6 +1,7 @@
 #include "consumer/travel.h"
 
 #include <algorithm>
+#include <utility>
 
 namespace lope::consumer {
 
@@ -52,6 +53,20 @@ Travel travel_of(std::string_view headers) {
   return travel;
 }
 
+void add_trip(AmqpTable& headers, const Trip& trip) {
+  const auto add = [&headers](std::string_view name, AmqpValue value) {
+    headers.emplace_back(std::string(name), std::move(value));
+  };
+  if (trip.transient) add(header::kTransient, {true});
+  if (trip.may_be_unroutable) add(header::kUnroutable, {true});
+  if (trip.expiration_ms > 0) {
+    add(header::kExpiration, {static_cast<std::int64_t>(trip.expiration_ms)});
+  }
+  add(header::kDue, {static_cast<std::int64_t>(trip.due_ms)});
+  add(header::kToExchange, {std::string(trip.exchange)});
+  add(header::kToKey, {std::string(trip.routing_key)});
+}
+
 AmqpArray history(const AmqpTable& headers, const Attempt& attempt) {
   AmqpArray history;
   for (const auto& [name, value] : headers) {
@@ -66,6 +81,12 @@ AmqpArray history(const AmqpTable& headers, const Attempt& attempt) {
                                {"worker", {attempt.worker}},
                                {"reason", {attempt.reason}}}});
   return history;
+}
+
+std::string parking_queue(const std::string& queue) {
+  constexpr std::size_t kMaxName = 255;
+  const std::string suffix = ".dead";
+  return queue.substr(0, kMaxName - suffix.size()) + suffix;
 }
 
 }  // namespace lope::consumer

@@ -75,6 +75,17 @@ struct Travel {
 // `headers` are packed by HeaderWriter. What is not of its kind counts as not there.
 Travel travel_of(std::string_view headers);
 
+// A way over the delay ladder, and what becomes of the message at its end.
+struct Trip {
+  std::uint64_t due_ms = 0;
+  std::string_view exchange, routing_key;  // where it goes then
+  bool transient = false;                  // there it need not persist
+  bool may_be_unroutable = false;          // there it may be dropped
+  std::uint64_t expiration_ms = 0;         // there, from when it is due; 0: none
+};
+// Adds what travel_of() finds on the other side.
+void add_trip(AmqpTable& headers, const Trip& trip);
+
 inline constexpr std::size_t kHistoryKept = 10;
 
 struct Attempt {
@@ -86,5 +97,8 @@ struct Attempt {
 
 // The history among these headers (of decode_headers()) with one attempt more; the oldest go.
 AmqpArray history(const AmqpTable& headers, const Attempt& attempt);
+
+// <queue>.dead, where a group's dead letters are when there is nowhere else to send them.
+std::string parking_queue(const std::string& queue);
 
 }  // namespace lope::consumer

@@ -18,12 +18,12 @@
 #include <system_error>
 #include <tuple>
 #include <utility>
-#include <variant>
 
 #include "common/broker_url.h"
 #include "common/fd.h"
 #include "common/settings_json.h"
 #include "common/text.h"
+#include "common/units.h"
 #include "supervisor/yaml_tree.h"
 
 namespace lope::supervisor {
@@ -109,7 +109,6 @@ constexpr std::size_t kMaxUrls = 64;
 constexpr std::size_t kMaxIncludedFiles = 1000;
 constexpr std::size_t kMaxPasswordBytes = 4096;
 constexpr std::size_t kMaxGroupName = 64;
-constexpr std::size_t kMaxDelayPrefix = 100;  // the names made of it are AMQP's too
 constexpr int kMaxAttempts = 1000;
 
 struct SizeRange {
@@ -150,45 +149,6 @@ constexpr DurationRange kGiveUpRange{0s, 720h, "from 0s to 30d"};
 
 // The broker looks at its consumer_timeout once in a while, and an ack takes its time.
 constexpr milliseconds kConsumerTimeoutMargin = 30s;
-
-struct Unit {
-  std::string_view name;
-  std::int64_t factor;
-};
-constexpr Unit kDurationUnits[] = {
-    {"ms", 1}, {"s", 1000}, {"m", 60'000}, {"h", 3'600'000}, {"d", 86'400'000}};
-constexpr Unit kSizeUnits[] = {{"B", 1},          {"kB", 1000},     {"KiB", 1024},
-                               {"MB", 1'000'000}, {"MiB", 1 << 20}, {"GB", 1'000'000'000},
-                               {"GiB", 1LL << 30}};
-
-enum class UnitProblem { no_number, no_unit, unknown_unit, too_large };
-
-// "30s" by `units`.
-std::variant<std::int64_t, UnitProblem> parse_with_unit(std::string_view text,
-                                                        std::span<const Unit> units) {
-  const std::size_t digits = std::min(text.find_first_not_of("0123456789"), text.size());
-  if (digits == 0) return UnitProblem::no_number;
-  const std::string_view name = text.substr(digits);
-  if (name.empty()) return UnitProblem::no_unit;
-  const auto unit = std::ranges::find(units, name, &Unit::name);
-  if (unit == units.end()) return UnitProblem::unknown_unit;
-  std::int64_t number = 0;
-  const auto [end, error] = std::from_chars(text.data(), text.data() + digits, number);
-  if (error != std::errc{} || number > std::numeric_limits<std::int64_t>::max() / unit->factor) {
-    return UnitProblem::too_large;
-  }
-  return number * unit->factor;
-}
-
-// "90s": in the largest unit that says it in whole numbers.
-std::string duration_text(milliseconds length) {
-  if (length == 0ms) return "0s";
-  const Unit* best = &kDurationUnits[0];
-  for (const Unit& unit : kDurationUnits) {
-    if (length.count() % unit.factor == 0) best = &unit;
-  }
-  return std::to_string(length.count() / best->factor) + std::string(best->name);
-}
 
 std::string list_of(std::span<const std::string_view> words, std::string_view last = " or ") {
   std::string text;
@@ -609,9 +569,8 @@ void Loader::duration(const Value& value, Duration& target, const DurationRange&
   }
   if (node.type != YamlType::text) return expected(value, what);
   const auto parsed = parse_with_unit(node.text, kDurationUnits);
-  const auto* number = std::get_if<std::int64_t>(&parsed);
-  if (number == nullptr) return expected(value, what);
-  const milliseconds length(*number);
+  if (!parsed) return expected(value, what);
+  const milliseconds length(*parsed);
   if (!(range.zero && length == 0ms) && (length < range.min || length > range.max)) {
     return expected(value, what);
   }
@@ -663,9 +622,8 @@ void Loader::size(const Value& value, std::int64_t& target, const SizeRange& ran
                  "expected " + what + ", found " + found(node) + ": write the unit, as in 16MiB");
   }
   if (node.type != YamlType::text) return expected(value, what);
-  const auto parsed = parse_with_unit(node.text, kSizeUnits);
-  const auto* bytes = std::get_if<std::int64_t>(&parsed);
-  if (bytes == nullptr || *bytes < range.min || *bytes > range.max) return expected(value, what);
+  const auto bytes = parse_with_unit(node.text, kSizeUnits);
+  if (!bytes || *bytes < range.min || *bytes > range.max) return expected(value, what);
   target = *bytes;
 }
 
@@ -1042,11 +1000,6 @@ bool is_alnum(char c) {
   return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9');
 }
 
-bool is_plain_name(std::string_view name) {
-  return std::ranges::all_of(
-      name, [](char c) { return is_alnum(c) || c == '.' || c == '_' || c == '-'; });
-}
-
 void Loader::delays(const Value& value) {
   const Map keys = map(value, kDelaysKeys);
   DelaySettings& settings = loaded_.settings.delays;
@@ -1055,7 +1008,7 @@ void Loader::delays(const Value& value) {
         "1 to " + std::to_string(kMaxDelayPrefix) + " letters, digits, '.', '_' and '-'";
     std::string given;
     if (text(prefix, given, what)) {
-      if (given.empty() || given.size() > kMaxDelayPrefix || !is_plain_name(given)) {
+      if (!is_plain_name(given, kMaxDelayPrefix)) {
         expected(prefix, what);
       } else {
         settings.prefix = std::move(given);
@@ -1170,8 +1123,7 @@ void Loader::breaker(const Value& value, BreakerSettings& target) {
 }
 
 bool is_group_name(std::string_view name) {
-  return !name.empty() && name.size() <= kMaxGroupName && is_alnum(name.front()) &&
-         is_plain_name(name);
+  return is_plain_name(name, kMaxGroupName) && is_alnum(name.front());
 }
 
 void Loader::groups(const Value& value) {

@@ -9,6 +9,8 @@
 #include <string>
 #include <vector>
 
+#include "common/clock.h"
+#include "common/wall_time.h"
 #include "support/broker.h"
 #include "support/lope.h"
 #include "support/process.h"
@@ -402,8 +404,13 @@ TEST_CASE("a command line that makes no sense is refused before anything is done
       {{"--queue", "q", "--expiration", "5s", "x"},
        "expiration: expected a number of milliseconds"},
       {{"--queue", std::string(256, 'q'), "x"}, "queue: expected at most 255 bytes, found 256"},
-      {{"--queue", "q", "--delay", "5s", "x"}, "--delay: not available in this version"},
-      {{"--queue", "q", "--at", "12:00", "x"}, "--at: not available in this version"},
+      {{"--queue", "q", "--delay", "5", "x"}, "--delay: expected a duration with a unit"},
+      {{"--queue", "q", "--delay", "3107d", "x"}, "delay: expected at most 3106d"},
+      {{"--queue", "q", "--at", "12:00", "x"}, "--at: expected a time with its offset"},
+      {{"--queue", "q", "--at", "9999-01-01T00:00:00Z", "x"}, "delay: expected at most 3106d"},
+      {{"--queue", "q", "--at", "2027-02-03T00:00:00Z", "--delay", "5s", "x"},
+       "--delay excludes --at"},
+      {{"--queue", "q", "--delay", "5s", "--delay-prefix", "a b", "x"}, "delay prefix: expected"},
       {{"--queue", "q", "x", "y"}, "y"},
       {{"--queue", "q", "--broker", "localhost", "x"}, "--broker: URL: expected amqp://"},
   };
@@ -416,6 +423,128 @@ TEST_CASE("a command line that makes no sense is refused before anything is done
     CHECK_THAT(result.output, Contains("lope publish: "));
     CHECK_THAT(result.output, Contains(each.said));
   }
+}
+
+// A delay ladder of this file's own, and the daemon that delivers what is due on it.
+const std::string kPrefix = "publish-test.delay";
+
+LopeOptions relaying(Broker& broker) {
+  return {.broker = broker.url(),
+          .groups = "  idle: { handler: \"null\", queue: " + broker.make_queue("idle") + " }\n",
+          .top = "delays: { prefix: " + kPrefix + " }\n",
+          .handlers_dir = LOPE_HANDLERS_BUILD_DIR};
+}
+
+std::int64_t unix_ms() { return static_cast<std::int64_t>(lope::unix_ns() / 1'000'000); }
+
+TEST_CASE("a delayed message arrives when it is due, and not before", "[broker][publish]") {
+  Broker broker;
+  Lope lope(relaying(broker));
+  const std::string queue = broker.make_queue();
+  const std::string exchange = broker.unique_exchange();
+  broker.declare_exchange(exchange, "topic");
+  broker.bind_queue(queue, exchange, "a.#");
+  const auto start = unix_ms();
+  std::vector<std::string> when{"--delay", "1500ms"};
+  bool to_exchange = false;
+  SECTION("to a queue") {}
+  SECTION("to an exchange") { to_exchange = true; }
+  SECTION("at a time") { when = {"--at", lope::utc_text(start + 1500)}; }
+  std::vector<std::string> arguments{"--delay-prefix", kPrefix, "--header", "a=b"};
+  arguments.insert(arguments.end(), when.begin(), when.end());
+  if (to_exchange) {
+    arguments.insert(arguments.end(), {"--exchange", exchange, "--key", "a.b", "later"});
+  } else {
+    arguments.insert(arguments.end(), {"--queue", queue, "later"});
+  }
+  const RunResult result = publish(broker, arguments);
+  INFO(result.output);
+  REQUIRE(result.status == exited(0));
+  std::smatch due;
+  REQUIRE(std::regex_search(result.output, due, std::regex(", confirmed, due (\\S+)\n")));
+  const auto due_ms = lope::parse_time(due[1].str());
+  REQUIRE(due_ms.ok());
+  CHECK(*due_ms >= start + 1500);
+  CHECK(*due_ms <= unix_ms() + 1500);
+  REQUIRE(eventually(20s, [&] { return broker.message_count(queue) == 1; }));
+  CHECK(unix_ms() >= *due_ms);
+  const auto messages = broker.drain(queue);
+  REQUIRE(messages.size() == 1);
+  CHECK(messages[0].body == "later");
+  CHECK(messages[0].persistent);
+  CHECK(messages[0].exchange == (to_exchange ? exchange : ""));
+  CHECK(messages[0].routing_key == (to_exchange ? "a.b" : queue));
+  using Headers = std::vector<std::pair<std::string, std::string>>;
+  CHECK(messages[0].headers == Headers{{"a", "b"}});
+}
+
+TEST_CASE("a delayed message's expiration counts from when it is due", "[broker][publish]") {
+  Broker broker;
+  const std::string queue = broker.make_queue();
+  Lope lope(relaying(broker));
+  REQUIRE(lope.wait_ready());
+  REQUIRE(publish(broker, {"--queue", queue, "--delay-prefix", kPrefix, "--delay", "3s",
+                           "--expiration", "2000", "--transient", "x"})
+              .status == exited(0));
+  REQUIRE(eventually(20s, [&] { return broker.message_count(queue) == 1; }));
+  CHECK(eventually(5s, [&] { return broker.message_count(queue) == 0; }));
+}
+
+TEST_CASE("many delayed messages are each due so much later", "[broker][publish]") {
+  Broker broker;
+  const std::string queue = broker.make_queue();
+  Lope lope(relaying(broker));
+  const RunResult result =
+      publish(broker, {"--queue", queue, "--delay-prefix", kPrefix, "--delay", "1s", "--rate", "20",
+                       "--count", "20", "--numbered", "{n}"});
+  CHECK(result.status == exited(0));
+  CHECK_THAT(result.output, Matches("20 messages published to queue '.*', confirmed in .* s, due "
+                                    "\\S+ to \\S+\n"));
+  REQUIRE(eventually(20s, [&] { return broker.message_count(queue) == 20; }));
+}
+
+TEST_CASE("a delayed message that could not be delivered is refused now", "[broker][publish]") {
+  Broker broker;
+  const RunResult queue = publish(
+      broker, {"--queue", "no-such-queue", "--delay", "1h", "--delay-prefix", kPrefix, "x"});
+  CHECK(queue.status == exited(1));
+  CHECK(queue.output == "lope publish: no queue 'no-such-queue' in vhost '/'\n");
+  const RunResult exchange = publish(broker, {"--exchange", "no-such-exchange", "--key", "k",
+                                              "--delay", "1h", "--delay-prefix", kPrefix, "x"});
+  CHECK(exchange.status == exited(1));
+  CHECK_THAT(exchange.output, Contains("exchange 'no-such-exchange' with key 'k': 404 NOT_FOUND"));
+}
+
+TEST_CASE("what was due in the past is published at once", "[broker][publish]") {
+  Broker broker;
+  const std::string queue = broker.make_queue();
+  const RunResult result =
+      publish(broker, {"--queue", queue, "--at", "2020-01-01T00:00:00+08:00", "x"});
+  CHECK(result.status == exited(0));
+  CHECK_THAT(result.output, Matches("lope publish: \\S+ is past: published at once\n"
+                                    "1 message published to queue '.*', confirmed\n"));
+  CHECK(broker.message_count(queue) == 1);
+}
+
+TEST_CASE("the delay prefix is that of the configuration, unless another is given",
+          "[broker][publish]") {
+  Broker broker;
+  const std::string queue = broker.make_queue();
+  const TempDir dir;
+  const std::string config = dir.write("lope.yaml", config_text(relaying(broker)));
+  const std::string other = broker.unique_queue("delay");
+  std::vector<std::string> arguments{"publish", "--config", config,   "--queue", queue,
+                                     "--delay", "100ms",    "--json", "x"};
+  const RunResult configured = run_lope(arguments);
+  INFO(configured.output);
+  CHECK(configured.status == exited(0));
+  CHECK_THAT(configured.output, Contains("\"confirmed\":1,") && Contains(",\"due\":\"2"));
+  CHECK(eventually(10s, [&] { return broker.message_count(kPrefix + ".due") == 1; }));
+  broker.purge_queue(kPrefix + ".due");
+  arguments.insert(arguments.end(), {"--delay-prefix", other});
+  CHECK(run_lope(arguments).status == exited(0));
+  CHECK(eventually(10s, [&] { return broker.message_count(other + ".due") == 1; }));
+  CHECK(broker.message_count(kPrefix + ".due") == 0);
 }
 
 TEST_CASE("--help and --version succeed without a broker", "[broker][publish]") {

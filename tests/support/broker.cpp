@@ -583,6 +583,7 @@ std::vector<std::vector<std::string>> Broker::list(std::vector<std::string> argu
   std::vector<std::vector<std::string>> rows;
   std::istringstream lines(ctl(arguments));
   for (std::string line; std::getline(lines, line);) {
+    if (line.empty()) continue;
     std::istringstream columns(line);
     rows.emplace_back();
     for (std::string column; std::getline(columns, column, '\t');) rows.back().push_back(column);

@@ -21,6 +21,7 @@ struct CourierStart {
   int attempt = 0;
   int crashes = 0;
   std::optional<long> late_ms;
+  long now_ms = 0;  // since 1970
 };
 
 struct CourierEnd {
@@ -53,7 +54,7 @@ struct Couriered {
       std::string word, late;
       CourierStart start;
       if (!(words >> word) || word != "start") continue;
-      words >> start.id >> start.attempt >> start.crashes >> late;
+      words >> start.id >> start.attempt >> start.crashes >> late >> start.now_ms;
       if (late != "-") start.late_ms = std::stol(late);
       starts.push_back(std::move(start));
     }

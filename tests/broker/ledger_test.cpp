@@ -1,0 +1,523 @@
+// Whole ways, under faults, at size: what was confirmed to the publisher against what the handlers
+// wrote down and what lies among the dead letters. With LOPE_CAMPAIGN set at full size, otherwise
+// in a short form.
+#include <signal.h>
+
+#include <catch2/catch.hpp>
+#include <cmath>
+#include <cstdlib>
+#include <iostream>
+#include <map>
+#include <random>
+#include <set>
+#include <thread>
+
+#include "support/courier.h"
+#include "support/log_lines.h"
+
+using namespace lope::test;
+
+namespace {
+
+using SteadyClock = std::chrono::steady_clock;
+
+bool campaign() { return std::getenv("LOPE_CAMPAIGN") != nullptr; }
+int scaled(int short_form, int full) { return campaign() ? full : short_form; }
+
+// What a message's calls came to.
+struct Way {
+  int starts = 0;
+  int last_attempt = 0;
+  int crashes = 0;  // as its last call was told
+  int acks = 0;
+};
+
+std::map<std::string, Way> ways(const Couriered& it) {
+  std::map<std::string, Way> ways;
+  for (const CourierStart& start : it.starts()) {
+    Way& way = ways[start.id];
+    ++way.starts;
+    way.last_attempt = std::max(way.last_attempt, start.attempt);
+    way.crashes = std::max(way.crashes, start.crashes);
+  }
+  for (const CourierEnd& end : it.ends()) {
+    if (end.outcome == "ack") ++ways[end.id].acks;
+  }
+  return ways;
+}
+
+double percentile(std::vector<long> values, double fraction) {
+  if (values.empty()) return 0;
+  std::sort(values.begin(), values.end());
+  const auto last = static_cast<double>(values.size() - 1);
+  return static_cast<double>(values[static_cast<std::size_t>(last * fraction)]);
+}
+
+std::string summary(const std::vector<long>& lateness) {
+  return "p50 " + std::to_string(std::lround(percentile(lateness, 0.5))) + " ms, p99 " +
+         std::to_string(std::lround(percentile(lateness, 0.99))) + " ms, most " +
+         std::to_string(std::lround(percentile(lateness, 1))) + " ms";
+}
+
+// How many messages the log owns to be handled again because a connection or channel was lost.
+int cuts(const std::string& log) {
+  int cuts = static_cast<int>(lines_with(log, "outcome dropped").size());
+  for (const auto& [line, key] : {std::pair{"deliveries go back to the broker", "running"},
+                                  std::pair{"deliveries go back to the broker", "unconfirmed"},
+                                  std::pair{"settlements not sent", "at_least"}}) {
+    for (const std::string& number : fields_of(log, line, key)) {
+      if (!number.empty()) cuts += std::stoi(number);  // the relay's lines have not all of them
+    }
+  }
+  return cuts;
+}
+
+void tell(const std::string& text) { std::cout << text << std::endl; }
+
+std::int64_t unix_ms() {
+  return std::chrono::duration_cast<std::chrono::milliseconds>(
+             std::chrono::system_clock::now().time_since_epoch())
+      .count();
+}
+
+// A delay ladder of its own, so that other tests' messages are not taken for this one's; gone with
+// it.
+struct Ladder {
+  explicit Ladder(Broker& at) : broker(at) {}
+  Ladder(const Ladder&) = delete;
+  Ladder& operator=(const Ladder&) = delete;
+  ~Ladder() {
+    try {
+      for (const char* kind : {"queues", "exchanges"}) {
+        for (const auto& row : broker.list({std::string("list_") + kind, "name"})) {
+          if (!row[0].starts_with(prefix)) continue;
+          const std::string resource = "rabbit_misc:r(<<\"/\">>, " +
+                                       std::string(kind).substr(0, std::string(kind).size() - 1) +
+                                       ", <<\"" + row[0] + "\">>)";
+          broker.ctl({"eval", std::string(kind) == "queues"
+                                  ? "{ok, Q} = rabbit_amqqueue:lookup(" + resource +
+                                        "), rabbit_amqqueue:delete(Q, false, false, <<\"test\">>)."
+                                  : "rabbit_exchange:delete(" + resource + ", false, <<\"test\">>)."});
+        }
+      }
+    } catch (const std::runtime_error&) {  // the node may be down: it is removed after the run
+    }
+  }
+  std::string top(const std::string& more) const {
+    return "delays: { prefix: " + prefix + ", relay: true" + more + " }\n";
+  }
+
+  Broker& broker;
+  const std::string prefix = "ladder-" + std::to_string(unix_ms());
+};
+
+// As eventually(), for a condition that is dear to look at.
+template <typename F>
+bool sooner_or_later(std::chrono::milliseconds deadline, F condition) {
+  const auto end = SteadyClock::now() + deadline;
+  while (!condition()) {
+    if (SteadyClock::now() >= end) return false;
+    std::this_thread::sleep_for(500ms);
+  }
+  return true;
+}
+
+// How many different messages have been acked.
+int acked(const Couriered& it) {
+  int count = 0;
+  for (const auto& [id, way] : ways(it)) count += way.acks > 0 ? 1 : 0;
+  return count;
+}
+
+int in_queue(Broker& broker, const std::string& queue) {
+  return broker.message_count(queue).value_or(0);
+}
+
+std::vector<Received> drained(Broker& broker, const std::string& queue) {
+  return broker.queue_exists(queue) ? broker.drain(queue) : std::vector<Received>{};
+}
+
+}  // namespace
+
+TEST_CASE("retries with delays over two restarts of the broker: each message ends after exactly its "
+          "attempts, none early, none lost",
+          "[broker][ledger]") {
+  const std::string type = GENERATE(as<std::string>{}, "classic", "quorum");
+  const int count = scaled(type == "classic" ? 100'000 : 20'000, 100'000);
+  Couriered it(type);
+  const Ladder ladder(it.broker);
+  Lope lope(it.options("    retry: { attempts: 4, delay: 5s }\n    workers: 2\n    prefetch: 500\n",
+                       ladder.top("") + "log: { level: info }\nshutdown_timeout: 60s\n"));
+  REQUIRE(eventually(30s, [&] { return it.broker.consumer_count(it.queue) == 1; }));
+  const auto began = SteadyClock::now();
+  std::minstd_rand random(1);
+  std::map<std::string, int> wanted;  // id to attempts
+  Publisher publisher = it.broker.publisher();
+  publisher.publish_many(count, [&](int i) {
+    const std::string id = "m" + std::to_string(i);
+    std::string body = "ack";
+    wanted[id] = 1;
+    if (i % 10 == 0) {
+      const int retries = 1 + static_cast<int>(random() % 4);
+      wanted[id] = std::min(retries + 1, 4);
+      body = "retry " + std::to_string(retries) + " " + std::to_string(1000 + random() % 7001);
+    }
+    return Publication{.routing_key = it.queue, .body = body, .message_id = id};
+  });
+  const auto published = SteadyClock::now();
+  // Two restarts while retries are on their way.
+  std::vector<std::pair<std::int64_t, std::int64_t>> down;
+  for (int i = 0; i < 2; ++i) {
+    const auto so_many = it.starts().size() + static_cast<std::size_t>(count) / 50;
+    eventually(20s, [&] { return it.starts().size() >= so_many; });
+    const auto from = unix_ms();
+    it.broker.stop_node();
+    it.broker.start_node();
+    REQUIRE(eventually(30s, [&] { return it.broker.consumer_count(it.queue) == 1; }));
+    down.emplace_back(from, unix_ms());
+  }
+  CHECK(sooner_or_later(240s,
+                        [&] { return acked(it) + in_queue(it.broker, it.dead()) >= count; }));
+  const auto ended = SteadyClock::now();
+  CHECK(lope.stop(60s) == exited(0));
+
+  std::map<std::string, int> letters;
+  for (const Received& letter : drained(it.broker, it.dead())) {
+    ++letters[letter.message_id];
+    CHECK(letter.header("x-lope-dead-code") == "attempts");
+    CHECK(letter.number("x-lope-dead-attempts") == 4);
+  }
+  // What ran when a connection was cut comes again in the same attempt, and the log says so.
+  const int cut = cuts(lope.log());
+  int lost = 0, early = 0, extra = 0, wrong = 0;
+  const auto all = ways(it);
+  for (const auto& [id, attempts] : wanted) {
+    const auto way = all.find(id);
+    const int dead = letters.contains(id) ? letters[id] : 0;
+    if (way == all.end() || (way->second.acks == 0 && dead == 0)) {
+      ++lost;
+      continue;
+    }
+    if (way->second.last_attempt != attempts) ++wrong;
+    extra += way->second.starts - attempts;
+  }
+  std::vector<long> lateness, lateness_in_restarts;
+  for (const CourierStart& start : it.starts()) {
+    if (!start.late_ms) continue;
+    if (*start.late_ms < 0) ++early;
+    const std::int64_t due = start.now_ms - *start.late_ms;
+    const bool in_restart = std::any_of(down.begin(), down.end(), [&](const auto& window) {
+      return due >= window.first - 1000 && due <= window.second + 5000;
+    });
+    (in_restart ? lateness_in_restarts : lateness).push_back(*start.late_ms);
+  }
+  using std::chrono::duration;
+  std::string windows;
+  for (const auto& [from, to] : down) windows += std::to_string(to - from) + " ms ";
+  tell(type + ": " + std::to_string(count) + " messages, " +
+       std::to_string(lateness.size() + lateness_in_restarts.size()) + " retries, lost " +
+       std::to_string(lost) + ", wrong attempts " + std::to_string(wrong) + ", extra runs " +
+       std::to_string(extra) + " (cuts logged " + std::to_string(cut) + "), early " +
+       std::to_string(early) + "; outside the restarts (" + windows + "and 5 s after each) " +
+       std::to_string(lateness.size()) + " retries, late " + summary(lateness) + "; in them late " +
+       summary(lateness_in_restarts) + "; dead " + std::to_string(letters.size()) +
+       "; published in " + std::to_string(duration<double>(published - began).count()) +
+       " s, over after " + std::to_string(duration<double>(ended - began).count()) + " s");
+  CHECK(lost == 0);
+  CHECK(wrong == 0);
+  CHECK(early == 0);
+  CHECK(extra <= cut);
+  REQUIRE_FALSE(lateness.empty());
+  CHECK(percentile(lateness, 1) <= 2000);
+}
+
+TEST_CASE("poison: each killer is set aside after exactly its crashes, and no innocent is charged",
+          "[broker][ledger]") {
+  struct Shape {
+    std::string name, lines;
+  };
+  const Shape shape = GENERATE(Shape{"4 workers", "    workers: 4\n"},
+                               Shape{"4 workers, 4 threads", "    workers: 4\n    threads: 4\n"},
+                               Shape{"4 workers, batches of 20",
+                                     "    workers: 4\n    batch: { size: 20, wait: 50ms }\n"});
+  const std::string type = GENERATE(as<std::string>{}, "classic", "quorum");
+  if (!campaign() && type == "quorum" && shape.name != "4 workers") return;
+  INFO(shape.name << ", " << type);
+  const int count = scaled(4'000, 100'000);
+  const int every = scaled(400, 1000);
+  Couriered it(type);
+  const Ladder ladder(it.broker);
+  Lope lope(it.options("    prefetch: 50\n    crashes: 3\n    retry: { attempts: 10, delay: 500ms }\n" +
+                           shape.lines,
+                       ladder.top("") + "log: { level: info }\n", "memory: 1024"));
+  REQUIRE(eventually(30s, [&] { return it.broker.consumer_count(it.queue) == 1; }));
+  const std::vector<std::pair<std::string, std::string>> kinds = {{"segv", "SIGSEGV"},
+                                                                  {"abort", "SIGABRT"},
+                                                                  {"exit0", "exit 0"},
+                                                                  {"overflow", "SIGSEGV"},
+                                                                  {"oom", "SIGSEGV"}};
+  std::map<std::string, std::string> killers;  // id to how its worker dies
+  Publisher publisher = it.broker.publisher();
+  publisher.publish_many(count, [&](int i) {
+    const std::string id = "m" + std::to_string(i);
+    std::string body = "ack";
+    if (i % every == every / 2) {
+      const auto& [kind, how] = kinds[static_cast<std::size_t>(i / every) % kinds.size()];
+      body = kind;
+      killers[id] = how;
+    }
+    return Publication{.routing_key = it.queue, .body = body, .message_id = id};
+  });
+  const auto enough = static_cast<int>(killers.size());
+  CHECK(sooner_or_later(std::chrono::seconds(scaled(120, 1200)), [&] {
+    return in_queue(it.broker, it.dead()) >= enough && acked(it) >= count - enough;
+  }));
+  CHECK(lope.stop() == exited(0));
+  std::map<std::string, int> letters;
+  for (const Received& letter : drained(it.broker, it.dead())) {
+    INFO(letter.message_id << " " << letter.header("x-lope-dead-reason"));
+    ++letters[letter.message_id];
+    REQUIRE(killers.contains(letter.message_id));  // no innocent
+    CHECK(letter.header("x-lope-dead-code") == "crashes");
+    CHECK(letter.header("x-lope-dead-reason") == "its worker died: " + killers[letter.message_id]);
+    CHECK(letter.number("x-lope-dead-crashes") == 3);
+  }
+  const auto all = ways(it);
+  int lost = 0, charged = 0, twice = 0;
+  for (int i = 0; i < count; ++i) {
+    const std::string id = "m" + std::to_string(i);
+    const auto way = all.find(id);
+    if (killers.contains(id)) {
+      CHECK(letters[id] == 1);
+      continue;
+    }
+    if (way == all.end() || way->second.acks == 0) {
+      ++lost;
+      continue;
+    }
+    if (way->second.last_attempt != 1 || way->second.crashes != 0) ++charged;
+    if (way->second.starts > 1) ++twice;
+  }
+  const auto alone = fields_of(lope.log(), "message to be run again, alone", "message_id");
+  tell(shape.name + ", " + type + ": " + std::to_string(count) + " messages, " +
+       std::to_string(killers.size()) + " killers, dead letters " + std::to_string(letters.size()) +
+       ", innocents lost " + std::to_string(lost) + ", charged " + std::to_string(charged) +
+       ", run twice " + std::to_string(twice) + " (run again alone, by the log: " +
+       std::to_string(alone.size()) + ")");
+  CHECK(lost == 0);
+  CHECK(charged == 0);
+  CHECK(twice <= static_cast<int>(alone.size()));
+}
+
+TEST_CASE("the publishing connection is cut at random while handlers publish: nothing is acked "
+          "without its publications",
+          "[broker][ledger]") {
+  const std::string type = GENERATE(as<std::string>{}, "classic", "quorum");
+  if (!campaign() && type == "quorum") return;
+  const int cuts_wanted = scaled(15, 200);
+  Couriered it(type);
+  const std::string to = it.broker.make_queue("to", {.text_arguments = {{"x-queue-type", type}}});
+  Lope lope(it.options("    prefetch: 200\n    workers: 2\n    retry: { attempts: 20, delay: 0s }\n",
+                       "delays: { relay: false }\nlog: { level: info }\n"));
+  REQUIRE(eventually(30s, [&] { return it.broker.consumer_count(it.queue) == 1; }));
+  // In the node, since each rabbitmqctl takes the better part of a second.
+  const std::string cutting =
+      "[begin timer:sleep(100 + rand:uniform(400)),"
+      " [exit(P, kill) || P <- rabbit_networking:connections(),"
+      "  nomatch =/= binary:match(element(3, lists:keyfind(<<\"connection_name\">>, 1,"
+      "   proplists:get_value(client_properties, rabbit_networking:connection_info(P, "
+      "[client_properties])))), <<\"publishing\">>)]"
+      " end || _ <- lists:seq(1, " +
+      std::to_string(cuts_wanted) + ")].";
+  RatePublisher load(it.broker.url(), 1500, std::chrono::seconds(scaled(7, 90)), [&](int i) {
+    return Publication{.routing_key = it.queue,
+                       .body = "publish " + to + " 2",
+                       .message_id = "m" + std::to_string(i)};
+  });
+  std::thread cutter([&] { it.broker.ctl({"eval", cutting}); });
+  load.join();
+  cutter.join();
+  const int confirmed = static_cast<int>(load.confirmed().size());
+  CHECK(sooner_or_later(60s, [&] {
+    return acked(it) >= confirmed && in_queue(it.broker, to) >= 2 * confirmed;
+  }));
+  CHECK(lope.stop() == exited(0));
+  std::map<std::string, int> seen;
+  for (const Received& each : it.broker.drain(to)) ++seen[each.message_id];
+  int unpublished = 0, duplicates = 0;
+  for (const std::string& id : load.confirmed()) {
+    for (const char* number : {".0", ".1"}) {
+      const int times = seen.contains(id + number) ? seen[id + number] : 0;
+      if (times == 0) ++unpublished;
+      duplicates += std::max(0, times - 1);
+    }
+  }
+  int unconfirmed = 0;
+  const auto lost_lines = fields_of(lope.log(), "connection=publishing", "unconfirmed");
+  for (const std::string& number : lost_lines) unconfirmed += std::stoi(number);
+  const auto retried = lines_with(lope.log(), "message retried");
+  tell(type + ": " + std::to_string(lost_lines.size()) + " cuts of the publishing connection, " +
+       std::to_string(load.confirmed().size()) + " causes, publications missing " +
+       std::to_string(unpublished) + ", published twice " + std::to_string(duplicates) +
+       " (unconfirmed at the cuts, by the log: " + std::to_string(unconfirmed) + "), causes retried " +
+       std::to_string(retried.size()));
+  CHECK(static_cast<int>(lost_lines.size()) >= cuts_wanted / 2);
+  CHECK(unpublished == 0);
+  CHECK(duplicates <= unconfirmed + 2 * static_cast<int>(retried.size()));
+}
+
+TEST_CASE("consumers and supervisors killed at random moments of all of it: nothing is lost",
+          "[broker][ledger]") {
+  const std::string type = GENERATE(as<std::string>{}, "classic", "quorum");
+  if (!campaign() && type == "quorum") return;
+  const int kills = scaled(9, 200);
+  Couriered it(type);
+  const Ladder ladder(it.broker);
+  const std::string to = it.broker.make_queue("to", {.text_arguments = {{"x-queue-type", type}}});
+  const LopeOptions options = it.options(
+      "    prefetch: 100\n    workers: 2\n    crashes: 2\n    retry: { attempts: 6, delay: 300ms }\n",
+      ladder.top("") + "log: { level: info }\n");
+  auto lope = std::make_unique<Lope>(options);
+  const auto is_up = [&] { return it.broker.consumer_count(it.queue).value_or(0) > 0; };
+  REQUIRE(eventually(30s, is_up));
+  RatePublisher load(it.broker.url(), 500, std::chrono::seconds(scaled(15, 400)), [&](int i) {
+    std::string body = "ack";
+    if (i % 10 == 1) body = "retry 1 300";
+    if (i % 10 == 2) body = "publish " + to + " 1";
+    if (i % 10 == 3) body = "later 700 publish " + to + " 1";
+    if (i % 10 == 4) body = "sleep 20";
+    if (i % 10 == 5) body = "retry 2 0";
+    if (i % 200 == 6) body = "segv";
+    if (i % 200 == 106) body = "reject";
+    return Publication{
+        .routing_key = it.queue, .body = body, .message_id = "m" + std::to_string(i)};
+  });
+  std::minstd_rand random(7);
+  for (int i = 1; i <= kills; ++i) {
+    REQUIRE(eventually(40s, is_up));
+    std::this_thread::sleep_for(std::chrono::milliseconds(random() % 600));  // the moment is random
+    if (i % 3 == 0) {
+      // Its successor starts without a pause; so does the one after.
+      lope->process().signal(SIGKILL);
+      REQUIRE(lope->process().wait_exit(10s));
+      CHECK(lope->all_gone());
+      lope = std::make_unique<Lope>(options);
+    } else {
+      for (const pid_t consumer : lope->consumers()) ::kill(consumer, SIGKILL);
+    }
+  }
+  load.join();
+  const auto publishes = [](const std::string& id) {
+    const int number = std::stoi(id.substr(1));
+    return number % 10 == 2 || number % 10 == 3;
+  };
+  const int publishing = static_cast<int>(
+      std::count_if(load.confirmed().begin(), load.confirmed().end(), publishes));
+  CHECK(sooner_or_later(120s, [&] {
+    return acked(it) + in_queue(it.broker, it.dead()) >= static_cast<int>(load.confirmed().size()) &&
+           in_queue(it.broker, to) >= publishing;
+  }));
+  CHECK(lope->stop() == exited(0));
+  std::set<std::string> letters;
+  for (const Received& letter : drained(it.broker, it.dead())) letters.insert(letter.message_id);
+  std::set<std::string> published;
+  for (const Received& each : it.broker.drain(to)) published.insert(each.message_id);
+  const auto all = ways(it);
+  int lost = 0, unpublished = 0, wrongly_dead = 0;
+  for (const std::string& id : load.confirmed()) {
+    const int number = std::stoi(id.substr(1));
+    const auto way = all.find(id);
+    const bool acked = way != all.end() && way->second.acks > 0;
+    if (!acked && !letters.contains(id)) ++lost;
+    const bool may_die = number % 200 == 6 || number % 200 == 106;
+    if (letters.contains(id) && !may_die) ++wrongly_dead;
+    if (publishes(id) && !published.contains(id + ".0")) ++unpublished;
+  }
+  tell(type + ": " + std::to_string(kills) + " kills of consumers and supervisors, " +
+       std::to_string(load.confirmed().size()) + " messages, lost " + std::to_string(lost) +
+       ", publications missing " + std::to_string(unpublished) + ", wrongly dead " +
+       std::to_string(wrongly_dead) + ", dead letters " + std::to_string(letters.size()));
+  CHECK(lost == 0);
+  CHECK(unpublished == 0);
+  CHECK(wrongly_dead == 0);
+}
+
+TEST_CASE("delayed messages come when they are due; a destination that is gone or full holds up "
+          "nobody else",
+          "[broker][ledger]") {
+  const int count = scaled(10'000, 100'000);
+  const int longest_ms = scaled(30'000, 600'000);
+  Couriered it;
+  const Ladder ladder(it.broker);
+  // Ten destinations, of which the first eight are handled.
+  std::vector<std::string> to;
+  for (int i = 0; i < 9; ++i) to.push_back(it.broker.make_queue("to"));
+  to.push_back(it.broker.make_queue("full", {.text_arguments = {{"x-overflow", "reject-publish"}},
+                                             .number_arguments = {{"x-max-length", 1}}}));
+  const std::string arrivals = it.files.file("arrivals");
+  LopeOptions options = it.options("    prefetch: 500\n", ladder.top(campaign()
+                                                                       ? ", retry: 60s, give_up: 3m"
+                                                                       : ", retry: 5s, give_up: 10s") +
+                                                              "log: { level: info }\n");
+  options.groups += "  arrivals:\n    handler: courier\n    prefetch: 200\n    options: { file: " +
+                    arrivals + " }\n    queues:\n";
+  for (int i = 0; i < 8; ++i) options.groups += "      - " + to[static_cast<std::size_t>(i)] + "\n";
+  Lope lope(options);
+  REQUIRE(lope.wait_ready());
+  std::minstd_rand random(3);
+  Publisher publisher = it.broker.publisher();
+  std::map<std::string, int> destination;
+  publisher.publish_many(count, [&](int i) {
+    const int which = i % 10;
+    const std::string id = "m" + std::to_string(i);
+    destination[id + ".0"] = which;
+    const long ms = 1000 + static_cast<long>(random() % static_cast<unsigned>(longest_ms - 1000));
+    return Publication{.routing_key = it.queue,
+                       .body = "later " + std::to_string(ms) + " publish " +
+                               to[static_cast<std::size_t>(which)] + " 1",
+                       .message_id = id};
+  });
+  it.broker.delete_queue(to[8]);
+  CHECK(eventually(60s, [&] { return it.broker.is_empty(it.queue); }));
+  const auto arrived = [&] { return lines_of_file(arrivals).size() / 2; };
+  const auto wanted = static_cast<std::size_t>(count) / 10 * 8;
+  CHECK(eventually(std::chrono::milliseconds(longest_ms) + 60s, [&] { return arrived() >= wanted; }));
+  const std::string undeliverable = ladder.prefix + ".undeliverable";
+  const int stranded = count / 10 * 2 - 1;  // the full one has taken one
+  CHECK(eventually(std::chrono::seconds(scaled(60, 600)), [&] {
+    return it.broker.message_count(undeliverable).value_or(0) >= stranded;
+  }));
+  CHECK(lope.stop() == exited(0));
+  std::map<std::string, int> seen;
+  std::vector<long> lateness;
+  int early = 0;
+  for (const std::string& line : lines_of_file(arrivals)) {
+    std::istringstream words(line);
+    std::string word, id, attempt, crashes, late;
+    if (!(words >> word >> id >> attempt >> crashes >> late) || word != "start") continue;
+    ++seen[id];
+    lateness.push_back(std::stol(late));
+    if (lateness.back() < 0) ++early;
+  }
+  for (const Received& each : it.broker.drain(to[9])) ++seen[each.message_id];
+  int wrongly = 0;
+  for (const Received& each : it.broker.drain(undeliverable)) {
+    ++seen[each.message_id];
+    if (destination[each.message_id] < 8) ++wrongly;
+    CHECK_FALSE(each.header("x-lope-reason").empty());
+  }
+  int lost = 0, duplicates = 0;
+  for (const auto& [id, which] : destination) {
+    if (!seen.contains(id)) ++lost;
+    duplicates += std::max(0, seen[id] - 1);
+  }
+  tell(std::to_string(count) + " delayed messages over 1 to " + std::to_string(longest_ms / 1000) +
+       " s: lost " + std::to_string(lost) + ", twice " + std::to_string(duplicates) + ", early " +
+       std::to_string(early) + ", late " + summary(lateness) + "; undeliverable " +
+       std::to_string(stranded) + ", wrongly " + std::to_string(wrongly));
+  CHECK(lost == 0);
+  CHECK(duplicates == 0);
+  CHECK(early == 0);
+  CHECK(wrongly == 0);
+  CHECK(percentile(lateness, 0.99) < 1000);
+}
