@@ -21,7 +21,6 @@ namespace {
 using namespace std::chrono_literals;
 using consumer::Connection;
 
-constexpr auto kConnectTimeout = 5s;  // for one address
 constexpr auto kRequestTimeout = 10s;
 constexpr auto kCloseTimeout = 1s;
 constexpr auto kHeartbeat = 30s;
@@ -50,8 +49,9 @@ bool BrokerClient::connect(const std::vector<BrokerAddress>& addresses) {
   return false;
 }
 
-Result<void> BrokerClient::connect(const BrokerAddress& address) {
-  auto opened = Connection::open(address, kConnectTimeout, kHeartbeat, command_);
+Result<void> BrokerClient::connect(const BrokerAddress& address,
+                                   std::chrono::milliseconds timeout) {
+  auto opened = Connection::open(address, timeout, kHeartbeat, command_);
   if (!opened) return Error{opened.error()};
   connection_ = std::move(*opened);
   vhost_ = address.vhost;

@@ -3,6 +3,7 @@
 // Each command is a class of its own on top of this.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -31,6 +32,7 @@ class BrokerClient : protected consumer::ConnectionEvents {
 
  protected:
   using ChannelNumber = consumer::ChannelNumber;
+  static constexpr std::chrono::milliseconds kConnectTimeout{5000};  // for one address
 
   // `command` begins every line on standard error: "lope publish".
   explicit BrokerClient(std::string command) : command_(std::move(command)) {}
@@ -40,7 +42,8 @@ class BrokerClient : protected consumer::ConnectionEvents {
 
   // With the first that can be logged in to; of each that cannot be it says why. False: with none.
   bool connect(const std::vector<BrokerAddress>& addresses);
-  Result<void> connect(const BrokerAddress& address);
+  Result<void> connect(const BrokerAddress& address,
+                       std::chrono::milliseconds timeout = kConnectTimeout);
   // From here on SIGINT and SIGTERM are on_signal().
   void catch_signals();
   // In good order, so that the broker has read everything and logs no connection that vanished.

@@ -12,6 +12,7 @@ namespace lope::cli {
 using RunCommand = std::function<int()>;
 
 RunCommand add_call(CLI::App& app);
+RunCommand add_check(CLI::App& app);
 RunCommand add_dlq(CLI::App& app);
 RunCommand add_publish(CLI::App& app);
 

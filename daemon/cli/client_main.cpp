@@ -53,6 +53,7 @@ int run(int argc, char** argv) {
   };
   const std::pair<CLI::App*, RunCommand> commands[] = {
       add("call", "Send a request, and print its reply", add_call),
+      add("check", "Ask the broker what of a configuration would fail", add_check),
       add("dlq", "Look into a queue of dead letters, send them back, delete them", add_dlq),
       add("publish", "Send messages, and wait until the broker has them", add_publish),
   };

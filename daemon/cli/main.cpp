@@ -77,10 +77,16 @@ int run_local(int argc, char** argv) {
 
   CLI::App& check = *app.add_subcommand(
       "check", "Check a configuration and the handlers it names; exit code 0 or 78");
+  check.footer(
+      "With --broker it then asks the broker what would fail there, and changes nothing: exit code "
+      "1\n"
+      "when something would, 75 when no address of it could be logged in to. With --json that is "
+      "a\n"
+      "second object, on a line of its own.\n");
   add_config(check);
   check.add_flag("--json", json, "Print one JSON object");
   bool broker = false;
-  check.add_flag("--broker", broker, "")->group("");
+  check.add_flag("--broker", broker, "Ask the broker too: its queues, exchanges and permissions");
 
   CLI::App& inspect =
       *app.add_subcommand("inspect", "Describe a handler file: name, version, ABI, options");
@@ -97,12 +103,13 @@ int run_local(int argc, char** argv) {
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? kExitOk : kExitUsage;
   }
-  if (broker) {
-    std::fputs("lope check: '--broker' is not available in this version\n", stderr);
-    return kExitUsage;
-  }
   if (run.parsed()) return cli::run_command(config_path);
-  if (check.parsed()) return cli::check_command(config_path, json);
+  if (check.parsed()) {
+    const int code = cli::check_command(config_path, json);
+    if (!broker || code != kExitOk) return code;
+    std::fflush(stdout);
+    return become_client(argv);
+  }
   if (inspect.parsed()) return cli::inspect_command(plugin_path, json);
   std::fputs("lope: expected the command first; see lope --help\n", stderr);
   return kExitUsage;

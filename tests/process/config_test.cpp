@@ -347,7 +347,6 @@ TEST_CASE("a command line that is not understood has an exit code of its own",
       {{"run", "--confg", "x"}, "--confg"},
       {{"inspect"}, "file is required"},
       {{"status"}, "'status' is not available in this version"},
-      {{"check", "--broker"}, "'--broker' is not available in this version"},
   }));
   const RunResult result = run_lope(row.arguments);
   INFO(result.output);

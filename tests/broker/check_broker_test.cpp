@@ -1,0 +1,361 @@
+// `lope check --broker`: what it finds out, and that it changes nothing.
+#include <algorithm>
+#include <catch2/catch.hpp>
+#include <iterator>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "support/broker.h"
+#include "support/lope.h"
+#include "support/process.h"
+#include "support/temp_dir.h"
+
+namespace {
+
+using namespace lope::test;
+using Catch::Matchers::Contains;
+
+// Queues with their messages, exchanges, bindings: all that could change.
+std::set<std::string> everything(Broker& broker) {
+  std::set<std::string> all;
+  for (const auto& command :
+       {std::vector<std::string>{"list_queues", "name", "messages", "consumers", "arguments"},
+        std::vector<std::string>{"list_exchanges", "name", "type", "arguments"},
+        std::vector<std::string>{"list_bindings", "source_name", "destination_name",
+                                 "routing_key"}}) {
+    for (const auto& row : broker.list(command)) {
+      std::string line = command[0];
+      for (const std::string& column : row) line += " " + column;
+      all.insert(line);
+    }
+  }
+  return all;
+}
+
+// Runs it any number of times; nothing may have changed from before the first to after the last.
+struct Check {
+  ~Check() { unchanged(); }
+  void unchanged() {
+    if (before.empty()) return;
+    const auto after = everything(broker);
+    std::vector<std::string> changed;
+    std::ranges::set_symmetric_difference(before, after, std::back_inserter(changed));
+    CHECK(changed == std::vector<std::string>{});
+    before.clear();
+  }
+  RunResult run(const std::string& groups, const std::string& top = "",
+                std::vector<std::string> more = {}, const std::string& url = "") {
+    LopeOptions options;
+    options.broker = url.empty() ? broker.url() : url;
+    options.groups = groups;
+    options.top = top;
+    options.handlers_dir = LOPE_HANDLERS_BUILD_DIR;
+    more.insert(more.begin(),
+                {"check", "--broker", "--config", dir.write("lope.yaml", config_text(options))});
+    if (before.empty()) before = everything(broker);
+    return run_lope(more);
+  }
+  static std::string group(const std::string& queue, const std::string& more = "") {
+    return "  g:\n    handler: \"null\"\n    queue: " + queue + "\n" + more;
+  }
+
+  Broker broker;
+  TempDir dir;
+  std::set<std::string> before;
+};
+
+TEST_CASE("a configuration that works is ok on the broker", "[broker][check_broker]") {
+  Check it;
+  const std::string queue =
+      it.broker.make_queue("check", {.text_arguments = {{"x-dead-letter-exchange", "amq.topic"}}});
+  it.broker.publish(queue, "untouched", "m-1");
+  const RunResult result = it.run(it.group(queue));
+  INFO(result.output);
+  CHECK(result.status == exited(0));
+  CHECK_THAT(result.output, Contains("group 'g': ok handler null") &&
+                                Contains("broker 127.0.0.1:" + std::to_string(it.broker.port()) +
+                                         ": ok RabbitMQ 3.") &&
+                                Contains("group 'g': ok on the broker\n") && !Contains("note"));
+  it.unchanged();
+  const auto messages = it.broker.drain(queue);
+  REQUIRE(messages.size() == 1);
+  CHECK_FALSE(messages[0].redelivered);
+}
+
+TEST_CASE("a queue that is not there is an error, unless it is declared",
+          "[broker][check_broker]") {
+  Check it;
+  const std::string queue = it.broker.unique_queue("check");
+  const RunResult missing = it.run(it.group(queue));
+  INFO(missing.output);
+  CHECK(missing.status == exited(1));
+  CHECK_THAT(missing.output,
+             Contains("lope check: group 'g': no queue '" + queue +
+                      "' in vhost '/', and the configuration does not declare it\n") &&
+                 Contains("group 'g': would fail on the broker\n"));
+  const std::string exchange = it.broker.unique_exchange("check");
+  const RunResult declared = it.run(it.group(
+      queue, "    declare:\n      exchanges: [{ name: " + exchange +
+                 ", type: topic }]\n      bind: [{ exchange: " + exchange + ", key: a }]\n"));
+  INFO(declared.output);
+  CHECK(declared.status == exited(0));
+  CHECK_THAT(declared.output,
+             Contains("note: queue '" + queue + "' is not there: it will be declared\n") &&
+                 Contains("exchange '" + exchange + "' is not there: it will be declared\n") &&
+                 Contains("it has no dead-letter exchange, and dead_letter is not given: dead "
+                          "letters go to queue '" +
+                          queue + ".dead'\n"));
+  const RunResult unbound =
+      it.run(it.group(queue, "    declare: { bind: [{ exchange: " + exchange + ", key: a }] }\n"));
+  CHECK(unbound.status == exited(1));
+  CHECK_THAT(unbound.output, Contains("it is bound to exchange '" + exchange + "': 404 NOT_FOUND"));
+}
+
+TEST_CASE("what is declared otherwise is an error that names both sides",
+          "[broker][check_broker]") {
+  Check it;
+  const std::string queue =
+      it.broker.make_queue("check", {.number_arguments = {{"x-message-ttl", 5000}}});
+  const std::string exchange = it.broker.unique_exchange("check");
+  it.broker.declare_exchange(exchange, "fanout");
+  struct Case {
+    std::string declare;
+    std::string said;  // empty: it is as declared
+  };
+  const Case table[] = {
+      {"{ arguments: { x-message-ttl: 5000 } }", ""},
+      {"{}",
+       "arguments {}; the broker says 406 PRECONDITION_FAILED - inequivalent arg "
+       "'x-message-ttl'"},
+      {"{ arguments: { x-message-ttl: 6000 } }", "arguments {\"x-message-ttl\":6000}; the broker"},
+      {"{ durable: false, arguments: { x-message-ttl: 5000 } }",
+       "durable false, exclusive false, auto_delete false"},
+      {"{ type: quorum, arguments: { x-message-ttl: 5000 } }",
+       "the configuration says type quorum"},
+      {"{ arguments: { x-message-ttl: 5000 }, exchanges: [{ name: " + exchange +
+           ", type: fanout }] }",
+       ""},
+      {"{ arguments: { x-message-ttl: 5000 }, exchanges: [{ name: " + exchange +
+           ", type: topic }] }",
+       "exchange '" + exchange +
+           "' cannot be declared like this: the configuration says type topic"},
+      {"{ arguments: { x-message-ttl: 5000 }, exchanges: [{ name: " + exchange +
+           ", type: fanout, arguments: { alternate-exchange: a } }] }",
+       "inequivalent arg 'alternate-exchange'"},
+      {"{ arguments: { x-message-ttl: 5000 }, exchanges: [{ name: " + exchange +
+           ", type: x-none }] }",
+       "unknown exchange type 'x-none'"},
+  };
+  for (const Case& each : table) {
+    CAPTURE(each.declare);
+    const RunResult result = it.run(it.group(queue, "    declare: " + each.declare + "\n"));
+    INFO(result.output);
+    CHECK(result.status == exited(each.said.empty() ? 0 : 1));
+    if (!each.said.empty()) CHECK_THAT(result.output, Contains(each.said));
+  }
+}
+
+TEST_CASE("a declaration that the broker would refuse is an error", "[broker][check_broker]") {
+  Check it;
+  const std::string queue = it.broker.unique_queue("check");
+  const RunResult result =
+      it.run(it.group(queue, "    declare: { arguments: { x-message-ttl: never } }\n"));
+  CHECK(result.status == exited(1));
+  CHECK_THAT(result.output, Contains("406 PRECONDITION_FAILED - invalid arg 'x-message-ttl'"));
+  CHECK_FALSE(it.broker.queue_exists(queue));
+}
+
+TEST_CASE("dead letters that would go nowhere are told", "[broker][check_broker]") {
+  Check it;
+  const std::string plain = it.broker.make_queue("check");
+  const std::string broken = it.broker.make_queue(
+      "check", {.text_arguments = {{"x-dead-letter-exchange", "no-such-exchange"}}});
+  const std::string exchange = it.broker.unique_exchange("check");
+  struct Case {
+    std::string queue, more;
+    bool fails;
+    std::string said;
+  };
+  const Case table[] = {
+      {plain, "", false, "note: queue '" + plain + "': it has no dead-letter exchange, and"},
+      {broken, "", false, "its dead-letter exchange 'no-such-exchange' is not there, and dead_"},
+      {plain, "dead_letter: broker", false, "it has no dead-letter exchange of its own: unless a"},
+      {broken, "dead_letter: broker", true, "'no-such-exchange' is not there: the broker drops"},
+      {plain, "dead_letter: { exchange: " + exchange + " }", true,
+       "dead_letter: exchange '" + exchange + "' is not there, and not declared: 404"},
+      {plain, "dead_letter: { exchange: " + exchange + ", declare: true }", false,
+       "dead_letter: exchange '" + exchange + "' is not there: it will be declared"},
+      {plain, "dead_letter: { queue: no-such-queue }", true,
+       "dead_letter: queue 'no-such-queue' is not there, and not declared: 404"},
+      {plain, "dead_letter: { queue: no-such-queue, declare: true }", false,
+       "dead_letter: queue 'no-such-queue' is not there: it will be declared"},
+      {plain, "dead_letter: { exchange: amq.direct, declare: true, type: topic }", true,
+       "dead_letter: exchange 'amq.direct' cannot be declared like this"},
+      {plain, "declare: { arguments: { x-dead-letter-exchange: no-such-exchange } }", true,
+       "cannot be declared like this"},
+      {it.broker.unique_queue("check"),
+       "declare: { arguments: { x-dead-letter-exchange: no-such-exchange } }", true,
+       "its dead-letter exchange 'no-such-exchange' is not there: the broker drops"},
+  };
+  for (const Case& each : table) {
+    CAPTURE(each.queue, each.more);
+    const RunResult result = it.run(it.group(each.queue, "    " + each.more + "\n"));
+    INFO(result.output);
+    CHECK(result.status == exited(each.fails ? 1 : 0));
+    CHECK_THAT(result.output, Contains(each.said));
+  }
+}
+
+TEST_CASE("what a quorum queue gives up is noted", "[broker][check_broker]") {
+  Check it;
+  const std::string queue = it.broker.unique_queue("check");
+  const RunResult result =
+      it.run(it.group(queue,
+                      "    declare: { type: quorum, arguments: { x-delivery-limit: 3, "
+                      "x-dead-letter-exchange: amq.topic } }\n"));
+  INFO(result.output);
+  CHECK(result.status == exited(0));
+  CHECK_THAT(result.output, Contains("x-delivery-limit 3 with prefetch 30: a crash or") &&
+                                Contains("without x-dead-letter-strategy: at-least-once"));
+}
+
+// A user who may do less than everything.
+class User {
+ public:
+  explicit User(Broker& broker) : broker_(broker) {
+    broker_.ctl({"add_user", "checker", "hunter2"});
+  }
+  ~User() { broker_.ctl({"delete_user", "checker"}); }
+  void may(const std::string& configure, const std::string& write, const std::string& read) {
+    broker_.ctl({"set_permissions", "checker", configure, write, read});
+  }
+  std::string url() const {
+    return "{ url: amqp://checker@127.0.0.1:" + std::to_string(broker_.port()) +
+           ", password: hunter2 }";
+  }
+
+ private:
+  Broker& broker_;
+};
+
+TEST_CASE("permissions that are missing are errors", "[broker][check_broker]") {
+  Check it;
+  const std::string queue = it.broker.make_queue("check");
+  const std::string absent = it.broker.unique_queue("check");
+  User user(it.broker);
+  struct Case {
+    std::string configure, write, read, queue, more;
+    std::vector<std::string> said;  // none: all is permitted
+  };
+  const Case table[] = {
+      {".*", ".*", ".*", queue, "", {}},
+      {".*", ".*", "", queue, "", {"queue '" + queue + "' may not be consumed from: 403"}},
+      {"lope.*",
+       ".*",
+       ".*",
+       queue,
+       "declare: {}",
+       {"queue '" + queue + "' may not be declared: 403"}},
+      {"lope.*",
+       ".*",
+       ".*",
+       absent,
+       "declare: {}",
+       {"queue '" + absent + "' may not be declared: 403"}},
+      {"lope.*",
+       ".*",
+       ".*",
+       queue,
+       "",
+       {"queue '" + queue + "': queue '" + queue + ".dead' may not be declared: 403"}},
+      {".*",
+       "lope.*",
+       ".*",
+       queue,
+       "",
+       {"queue '" + queue + "': the default exchange may not be published to: 403",
+        "lope check: delays: the default exchange may not be published to: 403"}},
+      {".*",
+       "lope.*",
+       ".*",
+       queue,
+       "dead_letter: { exchange: amq.topic }",
+       {"dead_letter: exchange 'amq.topic' may not be published to: 403"}},
+      {"check.*",
+       ".*",
+       ".*",
+       queue,
+       "",
+       {"lope check: delays: exchange 'lope.delay.due' may not be declared: 403",
+        "lope check: delays: queue 'lope.delay.due' may not be declared: 403"}},
+      {".*",
+       "(amq|check).*",
+       ".*",
+       queue,
+       "",
+       {"lope check: delays: exchange 'lope.delay.v1-125ms-31.00' may not be published to: 403"}},
+  };
+  for (const Case& each : table) {
+    CAPTURE(each.configure, each.write, each.read, each.more);
+    user.may(each.configure, each.write, each.read);
+    const RunResult result =
+        it.run(it.group(each.queue, each.more.empty() ? "" : "    " + each.more + "\n"), "", {},
+               user.url());
+    INFO(result.output);
+    CHECK(result.status == exited(each.said.empty() ? 0 : 1));
+    for (const std::string& said : each.said) CHECK_THAT(result.output, Contains(said));
+    CHECK_THAT(result.output, !Contains("hunter2"));
+  }
+}
+
+TEST_CASE("every address is tried", "[broker][check_broker]") {
+  Check it;
+  const std::string queue = it.broker.make_queue("check");
+  const RunResult one =
+      it.run(it.group(queue), "", {}, "{ urls: [amqp://127.0.0.1:1, " + it.broker.url() + "] }");
+  INFO(one.output);
+  CHECK(one.status == exited(0));
+  CHECK_THAT(one.output,
+             Contains("note: broker 127.0.0.1:1: connect: ") && Contains(": ok RabbitMQ"));
+  const RunResult none = it.run(it.group(queue), "", {}, "amqp://127.0.0.1:1");
+  INFO(none.output);
+  CHECK(none.status == exited(75));
+  CHECK_THAT(none.output, Contains("lope check: broker 127.0.0.1:1: connect: "));
+  const RunResult stranger =
+      it.run(it.group(queue), "", {},
+             "{ url: amqp://nobody@127.0.0.1:" + std::to_string(it.broker.port()) +
+                 ", password: hunter2 }");
+  CHECK(stranger.status == exited(75));
+  CHECK_THAT(stranger.output,
+             Contains("log in as 'nobody' to vhost '/': 403") && !Contains("hunter2"));
+}
+
+TEST_CASE("the broker's part is JSON of its own", "[broker][check_broker]") {
+  Check it;
+  const std::string queue = it.broker.unique_queue("check");
+  const RunResult result = it.run(it.group(queue), "", {"--json"});
+  INFO(result.output);
+  CHECK(result.status == exited(1));
+  const std::size_t second = result.output.find('\n') + 1;
+  CHECK_THAT(result.output.substr(0, second), Contains("\"handler\":{"));
+  CHECK_THAT(
+      result.output.substr(second),
+      Catch::Matchers::StartsWith("{\"ok\":false,\"brokers\":[{\"address\":\"127.0.0.1:") &&
+          Contains("\"groups\":[{\"name\":\"g\",\"ok\":false,\"errors\":[\"no queue '" + queue));
+  const RunResult none = it.run(it.group(queue), "", {"--json"}, "amqp://127.0.0.1:1");
+  CHECK(none.status == exited(75));
+  CHECK_THAT(none.output, Contains("{\"ok\":false,\"brokers\":[{\"address\":\"127.0.0.1:1\",\"ok\":"
+                                   "false,\"error\":\"broker 127.0.0.1:1: connect: "));
+}
+
+TEST_CASE("the broker is not asked about a configuration that is refused",
+          "[broker][check_broker]") {
+  const TempDir dir;
+  const RunResult result =
+      run_lope({"check", "--broker", "--config", dir.write("lope.yaml", "brokr: x\n")});
+  CHECK(result.status == exited(78));
+  CHECK_THAT(result.output, !Contains("RabbitMQ"));
+}
+
+}  // namespace
