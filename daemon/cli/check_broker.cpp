@@ -72,8 +72,8 @@ class BrokerCheck final : private BrokerClient {
       : BrokerClient(kCommand), settings_(settings), json_(json) {}
 
   int run() {
-    catch_signals();
     try_addresses();
+    catch_signals();
     if (!address_) {
       if (json_) print_json();
       return flush_output() ? kExitTemporary : kExitFailed;

@@ -12,7 +12,7 @@ namespace lope::cli {
 namespace {
 
 constexpr std::size_t kShownBody = 4096;
-constexpr std::size_t kShownReason = 40;
+constexpr std::size_t kShownReason = 60;
 constexpr std::size_t kShownName = 60;
 
 // Columns on a terminal, near enough: one a character.

@@ -11,6 +11,8 @@ namespace lope {
 
 namespace {
 
+namespace chrono = std::chrono;
+
 // What stands before the place that is read.
 class Cursor {
  public:
@@ -56,7 +58,6 @@ std::optional<int> fraction(Cursor& cursor) {
 }
 
 std::optional<std::int64_t> read(std::string_view text) {
-  using namespace std::chrono;
   Cursor cursor(text);
   const auto year_number = cursor.number(4, 9999);
   if (!year_number || cursor.one_of("-") == 0) return std::nullopt;
@@ -64,8 +65,9 @@ std::optional<std::int64_t> read(std::string_view text) {
   if (!month_number || cursor.one_of("-") == 0) return std::nullopt;
   const auto day_number = cursor.number(2, 31);
   if (!day_number || cursor.one_of("Tt ") == 0) return std::nullopt;
-  const year_month_day date{year(*year_number), month(static_cast<unsigned>(*month_number)),
-                            day(static_cast<unsigned>(*day_number))};
+  const chrono::year_month_day date{chrono::year(*year_number),
+                                    chrono::month(static_cast<unsigned>(*month_number)),
+                                    chrono::day(static_cast<unsigned>(*day_number))};
   if (!date.ok()) return std::nullopt;
   const auto hour = cursor.number(2, 23);
   if (!hour || cursor.one_of(":") == 0) return std::nullopt;
@@ -79,20 +81,20 @@ std::optional<std::int64_t> read(std::string_view text) {
     if (!part) return std::nullopt;
     milliseconds_part = *part;
   }
-  minutes offset{0};
+  chrono::minutes offset{0};
   if (cursor.one_of("Zz") == 0) {
     const char sign = cursor.one_of("+-");
     const auto offset_hours = cursor.number(2, 23);
     if (sign == 0 || !offset_hours || cursor.one_of(":") == 0) return std::nullopt;
     const auto offset_minutes = cursor.number(2, 59);
     if (!offset_minutes) return std::nullopt;
-    offset = hours(*offset_hours) + minutes(*offset_minutes);
+    offset = chrono::hours(*offset_hours) + chrono::minutes(*offset_minutes);
     if (sign == '-') offset = -offset;
   }
   if (!cursor.at_end()) return std::nullopt;
-  const milliseconds since_1970 = sys_days(date).time_since_epoch() + hours(*hour) +
-                                  minutes(*minute) + seconds(*second) - offset +
-                                  milliseconds(milliseconds_part);
+  const chrono::milliseconds since_1970 =
+      chrono::sys_days(date).time_since_epoch() + chrono::hours(*hour) + chrono::minutes(*minute) +
+      chrono::seconds(*second) - offset + chrono::milliseconds(milliseconds_part);
   return since_1970.count();
 }
 
