@@ -173,6 +173,11 @@ void Publisher::reset_lane(Lane& lane) {
 void Publisher::suspect_all(Lane& lane) {
   for (auto each = lane.unconfirmed.rbegin(); each != lane.unconfirmed.rend(); ++each) {
     if (*each == nullptr) continue;
+    if ((*each)->cause == 0) {  // forgotten: nobody wants it sent again
+      --pending_;
+      pending_bytes_ -= size_of(**each);
+      continue;
+    }
     (*each)->returned = false;
     (*each)->suspect = true;
     suspects_.push_front(std::move(*each));

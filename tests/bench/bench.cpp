@@ -260,6 +260,48 @@ nlohmann::json run_idle(Broker& broker, int seconds) {
   return result;
 }
 
+// One message in, one out, confirmed before the first is acked; against consuming alone in the same
+// rounds.
+nlohmann::json run_publishing(Broker& broker, const Contender& loop, const Contender& lope,
+                              const Load& load, int rounds) {
+  const std::string queue = broker.make_queue("bench");
+  std::vector<Sample> bare, plain;
+  std::vector<PublishingSample> forward, retry;
+  for (int round = 0; round < rounds; ++round) {
+    progress("publishing: round " + std::to_string(round + 1) + " of " + std::to_string(rounds));
+    bare.push_back(measure(broker, queue, load, loop));
+    plain.push_back(measure(broker, queue, load, lope));
+    forward.push_back(measure_publishing(broker, Publishing::forward, load));
+    retry.push_back(measure_publishing(broker, Publishing::retry, load));
+  }
+  progress("");
+  broker.delete_queue(queue);
+  std::printf("\n**Publishing for each message**, confirmed; %s, %d messages\n\n", load.name.c_str(),
+              load.messages);
+  row({"", "messages/s", "of the bare loop that only consumes", "of Lope that only consumes",
+       "CPU µs a message"});
+  row({"---", "---:", "---:", "---:", "---:"});
+  nlohmann::json result = nlohmann::json::array();
+  for (const auto& [name, samples] : {std::pair{"one in, one out", &forward},
+                                      std::pair{"a retry, to the delay ladder", &retry}}) {
+    const Spread rate = spread_of(*samples, [](const auto& s) { return s.rate; });
+    const Spread cpu = spread_of(*samples, [](const auto& s) { return s.cpu_us; });
+    std::vector<double> of_loop, of_plain;
+    for (std::size_t i = 0; i < samples->size(); ++i) {
+      of_loop.push_back((*samples)[i].rate / bare[i].rate);
+      of_plain.push_back((*samples)[i].rate / plain[i].rate);
+    }
+    row({name, text("%.0f", rate), text("%.2f", spread_of(of_loop)),
+         text("%.2f", spread_of(of_plain)), text("%.2f", cpu)});
+    result.push_back({{"name", name},
+                      {"messages_per_second", to_json(rate)},
+                      {"cpu_us_per_message", to_json(cpu)},
+                      {"of_the_bare_loop", to_json(spread_of(of_loop))},
+                      {"of_lope_consuming", to_json(spread_of(of_plain))}});
+  }
+  return result;
+}
+
 // The first load as bars: for gnuplot.
 void write_plot_data(const std::string& path, const nlohmann::json& load) {
   std::ofstream file(path);
@@ -281,7 +323,7 @@ int main(int argc, char** argv) {
   double scale = 1;
   app.add_option("folder", folder, "Where bench.json goes")->required();
   app.add_option("--only", only,
-                 "Only loads whose name matches; 'latency' and 'idle' are among them");
+                 "Only loads whose name matches; 'publishing', 'latency' and 'idle' are among them");
   app.add_option("--rounds", rounds, "Rounds")->check(CLI::PositiveNumber);
   app.add_option("--scale", scale, "Times the number of messages")->check(CLI::PositiveNumber);
   bool no_clients = false;
@@ -319,6 +361,11 @@ int main(int argc, char** argv) {
       load.messages = std::max(1000, static_cast<int>(load.messages * scale)) / 50 * 50;
       report["loads"].push_back(run_load(broker, load, contenders, rounds));
       if (main_load) write_plot_data(folder + "/bench.dat", report["loads"].back());
+    }
+    if (std::regex_search("publishing", wanted)) {
+      Load load{.name = "100 B, prefetch 1000, classic, 1 worker", .prefetch = 1000};
+      load.messages = std::max(1000, static_cast<int>(load.messages * scale)) / 50 * 50;
+      report["publishing"] = run_publishing(broker, multiple, lope, load, rounds);
     }
     if (std::regex_search("latency", wanted)) {
       latency_seconds = std::max(1, static_cast<int>(latency_seconds * scale));

@@ -191,6 +191,58 @@ Sample measure(Broker& broker, const std::string& queue, const Load& load,
   return sample;
 }
 
+PublishingSample measure_publishing(Broker& broker, Publishing what, const Load& load) {
+  const Contender lope{.name = "Lope"};
+  const QueueOptions queue_options =
+      load.quorum ? QueueOptions{.text_arguments = {{"x-queue-type", "quorum"}}} : QueueOptions{};
+  const std::string from = broker.make_queue("bench", queue_options);
+  const std::string to = broker.make_queue("bench", queue_options);
+  // The level of the ladder that a delay of an hour begins at; nothing comes out meanwhile.
+  const std::string prefix = "bench-" + std::to_string(stamp_now());
+  const std::string level = prefix + ".v1-125ms-31.14";
+  fill(broker, from, load);
+  LopeOptions options;
+  options.broker = broker.url();
+  options.handlers_dir = LOPE_BENCH_HANDLERS_DIR;
+  options.top = "log: { level: error }\nshutdown_timeout: 30s\ndelays: { relay: false, prefix: " +
+                prefix + " }\n";
+  options.groups = "  bench:\n    queue: " + from + "\n    prefetch: " +
+                   std::to_string(load.prefetch) +
+                   "\n    handler: forward\n    breaker: false\n    retry: { delay: 1h, jitter: 0 }\n" +
+                   "    dead_letter: broker\n" +
+                   (what == Publishing::forward ? "    options: { to: " + to + " }\n" : "");
+  Lope run(options);
+  const std::string sink = what == Publishing::forward ? to : level;
+  const TimePoint limit = Clock::now() + kDeadline;
+  const auto wait_until = [&](auto condition) {
+    while (!condition()) {
+      if (Clock::now() > limit || run.process().wait_exit(0ms)) {
+        fail(lope, "stands still", run.log());
+      }
+      std::this_thread::sleep_for(kPoll);
+    }
+  };
+  wait_until([&] { return broker.message_count(sink).value_or(0) > 0; });
+  const int before = *broker.message_count(sink);
+  const TimePoint begin = Clock::now();
+  std::vector<pid_t> pids = {run.pid()};
+  for (const ProcessInfo& info : descendants_of(run.pid())) pids.push_back(info.pid);
+  const double cpu_before = cpu_seconds(pids);
+  wait_until([&] { return broker.message_count(sink).value_or(0) == load.messages; });
+  const std::chrono::duration<double> took = Clock::now() - begin;
+  const double cpu = cpu_seconds(pids) - cpu_before;
+  if (!eventually(60s, [&] { return broker.is_empty(from); })) fail(lope, "does not settle");
+  if (run.stop() != exited(0)) fail(lope, "did not end in good order", run.log());
+  const int count = load.messages - before;
+  for (const std::string& queue : {from, to}) broker.delete_queue(queue);
+  if (what == Publishing::retry) {
+    for (const auto& row : broker.list({"list_queues", "name"})) {
+      if (row[0].starts_with(prefix)) broker.delete_queue(row[0]);
+    }
+  }
+  return {count / took.count(), cpu * 1e6 / count};
+}
+
 LatencySample measure_latency(Broker& broker, const std::string& queue, const Contender& contender,
                               int per_second, int seconds) {
   const TempDir files;

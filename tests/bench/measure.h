@@ -45,6 +45,15 @@ struct Sample {
 Sample measure(test::Broker& broker, const std::string& queue, const Load& load,
                const Contender& contender);
 
+// Lope with a handler that makes one message of each: for another queue, or for the delay ladder, as
+// a retry does. The clock stops when the last of them is confirmed and its cause acked.
+struct PublishingSample {
+  double rate = 0;    // messages a second
+  double cpu_us = 0;  // CPU time a message, of all Lope's processes
+};
+enum class Publishing { forward, retry };
+PublishingSample measure_publishing(test::Broker& broker, Publishing what, const Load& load);
+
 struct Latency {
   double p50 = 0, p99 = 0, p999 = 0;  // µs
 };

@@ -21,6 +21,9 @@ namespace {
 
 using SteadyClock = std::chrono::steady_clock;
 
+// After a restart of the broker: what was published meanwhile comes at once then.
+constexpr std::int64_t kRecovery = 10'000;  // ms
+
 bool campaign() { return std::getenv("LOPE_CAMPAIGN") != nullptr; }
 int scaled(int short_form, int full) { return campaign() ? full : short_form; }
 
@@ -30,6 +33,7 @@ struct Way {
   int last_attempt = 0;
   int crashes = 0;  // as its last call was told
   int acks = 0;
+  bool redelivered = false;  // the broker says that it may have been handled before
 };
 
 std::map<std::string, Way> ways(const Couriered& it) {
@@ -39,6 +43,7 @@ std::map<std::string, Way> ways(const Couriered& it) {
     ++way.starts;
     way.last_attempt = std::max(way.last_attempt, start.attempt);
     way.crashes = std::max(way.crashes, start.crashes);
+    way.redelivered = way.redelivered || start.redelivered;
   }
   for (const CourierEnd& end : it.ends()) {
     if (end.outcome == "ack") ++ways[end.id].acks;
@@ -59,17 +64,14 @@ std::string summary(const std::vector<long>& lateness) {
          std::to_string(std::lround(percentile(lateness, 1))) + " ms";
 }
 
-// How many messages the log owns to be handled again because a connection or channel was lost.
-int cuts(const std::string& log) {
-  int cuts = static_cast<int>(lines_with(log, "outcome dropped").size());
-  for (const auto& [line, key] : {std::pair{"deliveries go back to the broker", "running"},
-                                  std::pair{"deliveries go back to the broker", "unconfirmed"},
-                                  std::pair{"settlements not sent", "at_least"}}) {
-    for (const std::string& number : fields_of(log, line, key)) {
-      if (!number.empty()) cuts += std::stoi(number);  // the relay's lines have not all of them
-    }
+// Of how many publications, the copies of retries among them, a lost connection has left the fate
+// open: they are sent again.
+int left_open(const std::string& log) {
+  int count = 0;
+  for (const std::string& number : fields_of(log, "connection=publishing", "unconfirmed")) {
+    count += std::stoi(number);
   }
-  return cuts;
+  return count;
 }
 
 void tell(const std::string& text) { std::cout << text << std::endl; }
@@ -117,7 +119,7 @@ bool sooner_or_later(std::chrono::milliseconds deadline, F condition) {
   const auto end = SteadyClock::now() + deadline;
   while (!condition()) {
     if (SteadyClock::now() >= end) return false;
-    std::this_thread::sleep_for(500ms);
+    std::this_thread::sleep_for(1500ms);
   }
   return true;
 }
@@ -143,41 +145,53 @@ TEST_CASE("retries with delays over two restarts of the broker: each message end
           "attempts, none early, none lost",
           "[broker][ledger]") {
   const std::string type = GENERATE(as<std::string>{}, "classic", "quorum");
-  const int count = scaled(type == "classic" ? 100'000 : 20'000, 100'000);
+  const int count = scaled(type == "classic" ? 100'000 : 40'000, 100'000);
   Couriered it(type);
   const Ladder ladder(it.broker);
   Lope lope(it.options("    retry: { attempts: 4, delay: 5s }\n    workers: 2\n    prefetch: 500\n",
                        ladder.top("") + "log: { level: info }\nshutdown_timeout: 60s\n"));
   REQUIRE(eventually(30s, [&] { return it.broker.consumer_count(it.queue) == 1; }));
   const auto began = SteadyClock::now();
-  std::minstd_rand random(1);
-  std::map<std::string, int> wanted;  // id to attempts
-  Publisher publisher = it.broker.publisher();
-  publisher.publish_many(count, [&](int i) {
-    const std::string id = "m" + std::to_string(i);
-    std::string body = "ack";
-    wanted[id] = 1;
-    if (i % 10 == 0) {
-      const int retries = 1 + static_cast<int>(random() % 4);
-      wanted[id] = std::min(retries + 1, 4);
-      body = "retry " + std::to_string(retries) + " " + std::to_string(1000 + random() % 7001);
-    }
-    return Publication{.routing_key = it.queue, .body = body, .message_id = id};
-  });
-  const auto published = SteadyClock::now();
+  // What the message with this number asks for: how many retries, after so many ms each.
+  const auto retries_of = [](int i) { return i % 10 == 0 ? 1 + i / 10 % 4 : 0; };
+  const auto delay_of = [](int i) { return 1000 + i * 37 % 7001; };
+  const int per_second = 2000;
+  RatePublisher load(it.broker.url(), per_second, std::chrono::seconds(count / per_second),
+                     [&](int i) {
+                       const int retries = retries_of(i);
+                       return Publication{.routing_key = it.queue,
+                                          .body = retries == 0
+                                                      ? "ack"
+                                                      : "retry " + std::to_string(retries) + " " +
+                                                            std::to_string(delay_of(i)),
+                                          .message_id = "m" + std::to_string(i)};
+                     });
   // Two restarts while retries are on their way.
   std::vector<std::pair<std::int64_t, std::int64_t>> down;
-  for (int i = 0; i < 2; ++i) {
-    const auto so_many = it.starts().size() + static_cast<std::size_t>(count) / 50;
-    eventually(20s, [&] { return it.starts().size() >= so_many; });
+  for (const int at : {count / 4, count * 2 / 3}) {
+    REQUIRE(eventually(120s, [&] { return load.sent() >= at; }));
     const auto from = unix_ms();
     it.broker.stop_node();
     it.broker.start_node();
     REQUIRE(eventually(30s, [&] { return it.broker.consumer_count(it.queue) == 1; }));
     down.emplace_back(from, unix_ms());
   }
-  CHECK(sooner_or_later(240s,
-                        [&] { return acked(it) + in_queue(it.broker, it.dead()) >= count; }));
+  load.join();
+  const auto published = SteadyClock::now();
+  std::map<std::string, int> wanted;  // id to attempts
+  for (const std::string& id : load.confirmed()) {
+    wanted[id] = std::min(retries_of(std::stoi(id.substr(1))) + 1, 4);
+  }
+  const auto all_ended = [&] {
+    const auto all = ways(it);
+    return std::all_of(wanted.begin(), wanted.end(), [&](const auto& want) {
+      const auto way = all.find(want.first);
+      if (way == all.end()) return false;
+      const bool dies = retries_of(std::stoi(want.first.substr(1))) >= 4;
+      return dies ? way->second.last_attempt == want.second : way->second.acks > 0;
+    });
+  };
+  CHECK(sooner_or_later(120s, all_ended));
   const auto ended = SteadyClock::now();
   CHECK(lope.stop(60s) == exited(0));
 
@@ -187,9 +201,7 @@ TEST_CASE("retries with delays over two restarts of the broker: each message end
     CHECK(letter.header("x-lope-dead-code") == "attempts");
     CHECK(letter.number("x-lope-dead-attempts") == 4);
   }
-  // What ran when a connection was cut comes again in the same attempt, and the log says so.
-  const int cut = cuts(lope.log());
-  int lost = 0, early = 0, extra = 0, wrong = 0;
+  int lost = 0, early = 0, extra = 0, unexplained = 0, wrong = 0;
   const auto all = ways(it);
   for (const auto& [id, attempts] : wanted) {
     const auto way = all.find(id);
@@ -199,7 +211,10 @@ TEST_CASE("retries with delays over two restarts of the broker: each message end
       continue;
     }
     if (way->second.last_attempt != attempts) ++wrong;
-    extra += way->second.starts - attempts;
+    if (way->second.starts > attempts) {
+      ++extra;
+      if (!way->second.redelivered) ++unexplained;
+    }
   }
   std::vector<long> lateness, lateness_in_restarts;
   for (const CourierStart& start : it.starts()) {
@@ -207,18 +222,21 @@ TEST_CASE("retries with delays over two restarts of the broker: each message end
     if (*start.late_ms < 0) ++early;
     const std::int64_t due = start.now_ms - *start.late_ms;
     const bool in_restart = std::any_of(down.begin(), down.end(), [&](const auto& window) {
-      return due >= window.first - 1000 && due <= window.second + 5000;
+      return due >= window.first - 1000 && due <= window.second + kRecovery;
     });
     (in_restart ? lateness_in_restarts : lateness).push_back(*start.late_ms);
   }
   using std::chrono::duration;
   std::string windows;
   for (const auto& [from, to] : down) windows += std::to_string(to - from) + " ms ";
-  tell(type + ": " + std::to_string(count) + " messages, " +
+  tell(type + ": " + std::to_string(wanted.size()) + " messages confirmed, " +
        std::to_string(lateness.size() + lateness_in_restarts.size()) + " retries, lost " +
-       std::to_string(lost) + ", wrong attempts " + std::to_string(wrong) + ", extra runs " +
-       std::to_string(extra) + " (cuts logged " + std::to_string(cut) + "), early " +
-       std::to_string(early) + "; outside the restarts (" + windows + "and 5 s after each) " +
+       std::to_string(lost) + ", wrong attempts " + std::to_string(wrong) + ", run more often " +
+       std::to_string(extra) + ", of which without the broker's flag " +
+       std::to_string(unexplained) + " (copies left open by a lost connection, by the log: " +
+       std::to_string(left_open(lope.log())) + "), early " + std::to_string(early) +
+       "; outside the restarts (" + windows + "and " + std::to_string(kRecovery / 1000) +
+       " s after each) " +
        std::to_string(lateness.size()) + " retries, late " + summary(lateness) + "; in them late " +
        summary(lateness_in_restarts) + "; dead " + std::to_string(letters.size()) +
        "; published in " + std::to_string(duration<double>(published - began).count()) +
@@ -226,7 +244,7 @@ TEST_CASE("retries with delays over two restarts of the broker: each message end
   CHECK(lost == 0);
   CHECK(wrong == 0);
   CHECK(early == 0);
-  CHECK(extra <= cut);
+  CHECK(unexplained <= left_open(lope.log()));
   REQUIRE_FALSE(lateness.empty());
   CHECK(percentile(lateness, 1) <= 2000);
 }
@@ -357,9 +375,8 @@ TEST_CASE("the publishing connection is cut at random while handlers publish: no
       duplicates += std::max(0, times - 1);
     }
   }
-  int unconfirmed = 0;
-  const auto lost_lines = fields_of(lope.log(), "connection=publishing", "unconfirmed");
-  for (const std::string& number : lost_lines) unconfirmed += std::stoi(number);
+  const int unconfirmed = left_open(lope.log());
+  const auto lost_lines = lines_with(lope.log(), "connection=publishing");
   const auto retried = lines_with(lope.log(), "message retried");
   tell(type + ": " + std::to_string(lost_lines.size()) + " cuts of the publishing connection, " +
        std::to_string(load.confirmed().size()) + " causes, publications missing " +

@@ -1,6 +1,6 @@
 // Does with each message as its body says, and keeps a ledger: for each call a line before, and for
 // each that returns one after it.
-//   start ID ATTEMPT CRASHES LATE_MS NOW_MS      LATE_MS: since x-lope-due, or -
+//   start ID ATTEMPT CRASHES LATE_MS NOW_MS REDELIVERED      LATE_MS: since x-lope-due, or -
 //   end ID ATTEMPT OUTCOME
 // The body is words:
 //   retry N MS       RETRY up to attempt N, after MS each (-: by the group's policy); then ack
@@ -65,7 +65,8 @@ class Courier final : public lope::Handler {
     const auto due = message.header_int("x-lope-due");
     const auto now = static_cast<std::int64_t>(host_.raw()->unix_ns(host_.raw()) / 1'000'000);
     append("start " + about(message) + " " + std::to_string(message.crashes()) + " " +
-           (due ? std::to_string(now - *due) : "-") + " " + std::to_string(now));
+           (due ? std::to_string(now - *due) : "-") + " " + std::to_string(now) +
+           (message.redelivered() ? " 1" : " 0"));
     const lope::Outcome outcome = obey(message);
     append("end " + about(message) + " " +
            (outcome == lope::Outcome::ack     ? "ack"

@@ -102,6 +102,9 @@ create() {
 listeners.tcp.1 = 127.0.0.1:$amqp
 loopback_users = none
 CONF
+  # A node that starts serves its queues before it knows its exchanges again. What quorum queues were
+  # to dead-letter in that moment they try again only after this time, 3 minutes by default.
+  echo '[{rabbit, [{dead_letter_worker_publisher_confirm_timeout, 2000}]}].' >"$dir/advanced.config"
   cat >"$dir/env" <<ENV
 export LOPE_TEST_AMQP_URL=amqp://guest:guest@127.0.0.1:$amqp
 export LOPE_TEST_BROKER_DIR=$(printf %q "$dir")

@@ -22,6 +22,7 @@ struct CourierStart {
   int crashes = 0;
   std::optional<long> late_ms;
   long now_ms = 0;  // since 1970
+  bool redelivered = false;
 };
 
 struct CourierEnd {
@@ -54,7 +55,7 @@ struct Couriered {
       std::string word, late;
       CourierStart start;
       if (!(words >> word) || word != "start") continue;
-      words >> start.id >> start.attempt >> start.crashes >> late >> start.now_ms;
+      words >> start.id >> start.attempt >> start.crashes >> late >> start.now_ms >> start.redelivered;
       if (late != "-") start.late_ms = std::stol(late);
       starts.push_back(std::move(start));
     }
