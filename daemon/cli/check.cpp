@@ -106,11 +106,9 @@ std::vector<std::string> notes_of(const GroupSettings& group) {
     const bool has_exchange = std::ranges::any_of(declaration.arguments, [](const auto& entry) {
       return entry.first == "x-dead-letter-exchange";
     });
-    if (!has_exchange) {
-      notes.push_back(
-          subject +
-          "no x-dead-letter-exchange: unless a policy of the broker sets one, a message that the "
-          "handler rejects is dropped");
+    if (!has_exchange && group.dead_letter.to == DeadLetterSettings::To::automatic) {
+      notes.push_back(subject + "no x-dead-letter-exchange: what is given up goes to queue '" +
+                      escape(queue.name, 250) + ".dead'; dead_letter changes that");
     }
   }
   return notes;

@@ -38,8 +38,8 @@ inline constexpr std::uint32_t kExplained = 1u << 0;   // an explain frame about
 inline constexpr std::uint32_t kNotStarted = 1u << 1;  // taken back before its handler saw it
 inline constexpr std::uint32_t kHeld = 1u << 2;     // kept by its handler: its outcome is to come
 inline constexpr std::uint32_t kSettled = 1u << 3;  // the outcome of one that was kept
-inline constexpr std::uint32_t kFlushed =
-    1u << 4;  // no delivery's: a thread has flushed at a drain
+inline constexpr std::uint32_t kFlushed = 1u
+                                          << 4;  // no delivery's: a thread has flushed at a drain
 inline constexpr std::uint32_t kRevoked = 1u << 5;  // with kSettled: it was taken from its handler
 // From this bit on: how many publish frames about it are on the link. Only of an ack.
 inline constexpr int kPublicationsShift = 8;
@@ -71,7 +71,7 @@ struct WorkerBoard {
     std::atomic<std::uint64_t> sequence;  // of the delivery inside the handler; 0: none
     std::atomic<std::uint64_t> last;      // of a batch: its last; otherwise the same. Written first
     std::atomic<std::uint64_t> started_ns;  // of the running call, CLOCK_MONOTONIC; 0: none runs
-    std::atomic<std::uint64_t> alive_ns;  // of it: when it began, or keep_alive() was called last
+    std::atomic<std::uint64_t> alive_ns;    // of it: when it began, or keep_alive() was called last
 
     // Is that delivery inside the handler? Safe while the worker runs.
     bool holds(std::uint64_t delivery) const;

@@ -91,9 +91,9 @@ inline constexpr int kMaxBatch = 3000;
 
 // When a message is handled again, and how often.
 struct RetrySettings {
-  int attempts = 5;                            // in all, 1 to 1000
-  std::chrono::milliseconds delay{10'000};     // before the second; 0: at once
-  double backoff = 2.0;                        // each delay is so many times the one before, 1 to 100
+  int attempts = 5;                         // in all, 1 to 1000
+  std::chrono::milliseconds delay{10'000};  // before the second; 0: at once
+  double backoff = 2.0;                     // each delay is so many times the one before, 1 to 100
   std::chrono::milliseconds max_delay{3'600'000};
   double jitter = 0.1;  // so much of each delay is added at random, at most; 0 to 1
   friend bool operator==(const RetrySettings&, const RetrySettings&) = default;
@@ -118,8 +118,8 @@ struct DeadLetterSettings {
 // A group whose messages fail slows down.
 struct BreakerSettings {
   bool on = true;
-  double failures = 0.9;  // of the latest outcomes; above 0, at most 1
-  int outcomes = 20;      // how many are looked at, 1 to 10000
+  double failures = 0.9;                  // of the latest outcomes; above 0, at most 1
+  int outcomes = 20;                      // how many are looked at, 1 to 10000
   std::chrono::milliseconds pause{1000};  // the first; each that follows is twice as long
   std::chrono::milliseconds max_pause{60'000};
   friend bool operator==(const BreakerSettings&, const BreakerSettings&) = default;

@@ -812,8 +812,7 @@ std::optional<AmqpValue> value_of(const amqp_field_value_t& field) {
     case AMQP_FIELD_KIND_U16: return AmqpValue{std::int64_t{field.value.u16}};
     case AMQP_FIELD_KIND_U32: return AmqpValue{std::int64_t{field.value.u32}};
     case AMQP_FIELD_KIND_U64:
-    case AMQP_FIELD_KIND_TIMESTAMP:
-      return AmqpValue{static_cast<std::int64_t>(field.value.u64)};
+    case AMQP_FIELD_KIND_TIMESTAMP: return AmqpValue{static_cast<std::int64_t>(field.value.u64)};
     case AMQP_FIELD_KIND_F32: return AmqpValue{static_cast<double>(field.value.f32)};
     case AMQP_FIELD_KIND_F64: return AmqpValue{field.value.f64};
     case AMQP_FIELD_KIND_UTF8:
@@ -1047,7 +1046,7 @@ Result<void> Connection::publish(ChannelNumber channel, const Publication& publi
 
   std::string_view body = publication.body;
   impl.output.reserve(impl.output.size() + header_size + body.size() + sizeof method +
-                   (3 + body.size() / room) * kFrameOverhead);
+                      (3 + body.size() / room) * kFrameOverhead);
   impl.append_frame(AMQP_FRAME_METHOD, channel, {method, static_cast<std::size_t>(to - method)});
   impl.append_frame(AMQP_FRAME_HEADER, channel, {header, header_size});
   while (!body.empty()) {

@@ -51,8 +51,8 @@ struct Cancel {
   std::string consumer_tag;
 };
 struct ConfirmSelect {};
-using Request = std::variant<ChannelOpen, ExchangeDeclare, ExchangeBind, QueueDeclare, QueueBind, Qos,
-                             Consume, Cancel, ConfirmSelect>;
+using Request = std::variant<ChannelOpen, ExchangeDeclare, ExchangeBind, QueueDeclare, QueueBind,
+                             Qos, Consume, Cancel, ConfirmSelect>;
 
 // "declare queue 'orders'", for logs.
 std::string describe(const Request& request);
@@ -74,7 +74,7 @@ enum class Reply {
 // A delivery whose properties are known and whose body is to come.
 struct IncomingDelivery {
   ChannelNumber channel = 0;
-  DeliveryView view;  // all but queue and body; valid during the call
+  DeliveryView view;            // all but queue and body; valid during the call
   std::string_view properties;  // all of them, as they came; valid during the call
   std::uint64_t body_size = 0;
   bool from_stream = false;  // a stream's, by the offset in its headers

@@ -332,8 +332,8 @@ bool Consumer::nap() {
 
 // ---- Deliveries
 
-// A message that is too large for its handler is a dead letter. Where the broker makes it one it need
-// not be read; otherwise somebody has to carry it. False: it is dropped unread.
+// A message that is too large for its handler is a dead letter. Where the broker makes it one it
+// need not be read; otherwise somebody has to carry it. False: it is dropped unread.
 bool Consumer::keep_body(std::uint16_t queue, const IncomingDelivery& incoming) {
   if (incoming.body_size <= static_cast<std::uint64_t>(settings_.group.max_body_bytes)) return true;
   log_warn("message rejected", {{"group", settings_.group.name},
@@ -634,9 +634,9 @@ void Consumer::on_death(WorkerProcess::Remains& remains, const std::string& how)
             [](const Delivery* a, const Delivery* b) { return a->sequence < b->sequence; });
   const auto is_late = [](const Delivery* delivery) { return delivery->late; };
   const bool ended_for_time = std::any_of(remains.running.begin(), remains.running.end(), is_late);
-  const auto guilty =
-      ended_for_time ? std::count_if(remains.running.begin(), remains.running.end(), is_late)
-                     : static_cast<std::ptrdiff_t>(remains.running.size());
+  const auto guilty = ended_for_time
+                          ? std::count_if(remains.running.begin(), remains.running.end(), is_late)
+                          : static_cast<std::ptrdiff_t>(remains.running.size());
   for (Delivery* delivery : remains.running) {
     no_longer_held(*delivery);
     if (drop_if_stale(*delivery)) continue;
@@ -714,9 +714,9 @@ void Consumer::retry(Delivery& delivery, const Failure& failure) {
   }
   count_outcome(true);
   const std::uint32_t crashes = delivery.crashes + (failure.crashed ? 1 : 0);
-  const RetryDecision decision = decide_retry(
-      settings_.group.retry, settings_.group.crashes,
-      {delivery.attempt, crashes, failure.crashed, failure.asked}, random_fraction());
+  const RetryDecision decision =
+      decide_retry(settings_.group.retry, settings_.group.crashes,
+                   {delivery.attempt, crashes, failure.crashed, failure.asked}, random_fraction());
   if (!decision.dead_code.empty()) {
     dead_letter(delivery, {decision.dead_code, failure.reason, delivery.attempt, crashes});
     return;
@@ -731,9 +731,9 @@ void Consumer::retry(Delivery& delivery, const Failure& failure) {
                                {"crashes", crashes},
                                {"reason", failure.reason},
                                {"delay_ms", decision.delay.count()}});
-  publish_copy(delivery, retry_copy(settings_.delays, delivery,
-                                    settings_.group.queues[delivery.queue].name, decision.delay,
-                                    crashes, attempt_of(delivery, failure.reason)));
+  publish_copy(delivery,
+               retry_copy(settings_.delays, delivery, settings_.group.queues[delivery.queue].name,
+                          decision.delay, crashes, attempt_of(delivery, failure.reason)));
 }
 
 void Consumer::on_probed(std::uint16_t queue, const DeadLetterProbe& probe) {
@@ -745,7 +745,8 @@ void Consumer::on_probed(std::uint16_t queue, const DeadLetterProbe& probe) {
     return;
   }
   std::string reason = "the queue has no dead-letter exchange that could be seen";
-  if (probe.answer() == Answer::unknown) reason = "the broker does not say whether the queue has a dead-letter exchange";
+  if (probe.answer() == Answer::unknown)
+    reason = "the broker does not say whether the queue has a dead-letter exchange";
   if (probe.answer() == Answer::missing) {
     reason = "its dead-letter exchange '" + escape(probe.exchange(), 256) + "' does not exist";
   }
@@ -807,9 +808,8 @@ void Consumer::dead_letter(Delivery& delivery, const DeadLetter& letter) {
     settle(delivery, Verdict::reject);
     return;
   }
-  publish_copy(delivery,
-               dead_letter_copy(settings_.group.dead_letter, parking, delivery, queue, letter,
-                                author(), attempt_of(delivery, letter.reason)));
+  publish_copy(delivery, dead_letter_copy(settings_.group.dead_letter, parking, delivery, queue,
+                                          letter, author(), attempt_of(delivery, letter.reason)));
 }
 
 // ---- Publishing
@@ -880,7 +880,8 @@ void Consumer::on_copy_failed(Delivery& delivery, std::unique_ptr<Outbound> copy
   const auto kind = static_cast<CopyKind>(copy->kind);
   const std::string why = std::string(to_string(fate)) + ": " + reason;
   if (fate != Fate::lost && next_best(*copy, settings_.group.queues[delivery.queue].name)) {
-    log_message(LogLevel::warn, "its copy could not be published, trying another way", delivery, why);
+    log_message(LogLevel::warn, "its copy could not be published, trying another way", delivery,
+                why);
     publish_copy(delivery, std::move(copy));
     return;
   }
@@ -901,12 +902,13 @@ void Consumer::requeue_later(Delivery& delivery, std::string_view reason) {
     return;
   }
   const auto delay = requeue_delay(requeues_in_a_row_++);
-  log_warn("message goes back to its queue", {{"group", settings_.group.name},
-                                              {"queue", settings_.group.queues[delivery.queue].name},
-                                              {"delivery_tag", delivery.tag},
-                                              {"message_id", message_id(delivery)},
-                                              {"reason", reason},
-                                              {"delay_ms", delay.count()}});
+  log_warn("message goes back to its queue",
+           {{"group", settings_.group.name},
+            {"queue", settings_.group.queues[delivery.queue].name},
+            {"delivery_tag", delivery.tag},
+            {"message_id", message_id(delivery)},
+            {"reason", reason},
+            {"delay_ms", delay.count()}});
   delivery.state = Delivery::State::delayed;
   delivery.due = Clock::now() + delay;
   table_.drop_message(delivery);
@@ -966,7 +968,8 @@ void Consumer::check_time_limits() {
     std::erase_if(waiting_, overdue);
     std::erase_if(suspects_, overdue);
     table_.for_each([&](Delivery& delivery) {
-      if (delivery.state != Delivery::State::publishing || delivery.arrived + patience - before > now) {
+      if (delivery.state != Delivery::State::publishing ||
+          delivery.arrived + patience - before > now) {
         return;
       }
       publisher_->forget(delivery.sequence);
@@ -977,8 +980,9 @@ void Consumer::check_time_limits() {
     if (handed_back > 0) {
       log_warn("messages handed back", {{"group", settings_.group.name},
                                         {"messages", handed_back},
-                                        {"reason", "they have waited for nearly as long as the "
-                                                   "broker's consumer_timeout"}});
+                                        {"reason",
+                                         "they have waited for nearly as long as the "
+                                         "broker's consumer_timeout"}});
     }
     if (table_.in_use() > 0) next = std::min(next, now + patience / 8);
   }

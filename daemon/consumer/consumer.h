@@ -126,11 +126,11 @@ class Consumer {
   std::uint64_t received_in_turn_ = 0;
   TimePoint turn_began_{};
   Breaker breaker_;
-  int requeues_in_a_row_ = 0;   // of copies that could not be published
-  std::size_t publishing_ = 0;  // deliveries in that state
-  std::vector<Delivery*> receiving_;    // by queue
-  std::deque<std::uint32_t> waiting_;   // for a worker, oldest first
-  std::deque<std::uint32_t> suspects_;  // to be run alone
+  int requeues_in_a_row_ = 0;                   // of copies that could not be published
+  std::size_t publishing_ = 0;                  // deliveries in that state
+  std::vector<Delivery*> receiving_;            // by queue
+  std::deque<std::uint32_t> waiting_;           // for a worker, oldest first
+  std::deque<std::uint32_t> suspects_;          // to be run alone
   std::vector<bool> has_dead_letter_exchange_;  // by queue; false when that is not known
 
   std::vector<Delivery*> batch_;        // scratch of dispatch_batches()

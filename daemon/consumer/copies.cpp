@@ -17,16 +17,17 @@ constexpr std::string_view kDeadLetters = "dead letters";
 constexpr std::string_view kParking = "parking ";
 constexpr std::string_view kQueueThere = "queue ";
 
-constexpr std::array kTripHeaders = {header::kToExchange, header::kToKey,     header::kTransient,
+constexpr std::array kTripHeaders = {header::kToExchange, header::kToKey,      header::kTransient,
                                      header::kUnroutable, header::kExpiration, header::kReason,
                                      header::kDue};
 // All but kDue, which tells how late it is.
-constexpr std::array kArrivedHeaders = {header::kToExchange, header::kToKey,      header::kTransient,
-                                        header::kUnroutable, header::kExpiration, header::kReason};
-constexpr std::array kLiveHeaders = {
-    header::kToExchange, header::kToKey,   header::kTransient, header::kUnroutable,
-    header::kExpiration, header::kReason,  header::kDue,       header::kAttempt,
-    header::kCrashes,    header::kExpires, header::kFirstSeen};
+constexpr std::array kArrivedHeaders = {header::kToExchange, header::kToKey,
+                                        header::kTransient,  header::kUnroutable,
+                                        header::kExpiration, header::kReason};
+constexpr std::array kLiveHeaders = {header::kToExchange, header::kToKey,      header::kTransient,
+                                     header::kUnroutable, header::kExpiration, header::kReason,
+                                     header::kDue,        header::kAttempt,    header::kCrashes,
+                                     header::kExpires,    header::kFirstSeen};
 
 std::int64_t to_signed(std::uint64_t value) { return static_cast<std::int64_t>(value); }
 
@@ -121,7 +122,8 @@ std::unique_ptr<Outbound> retry_copy(const DelaySettings& delays, const Delivery
   headers.emplace_back(std::string(header::kAttempt),
                        AmqpValue{std::int64_t{delivery.attempt} + 1});
   headers.emplace_back(std::string(header::kCrashes), AmqpValue{std::int64_t{crashes}});
-  headers.emplace_back(std::string(header::kFirstSeen), AmqpValue{to_signed(delivery.first_seen_ms)});
+  headers.emplace_back(std::string(header::kFirstSeen),
+                       AmqpValue{to_signed(delivery.first_seen_ms)});
   headers.emplace_back(std::string(header::kExchange),
                        AmqpValue{std::string(view[TextProperty::exchange])});
   headers.emplace_back(std::string(header::kRoutingKey),

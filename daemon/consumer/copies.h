@@ -25,8 +25,7 @@ struct Author {
 };
 
 // `payload`: of a publish frame of a worker.
-Result<std::unique_ptr<Outbound>> publication_for(const DelaySettings& delays,
-                                                  std::string payload);
+Result<std::unique_ptr<Outbound>> publication_for(const DelaySettings& delays, std::string payload);
 
 // The message for another attempt, after `delay`, straight to its queue when that is 0.
 std::unique_ptr<Outbound> retry_copy(const DelaySettings& delays, const Delivery& delivery,

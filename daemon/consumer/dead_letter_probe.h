@@ -1,6 +1,6 @@
-// Does a queue dead-letter what is rejected? AMQP has no question for it. But a broker that is asked
-// to declare an existing queue with another argument refuses, and says what the queue has. The
-// argument asked for is of a wrong type, so a queue that is not there is not made by this. A
+// Does a queue dead-letter what is rejected? AMQP has no question for it. But a broker that is
+// asked to declare an existing queue with another argument refuses, and says what the queue has.
+// The argument asked for is of a wrong type, so a queue that is not there is not made by this. A
 // policy's dead-letter exchange is not seen. Pure: requests out, answers in.
 #pragma once
 

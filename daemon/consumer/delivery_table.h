@@ -19,8 +19,8 @@ struct Delivery {
     receiving,  // its body is not complete
     waiting,    // for a worker
     at_worker,
-    held,     // at a worker whose handler keeps it
-    suspect,  // one of several that a worker died with: waits to be run alone
+    held,        // at a worker whose handler keeps it
+    suspect,     // one of several that a worker died with: waits to be run alone
     publishing,  // waits for the confirms of what was published for it, or of its own copy
     delayed,     // to be handed back for another attempt when due
   };
@@ -39,10 +39,10 @@ struct Delivery {
   TimePoint arrived;
   TimePoint alive;  // while held: since then its timeout runs
   bool redelivered = false;
-  bool alone = false;           // a suspect: no other with it in its worker
-  bool late = false;            // inside a call that was ended for its timeout
-  std::uint32_t attempt = 1;    // which one this is
-  std::uint32_t crashes = 0;    // workers that it has taken down before
+  bool alone = false;             // a suspect: no other with it in its worker
+  bool late = false;              // inside a call that was ended for its timeout
+  std::uint32_t attempt = 1;      // which one this is
+  std::uint32_t crashes = 0;      // workers that it has taken down before
   std::uint32_t unconfirmed = 0;  // while publishing
   std::uint64_t body_size = 0;
   std::uint64_t first_seen_ms = 0;

@@ -27,9 +27,7 @@ constexpr ChannelNumber kMain = 1;
 constexpr ChannelNumber kSearch = 2;
 constexpr ChannelNumber kCareful = 3;
 
-std::size_t size_of(const Outbound& outbound) {
-  return outbound.storage.size() + sizeof(Outbound);
-}
+std::size_t size_of(const Outbound& outbound) { return outbound.storage.size() + sizeof(Outbound); }
 
 }  // namespace
 
@@ -330,7 +328,8 @@ void Publisher::flush() {
 }
 
 void Publisher::watch_socket() {
-  socket_source_.set_events(connection_->unwritten() > 0 || (state_ == State::closing && !close_sent_)
+  socket_source_.set_events(connection_->unwritten() > 0 ||
+                                    (state_ == State::closing && !close_sent_)
                                 ? EPOLLIN | EPOLLOUT
                                 : EPOLLIN);
 }
@@ -399,8 +398,7 @@ void Publisher::send_suspects() {
     open_lane(careful_);
     return;
   }
-  while (!suspects_.empty() && careful_.in_flight == 0 &&
-         connection_->unwritten() < kOutputAhead) {
+  while (!suspects_.empty() && careful_.in_flight == 0 && connection_->unwritten() < kOutputAhead) {
     auto outbound = std::move(suspects_.front());
     suspects_.pop_front();
     if (outbound->need.empty() || there_.contains(outbound->need)) {
@@ -479,9 +477,8 @@ void Publisher::on_channel_closed(ChannelNumber number, int code, std::string_vi
   }
   Lane* lane = lane_of(number);
   if (lane == nullptr) return;
-  log_warn("the broker closed a channel that publishes", {{"group", group_},
-                                                          {"reason", reason},
-                                                          {"unconfirmed", lane->in_flight}});
+  log_warn("the broker closed a channel that publishes",
+           {{"group", group_}, {"reason", reason}, {"unconfirmed", lane->in_flight}});
   // Perhaps something that was there is not there any more.
   there_.clear();
   if (lane == &careful_ && lane->in_flight > 0) {
@@ -509,8 +506,7 @@ void Publisher::on_returned(const ReturnedPublication& publication) {
       continue;
     }
     outbound->returned = true;
-    outbound->return_reason =
-        std::to_string(publication.code) + " " + escape(publication.text);
+    outbound->return_reason = std::to_string(publication.code) + " " + escape(publication.text);
     return;
   }
 }

@@ -48,8 +48,8 @@ enum class Fate {
   confirmed,
   returned,  // no queue takes it
   nacked,    // the broker refuses it: a queue is full
-  refused,   // it cannot be published: what has to be there is not, or the broker closes the channel
-  lost,      // with three connections
+  refused,  // it cannot be published: what has to be there is not, or the broker closes the channel
+  lost,     // with three connections
 };
 const char* to_string(Fate fate);
 

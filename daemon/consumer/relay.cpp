@@ -57,7 +57,8 @@ Result<void> Relay::set_up() {
   session_events.steps = [this](const QueueSettings& queue, bool channel_open) {
     std::vector<Request> steps;
     if (!channel_open) steps.emplace_back(ChannelOpen{});
-    for (Request& each : ladder_end_steps(settings_.delays.prefix)) steps.push_back(std::move(each));
+    for (Request& each : ladder_end_steps(settings_.delays.prefix))
+      steps.push_back(std::move(each));
     for (Request& each : subscription_steps(queue, true)) steps.push_back(std::move(each));
     return steps;
   };
@@ -189,7 +190,8 @@ void Relay::on_fate(std::unique_ptr<Outbound> copy, Fate fate, const std::string
   if (delivery == nullptr || delivery->state != Delivery::State::publishing) return;
   const auto kind = static_cast<CopyKind>(copy->kind);
   if (fate == Fate::confirmed) {
-    if (kind == CopyKind::undeliverable) board_.undeliverable.fetch_add(1, std::memory_order_relaxed);
+    if (kind == CopyKind::undeliverable)
+      board_.undeliverable.fetch_add(1, std::memory_order_relaxed);
     if (kind == CopyKind::again) board_.retried.fetch_add(1, std::memory_order_relaxed);
     if (kind == CopyKind::due) board_.published.fetch_add(1, std::memory_order_relaxed);
     --publishing_;
@@ -302,7 +304,7 @@ void Relay::stop() {
 }
 
 void Relay::update_board() {
-  const GroupState state = draining_                ? GroupState::draining
+  const GroupState state = draining_               ? GroupState::draining
                            : session_->consuming() ? GroupState::consuming
                                                    : GroupState::connecting;
   const std::string trouble = session_->trouble();

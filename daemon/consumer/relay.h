@@ -1,7 +1,7 @@
-// The process that forwards what has left the delay ladder, to the exchange and key that its headers
-// name. One a daemon; those of all daemons compete for the one queue at the ladder's end. A message
-// is acked there once its copy is confirmed. What cannot be delivered goes back into the ladder for
-// a while, and in the end to a queue of its own: it never keeps the others waiting.
+// The process that forwards what has left the delay ladder, to the exchange and key that its
+// headers name. One a daemon; those of all daemons compete for the one queue at the ladder's end. A
+// message is acked there once its copy is confirmed. What cannot be delivered goes back into the
+// ladder for a while, and in the end to a queue of its own: it never keeps the others waiting.
 #pragma once
 
 #include <memory>

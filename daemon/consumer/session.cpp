@@ -239,8 +239,9 @@ void Session::begin_subscription(Channel& channel) {
     const auto* name = std::get_if<std::string>(&argument.second.value);
     if (argument.first != "x-dead-letter-exchange" || name == nullptr || name->empty()) continue;
     channel.probe.emplace(channel.settings.name, *name);
-    const auto qos = std::find_if(channel.steps.begin(), channel.steps.end(),
-                                  [](const Request& step) { return std::holds_alternative<Qos>(step); });
+    const auto qos =
+        std::find_if(channel.steps.begin(), channel.steps.end(),
+                     [](const Request& step) { return std::holds_alternative<Qos>(step); });
     channel.probe_before = static_cast<std::size_t>(qos - channel.steps.begin());
   }
 }
@@ -311,9 +312,8 @@ void Session::send_steps() {
 
 // One at a time.
 Session::Channel* Session::probed_now() {
-  const auto first = std::find_if(channels_.begin(), channels_.end(), [](const Channel& each) {
-    return each.probe_is_next();
-  });
+  const auto first = std::find_if(channels_.begin(), channels_.end(),
+                                  [](const Channel& each) { return each.probe_is_next(); });
   return first == channels_.end() ? nullptr : &*first;
 }
 

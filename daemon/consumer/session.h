@@ -186,7 +186,7 @@ class Session final : private ConnectionEvents {
   bool probe_open_ = false;
   bool probe_asked_ = false;
   std::pair<std::uint16_t, std::uint64_t> probe_for_;  // queue and epoch of what was asked
-  std::vector<SettleOp> ops_;  // scratch
+  std::vector<SettleOp> ops_;                          // scratch
   bool readable_ = false;
 
   EventSource connector_source_;

@@ -489,8 +489,7 @@ TimePoint WorkerPool::end_late(std::chrono::nanoseconds limit) {
     Slot& slot = slots_[i];
     if (slot.process == nullptr || slot.exited || !slot.link_trouble.empty()) continue;
     if (slot.process->in_flight() > 0) next = std::min(next, now + limit);
-    const auto late =
-        slot.process->late(table_, now_ns, static_cast<std::uint64_t>(limit.count()));
+    const auto late = slot.process->late(table_, now_ns, static_cast<std::uint64_t>(limit.count()));
     if (late.next_ns != 0) {
       next = std::min(next, now + std::chrono::nanoseconds(late.next_ns - now_ns));
     }

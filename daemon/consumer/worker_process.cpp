@@ -20,7 +20,7 @@ namespace lope::consumer {
 namespace {
 
 constexpr std::size_t kFramesPerWrite = 256;
-constexpr int kReadsPerTurn = 4;  // of 64 KiB each
+constexpr int kReadsPerTurn = 4;                                   // of 64 KiB each
 constexpr std::uint64_t kLongestWish = 366ull * 24 * 3600 * 1000;  // of a delay, in ms
 // A worker's publications whose causes have no outcome yet. It sends them right before the outcome,
 // so there is one call's of each thread: a worker with more has been scribbled over.
@@ -413,7 +413,8 @@ WorkerProcess::Late WorkerProcess::late(DeliveryTable& table, std::uint64_t now_
     const std::uint64_t sequence = slot.sequence.load(std::memory_order_acquire);
     const std::uint64_t started = slot.started_ns.load(std::memory_order_acquire);
     if (started == 0) continue;
-    const std::uint64_t due = std::max(started, slot.alive_ns.load(std::memory_order_relaxed)) + limit_ns;
+    const std::uint64_t due =
+        std::max(started, slot.alive_ns.load(std::memory_order_relaxed)) + limit_ns;
     if (due > now_ns) {
       late.next_ns = late.next_ns == 0 ? due : std::min(late.next_ns, due);
       continue;

@@ -276,8 +276,8 @@ nlohmann::json run_publishing(Broker& broker, const Contender& loop, const Conte
   }
   progress("");
   broker.delete_queue(queue);
-  std::printf("\n**Publishing for each message**, confirmed; %s, %d messages\n\n", load.name.c_str(),
-              load.messages);
+  std::printf("\n**Publishing for each message**, confirmed; %s, %d messages\n\n",
+              load.name.c_str(), load.messages);
   row({"", "messages/s", "of the bare loop that only consumes", "of Lope that only consumes",
        "CPU µs a message"});
   row({"---", "---:", "---:", "---:", "---:"});
@@ -322,8 +322,9 @@ int main(int argc, char** argv) {
   int rounds = 9, latency_seconds = 10;
   double scale = 1;
   app.add_option("folder", folder, "Where bench.json goes")->required();
-  app.add_option("--only", only,
-                 "Only loads whose name matches; 'publishing', 'latency' and 'idle' are among them");
+  app.add_option(
+      "--only", only,
+      "Only loads whose name matches; 'publishing', 'latency' and 'idle' are among them");
   app.add_option("--rounds", rounds, "Rounds")->check(CLI::PositiveNumber);
   app.add_option("--scale", scale, "Times the number of messages")->check(CLI::PositiveNumber);
   bool no_clients = false;

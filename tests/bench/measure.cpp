@@ -204,13 +204,14 @@ PublishingSample measure_publishing(Broker& broker, Publishing what, const Load&
   LopeOptions options;
   options.broker = broker.url();
   options.handlers_dir = LOPE_BENCH_HANDLERS_DIR;
-  options.top = "log: { level: error }\nshutdown_timeout: 30s\ndelays: { relay: false, prefix: " +
-                prefix + " }\n";
-  options.groups = "  bench:\n    queue: " + from + "\n    prefetch: " +
-                   std::to_string(load.prefetch) +
-                   "\n    handler: forward\n    breaker: false\n    retry: { delay: 1h, jitter: 0 }\n" +
-                   "    dead_letter: broker\n" +
-                   (what == Publishing::forward ? "    options: { to: " + to + " }\n" : "");
+  options.top =
+      "log: { level: error }\nshutdown_timeout: 30s\ndelays: { relay: false, prefix: " + prefix +
+      " }\n";
+  options.groups =
+      "  bench:\n    queue: " + from + "\n    prefetch: " + std::to_string(load.prefetch) +
+      "\n    handler: forward\n    breaker: false\n    retry: { delay: 1h, jitter: 0 }\n" +
+      "    dead_letter: broker\n" +
+      (what == Publishing::forward ? "    options: { to: " + to + " }\n" : "");
   Lope run(options);
   const std::string sink = what == Publishing::forward ? to : level;
   const TimePoint limit = Clock::now() + kDeadline;

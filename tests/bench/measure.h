@@ -45,8 +45,8 @@ struct Sample {
 Sample measure(test::Broker& broker, const std::string& queue, const Load& load,
                const Contender& contender);
 
-// Lope with a handler that makes one message of each: for another queue, or for the delay ladder, as
-// a retry does. The clock stops when the last of them is confirmed and its cause acked.
+// Lope with a handler that makes one message of each: for another queue, or for the delay ladder,
+// as a retry does. The clock stops when the last of them is confirmed and its cause acked.
 struct PublishingSample {
   double rate = 0;    // messages a second
   double cpu_us = 0;  // CPU time a message, of all Lope's processes

@@ -6,7 +6,8 @@
 
 using namespace lope::test;
 
-TEST_CASE("dead letters go to the exchange or queue that the group names", "[broker][dead_letter]") {
+TEST_CASE("dead letters go to the exchange or queue that the group names",
+          "[broker][dead_letter]") {
   Couriered it;
   const std::string dead = it.broker.unique_queue("dead");
   const std::string exchange = it.broker.unique_exchange();

@@ -9,15 +9,17 @@
 
 using namespace lope::test;
 
-TEST_CASE("what a handler publishes is confirmed, and names its cause", "[broker][handler_publish]") {
+TEST_CASE("what a handler publishes is confirmed, and names its cause",
+          "[broker][handler_publish]") {
   Couriered it;
   const std::string to = it.broker.make_queue("to");
   Lope lope(it.options());
   REQUIRE(lope.wait_ready());
-  it.broker.publisher().publish({.routing_key = it.queue,
-                                 .body = "publish " + to + " 3",
-                                 .message_id = "cause",
-                                 .headers = {{"x-lope-trace-id", "root"}, {"traceparent", "00-ab"}}});
+  it.broker.publisher().publish(
+      {.routing_key = it.queue,
+       .body = "publish " + to + " 3",
+       .message_id = "cause",
+       .headers = {{"x-lope-trace-id", "root"}, {"traceparent", "00-ab"}}});
   const auto got = it.take(to, 3);
   REQUIRE(got.size() == 3);
   CHECK(ids_of(got) == std::vector<std::string>{"cause.0", "cause.1", "cause.2"});
@@ -46,18 +48,21 @@ TEST_CASE("what is published for a message that is not acked is dropped",
   CHECK(ids_of(it.broker.drain(to)) == std::vector<std::string>{"later.0", "later.1"});
 }
 
-TEST_CASE("a publication that no queue takes, that is refused, or that has no exchange has its "
-          "cause retried, and costs the others nothing",
-          "[broker][handler_publish]") {
+TEST_CASE(
+    "a publication that no queue takes, that is refused, or that has no exchange has its "
+    "cause retried, and costs the others nothing",
+    "[broker][handler_publish]") {
   Couriered it;
   const std::string to = it.broker.make_queue("to");
-  const std::string full = it.broker.make_queue(
-      "full", {.text_arguments = {{"x-overflow", "reject-publish"}}, .number_arguments = {{"x-max-length", 1}}});
+  const std::string full =
+      it.broker.make_queue("full", {.text_arguments = {{"x-overflow", "reject-publish"}},
+                                    .number_arguments = {{"x-max-length", 1}}});
   it.broker.publish(full, "full");
   const std::string internal = it.broker.unique_exchange();
-  it.broker.ctl({"eval", "rabbit_exchange:declare(rabbit_misc:r(<<\"/\">>, exchange, <<\"" + internal +
-                             "\">>), direct, true, false, true, [], <<\"test\">>)."});
-  Lope lope(it.options("    retry: { attempts: 2, delay: 0s }\n    prefetch: 100\n    threads: 4\n"));
+  it.broker.ctl({"eval", "rabbit_exchange:declare(rabbit_misc:r(<<\"/\">>, exchange, <<\"" +
+                             internal + "\">>), direct, true, false, true, [], <<\"test\">>)."});
+  Lope lope(
+      it.options("    retry: { attempts: 2, delay: 0s }\n    prefetch: 100\n    threads: 4\n"));
   REQUIRE(lope.wait_ready());
   Publisher publisher = it.broker.publisher();
   const std::vector<std::pair<std::string, std::string>> bad = {
@@ -170,7 +175,8 @@ TEST_CASE("under a resource alarm acks go on, publishing waits, and everything c
   REQUIRE(lope.wait_ready());
   Publisher publisher = it.broker.publisher();
   // So that the publishing connection is there, and hears of the alarm.
-  publisher.publish({.routing_key = it.queue, .body = "publish " + to + " 1", .message_id = "first"});
+  publisher.publish(
+      {.routing_key = it.queue, .body = "publish " + to + " 1", .message_id = "first"});
   REQUIRE(it.take(to, 1).size() == 1);
   for (int i = 0; i < 200; ++i) {
     publisher.send({.routing_key = it.queue,

@@ -57,9 +57,10 @@ TEST_CASE("an acked message is gone", "[broker][outcomes]") {
 TEST_CASE("a retried message comes again with growing pauses, and others do not wait for it",
           "[broker][outcomes]") {
   Scripted it;
-  Lope lope(it.options("    prefetch: 2\n"
-                       "    retry: { attempts: 3, delay: 1s, backoff: 2, jitter: 0 }\n",
-                       kWithRelay));
+  Lope lope(
+      it.options("    prefetch: 2\n"
+                 "    retry: { attempts: 3, delay: 1s, backoff: 2, jitter: 0 }\n",
+                 kWithRelay));
   REQUIRE(lope.wait_ready());
   it.broker.publish(it.queue, "retry:not yet", "again");
   REQUIRE(it.wait_started("again"));
@@ -150,9 +151,10 @@ TEST_CASE("a crash is charged to the message inside, and a new worker comes at o
   const Row row = GENERATE(Row{"segv", "SIGSEGV"}, Row{"abort", "SIGABRT"}, Row{"exit0", "exit 0"});
   INFO(row.body);
   Scripted it;
-  Lope lope(it.options("    workers: 2\n    prefetch: 50\n    crashes: 2\n"
-                       "    retry: { delay: 3s }\n",
-                       kWithRelay));
+  Lope lope(
+      it.options("    workers: 2\n    prefetch: 50\n    crashes: 2\n"
+                 "    retry: { delay: 3s }\n",
+                 kWithRelay));
   REQUIRE(lope.wait_ready());
   const auto before = lope.workers();
   REQUIRE(before.size() == 2);

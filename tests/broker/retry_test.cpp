@@ -81,10 +81,8 @@ TEST_CASE("the handler sees where a message was published to first, in every att
   it.broker.bind_queue(it.queue, exchange, "#");
   Lope lope(it.options("    retry: { attempts: 2, delay: 200ms }\n"));
   REQUIRE(lope.wait_ready());
-  it.broker.publisher().publish({.exchange = exchange,
-                                 .routing_key = "orders.new",
-                                 .body = "retry 9 -",
-                                 .message_id = "m"});
+  it.broker.publisher().publish(
+      {.exchange = exchange, .routing_key = "orders.new", .body = "retry 9 -", .message_id = "m"});
   const auto dead = it.take(it.dead(), 1);
   REQUIRE(dead.size() == 1);
   CHECK(dead[0].header("x-lope-exchange") == exchange);
@@ -117,10 +115,8 @@ TEST_CASE("what comes after its expiration is a dead letter", "[broker][retry]")
   Couriered it;
   Lope lope(it.options("    retry: { attempts: 5, delay: 2s }\n"));
   REQUIRE(lope.wait_ready());
-  it.broker.publisher().publish({.routing_key = it.queue,
-                                 .body = "retry 9 -",
-                                 .message_id = "m",
-                                 .expiration = "1000"});
+  it.broker.publisher().publish(
+      {.routing_key = it.queue, .body = "retry 9 -", .message_id = "m", .expiration = "1000"});
   const auto dead = it.take(it.dead(), 1);
   REQUIRE(dead.size() == 1);
   CHECK(it.attempts_of("m") == std::vector<int>{1});

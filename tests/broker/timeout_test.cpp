@@ -52,8 +52,9 @@ TEST_CASE("keep_alive() restarts the timeout", "[broker][timeout]") {
 TEST_CASE("a late batch is taken apart, and only the late message is charged",
           "[broker][timeout]") {
   Couriered it;
-  Lope lope(it.options("    timeout: 1s\n    retry: { attempts: 1 }\n    workers: 2\n"
-                       "    batch: { size: 3, wait: 1s }\n"));
+  Lope lope(
+      it.options("    timeout: 1s\n    retry: { attempts: 1 }\n    workers: 2\n"
+                 "    batch: { size: 3, wait: 1s }\n"));
   REQUIRE(lope.wait_ready());
   it.publish("ack", "a");
   it.publish("sleep 60000", "late");

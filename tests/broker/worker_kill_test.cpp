@@ -179,8 +179,7 @@ TEST_CASE("batches and kept messages lose nothing while workers are killed",
        .groups =
            "  kill-many:\n    queue: " + queue +
            "\n    handler: gather\n    workers: 3\n    prefetch: 60\n    options: { file: " + path +
-           ", word: " + (batches ? "ack, pause_ms: 5" : "hold") +
-           " }\n    retry: { delay: 0s }\n" +
+           ", word: " + (batches ? "ack, pause_ms: 5" : "hold") + " }\n    retry: { delay: 0s }\n" +
            (batches ? "    batch: { size: 10, wait: 20ms }\n" : "    flush_interval: 20ms\n")});
   REQUIRE(lope.wait_ready());
   RatePublisher load(broker.url(), 1000, 15s, [&](int i) {

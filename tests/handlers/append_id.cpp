@@ -1,6 +1,6 @@
 // Appends a line for each message to a file, in one write, and acks: what was handled, and how
-// often, can be counted afterwards. The line is the message's id; with `flag` one that is not in its
-// first attempt has " again" behind it.
+// often, can be counted afterwards. The line is the message's id; with `flag` one that is not in
+// its first attempt has " again" behind it.
 #include <fcntl.h>
 #include <time.h>
 #include <unistd.h>
@@ -16,7 +16,8 @@ constexpr lope_option kOptions[] = {
     lope::required("file", "where to append"),
     lope::defaulted("work_us", "0", "microseconds of work before each append", LOPE_UINT64),
     lope::defaulted("work_every", "1", "only every so many messages are work", LOPE_UINT64),
-    lope::defaulted("flag", "false", "mark messages that were tried before", LOPE_BOOL), lope::kEndOfOptions};
+    lope::defaulted("flag", "false", "mark messages that were tried before", LOPE_BOOL),
+    lope::kEndOfOptions};
 
 class AppendId final : public lope::Handler {
  public:

@@ -391,7 +391,7 @@ Broker::~Broker() {
   for (const std::string& queue : queues_) {
     try {
       delete_queue(queue);
-      delete_queue(queue + ".dead");  // where Lope parks what it gives up
+      delete_queue(queue + ".dead");       // where Lope parks what it gives up
     } catch (const std::runtime_error&) {  // the node may be down: it is removed after the run
     }
   }

@@ -55,7 +55,8 @@ struct Couriered {
       std::string word, late;
       CourierStart start;
       if (!(words >> word) || word != "start") continue;
-      words >> start.id >> start.attempt >> start.crashes >> late >> start.now_ms >> start.redelivered;
+      words >> start.id >> start.attempt >> start.crashes >> late >> start.now_ms >>
+          start.redelivered;
       if (late != "-") start.late_ms = std::stol(late);
       starts.push_back(std::move(start));
     }

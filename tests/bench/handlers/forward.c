@@ -1,4 +1,5 @@
-/* Publishes each message's body once more, to queue `to`; without that option it asks for a retry. */
+/* Publishes each message's body once more, to queue `to`; without that option it asks for a retry.
+ */
 #include <lope/handler.h>
 #include <stdlib.h>
 #include <string.h>
@@ -37,9 +38,8 @@ static lope_outcome handle(lope_handler* handler, const lope_message* message) {
 
 static void destroy(lope_handler* handler) { free(handler); }
 
-static const lope_option options[] = {
-    {"to", "", "queue to publish to", LOPE_TEXT, 0, {NULL, NULL}},
-    {NULL, NULL, NULL, 0, 0, {NULL, NULL}}};
+static const lope_option options[] = {{"to", "", "queue to publish to", LOPE_TEXT, 0, {NULL, NULL}},
+                                      {NULL, NULL, NULL, 0, 0, {NULL, NULL}}};
 
 const lope_plugin lope_plugin_v1 = {
     .struct_size = sizeof(lope_plugin),
