@@ -42,7 +42,7 @@ class Run {
       LopeOptions options;
       options.broker = host_port_url;
       options.handlers_dir = pauses ? LOPE_BENCH_HANDLERS_DIR : LOPE_HANDLERS_BUILD_DIR;
-      options.top = "log: { level: info }\nshutdown_timeout: 30s\n";
+      options.top = std::string("log: { level: info }\nshutdown_timeout: 30s\n") + kWithRelay;
       options.groups = "  bench:\n    queue: " + queue +
                        "\n    workers: " + std::to_string(load.workers) +
                        "\n    threads: " + std::to_string(load.threads) +
@@ -309,7 +309,7 @@ IdleSample measure_idle(Broker& broker, int groups, int workers, int seconds) {
   LopeOptions options;
   options.broker = broker.url();
   options.handlers_dir = LOPE_HANDLERS_BUILD_DIR;
-  options.top = "log: { level: info }\n";
+  options.top = std::string("log: { level: info }\n") + kWithRelay;
   std::vector<std::string> queues;
   for (int i = 0; i < groups; ++i) {
     queues.push_back(broker.make_queue("idle"));

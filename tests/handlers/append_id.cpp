@@ -39,7 +39,11 @@ class AppendId final : public lope::Handler {
       }
     }
     line_ = message.message_id();
-    if (flag_ && message.attempt() > 1) line_ += " again";
+    if (flag_ && message.redelivered()) {
+      line_ += " redelivered";
+    } else if (flag_ && message.attempt() > 1) {
+      line_ += " again";
+    }
     line_ += '\n';
     const ssize_t n = ::write(fd_, line_.data(), line_.size());
     if (n != static_cast<ssize_t>(line_.size()))

@@ -371,7 +371,9 @@ TEST_CASE("headers are decoded by the beginning of their names", "[unit][connect
   const AmqpTable expected = {
       {"x-lope-a", {std::string("1")}},
       {"x-lope-b", {std::int64_t{-2}}},
-      {"x-lope-c", {AmqpArray{{AmqpTable{{"k", {true}}}}, {std::int64_t{3}}}}}};
+      {"x-lope-c",
+       {AmqpArray{{AmqpTable{{"k", {true}}, {"t", {std::int64_t{1}}}}}, {std::int64_t{3}}}}},
+      {"x-lope-d", {std::int64_t{5}}}};
   CHECK(decode_headers(properties.encode(), "x-lope-") == expected);
   CHECK(decode_headers(properties.encode(), "x-lope-b").size() == 1);
   CHECK(decode_headers(properties.encode(), "none").empty());

@@ -459,7 +459,7 @@ TEST_CASE("a publication's headers of every kind arrive as they are", "[unit][ho
     return headers[at].value;
   };
   set(0, "int", LOPE_INT64).as.i = -7;
-  set(1, "uint", LOPE_UINT64).as.u = ~0ull;
+  set(1, "uint", LOPE_UINT64).as.u = INT64_MAX;
   set(2, "double", LOPE_DOUBLE).as.d = 0.5;
   set(3, "bool", LOPE_BOOL).as.i = 77;
   set(4, "text", LOPE_TEXT).as.s = str("some text");
@@ -482,7 +482,7 @@ TEST_CASE("a publication's headers of every kind arrive as they are", "[unit][ho
     return value;
   };
   CHECK(get("int").as.i == -7);
-  CHECK(get("uint").as.u == ~0ull);
+  CHECK(get("uint").as.u == INT64_MAX);
   CHECK(get("double").as.d == 0.5);
   CHECK(get("bool").as.i == 1);
   CHECK(text_of(get("text").as.s) == "some text");
@@ -532,6 +532,11 @@ TEST_CASE("a publication that is not right is refused, and nothing is kept",
       {"cc", LOPE_OK, [](P&, H& h) { h.name = str("cc"); }},
       {"no value", LOPE_E_INVALID, [](P&, H& h) { h.value.as.s = {nullptr, 1}; }},
       {"kind 0", LOPE_E_INVALID, [](P&, H& h) { h.value.kind = 0; }},
+      {"a number that the broker does not know", LOPE_E_INVALID,
+       [](P&, H& h) {
+         h.value.kind = LOPE_UINT64;
+         h.value.as.u = std::uint64_t{INT64_MAX} + 1;
+       }},
       {"other kind", LOPE_E_INVALID, [](P&, H& h) { h.value.kind = LOPE_OTHER; }},
       {"kind 10", LOPE_E_INVALID, [](P&, H& h) { h.value.kind = 10; }},
       {"kind 257", LOPE_E_INVALID, [](P&, H& h) { h.value.kind = 257; }},

@@ -260,13 +260,19 @@ struct lope_host {
    * of the cause may be handed in.
    *
    * Refused, and nothing is kept:
-   * LOPE_E_INVALID      a text over 255 bytes; a priority over 255; a header without a name, of
-   * kind LOPE_OTHER or an unknown one, or named CC or BCC (no confirm tells of the queues they
-   * name) LOPE_E_TOO_LARGE    a body over the broker's max_message_bytes, properties and headers
-   * over 127 KiB together, more than one publication and over 128 MiB for this cause
-   * LOPE_E_UNSUPPORTED  a flag or a member that this host does not know
-   * LOPE_E_WRONG_THREAD not a message of the running call, and not held
-   * LOPE_E_FAILED       no memory for it */
+   *
+   * - LOPE_E_INVALID: a text over 255 bytes; a priority over 255; a header without a name, of kind
+   *   LOPE_OTHER or an unknown one, a number over INT64_MAX, or named CC or BCC (no confirm tells
+   * of the queues they name);
+   *
+   * - LOPE_E_TOO_LARGE: a body over the broker's max_message_size, properties and headers over
+   *   127 KiB together, more than one publication and over 128 MiB for this cause;
+   *
+   * - LOPE_E_UNSUPPORTED: a flag or a member that this host does not know;
+   *
+   * - LOPE_E_WRONG_THREAD: not a message of the running call, and not held;
+   *
+   * - LOPE_E_FAILED: no memory for it. */
   lope_status (*publish)(const lope_host* host, const lope_message* cause,
                          const lope_publication* publication) LOPE_NOEXCEPT;
   /* As publish(), to the request's reply_to, with its correlation_id unless the publication has
