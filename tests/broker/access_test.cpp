@@ -88,7 +88,7 @@ TEST_CASE("a consumer over the broker's consumer_timeout opens its channel again
   it.publish("sleep 8000", "long");
   REQUIRE(lope.wait_for_line("the broker closed the channel: 406", 20s));
   it.broker.ctl({"eval", "application:set_env(rabbit, consumer_timeout, 1800000)."});
-  it.broker.ctl({"eval", "application:unset_env(rabbit, channel_tick_interval)."});
+  it.broker.ctl({"eval", "application:set_env(rabbit, channel_tick_interval, 60000)."});
   it.publish("ack", "other");
   REQUIRE(it.wait_acked("other", 30s));
   REQUIRE(it.wait_attempts("long", 2, 30s));  // it is the broker's again
