@@ -49,7 +49,7 @@ struct Check {
     LopeOptions options;
     options.broker = url.empty() ? broker.url() : url;
     options.groups = groups;
-    options.top = top;
+    options.top = top.find("delays:") == std::string::npos ? top + kWithRelay : top;
     options.handlers_dir = LOPE_HANDLERS_BUILD_DIR;
     more.insert(more.begin(),
                 {"check", "--broker", "--config", dir.write("lope.yaml", config_text(options))});
