@@ -83,7 +83,7 @@ void BrokerClient::close() {
 // ---- Asking
 
 BrokerClient::Answer BrokerClient::ask(ChannelNumber channel, const consumer::Request& request) {
-  answered_ = refused_ = false;
+  expect_answer();
   if (!wait_for_room()) return Answer::nothing;
   if (auto sent = connection_->send(channel, request); !sent) {
     lost(sent.error());

@@ -58,7 +58,8 @@ class BrokerClient : protected consumer::ConnectionEvents {
   };
   // Sends and waits for the answer.
   Answer ask(ChannelNumber channel, const consumer::Request& request);
-  // The same for what `publish` or `get` has just sent: until answered() was called.
+  // The same for what is no Request: expect_answer(), send it, and wait until answered() is called.
+  void expect_answer() { answered_ = refused_ = false; }
   Answer wait_for_answer(ChannelNumber channel, const std::string& what);
   // To be called by an event that is the answer; on_ok() is one.
   void answered() { answered_ = true; }

@@ -116,10 +116,26 @@ class DeadLetters final : private BrokerClient {
     take_all();
     erase_bar();
     if (options_.verb == Verb::purge && !stopping_ && matched_ > 0 && agreed()) delete_all();
-    // The broker has seen every ack when it answers this.
+    make_sure_of_acks();
+  }
+
+  // A channel keeps acks of a quorum queue to itself while more than a few are under way, and loses
+  // them when it closes then. A get goes through the queue's log behind those under way: when it is
+  // answered the channel hears of them and sends the rest, and the next get comes behind that. What
+  // the two take is put back.
+  void make_sure_of_acks() {
     finishing_ = true;
-    if (done_ > 0 && connection_ != nullptr && !given_up_ && !queue_lost_) {
-      ask(kQueue, consumer::QueueDeclare{queue_, {}, true});
+    for (int i = 0; i < 2 && done_ > 0; ++i) {
+      if (queue_lost_ || given_up_ || !wait_for_room()) return;
+      expect_answer();
+      if (auto sent = connection_->get(kQueue, queue_); !sent) {
+        lost(sent.error());
+        return;
+      }
+      if (wait_for_answer(kQueue, "confirm acks") == Answer::no) {
+        fail("the broker closed the channel: " + refusal().to_string());
+        queue_lost_ = true;
+      }
     }
   }
 
@@ -142,8 +158,7 @@ class DeadLetters final : private BrokerClient {
       }
       const bool dry = pump();
       if (connection_ == nullptr) return;
-      const bool taken =
-          stopping_ || ((ran_out_ || enough() || asked_ >= bound()) && awaited_ == 0);
+      const bool taken = awaited_ == 0 && (stopping_ || ran_out_ || enough() || asked_ >= bound());
       if (stopping_) waiting_.clear();
       if (taken && waiting_.empty() && copies_.empty() && to_ack_.empty()) return;
 
@@ -320,21 +335,26 @@ class DeadLetters final : private BrokerClient {
   // ---- What the broker says
 
   void on_queue_size(ChannelNumber, std::uint32_t messages, std::uint32_t) override {
-    if (!finishing_) ready_ = messages;
+    ready_ = messages;
   }
 
   void on_ok(ChannelNumber channel, consumer::Reply reply, std::string_view text) override {
     if (reply != consumer::Reply::get_empty) return BrokerClient::on_ok(channel, reply, text);
     last_life_ = Clock::now();
-    --awaited_;
     ran_out_ = true;
+    if (finishing_) return answered();
+    --awaited_;
   }
 
   char* on_delivery(const consumer::IncomingDelivery& delivery) override {
     last_life_ = Clock::now();
-    --awaited_;
     last_tag_ = delivery.view.delivery_tag;
     const std::uint64_t number = ++taken_;
+    if (finishing_) {
+      answered();
+      return nullptr;
+    }
+    --awaited_;
     if (enough() || stopping_) return nullptr;
     ++seen_;
     if (options_.number != 0 && number != options_.number) return nullptr;

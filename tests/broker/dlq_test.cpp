@@ -395,6 +395,21 @@ TEST_CASE("purge deletes what matches and nothing else", "[broker][dlq]") {
   CHECK(eventually(20s, [&] { return it.broker.is_empty(it.queue); }));
 }
 
+TEST_CASE("what was replayed from a quorum queue is not there again", "[broker][dlq]") {
+  Dead it({.text_arguments = {{"x-queue-type", "quorum"}}});
+  for (int round = 0; round < 5; ++round) {
+    it.publisher.publish_many(500, [&](int i) {
+      return written(it.queue, {.id = std::to_string(i), .origin = it.origin});
+    });
+    const std::string verb = round % 2 == 0 ? "replay" : "purge";
+    std::vector<std::string> arguments{verb, it.queue, "--json"};
+    if (verb == "purge") arguments.emplace_back("--yes");
+    CHECK_THAT(dlq(it.broker, arguments).output, Contains("{\"seen\":500,\"matched\":500,"));
+  }
+  CHECK(it.broker.message_count(it.origin) == 1500);
+  CHECK(eventually(20s, [&] { return it.broker.is_empty(it.queue); }));
+}
+
 TEST_CASE("on a terminal purge asks", "[broker][dlq]") {
   Dead it;
   for (int i = 0; i < 12; ++i) it.add({.id = std::to_string(i)});
