@@ -31,6 +31,10 @@ constexpr std::array kLiveHeaders = {header::kToExchange, header::kToKey,      h
 
 std::int64_t to_signed(std::uint64_t value) { return static_cast<std::int64_t>(value); }
 
+void add(AmqpTable& headers, std::string_view name, AmqpValue value) {
+  headers.emplace_back(std::string(name), std::move(value));
+}
+
 std::uint64_t now_ms() { return unix_ns() / 1'000'000; }
 
 // The body and the properties of a delivery, which may be settled before this is confirmed.
@@ -53,6 +57,13 @@ void send_to(Outbound& outbound, std::string exchange, std::string routing_key) 
   outbound.routing_key = std::move(routing_key);
   outbound.publication.exchange = outbound.exchange;
   outbound.publication.routing_key = outbound.routing_key;
+}
+
+void send_to_parking(Outbound& outbound, const std::string& queue) {
+  outbound.kind = static_cast<int>(CopyKind::parking);
+  outbound.need = kParking;
+  outbound.need += parking_queue(queue);
+  send_to(outbound, {}, parking_queue(queue));
 }
 
 void send_by_ladder(Outbound& outbound, const DelaySettings& delays,
@@ -119,21 +130,16 @@ std::unique_ptr<Outbound> retry_copy(const DelaySettings& delays, const Delivery
   outbound->kind = static_cast<int>(CopyKind::retry);
   Publication& publication = outbound->publication;
   AmqpTable& headers = publication.headers;
-  headers.emplace_back(std::string(header::kAttempt),
-                       AmqpValue{std::int64_t{delivery.attempt} + 1});
-  headers.emplace_back(std::string(header::kCrashes), AmqpValue{std::int64_t{crashes}});
-  headers.emplace_back(std::string(header::kFirstSeen),
-                       AmqpValue{to_signed(delivery.first_seen_ms)});
-  headers.emplace_back(std::string(header::kExchange),
-                       AmqpValue{std::string(view[TextProperty::exchange])});
-  headers.emplace_back(std::string(header::kRoutingKey),
-                       AmqpValue{std::string(view[TextProperty::routing_key])});
+  add(headers, header::kAttempt, {std::int64_t{delivery.attempt} + 1});
+  add(headers, header::kCrashes, {std::int64_t{crashes}});
+  add(headers, header::kFirstSeen, {to_signed(delivery.first_seen_ms)});
+  add(headers, header::kExchange, {std::string(view[TextProperty::exchange])});
+  add(headers, header::kRoutingKey, {std::string(view[TextProperty::routing_key])});
   if (delivery.expires_ms != 0) {
-    headers.emplace_back(std::string(header::kExpires), AmqpValue{to_signed(delivery.expires_ms)});
+    add(headers, header::kExpires, {to_signed(delivery.expires_ms)});
   }
-  headers.emplace_back(
-      std::string(header::kHistory),
-      AmqpValue{history(decode_headers(publication.copied, header::kHistory), attempt)});
+  add(headers, header::kHistory,
+      {history(decode_headers(publication.copied, header::kHistory), attempt)});
   publication.without = kTripHeaders;
   if (delay.count() <= 0) {
     send_to(*outbound, {}, queue);
@@ -152,28 +158,23 @@ std::unique_ptr<Outbound> dead_letter_copy(const DeadLetterSettings& settings, b
   auto outbound = copy_of(delivery, view);
   Publication& publication = outbound->publication;
   AmqpTable& headers = publication.headers;
-  const auto add = [&headers](std::string_view name, AmqpValue value) {
-    headers.emplace_back(std::string(name), std::move(value));
-  };
-  add(header::kDeadReason, {letter.reason});
-  add(header::kDeadCode, {std::string(letter.code)});
-  add(header::kDeadTime, {to_signed(now_ms())});
-  add(header::kDeadQueue, {queue});
-  add(header::kDeadGroup, {author.group});
-  add(header::kDeadHandler, {author.handler});
-  add(header::kDeadVersion, {author.version});
-  add(header::kDeadHost, {author.host});
-  add(header::kDeadAttempts, {std::int64_t{letter.attempts}});
-  add(header::kDeadCrashes, {std::int64_t{letter.crashes}});
-  add(header::kExchange, {std::string(view[TextProperty::exchange])});
-  add(header::kRoutingKey, {std::string(view[TextProperty::routing_key])});
-  add(header::kHistory, {history(decode_headers(publication.copied, header::kHistory), attempt)});
+  add(headers, header::kDeadReason, {letter.reason});
+  add(headers, header::kDeadCode, {std::string(letter.code)});
+  add(headers, header::kDeadTime, {to_signed(now_ms())});
+  add(headers, header::kDeadQueue, {queue});
+  add(headers, header::kDeadGroup, {author.group});
+  add(headers, header::kDeadHandler, {author.handler});
+  add(headers, header::kDeadVersion, {author.version});
+  add(headers, header::kDeadHost, {author.host});
+  add(headers, header::kDeadAttempts, {std::int64_t{letter.attempts}});
+  add(headers, header::kDeadCrashes, {std::int64_t{letter.crashes}});
+  add(headers, header::kExchange, {std::string(view[TextProperty::exchange])});
+  add(headers, header::kRoutingKey, {std::string(view[TextProperty::routing_key])});
+  add(headers, header::kHistory,
+      {history(decode_headers(publication.copied, header::kHistory), attempt)});
   publication.without = kLiveHeaders;
   if (parking) {
-    outbound->kind = static_cast<int>(CopyKind::parking);
-    outbound->need = kParking;
-    outbound->need += parking_queue(queue);
-    send_to(*outbound, {}, parking_queue(queue));
+    send_to_parking(*outbound, queue);
     return outbound;
   }
   outbound->kind = static_cast<int>(CopyKind::dead_letter);
@@ -195,10 +196,7 @@ bool next_best(Outbound& copy, const std::string& queue) {
     return true;
   }
   if (static_cast<CopyKind>(copy.kind) == CopyKind::dead_letter) {
-    copy.kind = static_cast<int>(CopyKind::parking);
-    copy.need = kParking;
-    copy.need += parking_queue(queue);
-    send_to(copy, {}, parking_queue(queue));
+    send_to_parking(copy, queue);
     return true;
   }
   if (static_cast<CopyKind>(copy.kind) == CopyKind::parking && copy.need.starts_with(kParking)) {
@@ -236,7 +234,7 @@ std::unique_ptr<Outbound> again_copy(const DelaySettings& delays, const Delivery
   auto outbound = copy_of(delivery, view);
   outbound->kind = static_cast<int>(CopyKind::again);
   const Travel travel = travel_of(view.headers);
-  outbound->publication.headers.emplace_back(std::string(header::kReason), AmqpValue{reason});
+  add(outbound->publication.headers, header::kReason, {reason});
   send_by_ladder(*outbound, delays, delays.retry,
                  {travel.due_ms, travel.to_exchange, travel.to_key});
   return outbound;
@@ -247,7 +245,7 @@ std::unique_ptr<Outbound> undeliverable_copy(const DelaySettings& delays, const 
   DeliveryView view;
   auto outbound = copy_of(delivery, view);
   outbound->kind = static_cast<int>(CopyKind::undeliverable);
-  outbound->publication.headers.emplace_back(std::string(header::kReason), AmqpValue{reason});
+  add(outbound->publication.headers, header::kReason, {reason});
   send_to(*outbound, {}, undeliverable_name(delays.prefix));
   return outbound;
 }

@@ -97,7 +97,6 @@ void Publisher::on_connect_ended() {
                {{"group", group_}, {"reason", failure}, {"retry", "with back-off"}});
       reported_.push_back(failure);
     }
-    trouble_ = failure;
     state_ = State::waiting;
     reconnect_at_ = Clock::now() + kReconnect.full_jitter(failures_++, random_fraction());
     arm_timer();
@@ -106,7 +105,6 @@ void Publisher::on_connect_ended() {
   state_ = State::connected;
   readable_ = true;
   connected_at_ = Clock::now();
-  trouble_.clear();
   reported_.clear();
   log_info("connected to publish", {{"group", group_}, {"broker", connection_->peer()}});
   tick_ = connection_->heartbeat() / 4;
@@ -138,7 +136,6 @@ void Publisher::connection_lost(const std::string& reason) {
   search_.steps.clear();
   there_.clear();  // it may be another broker
   missing_.clear();
-  trouble_ = reason;
   if (ending_) {
     state_ = State::idle;
     return;
@@ -222,11 +219,6 @@ bool Publisher::pump() {
   }
   readable_ = *pumped == Connection::Pumped::more;
   return readable_;
-}
-
-std::string Publisher::trouble() const {
-  if (!blocked_.empty()) return "the broker blocks publishers: " + blocked_;
-  return state_ == State::waiting ? trouble_ : std::string();
 }
 
 void Publisher::close() {
@@ -423,14 +415,13 @@ void Publisher::send_ready() {
   }
 }
 
-bool Publisher::send_on(Lane& lane, std::unique_ptr<Outbound> outbound) {
+void Publisher::send_on(Lane& lane, std::unique_ptr<Outbound> outbound) {
   if (auto put = connection_->publish(lane.number, outbound->publication); !put) {
     conclude(std::move(outbound), Fate::refused, put.error());
-    return false;
+    return;
   }
   lane.unconfirmed.push_back(std::move(outbound));
   ++lane.in_flight;
-  return true;
 }
 
 // ---- What the broker says

@@ -28,7 +28,6 @@ namespace lope::consumer {
 struct Outbound {
   std::uint64_t cause = 0;  // the owner's
   int kind = 0;             // the owner's
-  std::string about;        // the owner's, for its log
   // What has to be there, as Publisher::Events::steps_for() understands it; empty: nothing.
   std::string need;
   // Its views point into `storage`, which the publisher does not look at, or live as long.
@@ -76,10 +75,7 @@ class Publisher final : private ConnectionEvents {
   void flush();
 
   // Not yet confirmed.
-  std::size_t pending() const { return pending_; }
   std::size_t pending_bytes() const { return pending_bytes_; }
-  // Nothing can be published now; why. Empty: it can.
-  std::string trouble() const;
 
   // Closes the connection in order, what is pending or not; no publish() after it.
   void close();
@@ -127,7 +123,7 @@ class Publisher final : private ConnectionEvents {
   void send_search();
   void send_ready();
   void send_suspects();
-  bool send_on(Lane& lane, std::unique_ptr<Outbound> outbound);
+  void send_on(Lane& lane, std::unique_ptr<Outbound> outbound);
   void reset_lane(Lane& lane);
   void conclude(std::unique_ptr<Outbound> outbound, Fate fate, const std::string& reason);
   void suspect_all(Lane& lane);
@@ -159,7 +155,6 @@ class Publisher final : private ConnectionEvents {
   TimePoint reconnect_at_{};
   std::chrono::milliseconds tick_{0};
   TimePoint next_tick_{};
-  std::string trouble_;
   std::vector<std::string> reported_;
 
   Lane main_;     // everything
