@@ -103,9 +103,7 @@ std::vector<std::string> notes_of(const GroupSettings& group) {
       notes.push_back(subject +
                       "not durable: it and its messages do not survive a restart of the broker");
     }
-    const bool has_exchange = std::ranges::any_of(declaration.arguments, [](const auto& entry) {
-      return entry.first == "x-dead-letter-exchange";
-    });
+    const bool has_exchange = find(declaration.arguments, "x-dead-letter-exchange") != nullptr;
     if (!has_exchange && group.dead_letter.to == DeadLetterSettings::To::automatic) {
       notes.push_back(subject + "no x-dead-letter-exchange: what is given up goes to queue '" +
                       escape(queue.name, 250) + ".dead'; dead_letter changes that");

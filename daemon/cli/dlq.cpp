@@ -40,7 +40,7 @@ constexpr std::uint64_t kMaxTold = 20;  // of those that stay
 // A delivery limit drops what was delivered more often; looking counts. The default is 20.
 constexpr std::int64_t kManyDeliveries = 10;
 
-std::int64_t now_ms() { return static_cast<std::int64_t>(unix_ns() / 1'000'000); }
+std::int64_t now_ms() { return static_cast<std::int64_t>(unix_ms()); }
 
 class DeadLetters final : private BrokerClient {
  public:

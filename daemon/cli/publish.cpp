@@ -40,7 +40,7 @@ constexpr std::size_t kMaxShortText = 255;  // AMQP's short strings
 // short strings at most.
 constexpr std::size_t kMaxHeaderBytes = 131072 - 4096;
 
-std::int64_t now_ms() { return static_cast<std::int64_t>(unix_ns() / 1'000'000); }
+std::int64_t now_ms() { return static_cast<std::int64_t>(unix_ms()); }
 
 std::string with_number(std::string_view body, std::uint64_t number) {
   constexpr std::string_view kMark = "{n}";

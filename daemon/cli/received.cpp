@@ -36,13 +36,6 @@ Received received(const consumer::IncomingDelivery& delivery) {
   return message;
 }
 
-const AmqpValue* find(const AmqpTable& table, std::string_view name) {
-  for (const auto& [key, value] : table) {
-    if (key == name) return &value;
-  }
-  return nullptr;
-}
-
 std::string text_of(const AmqpTable& table, std::string_view name) {
   const AmqpValue* value = find(table, name);
   const auto* text = value != nullptr ? std::get_if<std::string>(&value->value) : nullptr;

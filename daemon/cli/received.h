@@ -29,7 +29,6 @@ struct Received {
 // All but the body.
 Received received(const consumer::IncomingDelivery& delivery);
 
-const AmqpValue* find(const AmqpTable& table, std::string_view name);
 // The text or the number of that name; nothing when there is none of that kind.
 std::string text_of(const AmqpTable& table, std::string_view name);
 std::optional<std::int64_t> number_of(const AmqpTable& table, std::string_view name);

@@ -17,5 +17,6 @@ std::uint64_t now_ns(clockid_t clock) {
 
 std::uint64_t monotonic_ns() { return now_ns(CLOCK_MONOTONIC); }
 std::uint64_t unix_ns() { return now_ns(CLOCK_REALTIME); }
+std::uint64_t unix_ms() { return unix_ns() / 1'000'000; }
 
 }  // namespace lope

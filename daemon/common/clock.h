@@ -11,5 +11,6 @@ using TimePoint = Clock::time_point;
 
 std::uint64_t monotonic_ns();
 std::uint64_t unix_ns();
+std::uint64_t unix_ms();
 
 }  // namespace lope

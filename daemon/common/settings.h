@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <variant>
 #include <vector>
@@ -28,6 +29,13 @@ struct AmqpEntry {
   friend bool operator==(const AmqpEntry&, const AmqpEntry&) = default;
 };
 inline bool operator==(const AmqpValue& a, const AmqpValue& b) { return a.value == b.value; }
+// The first value of that name; nullptr when there is none.
+inline const AmqpValue* find(const AmqpTable& table, std::string_view name) {
+  for (const AmqpEntry& entry : table) {
+    if (entry.first == name) return &entry.second;
+  }
+  return nullptr;
+}
 
 struct BrokerAddress {
   std::string host = "localhost";

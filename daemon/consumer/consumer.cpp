@@ -66,8 +66,6 @@ std::string message_id(const Delivery& delivery) {
   return view ? std::string((*view)[TextProperty::message_id]) : std::string();
 }
 
-std::uint64_t now_ms() { return unix_ns() / 1'000'000; }
-
 // What earlier attempts have left in the headers. The handler sees where the message was first
 // published to, wherever it has been since.
 void take_travel(DeliveryView& view, Delivery& delivery) {
@@ -108,12 +106,8 @@ Consumer::Consumer(const ConsumerSettings& settings, GroupBoard& board)
       held_(settings.group.queues.size()),
       probed_(settings.group.queues.size()) {
   for (const QueueSettings& queue : settings.group.queues) {
-    const AmqpTable& arguments = queue.declaration.arguments;
     has_dead_letter_exchange_.push_back(
-        queue.declare &&
-        std::any_of(arguments.begin(), arguments.end(), [](const AmqpEntry& argument) {
-          return argument.first == "x-dead-letter-exchange";
-        }));
+        queue.declare && find(queue.declaration.arguments, "x-dead-letter-exchange") != nullptr);
   }
 }
 
@@ -398,7 +392,7 @@ void Consumer::on_complete(std::uint16_t queue) {
     return;
   }
   ++completed_in_turn_;
-  if (delivery.expires_ms != 0 && delivery.expires_ms <= unix_ns() / 1'000'000) {
+  if (delivery.expires_ms != 0 && delivery.expires_ms <= unix_ms()) {
     dead_letter(delivery, {dead_code::kExpired, "it came after its expiration",
                            delivery.attempt - 1, delivery.crashes});
     return;
@@ -699,7 +693,7 @@ void Consumer::log_message(LogLevel level, std::string_view event, const Deliver
 }
 
 Attempt Consumer::attempt_of(const Delivery& delivery, std::string_view reason) const {
-  return {delivery.attempt, now_ms(), settings_.group.name + " on " + host_, std::string(reason)};
+  return {delivery.attempt, unix_ms(), settings_.group.name + " on " + host_, std::string(reason)};
 }
 
 Author Consumer::author() const {

@@ -35,8 +35,6 @@ void add(AmqpTable& headers, std::string_view name, AmqpValue value) {
   headers.emplace_back(std::string(name), std::move(value));
 }
 
-std::uint64_t now_ms() { return unix_ns() / 1'000'000; }
-
 // The body and the properties of a delivery, which may be settled before this is confirmed.
 std::unique_ptr<Outbound> copy_of(const Delivery& delivery, DeliveryView& view) {
   auto outbound = std::make_unique<Outbound>();
@@ -102,7 +100,7 @@ Result<std::unique_ptr<Outbound>> publication_for(const DelaySettings& delays,
   publication.body = view.body;
   publication.persistent = (view.flags & kPublicationTransient) == 0;
   publication.mandatory = (view.flags & kPublicationMayBeUnroutable) == 0;
-  const std::uint64_t now = now_ms();
+  const std::uint64_t now = unix_ms();
   if (view.due_unix_ms > now) {
     const std::uint64_t due =
         std::min(view.due_unix_ms, now + static_cast<std::uint64_t>(kLongestDelay.count()));
@@ -144,7 +142,7 @@ std::unique_ptr<Outbound> retry_copy(const DelaySettings& delays, const Delivery
   if (delay.count() <= 0) {
     send_to(*outbound, {}, queue);
   } else {
-    const std::uint64_t due = now_ms() + static_cast<std::uint64_t>(delay.count());
+    const std::uint64_t due = unix_ms() + static_cast<std::uint64_t>(delay.count());
     send_by_ladder(*outbound, delays, delay, {due, {}, queue});
   }
   return outbound;
@@ -160,7 +158,7 @@ std::unique_ptr<Outbound> dead_letter_copy(const DeadLetterSettings& settings, b
   AmqpTable& headers = publication.headers;
   add(headers, header::kDeadReason, {letter.reason});
   add(headers, header::kDeadCode, {std::string(letter.code)});
-  add(headers, header::kDeadTime, {to_signed(now_ms())});
+  add(headers, header::kDeadTime, {to_signed(unix_ms())});
   add(headers, header::kDeadQueue, {queue});
   add(headers, header::kDeadGroup, {author.group});
   add(headers, header::kDeadHandler, {author.handler});

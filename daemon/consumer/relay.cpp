@@ -18,8 +18,6 @@ namespace {
 constexpr std::chrono::seconds kHandBackAfter{5};
 constexpr std::chrono::milliseconds kCloseGrace{500};
 
-std::uint64_t now_ms() { return unix_ns() / 1'000'000; }
-
 }  // namespace
 
 Relay::Relay(const ConsumerSettings& settings, GroupBoard& board)
@@ -154,7 +152,7 @@ void Relay::forward(Delivery& delivery) {
   std::uint64_t left = 0;
   if (travel.expiration_ms > 0) {
     const std::uint64_t ends = travel.due_ms + travel.expiration_ms;
-    const std::uint64_t now = now_ms();
+    const std::uint64_t now = unix_ms();
     if (ends <= now) {
       give_up(delivery, "expired: it was to be delivered at the latest " +
                             std::to_string(now - ends) + " ms ago");
@@ -203,7 +201,7 @@ void Relay::on_fate(std::unique_ptr<Outbound> copy, Fate fate, const std::string
     const auto view = decode_delivery(delivery->frame.bytes());
     const Travel travel = view ? travel_of(view->headers) : Travel{};
     const auto patience = static_cast<std::uint64_t>(settings_.delays.give_up.count());
-    if (now_ms() >= travel.due_ms + patience) {
+    if (unix_ms() >= travel.due_ms + patience) {
       give_up(*delivery, why);
       return;
     }

@@ -235,15 +235,14 @@ void Session::begin_subscription(Channel& channel) {
     return;
   }
   // What was declared has what it was declared with; but is the exchange there?
-  for (const AmqpEntry& argument : channel.settings.declaration.arguments) {
-    const auto* name = std::get_if<std::string>(&argument.second.value);
-    if (argument.first != "x-dead-letter-exchange" || name == nullptr || name->empty()) continue;
-    channel.probe.emplace(channel.settings.name, *name);
-    const auto qos =
-        std::find_if(channel.steps.begin(), channel.steps.end(),
-                     [](const Request& step) { return std::holds_alternative<Qos>(step); });
-    channel.probe_before = static_cast<std::size_t>(qos - channel.steps.begin());
-  }
+  const AmqpValue* value = find(channel.settings.declaration.arguments, "x-dead-letter-exchange");
+  const auto* name = value != nullptr ? std::get_if<std::string>(&value->value) : nullptr;
+  if (name == nullptr || name->empty()) return;
+  channel.probe.emplace(channel.settings.name, *name);
+  const auto qos =
+      std::find_if(channel.steps.begin(), channel.steps.end(),
+                   [](const Request& step) { return std::holds_alternative<Qos>(step); });
+  channel.probe_before = static_cast<std::size_t>(qos - channel.steps.begin());
 }
 
 void Session::subscription_failed(Channel& channel, const std::string& reason) {

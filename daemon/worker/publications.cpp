@@ -86,7 +86,7 @@ lope_status read_properties(const lope_publication& publication, std::int64_t ma
   view.flags = publication.flags;
   view.priority = publication.priority;
   view.expiration_ms = publication.expiration_ms;
-  const std::uint64_t now_ms = unix_ns() / 1'000'000;
+  const std::uint64_t now_ms = unix_ms();
   view.timestamp = now_ms / 1000;
   view.due_unix_ms = due_unix_ms(publication, now_ms);
   return LOPE_OK;
