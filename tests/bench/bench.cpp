@@ -260,44 +260,69 @@ nlohmann::json run_idle(Broker& broker, int seconds) {
   return result;
 }
 
-// One message in, one out, confirmed before the first is acked; against consuming alone in the same
-// rounds.
-nlohmann::json run_publishing(Broker& broker, const Contender& loop, const Contender& lope,
-                              const Load& load, int rounds) {
-  const std::string queue = broker.make_queue("bench");
-  std::vector<Sample> bare, plain;
-  std::vector<PublishingSample> forward, retry;
-  for (int round = 0; round < rounds; ++round) {
-    progress("publishing: round " + std::to_string(round + 1) + " of " + std::to_string(rounds));
-    bare.push_back(measure(broker, queue, load, loop));
-    plain.push_back(measure(broker, queue, load, lope));
-    forward.push_back(measure_publishing(broker, Publishing::forward, load));
-    retry.push_back(measure_publishing(broker, Publishing::retry, load));
-  }
-  progress("");
-  broker.delete_queue(queue);
-  std::printf("\n**Publishing for each message**, confirmed; %s, %d messages\n\n",
-              load.name.c_str(), load.messages);
-  row({"", "messages/s", "of the bare loop that only consumes", "of Lope that only consumes",
-       "CPU µs a message"});
-  row({"---", "---:", "---:", "---:", "---:"});
+struct PublishingLoad {
+  std::string name;
+  Publishing what;
+  int prefetch;
+};
+
+// One message in, one out, confirmed before the first is acked: against a bare loop that does the
+// same, and against one that only consumes, in the same rounds.
+nlohmann::json run_publishing(Broker& broker, const Contender& consuming, const Contender& lope,
+                              Load load, int rounds) {
+  const Contender forwarding{"bare loop", {LOPE_BIN_DIR "/bare_forward"}};
+  std::printf(
+      "\n**Publishing for each message**, confirmed; 100 B, classic, 1 worker, %d messages\n\n",
+      load.messages);
+  row({"", "Lope, messages/s", "bare loop that does the same", "Lope's rate / its rate",
+       "bare loop that only consumes", "Lope's rate / its rate", "CPU µs a message, Lope",
+       "bare loop"});
+  row({"---", "---:", "---:", "---:", "---:", "---:", "---:", "---:"});
   nlohmann::json result = nlohmann::json::array();
-  for (const auto& [name, samples] : {std::pair{"one in, one out", &forward},
-                                      std::pair{"a retry, to the delay ladder", &retry}}) {
-    const Spread rate = spread_of(*samples, [](const auto& s) { return s.rate; });
-    const Spread cpu = spread_of(*samples, [](const auto& s) { return s.cpu_us; });
-    std::vector<double> of_loop, of_plain;
-    for (std::size_t i = 0; i < samples->size(); ++i) {
-      of_loop.push_back((*samples)[i].rate / bare[i].rate);
-      of_plain.push_back((*samples)[i].rate / plain[i].rate);
+  for (const PublishingLoad& each :
+       {PublishingLoad{"one in, one out; prefetch 1000", Publishing::persistent, 1000},
+        {"one in, one out; prefetch 5000", Publishing::persistent, 5000},
+        {"one in, one out, transient; prefetch 1000", Publishing::transient, 1000},
+        {"a retry, to the delay ladder; prefetch 1000", Publishing::retry, 1000}}) {
+    load.prefetch = each.prefetch;
+    load.persistent = each.what != Publishing::transient;
+    // No bare loop has a ladder.
+    const bool alone = each.what == Publishing::retry;
+    const std::string queue = broker.make_queue("bench");
+    std::vector<PublishingSample> ours, theirs;
+    std::vector<double> consumed, of_theirs, of_consumed;
+    for (int round = 0; round < rounds; ++round) {
+      progress(each.name + ": round " + std::to_string(round + 1) + " of " +
+               std::to_string(rounds));
+      consumed.push_back(measure(broker, queue, load, consuming).rate);
+      ours.push_back(measure_publishing(broker, each.what, load, lope));
+      of_consumed.push_back(ours.back().rate / consumed.back());
+      if (alone) continue;
+      theirs.push_back(measure_publishing(broker, each.what, load, forwarding));
+      of_theirs.push_back(ours.back().rate / theirs.back().rate);
     }
-    row({name, text("%.0f", rate), text("%.2f", spread_of(of_loop)),
-         text("%.2f", spread_of(of_plain)), text("%.2f", cpu)});
-    result.push_back({{"name", name},
-                      {"messages_per_second", to_json(rate)},
-                      {"cpu_us_per_message", to_json(cpu)},
-                      {"of_the_bare_loop", to_json(spread_of(of_loop))},
-                      {"of_lope_consuming", to_json(spread_of(of_plain))}});
+    progress("");
+    broker.delete_queue(queue);
+    const auto rate = [](const PublishingSample& sample) { return sample.rate; };
+    const auto cpu = [](const PublishingSample& sample) { return sample.cpu_us; };
+    const auto if_any = [&](auto cell) { return alone ? std::string("–") : cell(); };
+    row({each.name, text("%.0f", spread_of(ours, rate)),
+         if_any([&] { return text("%.0f", spread_of(theirs, rate)); }),
+         if_any([&] { return text("%.2f", spread_of(of_theirs)); }),
+         text("%.0f", spread_of(consumed)), text("%.2f", spread_of(of_consumed)),
+         text("%.2f", spread_of(ours, cpu)),
+         if_any([&] { return text("%.2f", spread_of(theirs, cpu)); })});
+    nlohmann::json json = {{"name", each.name},
+                           {"messages_per_second", to_json(spread_of(ours, rate))},
+                           {"cpu_us_per_message", to_json(spread_of(ours, cpu))},
+                           {"consuming_alone_per_second", to_json(spread_of(consumed))},
+                           {"of_consuming_alone", to_json(spread_of(of_consumed))}};
+    if (!alone) {
+      json["bare_loop_per_second"] = to_json(spread_of(theirs, rate));
+      json["bare_loop_cpu_us_per_message"] = to_json(spread_of(theirs, cpu));
+      json["of_the_bare_loop"] = to_json(spread_of(of_theirs));
+    }
+    result.push_back(std::move(json));
   }
   return result;
 }
@@ -364,9 +389,9 @@ int main(int argc, char** argv) {
       if (main_load) write_plot_data(folder + "/bench.dat", report["loads"].back());
     }
     if (std::regex_search("publishing", wanted)) {
-      Load load{.name = "100 B, prefetch 1000, classic, 1 worker", .prefetch = 1000};
+      Load load;
       load.messages = std::max(1000, static_cast<int>(load.messages * scale)) / 50 * 50;
-      report["publishing"] = run_publishing(broker, multiple, lope, load, rounds);
+      report["publishing"] = run_publishing(broker, each, lope, load, rounds);
     }
     if (std::regex_search("latency", wanted)) {
       latency_seconds = std::max(1, static_cast<int>(latency_seconds * scale));

@@ -125,8 +125,9 @@ double peak_mib(const std::vector<pid_t>& pids) {
 }
 
 void fill(Broker& broker, const std::string& queue, const Load& load) {
-  const Publication publication{
-      .routing_key = queue, .body = std::string(load.body, 'x'), .persistent = load.quorum};
+  const Publication publication{.routing_key = queue,
+                                .body = std::string(load.body, 'x'),
+                                .persistent = load.quorum || load.persistent};
   Publisher publisher = broker.publisher();
   publisher.publish_many(
       load.messages, [&](int) { return publication; }, load.body > 100'000 ? 20 : 1000);
@@ -191,34 +192,49 @@ Sample measure(Broker& broker, const std::string& queue, const Load& load,
   return sample;
 }
 
-PublishingSample measure_publishing(Broker& broker, Publishing what, const Load& load) {
-  const Contender lope{.name = "Lope"};
-  const QueueOptions queue_options =
-      load.quorum ? QueueOptions{.text_arguments = {{"x-queue-type", "quorum"}}} : QueueOptions{};
-  const std::string from = broker.make_queue("bench", queue_options);
-  const std::string to = broker.make_queue("bench", queue_options);
+PublishingSample measure_publishing(Broker& broker, Publishing what, const Load& load,
+                                    const Contender& contender) {
+  const std::string from = broker.make_queue("bench");
+  const std::string to = broker.make_queue("bench");
   // The level of the ladder that a delay of an hour begins at; nothing comes out meanwhile.
   const std::string prefix = "bench-" + std::to_string(stamp_now());
-  const std::string level = prefix + ".v1-125ms-31.14";
+  const std::string sink = what == Publishing::retry ? prefix + ".v1-125ms-31.14" : to;
   fill(broker, from, load);
-  LopeOptions options;
-  options.broker = broker.url();
-  options.handlers_dir = LOPE_BENCH_HANDLERS_DIR;
-  options.top =
-      "log: { level: error }\nshutdown_timeout: 30s\ndelays: { relay: false, prefix: " + prefix +
-      " }\n";
-  options.groups =
-      "  bench:\n    queue: " + from + "\n    prefetch: " + std::to_string(load.prefetch) +
-      "\n    handler: forward\n    breaker: false\n    retry: { delay: 1h, jitter: 0 }\n" +
-      "    dead_letter: broker\n" +
-      (what == Publishing::forward ? "    options: { to: " + to + " }\n" : "");
-  Lope run(options);
-  const std::string sink = what == Publishing::forward ? to : level;
+  std::unique_ptr<Lope> lope;
+  std::unique_ptr<Process> bare;
+  if (contender.is_lope()) {
+    LopeOptions options;
+    options.broker = broker.url();
+    options.handlers_dir = LOPE_BENCH_HANDLERS_DIR;
+    options.top =
+        "log: { level: error }\nshutdown_timeout: 30s\ndelays: { relay: false, prefix: " + prefix +
+        " }\n";
+    options.groups =
+        "  bench:\n    queue: " + from + "\n    prefetch: " + std::to_string(load.prefetch) +
+        "\n    handler: forward\n    breaker: false\n    retry: { delay: 1h, jitter: 0 }\n" +
+        "    dead_letter: broker\n";
+    if (what != Publishing::retry) {
+      options.groups += "    options: { to: " + to +
+                        ", transient: " + (what == Publishing::transient ? "true" : "false") +
+                        " }\n";
+    }
+    lope = std::make_unique<Lope>(options);
+  } else {
+    std::vector<std::string> argv = contender.program;
+    for (const std::string& each :
+         {std::string("127.0.0.1"), std::to_string(broker.port()), from, to,
+          std::to_string(load.prefetch), std::to_string(load.messages),
+          std::string(what == Publishing::transient ? "transient" : "persistent")}) {
+      argv.push_back(each);
+    }
+    bare = std::make_unique<Process>(std::move(argv));
+  }
+  Process& process = lope ? lope->process() : *bare;
   const TimePoint limit = Clock::now() + kDeadline;
   const auto wait_until = [&](auto condition) {
     while (!condition()) {
-      if (Clock::now() > limit || run.process().wait_exit(0ms)) {
-        fail(lope, "stands still", run.log());
+      if (Clock::now() > limit || process.wait_exit(0ms)) {
+        fail(contender, "stands still", process.output());
       }
       std::this_thread::sleep_for(kPoll);
     }
@@ -226,14 +242,19 @@ PublishingSample measure_publishing(Broker& broker, Publishing what, const Load&
   wait_until([&] { return broker.message_count(sink).value_or(0) > 0; });
   const int before = *broker.message_count(sink);
   const TimePoint begin = Clock::now();
-  std::vector<pid_t> pids = {run.pid()};
-  for (const ProcessInfo& info : descendants_of(run.pid())) pids.push_back(info.pid);
+  std::vector<pid_t> pids = {process.pid()};
+  for (const ProcessInfo& info : descendants_of(process.pid())) pids.push_back(info.pid);
   const double cpu_before = cpu_seconds(pids);
   wait_until([&] { return broker.message_count(sink).value_or(0) == load.messages; });
   const std::chrono::duration<double> took = Clock::now() - begin;
   const double cpu = cpu_seconds(pids) - cpu_before;
-  if (!eventually(60s, [&] { return broker.is_empty(from); })) fail(lope, "does not settle");
-  if (run.stop() != exited(0)) fail(lope, "did not end in good order", run.log());
+  if (!eventually(60s, [&] { return broker.is_empty(from); })) fail(contender, "does not settle");
+  process.signal_group(SIGTERM);
+  const auto status = process.wait_exit(40s);
+  if (!status || (lope && *status != exited(0))) {
+    fail(contender, "did not end in good order", process.output());
+  }
+  if (ready_count(broker, from) != 0) fail(contender, "left messages unacknowledged");
   const int count = load.messages - before;
   for (const std::string& queue : {from, to}) broker.delete_queue(queue);
   if (what == Publishing::retry) {

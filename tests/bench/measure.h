@@ -15,6 +15,7 @@ struct Load {
   std::size_t body = 100;  // bytes
   int prefetch = 100;
   bool quorum = false;
+  bool persistent = false;  // those in a quorum queue always are
   int workers = 1;
   int threads = 1;
   int handler_us = 0;  // what a handler sleeps for each message
@@ -45,14 +46,15 @@ struct Sample {
 Sample measure(test::Broker& broker, const std::string& queue, const Load& load,
                const Contender& contender);
 
-// Lope with a handler that makes one message of each: for another queue, or for the delay ladder,
-// as a retry does. The clock stops when the last of them is confirmed and its cause acked.
+// One message made of each that is consumed: for another queue, or for the delay ladder, as a
+// retry does. The clock stops when the last of them is in its queue; every cause is acked then.
+enum class Publishing { persistent, transient, retry };
 struct PublishingSample {
   double rate = 0;    // messages a second
-  double cpu_us = 0;  // CPU time a message, of all Lope's processes
+  double cpu_us = 0;  // CPU time a message, of all the contender's processes
 };
-enum class Publishing { forward, retry };
-PublishingSample measure_publishing(test::Broker& broker, Publishing what, const Load& load);
+PublishingSample measure_publishing(test::Broker& broker, Publishing what, const Load& load,
+                                    const Contender& contender);
 
 struct Latency {
   double p50 = 0, p99 = 0, p999 = 0;  // µs

@@ -1,12 +1,14 @@
 /* Publishes each message's body once more, to queue `to`; without that option it asks for a retry.
  */
 #include <lope/handler.h>
+#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 
 struct lope_handler {
   const lope_host* host;
   lope_str to;
+  bool transient;
 };
 
 static lope_str text(const char* literal) {
@@ -21,6 +23,9 @@ static lope_status create(const lope_host* host, lope_handler** handler) {
   if (made == NULL) return LOPE_E_FAILED;
   made->host = host;
   if (host->option(host, text("to"), &made->to) != LOPE_OK) made->to = text("");
+  lope_str transient;
+  made->transient = host->option(host, text("transient"), &transient) == LOPE_OK &&
+                    transient.size == 4; /* "true" */
   *handler = made;
   return LOPE_OK;
 }
@@ -30,6 +35,7 @@ static lope_outcome handle(lope_handler* handler, const lope_message* message) {
   lope_publication publication;
   memset(&publication, 0, sizeof publication);
   publication.struct_size = sizeof publication;
+  if (handler->transient) publication.flags = LOPE_PUB_TRANSIENT;
   publication.routing_key = handler->to;
   publication.body = message->body;
   return handler->host->publish(handler->host, message, &publication) == LOPE_OK ? LOPE_ACK
@@ -38,8 +44,10 @@ static lope_outcome handle(lope_handler* handler, const lope_message* message) {
 
 static void destroy(lope_handler* handler) { free(handler); }
 
-static const lope_option options[] = {{"to", "", "queue to publish to", LOPE_TEXT, 0, {NULL, NULL}},
-                                      {NULL, NULL, NULL, 0, 0, {NULL, NULL}}};
+static const lope_option options[] = {
+    {"to", "", "queue to publish to", LOPE_TEXT, 0, {NULL, NULL}},
+    {"transient", "false", "not persistent", LOPE_BOOL, 0, {NULL, NULL}},
+    {NULL, NULL, NULL, 0, 0, {NULL, NULL}}};
 
 const lope_plugin lope_plugin_v1 = {
     .struct_size = sizeof(lope_plugin),
