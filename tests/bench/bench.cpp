@@ -125,10 +125,7 @@ double cpu_ratio(const Sample& a, const Sample& b) { return a.cpu_us / b.cpu_us;
 
 nlohmann::json run_load(Broker& broker, const Load& load, const std::vector<Contender>& contenders,
                         int rounds) {
-  const std::string queue = broker.make_queue(
-      "bench", load.quorum
-                   ? lope::test::QueueOptions{.text_arguments = {{"x-queue-type", "quorum"}}}
-                   : lope::test::QueueOptions{});
+  const std::string queue = broker.make_queue("bench", queue_options(load));
   std::map<std::string, std::vector<Sample>> samples;
   for (int round = 0; round < rounds; ++round) {
     for (const Contender& contender : contenders) {
@@ -264,6 +261,7 @@ struct PublishingLoad {
   std::string name;
   Publishing what;
   int prefetch;
+  int queue_version;
 };
 
 // One message in, one out, confirmed before the first is acked: against a bare loop that does the
@@ -280,15 +278,17 @@ nlohmann::json run_publishing(Broker& broker, const Contender& consuming, const 
   row({"---", "---:", "---:", "---:", "---:", "---:", "---:", "---:"});
   nlohmann::json result = nlohmann::json::array();
   for (const PublishingLoad& each :
-       {PublishingLoad{"one in, one out; prefetch 1000", Publishing::persistent, 1000},
-        {"one in, one out; prefetch 5000", Publishing::persistent, 5000},
-        {"one in, one out, transient; prefetch 1000", Publishing::transient, 1000},
-        {"a retry, to the delay ladder; prefetch 1000", Publishing::retry, 1000}}) {
+       {PublishingLoad{"one in, one out; prefetch 1000", Publishing::persistent, 1000, 1},
+        {"one in, one out; prefetch 5000", Publishing::persistent, 5000, 1},
+        {"one in, one out, queues of version 2; prefetch 1000", Publishing::persistent, 1000, 2},
+        {"one in, one out, transient; prefetch 1000", Publishing::transient, 1000, 1},
+        {"a retry, to the delay ladder; prefetch 1000", Publishing::retry, 1000, 1}}) {
     load.prefetch = each.prefetch;
+    load.queue_version = each.queue_version;
     load.persistent = each.what != Publishing::transient;
     // No bare loop has a ladder.
     const bool alone = each.what == Publishing::retry;
-    const std::string queue = broker.make_queue("bench");
+    const std::string queue = broker.make_queue("bench", queue_options(load));
     std::vector<PublishingSample> ours, theirs;
     std::vector<double> consumed, of_theirs, of_consumed;
     for (int round = 0; round < rounds; ++round) {

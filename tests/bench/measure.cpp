@@ -153,6 +153,16 @@ Latency latency_of(std::vector<double> values) {
 
 }  // namespace
 
+QueueOptions queue_options(const Load& load) {
+  QueueOptions options;
+  if (load.quorum) {
+    options.text_arguments = {{"x-queue-type", "quorum"}};
+  } else if (load.queue_version != 1) {
+    options.number_arguments = {{"x-queue-version", load.queue_version}};
+  }
+  return options;
+}
+
 Sample measure(Broker& broker, const std::string& queue, const Load& load,
                const Contender& contender) {
   fill(broker, queue, load);
@@ -194,8 +204,8 @@ Sample measure(Broker& broker, const std::string& queue, const Load& load,
 
 PublishingSample measure_publishing(Broker& broker, Publishing what, const Load& load,
                                     const Contender& contender) {
-  const std::string from = broker.make_queue("bench");
-  const std::string to = broker.make_queue("bench");
+  const std::string from = broker.make_queue("bench", queue_options(load));
+  const std::string to = broker.make_queue("bench", queue_options(load));
   // The level of the ladder that a delay of an hour begins at; nothing comes out meanwhile.
   const std::string prefix = "bench-" + std::to_string(stamp_now());
   const std::string sink = what == Publishing::retry ? prefix + ".v1-125ms-31.14" : to;

@@ -15,6 +15,7 @@ struct Load {
   std::size_t body = 100;  // bytes
   int prefetch = 100;
   bool quorum = false;
+  int queue_version = 1;    // of a classic queue
   bool persistent = false;  // those in a quorum queue always are
   int workers = 1;
   int threads = 1;
@@ -40,6 +41,9 @@ struct Sample {
   double cpu_us = 0;    // CPU time a message, of all its processes
   double peak_mib = 0;  // memory: proportional set size, at its largest
 };
+
+// As the load wants it.
+test::QueueOptions queue_options(const Load& load);
 
 // Fills the queue, runs the contender until it is empty, and makes sure that every message was
 // acknowledged. Throws std::runtime_error when anything is not as it should be.
