@@ -69,6 +69,18 @@ void MessageRecord::drop_publications() {
   if (publications.capacity() > kKeptPublications) publications.release();
 }
 
+void MessageRecord::add_effects(const MessageRecord& from) {
+  const auto frames = from.publications.bytes();
+  publications.append({frames.data(), frames.size()});
+  publication_count += from.publication_count;
+  if (!from.explanation.empty()) explanation = from.explanation;
+  if (from.retry_after_ms != kByPolicy) retry_after_ms = from.retry_after_ms;
+}
+
+bool MessageRecord::has_effects() const {
+  return publication_count > 0 || !explanation.empty() || retry_after_ms != kByPolicy;
+}
+
 std::uint32_t send_before_outcome(MessageRecord& record, lope_outcome outcome, LinkWriter& link) {
   std::uint32_t flags = 0;
   if (outcome == LOPE_ACK) {
@@ -87,6 +99,10 @@ HeldMessages::HeldMessages(WorkerBoard& board, LinkWriter& link, Inbox& inbox, i
 
 std::unique_ptr<MessageRecord> HeldMessages::take_spare() {
   const std::lock_guard<std::mutex> lock(mutex_);
+  return spare_record();
+}
+
+std::unique_ptr<MessageRecord> HeldMessages::spare_record() {
   if (spare_.empty()) return std::make_unique<MessageRecord>();
   auto record = std::move(spare_.back());
   spare_.pop_back();
@@ -97,10 +113,14 @@ void HeldMessages::hold(std::unique_ptr<MessageRecord> record, std::uint64_t dur
   const std::lock_guard<std::mutex> lock(mutex_);
   const std::uint64_t id = record->sequence;
   const bool asleep = push_outcome(board_, id, LOPE_HOLD, duration_ns, kHeld);
+  std::optional<lope_outcome> outcome;
   if (const auto early = early_.find(id); early != early_.end()) {
-    report(*record, early->second);
-    early_.erase(early);
-    early_count_.store(early_.size(), std::memory_order_relaxed);
+    outcome = early->second.outcome;
+    if (early->second.effects) record->add_effects(*early->second.effects);
+    forget_early(early);
+  }
+  if (outcome) {
+    report(*record, *outcome);
     put_away(std::move(record));
   } else {
     held_.emplace(id, std::move(record));
@@ -111,14 +131,18 @@ void HeldMessages::hold(std::unique_ptr<MessageRecord> record, std::uint64_t dur
 void HeldMessages::call_ended(std::uint64_t first, std::uint64_t last) {
   if (early_count_.load(std::memory_order_relaxed) == 0) return;
   const std::lock_guard<std::mutex> lock(mutex_);
-  std::erase_if(early_, [&](const auto& entry) {
-    if (entry.first < first || entry.first > last) return false;
-    link_.send_log(LogLevel::warn, "settle() of message " + std::to_string(entry.first) +
-                                       ", which its handler did not keep: the outcome that the "
-                                       "handler returned counts");
-    return true;
-  });
-  early_count_.store(early_.size(), std::memory_order_relaxed);
+  for (auto entry = early_.begin(); entry != early_.end();) {
+    const auto current = entry++;
+    const auto& [id, early] = *current;
+    if (id < first || id > last) continue;
+    if (early.outcome || early.effects->has_effects()) {
+      link_.send_log(LogLevel::warn, "another thread settled message " + std::to_string(id) +
+                                         ", published for it or explained it, but its handler did "
+                                         "not keep it: the outcome that the handler returned "
+                                         "counts, and nothing else");
+    }
+    forget_early(current);
+  }
 }
 
 lope_status HeldMessages::settle(std::uint64_t id, lope_outcome outcome) {
@@ -133,9 +157,12 @@ lope_status HeldMessages::settle(std::uint64_t id, lope_outcome outcome) {
     if (current) report(*record, outcome);
     put_away(std::move(record));
     if (current) return LOPE_OK;
-  } else if (is_running(id) && early_.emplace(id, outcome).second) {
-    early_count_.store(early_.size(), std::memory_order_relaxed);
-    return LOPE_OK;
+  } else if (is_running(id)) {
+    Early& entry = early(id);
+    if (!entry.outcome) {
+      entry.outcome = outcome;
+      return LOPE_OK;
+    }
   }
   link_.send_log(LogLevel::warn, "settle() of message " + std::to_string(id) +
                                      ", which is settled already, was never kept, or was handed "
@@ -164,6 +191,42 @@ void HeldMessages::revoke(std::uint64_t id) {
   record.drop_publications();
   const std::uint64_t duration = monotonic_ns() - record.started_ns;
   if (push_outcome(board_, id, LOPE_NO_OUTCOME, duration, kSettled | kRevoked)) link_.wake();
+}
+
+MessageRecord* HeldMessages::find(const lope_message& message) {
+  if (const auto found = held_.find(message.id); found != held_.end()) {
+    return &found->second->message == &message ? found->second.get() : nullptr;
+  }
+  const auto* const running = static_cast<const MessageRecord*>(message.host_data);
+  if (!is_running(message.id) || &running->message != &message) return nullptr;
+  Early& entry = early(message.id);
+  if (entry.outcome) return nullptr;  // it is over, as far as that thread is concerned
+  if (!entry.effects) {
+    entry.effects = spare_record();
+    // Nobody writes this part during the call.
+    entry.effects->view = running->view;
+    entry.effects->sequence = running->sequence;
+    entry.effects->handed_back = false;
+    entry.effects->explanation.clear();
+    entry.effects->retry_after_ms = kByPolicy;
+    entry.effects->kept_alive_ns = 0;
+  }
+  return entry.effects.get();
+}
+
+HeldMessages::Early& HeldMessages::early(std::uint64_t id) {
+  Early& entry = early_[id];
+  early_count_.store(early_.size(), std::memory_order_relaxed);
+  return entry;
+}
+
+void HeldMessages::forget_early(std::unordered_map<std::uint64_t, Early>::iterator entry) {
+  if (entry->second.effects) {
+    entry->second.effects->drop_publications();
+    spare_.push_back(std::move(entry->second.effects));
+  }
+  early_.erase(entry);
+  early_count_.store(early_.size(), std::memory_order_relaxed);
 }
 
 bool HeldMessages::is_running(std::uint64_t id) const {

@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <unordered_map>
@@ -41,6 +42,9 @@ struct MessageRecord {
   void take(const Inbox::Lease& lease);
   // Large memory is given back.
   void drop_publications();
+  // Takes over what was published, explained and asked for in `from`, after its own.
+  void add_effects(const MessageRecord& from);
+  bool has_effects() const;
 };
 
 // Sends what goes before the outcome: the publications of an ack, the explanation of another.
@@ -66,14 +70,15 @@ class HeldMessages {
   // [any thread] The consumer has taken this one away, if it is still held: says so. The memory
   // stays until the handler settles it all the same.
   void revoke(std::uint64_t id);
-  // [any thread] Runs f(record) if the message is held: then it cannot be settled meanwhile.
+  // [any thread] Runs f(record) if the message is held: then it cannot be settled meanwhile. If a
+  // call is about it still, f gets a record that stands in for it, and what f does to that counts
+  // once the handler has returned LOPE_HOLD.
   template <typename F>
   bool with(const lope_message* message, F f) {
     const std::lock_guard<std::mutex> lock(mutex_);
-    const auto found = held_.find(message->id);
-    if (found == held_.end() || &found->second->message != message) return false;
-    f(*found->second);
-    return true;
+    MessageRecord* const record = find(*message);
+    if (record != nullptr) f(*record);
+    return record != nullptr;
   }
 
   // [handler] How many this thread's handler holds.
@@ -83,7 +88,17 @@ class HeldMessages {
   void hand_back(std::uint32_t thread);
 
  private:
+  // What another thread did about a message before its handler's call has returned LOPE_HOLD.
+  struct Early {
+    std::optional<lope_outcome> outcome;
+    std::unique_ptr<MessageRecord> effects;  // of publish(), explain(), retry_after()
+  };
+
+  std::unique_ptr<MessageRecord> spare_record();
   bool is_running(std::uint64_t id) const;
+  MessageRecord* find(const lope_message& message);
+  Early& early(std::uint64_t id);
+  void forget_early(std::unordered_map<std::uint64_t, Early>::iterator entry);
   void report(MessageRecord& record, lope_outcome outcome);
   void put_away(std::unique_ptr<MessageRecord> record);
 
@@ -93,8 +108,7 @@ class HeldMessages {
   const std::size_t threads_;
   std::mutex mutex_;  // guards the rest, and the order of reports about held messages
   std::unordered_map<std::uint64_t, std::unique_ptr<MessageRecord>> held_;
-  // Settled by another thread before the handler call has returned LOPE_HOLD.
-  std::unordered_map<std::uint64_t, lope_outcome> early_;
+  std::unordered_map<std::uint64_t, Early> early_;
   std::atomic<std::size_t> early_count_ = 0;
   std::vector<std::unique_ptr<MessageRecord>> spare_;
 };

@@ -946,6 +946,60 @@ TEST_CASE("what its call published for a message that is settled early is sent",
   CHECK(frame->first.type == FrameType::publish);
 }
 
+TEST_CASE("what another thread does before its call has said that it keeps the message counts",
+          "[unit][host][publish]") {
+  Fixture fixture;
+  const lope_host* api = fixture.api;
+  fixture.board->slots[2].last = fixture.board->slots[2].sequence = 77;
+  REQUIRE(fixture.publish(a_publication("in its call")) == LOPE_OK);
+  const lope_message* message = &fixture.message.message;
+  const auto outcome = GENERATE(as<lope_outcome>{}, LOPE_ACK, LOPE_RETRY);
+  CAPTURE(outcome);
+  const bool settled_early = GENERATE(true, false);
+  std::thread([&] {
+    const lope_publication publication = a_publication("by another thread");
+    CHECK(api->publish(api, message, &publication) == LOPE_OK);
+    CHECK(api->explain(api, message, str("so it is")) == LOPE_OK);
+    CHECK(api->retry_after(api, message, 1234) == LOPE_OK);
+    if (!settled_early) return;
+    CHECK(api->settle(api, 77, outcome) == LOPE_OK);
+    CHECK(api->settle(api, 77, outcome) == LOPE_E_STALE);
+    CHECK(api->publish(api, message, &publication) == LOPE_E_WRONG_THREAD);
+  }).join();
+  fixture.hold();
+  if (!settled_early) CHECK(api->settle(api, 77, outcome) == LOPE_OK);
+  REQUIRE(fixture.outcome());
+  const auto settled = fixture.outcome();
+  REQUIRE(settled);
+  const bool acked = outcome == LOPE_ACK;
+  CHECK(settled->flags == (kSettled | (acked ? 2u << kPublicationsShift : kExplained)));
+  std::vector<FrameType> frames;
+  while (const auto frame = fixture.sent()) {
+    if (frame->first.type != FrameType::log) frames.push_back(frame->first.type);
+  }
+  CHECK(frames == (acked ? std::vector<FrameType>(2, FrameType::publish)
+                         : std::vector<FrameType>{FrameType::explain}));
+}
+
+TEST_CASE("what another thread does for a message that is not kept is dropped, with a warning",
+          "[unit][host][publish]") {
+  Fixture fixture;
+  const lope_host* api = fixture.api;
+  fixture.board->slots[2].last = fixture.board->slots[2].sequence = 77;
+  const lope_message* message = &fixture.message.message;
+  const bool only_looks = GENERATE(true, false);
+  std::thread([&] {
+    lope_value value;
+    CHECK(api->header_get(api, message, str("none"), &value) == LOPE_E_NOT_FOUND);
+    const lope_publication publication = a_publication("by another thread");
+    if (!only_looks) CHECK(api->publish(api, message, &publication) == LOPE_OK);
+  }).join();
+  fixture.board->slots[2].sequence = fixture.board->slots[2].last = 0;
+  fixture.held.call_ended(77, 77);
+  CHECK(fixture.sent().has_value() == !only_looks);
+  CHECK_FALSE(fixture.sent());
+}
+
 TEST_CASE("a held message that is taken away is reported once", "[unit][host]") {
   Fixture fixture;
   const lope_host* api = fixture.api;

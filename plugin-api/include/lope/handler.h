@@ -239,7 +239,9 @@ struct lope_host {
   lope_status (*metric_register)(const lope_host* host, int32_t kind, lope_str name, lope_str help,
                                  uint32_t* id) LOPE_NOEXCEPT;
 
-  /* The rest: [in-call] for a message of the running call, [any-thread] for a held one. */
+  /* The rest: [in-call] for a message of the running call, [any-thread] for a held one. What
+   * another thread does for a message before its handler's call has returned LOPE_HOLD counts as
+   * soon as it has; if it returns something else, it is dropped, with a warning. */
 
   /* One header by name, the first if there are several. LOPE_E_NOT_FOUND: none; value->kind is 0
    * then. What *value points to lives as long as the message. */
