@@ -126,9 +126,10 @@ struct DeadLetterSettings {
 // A group whose messages fail slows down.
 struct BreakerSettings {
   bool on = true;
-  double failures = 0.9;                  // of the latest outcomes; above 0, at most 1
-  int outcomes = 20;                      // how many are looked at, 1 to 10000
-  std::chrono::milliseconds pause{1000};  // the first; each that follows is twice as long
+  double failures = 0.9;                   // of the latest outcomes; above 0, at most 1
+  int outcomes = 20;                       // how many are looked at at least, 1 to 10000
+  std::chrono::milliseconds period{2000};  // and for how long
+  std::chrono::milliseconds pause{1000};   // the first; each that follows is twice as long
   std::chrono::milliseconds max_pause{60'000};
   friend bool operator==(const BreakerSettings&, const BreakerSettings&) = default;
 };

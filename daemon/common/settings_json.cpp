@@ -238,6 +238,7 @@ void members(Io& io, T& settings) {
     io("on", settings.on);
     io("failures", settings.failures);
     io("outcomes", settings.outcomes);
+    io("period", settings.period);
     io("pause", settings.pause);
     io("max_pause", settings.max_pause);
   } else if constexpr (Is<T, DelaySettings>) {

@@ -6,8 +6,8 @@
 
 #include <chrono>
 #include <cstddef>
+#include <deque>
 #include <optional>
-#include <vector>
 
 #include "common/clock.h"
 #include "common/settings.h"
@@ -19,8 +19,8 @@ class Breaker {
   // As it begins, for the log.
   struct Pause {
     std::chrono::milliseconds length;
-    double failures;  // the ratio that was too high
-    int outcomes;     // of so many
+    std::size_t failed;
+    std::size_t outcomes;  // of so many
   };
 
   explicit Breaker(const BreakerSettings& settings);
@@ -28,9 +28,12 @@ class Breaker {
   // One message's. Those that come during a pause count for nothing: they are of what was running.
   // Returns the pause that begins with it, if one does.
   //
-  // A pause begins when at least `failures` of the latest `outcomes` failed, and so many have come
-  // since the last. Right after a pause a quarter of that is a probe: when it fails too, the next
-  // pause begins, twice as long; when it does not, the lengths start over.
+  // What is looked at are the latest `outcomes`, or those of the latest `period` where these are
+  // more. A pause begins when at least `failures` of them failed, so many have come since the last
+  // pause, and they are spread over half a period at least: messages that are due together fail
+  // together, within milliseconds, and that is no evidence of anything. Right after a pause a
+  // quarter of `outcomes` is a probe: when it fails too, the next pause begins, twice as long; when
+  // it does not, the lengths start over.
   std::optional<Pause> outcome(bool failed, TimePoint now);
 
   bool paused(TimePoint now) const { return now < resumes_at_; }
@@ -41,16 +44,21 @@ class Breaker {
   void reset();
 
  private:
-  void remember(bool failed);
-  double ratio() const { return static_cast<double>(failed_) / static_cast<double>(seen_); }
+  // Outcomes that came close to each other: a step of the period.
+  struct Step {
+    TimePoint began, ended;
+    std::size_t seen = 0, failed = 0;
+  };
+
+  void remember(bool failed, TimePoint now);
+  void forget_old(TimePoint now);
+  void forget_all();
 
   const BreakerSettings settings_;
-  const std::size_t window_;
+  const std::size_t outcomes_;
   const std::size_t probe_;
-  std::vector<bool> latest_;  // a ring: did it fail?
-  std::size_t next_ = 0;      // its oldest, once seen_ is window_
-  std::size_t seen_ = 0;      // since the last pause, at most window_
-  std::size_t failed_ = 0;    // of these
+  std::deque<Step> steps_;             // since the last pause
+  std::size_t seen_ = 0, failed_ = 0;  // in all steps
   bool probing_ = false;
   std::chrono::milliseconds length_;  // of the next pause
   TimePoint resumes_at_ = TimePoint::min();

@@ -42,6 +42,12 @@ std::string_view view(amqp_bytes_t text) {
   return {static_cast<const char*>(text.bytes), text.len};
 }
 
+// How long what was sent may stay unacknowledged; 0: as long as the kernel tries.
+bool set_user_timeout(int fd, std::chrono::seconds timeout) {
+  const auto ms = static_cast<unsigned int>(timeout.count() * 1000);
+  return ::setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &ms, sizeof ms) == 0;
+}
+
 timeval to_timeval(std::chrono::milliseconds time) {
   return {static_cast<time_t>(time.count() / 1000),
           static_cast<suseconds_t>(time.count() % 1000 * 1000)};
@@ -274,6 +280,7 @@ struct Connection::Impl final : BrokerReader::Sink {
   std::optional<BrokerReader> reader;
   ConnectionEvents* events = nullptr;  // during pump()
   std::chrono::milliseconds heartbeat{0};
+  std::chrono::seconds patience{0};  // TCP_USER_TIMEOUT, as a rule
   TimePoint next_heartbeat{};
   int sure_writes = 0;  // small frames that fit the socket's buffer without asking
   ByteBuffer output;
@@ -341,9 +348,8 @@ Result<std::unique_ptr<Connection>> Connection::open(const BrokerAddress& addres
     amqp_tcp_socket_set_sockfd(socket, connected->release());
     const int fd = amqp_get_sockfd(impl->state);
     // A peer that takes nothing, a closed window included, is gone after two heartbeats.
-    const auto patience = heartbeat.count() > 0 ? heartbeat * 2 : std::chrono::seconds(60);
-    const auto user_timeout = static_cast<unsigned int>(patience.count() * 1000);
-    if (::setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &user_timeout, sizeof user_timeout) < 0) {
+    impl->patience = heartbeat.count() > 0 ? heartbeat * 2 : std::chrono::seconds(60);
+    if (!set_user_timeout(fd, impl->patience)) {
       return failure("connect", errno_text("setsockopt(TCP_USER_TIMEOUT)", errno));
     }
     const timeval handshake = to_timeval(
@@ -947,6 +953,11 @@ Result<void> Connection::Impl::append_method(ChannelNumber channel, amqp_method_
 }
 
 // The method is appended only when the rest is sure to follow.
+void Connection::set_patient(bool patient) {
+  const auto timeout = patient ? std::chrono::seconds(0) : impl_->patience;
+  (void)set_user_timeout(fd(), timeout);  // the one that was set stays
+}
+
 Result<void> Connection::publish(ChannelNumber channel, const Publication& publication) {
   Impl& impl = *impl_;
   amqp_basic_properties_t properties{};

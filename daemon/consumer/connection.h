@@ -184,6 +184,9 @@ class Connection {
   // "3.10.8"; empty when the broker does not say.
   std::string broker_version() const;
 
+  // While a peer is known to take nothing: the connection is not given up for that.
+  void set_patient(bool patient);
+
   // Puts method, header and body into the buffer for write(). An error names what cannot be sent;
   // nothing of it is, and the connection is as good as before.
   Result<void> publish(ChannelNumber channel, const Publication& publication);

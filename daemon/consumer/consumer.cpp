@@ -83,14 +83,15 @@ void take_travel(DeliveryView& view, Delivery& delivery) {
   }
   if (view.header_count == 0) return;
   const Travel travel = travel_of(view.headers);
-  delivery.attempt = travel.attempt;
-  delivery.crashes = travel.crashes;
-  if (travel.first_seen_ms != 0) delivery.first_seen_ms = travel.first_seen_ms;
-  if (travel.expires_ms != 0) delivery.expires_ms = travel.expires_ms;
   if (travel.has_origin) {
     view[TextProperty::exchange] = travel.exchange;
     view[TextProperty::routing_key] = travel.routing_key;
   }
+  if (travel.has_died) return;  // a dead letter that is handled begins anew
+  delivery.attempt = travel.attempt;
+  delivery.crashes = travel.crashes;
+  if (travel.first_seen_ms != 0) delivery.first_seen_ms = travel.first_seen_ms;
+  if (travel.expires_ms != 0) delivery.expires_ms = travel.expires_ms;
   view.attempt = travel.attempt;
   view.crashes = travel.crashes;
 }
@@ -429,7 +430,8 @@ void Consumer::on_channel_lost(std::uint16_t queue) {
   std::size_t running = 0;
   std::size_t unconfirmed = 0;
   table_.for_each([&](Delivery& delivery) {
-    if (delivery.queue == queue && delivery.state == Delivery::State::publishing) {
+    if (delivery.queue == queue && delivery.state == Delivery::State::publishing &&
+        !delivery.settled) {
       publisher_->forget(delivery.sequence);
       --publishing_;
       ++unconfirmed;
@@ -594,14 +596,13 @@ void Consumer::on_outcome(WorkerProcess::Outcome& outcome) {
   }
   no_longer_held(delivery);
   if (drop_if_stale(delivery)) return;
-  if (phase_ != Phase::running) add(board_.finished_in_drain);
   const auto because = [&outcome](std::string_view what) {
     return outcome.reason.empty() ? std::string(what) : std::string(what) + ": " + outcome.reason;
   };
   switch (outcome.outcome) {
     case kAck:
-      count_outcome(false);
-      if (outcome.publications.empty() || delivery.settled) {
+      if (outcome.publications.empty()) {
+        count_outcome(false);
         settle(delivery, Verdict::ack);
       } else {
         publish_for(delivery, std::move(outcome.publications));
@@ -626,11 +627,12 @@ void Consumer::on_outcome(WorkerProcess::Outcome& outcome) {
 void Consumer::on_death(WorkerProcess::Remains& remains, const std::string& how) {
   std::sort(remains.running.begin(), remains.running.end(),
             [](const Delivery* a, const Delivery* b) { return a->sequence < b->sequence; });
+  // Of whom one has brought it about. Whoever ran beside a late one has not, however it died then.
   const auto is_late = [](const Delivery* delivery) { return delivery->late; };
-  const bool ended_for_time = std::any_of(remains.running.begin(), remains.running.end(), is_late);
-  const auto guilty = ended_for_time
-                          ? std::count_if(remains.running.begin(), remains.running.end(), is_late)
-                          : static_cast<std::ptrdiff_t>(remains.running.size());
+  const bool ended = !remains.ended.empty();
+  auto guilty = ended ? std::count_if(remains.running.begin(), remains.running.end(), is_late)
+                      : static_cast<std::ptrdiff_t>(remains.running.size());
+  if (!ended && remains.flushing) ++guilty;
   for (Delivery* delivery : remains.running) {
     no_longer_held(*delivery);
     if (drop_if_stale(*delivery)) continue;
@@ -640,14 +642,13 @@ void Consumer::on_death(WorkerProcess::Remains& remains, const std::string& how)
       table_.free(*delivery);
     } else if (phase_ != Phase::running && guilty > 1) {
       hand_back(*delivery);  // nobody can be charged any more
-    } else if (ended_for_time && !late) {
+    } else if (ended && !late) {
       remains.waiting.push_back(delivery);  // beside a late one
     } else if (guilty > 1 && !delivery->settled) {
       suspect(*delivery, how);
     } else if (late) {
       add(board_.timeouts);
-      retry(*delivery, {"timeout: its handler took longer than " +
-                        std::to_string(settings_.group.timeout.count()) + " ms"});
+      retry(*delivery, {remains.ended});
     } else {
       add(board_.crashes);
       retry(*delivery, {"its worker died: " + how, true});
@@ -690,6 +691,23 @@ void Consumer::log_message(LogLevel level, std::string_view event, const Deliver
              {"message_id", message_id(delivery)},
              {"attempt", delivery.attempt},
              {"reason", reason}});
+}
+
+// Once a minute for each reason: when copies cannot be published, it is each message's trouble.
+void Consumer::log_repeated(LogLevel level, std::string_view event, const Delivery& delivery,
+                            const std::string& reason) {
+  const std::size_t count = repeated_.count(std::string(event) + reason, turn_began_);
+  if (count == 0) return;
+  log_event(level, event,
+            {{"group", settings_.group.name},
+             {"handler", settings_.group.handler},
+             {"queue", settings_.group.queues[delivery.queue].name},
+             {"delivery_tag", delivery.tag},
+             {"message_id", message_id(delivery)},
+             {"attempt", delivery.attempt},
+             {"reason", reason},
+             {"messages", count},
+             {"then", "it goes another way, or back to its queue after a while"}});
 }
 
 Attempt Consumer::attempt_of(const Delivery& delivery, std::string_view reason) const {
@@ -765,7 +783,7 @@ void Consumer::count_outcome(bool failed) {
   add(board_.pauses);
   log_warn("pausing", {{"group", settings_.group.name},
                        {"reason", "nearly every message fails"},
-                       {"failed", std::lround(pause->failures * pause->outcomes)},
+                       {"failed", pause->failed},
                        {"of", pause->outcomes},
                        {"pause_ms", pause->length.count()}});
 }
@@ -848,7 +866,11 @@ void Consumer::on_fate(std::unique_ptr<Outbound> outbound, Fate fate, const std:
                                       : board_.dead_lettered);
     if (--delivery->unconfirmed > 0) return;
     --publishing_;
-    if (kind != CopyKind::publication) requeues_in_a_row_ = 0;
+    if (kind == CopyKind::publication) {
+      count_outcome(false);
+    } else {
+      requeues_in_a_row_ = 0;
+    }
     settle(*delivery, Verdict::ack);
     return;
   }
@@ -873,21 +895,27 @@ void Consumer::on_copy_failed(Delivery& delivery, std::unique_ptr<Outbound> copy
                               const std::string& reason) {
   const auto kind = static_cast<CopyKind>(copy->kind);
   const std::string why = std::string(to_string(fate)) + ": " + reason;
-  if (fate != Fate::lost && next_best(*copy, settings_.group.queues[delivery.queue].name)) {
-    log_message(LogLevel::warn, "its copy could not be published, trying another way", delivery,
-                why);
+  if (next_best(*copy, fate, settings_.group.queues[delivery.queue].name)) {
+    log_repeated(LogLevel::warn, "its copy could not be published, trying another way", delivery,
+                 why);
     publish_copy(delivery, std::move(copy));
     return;
   }
-  log_message(LogLevel::error,
-              kind == CopyKind::retry ? "cannot publish a message for another attempt"
-                                      : "cannot publish a dead letter",
-              delivery, why);
-  requeue_later(delivery, why);
+  if (kind == CopyKind::retry && fate == Fate::too_large) {
+    dead_letter(delivery, {dead_code::kTooLarge,
+                           "with the headers of another attempt it fits no frame: " + reason,
+                           delivery.attempt, delivery.crashes});
+    return;
+  }
+  log_repeated(LogLevel::error,
+               kind == CopyKind::retry ? "cannot publish a message for another attempt"
+                                       : "cannot publish a dead letter",
+               delivery, why);
+  requeue_later(delivery);
 }
 
 // Back to its queue, after a while.
-void Consumer::requeue_later(Delivery& delivery, std::string_view reason) {
+void Consumer::requeue_later(Delivery& delivery) {
   --publishing_;
   delivery.worker = -1;
   delivery.sequence = 0;
@@ -896,13 +924,6 @@ void Consumer::requeue_later(Delivery& delivery, std::string_view reason) {
     return;
   }
   const auto delay = requeue_delay(requeues_in_a_row_++);
-  log_warn("message goes back to its queue",
-           {{"group", settings_.group.name},
-            {"queue", settings_.group.queues[delivery.queue].name},
-            {"delivery_tag", delivery.tag},
-            {"message_id", message_id(delivery)},
-            {"reason", reason},
-            {"delay_ms", delay.count()}});
   delivery.state = Delivery::State::delayed;
   delivery.due = Clock::now() + delay;
   table_.drop_message(delivery);
@@ -911,13 +932,25 @@ void Consumer::requeue_later(Delivery& delivery, std::string_view reason) {
 
 // ---- Time limits
 
+// How long a delivery may stay here before the broker closes its channel over it, by what becomes
+// of it.
+Consumer::Patience Consumer::patience() const {
+  const auto all = settings_.broker.consumer_timeout;
+  const auto limit = settings_.group.timeout;
+  const auto margin = std::min<std::chrono::milliseconds>(kBeforeConsumerTimeout, all / 4);
+  const auto worked = all - margin;
+  // There must be time left for a whole call.
+  const auto waited = limit.count() > 0 ? std::max(worked - limit, all / 8) : worked / 2;
+  return {waited, worked, all - margin / 2};
+}
+
 void Consumer::arm_time_limits() {
   TimePoint due = TimePoint::max();
   if (settings_.group.timeout.count() > 0 && pool_->in_flight() > 0) {
     due = turn_began_ + settings_.group.timeout;
   }
   if (settings_.broker.consumer_timeout.count() > 0 && table_.in_use() > 0) {
-    due = std::min(due, turn_began_ + settings_.broker.consumer_timeout / 8);
+    due = std::min(due, turn_began_ + patience().waited);
   }
   if (due == TimePoint::max() || (limit_timer_.armed() && due >= limits_due_)) return;
   limits_due_ = due;
@@ -938,54 +971,87 @@ void Consumer::check_time_limits() {
         next = std::min(next, delivery.alive + limit);
         return;
       }
-      pool_->revoke(delivery);
-      no_longer_held(delivery);
-      if (drop_if_stale(delivery)) return;
-      add(board_.timeouts);
-      retry(delivery, {"timeout: its handler has kept it for longer than " +
-                       std::to_string(limit.count()) + " ms"});
+      take_from_handler(delivery, "timeout: its handler has kept it for longer than " +
+                                      std::to_string(limit.count()) + " ms");
     });
   }
-  const auto patience = settings_.broker.consumer_timeout;
-  if (patience.count() > 0) {
-    // Before the broker closes the channel over them. What runs has its own limit.
-    const auto before = std::min<std::chrono::milliseconds>(kBeforeConsumerTimeout, patience / 4);
-    const auto waits = patience - before - std::min(limit, patience / 2);
-    std::size_t handed_back = 0;
-    const auto overdue = [&](std::uint32_t index) {
-      Delivery& delivery = table_.at(index);
-      if (delivery.arrived + waits > now) return false;
-      ++handed_back;
-      settle(delivery, Verdict::hand_back);
-      return true;
-    };
-    std::erase_if(waiting_, overdue);
-    std::erase_if(suspects_, overdue);
-    table_.for_each([&](Delivery& delivery) {
-      if (delivery.state != Delivery::State::publishing ||
-          delivery.arrived + patience - before > now) {
-        return;
-      }
-      publisher_->forget(delivery.sequence);
-      --publishing_;
-      ++handed_back;
-      settle(delivery, Verdict::hand_back);
-    });
-    if (handed_back > 0) {
-      log_warn("messages handed back", {{"group", settings_.group.name},
-                                        {"messages", handed_back},
-                                        {"reason",
-                                         "they have waited for nearly as long as the "
-                                         "broker's consumer_timeout"}});
-    }
-    if (table_.in_use() > 0) next = std::min(next, now + patience / 8);
-  }
+  if (settings_.broker.consumer_timeout.count() > 0) next = std::min(next, settle_in_time(now));
   if (next == TimePoint::max()) return;
   limits_due_ = next;
   limit_timer_.arm(next);
 }
 
+// Before the broker closes the channel over what it has waited for too long. Returns when to look
+// again.
+TimePoint Consumer::settle_in_time(TimePoint now) {
+  const Patience limits = patience();
+  const auto is_over = [&](const Delivery& delivery, std::chrono::milliseconds limit) {
+    return !delivery.settled && delivery.arrived + limit <= now;
+  };
+  // Those that wait at a worker for their turn come back; those inside a handler stay there.
+  bool ahead = false;
+  table_.for_each([&](Delivery& delivery) {
+    ahead = ahead || (delivery.state == Delivery::State::at_worker && !delivery.late &&
+                      is_over(delivery, limits.waited));
+  });
+  if (ahead) put_back(pool_->take_back());
+
+  std::size_t handed_back = 0;
+  const auto overdue = [&](std::uint32_t index) {
+    Delivery& delivery = table_.at(index);
+    if (!is_over(delivery, limits.waited)) return false;
+    ++handed_back;
+    settle(delivery, Verdict::hand_back);
+    return true;
+  };
+  std::erase_if(waiting_, overdue);
+  std::erase_if(suspects_, overdue);
+  const std::string too_long =
+      "timeout: it was worked on for nearly as long as the broker's consumer_timeout";
+  table_.for_each([&](Delivery& delivery) {
+    if (delivery.state == Delivery::State::publishing && is_over(delivery, limits.published)) {
+      publisher_->forget(delivery.sequence);
+      --publishing_;
+      ++handed_back;
+      settle(delivery, Verdict::hand_back);
+    } else if (!is_over(delivery, limits.worked) || delivery.late) {
+      return;
+    } else if (delivery.state == Delivery::State::held) {
+      take_from_handler(delivery, too_long);
+    } else if (delivery.state == Delivery::State::at_worker) {
+      pool_->end_over(delivery, too_long, limits.worked);  // it is inside a call
+    }
+  });
+  if (handed_back > 0) {
+    log_warn("messages handed back", {{"group", settings_.group.name},
+                                      {"messages", handed_back},
+                                      {"reason",
+                                       "they have waited for nearly as long as the "
+                                       "broker's consumer_timeout"}});
+  }
+  TimePoint next = TimePoint::max();
+  table_.for_each([&](Delivery& delivery) {
+    if (delivery.settled || delivery.late) return;
+    for (const auto span : {limits.waited, limits.worked, limits.published}) {
+      if (delivery.arrived + span <= now) continue;
+      next = std::min(next, delivery.arrived + span);
+      break;
+    }
+  });
+  return next;
+}
+
+void Consumer::take_from_handler(Delivery& held, const std::string& reason) {
+  pool_->revoke(held);
+  no_longer_held(held);
+  if (drop_if_stale(held)) return;
+  add(board_.timeouts);
+  retry(held, {reason});
+}
+
 void Consumer::settle(Delivery& delivery, Verdict verdict) {
+  const bool finished = verdict == Verdict::ack || verdict == Verdict::reject;
+  if (finished && phase_ != Phase::running) add(board_.finished_in_drain);
   if (!delivery.settled) {
     session_->finish(delivery.queue, delivery.tag, verdict);
     switch (verdict) {
@@ -1063,6 +1129,25 @@ void Consumer::hand_back_waiting() {
   delayed_.clear();
 }
 
+// What the broker has not confirmed in time.
+void Consumer::hand_back_publishing() {
+  std::size_t count = 0;
+  table_.for_each([&](Delivery& delivery) {
+    if (delivery.state != Delivery::State::publishing) return;
+    publisher_->forget(delivery.sequence);
+    --publishing_;
+    ++count;
+    hand_back(delivery);
+  });
+  if (count > 0) {
+    log_warn("messages handed back", {{"group", settings_.group.name},
+                                      {"messages", count},
+                                      {"reason",
+                                       "the broker has not confirmed what was published "
+                                       "for them by the end of shutdown_timeout"}});
+  }
+}
+
 void Consumer::advance_drain() {
   if (phase_ == Phase::running || phase_ == Phase::done) return;
   hand_back_waiting();
@@ -1075,8 +1160,12 @@ void Consumer::advance_drain() {
   if (phase_ == Phase::draining && session_->cancelled() && pool_->in_flight() == 0 &&
       (publishing_ == 0 || overtime_) && session_->flushed()) {
     session_->close();
-    publisher_->close();
-    publisher_->flush();
+    if (overtime_) {
+      publisher_->abandon();  // a broker that blocks publishers would not hear of it
+    } else {
+      publisher_->close();
+      publisher_->flush();
+    }
     phase_ = Phase::closing;
     session_->flush(true);
   }
@@ -1103,6 +1192,7 @@ void Consumer::on_deadline() {
   overtime_ = true;
   deadline_timer_.arm(Clock::now() + kCloseGrace);
   pool_->collect();
+  hand_back_publishing();
   const std::size_t running = pool_->in_flight();
   const int processes = pool_->kill_all();
   if (processes > 0) {

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "common/event_loop.h"
+#include "common/repeated_log.h"
 #include "common/scoreboard.h"
 #include "common/settings.h"
 #include "consumer/breaker.h"
@@ -72,7 +73,9 @@ class Consumer {
   void on_fate(std::unique_ptr<Outbound> outbound, Fate fate, const std::string& reason);
   void on_copy_failed(Delivery& delivery, std::unique_ptr<Outbound> copy, Fate fate,
                       const std::string& reason);
-  void requeue_later(Delivery& delivery, std::string_view reason);
+  void requeue_later(Delivery& delivery);
+  void log_repeated(LogLevel level, std::string_view event, const Delivery& delivery,
+                    const std::string& reason);
   void log_message(LogLevel level, std::string_view event, const Delivery& delivery,
                    std::string_view reason);
   Attempt attempt_of(const Delivery& delivery, std::string_view reason) const;
@@ -80,7 +83,13 @@ class Consumer {
   bool dead_letters_by_broker(std::uint16_t queue) const;
   void on_probed(std::uint16_t queue, const DeadLetterProbe& probe);
   void warn_of_parking(std::uint16_t queue, const std::string& reason);
+  struct Patience {
+    std::chrono::milliseconds waited, worked, published;
+  };
+  Patience patience() const;
   void check_time_limits();
+  TimePoint settle_in_time(TimePoint now);
+  void take_from_handler(Delivery& held, const std::string& reason);
   void arm_time_limits();
   void suspect(Delivery& delivery, std::string_view how);
   void hand_back(Delivery& delivery);
@@ -95,6 +104,7 @@ class Consumer {
   void begin_drain(std::chrono::milliseconds limit);
   void stop_now();
   void hand_back_waiting();
+  void hand_back_publishing();
   void advance_drain();
   void on_deadline();
   void refuse(const std::string& reason);
@@ -126,6 +136,7 @@ class Consumer {
   std::uint64_t received_in_turn_ = 0;
   TimePoint turn_began_{};
   Breaker breaker_;
+  RepeatedLog repeated_;
   int requeues_in_a_row_ = 0;                   // of copies that could not be published
   std::size_t publishing_ = 0;                  // deliveries in that state
   std::vector<Delivery*> receiving_;            // by queue

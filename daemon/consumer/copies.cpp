@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <functional>
 
 #include "common/clock.h"
 #include "consumer/delay_ladder.h"
@@ -13,21 +14,22 @@ namespace {
 // What Outbound::need begins with; the rest is a name, or a level.
 constexpr std::string_view kExchangeThere = "exchange ";
 constexpr std::string_view kLadder = "ladder ";
-constexpr std::string_view kDeadLetters = "dead letters";
+constexpr std::string_view kDeadLetters = "dead letters";  // declared, if that is to be
+constexpr std::string_view kDeadLettersThere = "dead letters there";
 constexpr std::string_view kParking = "parking ";
 constexpr std::string_view kQueueThere = "queue ";
 
 constexpr std::array kTripHeaders = {header::kToExchange, header::kToKey,      header::kTransient,
                                      header::kUnroutable, header::kExpiration, header::kReason,
-                                     header::kDue};
+                                     header::kFailing,    header::kDue};
 // All but kDue, which tells how late it is.
-constexpr std::array kArrivedHeaders = {header::kToExchange, header::kToKey,
-                                        header::kTransient,  header::kUnroutable,
-                                        header::kExpiration, header::kReason};
+constexpr std::array kArrivedHeaders = {
+    header::kToExchange, header::kToKey,  header::kTransient, header::kUnroutable,
+    header::kExpiration, header::kReason, header::kFailing};
 constexpr std::array kLiveHeaders = {header::kToExchange, header::kToKey,      header::kTransient,
                                      header::kUnroutable, header::kExpiration, header::kReason,
-                                     header::kDue,        header::kAttempt,    header::kCrashes,
-                                     header::kExpires,    header::kFirstSeen};
+                                     header::kFailing,    header::kDue,        header::kAttempt,
+                                     header::kCrashes,    header::kExpires,    header::kFirstSeen};
 
 std::int64_t to_signed(std::uint64_t value) { return static_cast<std::int64_t>(value); }
 
@@ -39,6 +41,7 @@ void add(AmqpTable& headers, std::string_view name, AmqpValue value) {
 std::unique_ptr<Outbound> copy_of(const Delivery& delivery, DeliveryView& view) {
   auto outbound = std::make_unique<Outbound>();
   if (auto decoded = decode_delivery(delivery.frame.bytes())) view = *decoded;
+  outbound->message_id = view[TextProperty::message_id];
   const std::string_view body = delivery.body != nullptr
                                     ? std::string_view(delivery.body->data, view.segment_body_size)
                                     : view.body;
@@ -75,6 +78,27 @@ void send_by_ladder(Outbound& outbound, const DelaySettings& delays,
   outbound.publication.persistent = true;
 }
 
+// Without what can be done without, one after the other. What was received fits a frame, so it does
+// in the end.
+bool make_smaller(AmqpTable& headers, CopyKind kind) {
+  const auto history = std::find_if(headers.begin(), headers.end(), [](const AmqpEntry& entry) {
+    return entry.first == header::kHistory && !std::get<AmqpArray>(entry.second.value).empty();
+  });
+  if (history != headers.end()) {
+    history->second = {AmqpArray{}};
+    return true;
+  }
+  const bool is_dead = kind == CopyKind::dead_letter || kind == CopyKind::parking;
+  if (!is_dead || headers.empty()) return false;
+  const auto is_code = [](const AmqpEntry& entry) { return entry.first == header::kDeadCode; };
+  if (headers.size() == 1) {
+    headers.clear();
+  } else {
+    std::erase_if(headers, std::not_fn(is_code));
+  }
+  return true;
+}
+
 }  // namespace
 
 Result<std::unique_ptr<Outbound>> publication_for(const DelaySettings& delays,
@@ -92,7 +116,7 @@ Result<std::unique_ptr<Outbound>> publication_for(const DelaySettings& delays,
   publication.content_encoding = view[TextProperty::content_encoding];
   publication.correlation_id = view[TextProperty::correlation_id];
   publication.reply_to = view[TextProperty::reply_to];
-  publication.message_id = view[TextProperty::message_id];
+  publication.message_id = outbound->message_id = view[TextProperty::message_id];
   publication.type = view[TextProperty::type];
   publication.timestamp = view.timestamp;
   publication.priority = view.priority == 0 ? -1 : static_cast<int>(view.priority);
@@ -176,28 +200,26 @@ std::unique_ptr<Outbound> dead_letter_copy(const DeadLetterSettings& settings, b
     return outbound;
   }
   outbound->kind = static_cast<int>(CopyKind::dead_letter);
-  outbound->need = kDeadLetters;
+  outbound->need = settings.declare ? kDeadLetters : kDeadLettersThere;
   send_to(*outbound, settings.exchange,
           settings.routing_key.empty() ? std::string(view[TextProperty::routing_key])
                                        : settings.routing_key);
   return outbound;
 }
 
-bool next_best(Outbound& copy, const std::string& queue) {
-  AmqpTable& headers = copy.publication.headers;
-  const auto found = std::find_if(headers.begin(), headers.end(), [](const AmqpEntry& entry) {
-    return entry.first == header::kHistory && !std::get<AmqpArray>(entry.second.value).empty();
-  });
-  constexpr std::size_t kLarge = 64 * 1024;  // with the rest, it may not fit a frame
-  if (found != headers.end() && copy.publication.copied.size() > kLarge) {
-    found->second = {AmqpArray{}};
+bool next_best(Outbound& copy, Fate fate, const std::string& queue) {
+  const auto kind = static_cast<CopyKind>(copy.kind);
+  if (fate == Fate::too_large) return make_smaller(copy.publication.headers, kind);
+  if (fate == Fate::lost) return false;
+  if (kind == CopyKind::dead_letter && copy.need == kDeadLetters) {
+    copy.need = kDeadLettersThere;
     return true;
   }
-  if (static_cast<CopyKind>(copy.kind) == CopyKind::dead_letter) {
+  if (kind == CopyKind::dead_letter) {
     send_to_parking(copy, queue);
     return true;
   }
-  if (static_cast<CopyKind>(copy.kind) == CopyKind::parking && copy.need.starts_with(kParking)) {
+  if (kind == CopyKind::parking && copy.need.starts_with(kParking)) {
     copy.need = kQueueThere;
     copy.need += parking_queue(queue);
     return true;
@@ -233,6 +255,8 @@ std::unique_ptr<Outbound> again_copy(const DelaySettings& delays, const Delivery
   outbound->kind = static_cast<int>(CopyKind::again);
   const Travel travel = travel_of(view.headers);
   add(outbound->publication.headers, header::kReason, {reason});
+  add(outbound->publication.headers, header::kFailing,
+      {to_signed(travel.failing_ms != 0 ? travel.failing_ms : unix_ms())});
   send_by_ladder(*outbound, delays, delays.retry,
                  {travel.due_ms, travel.to_exchange, travel.to_key});
   return outbound;
@@ -265,15 +289,17 @@ std::vector<Request> steps_for(const std::string& need, const DelaySettings& del
     return {QueueDeclare{behind(kParking), queue}};
   }
   if (need.starts_with(kQueueThere)) return {QueueDeclare{behind(kQueueThere), {}, true}};
-  if (need == kDeadLetters) {
+  if (need == kDeadLetters || need == kDeadLettersThere) {
+    const bool declares = dead_letter.declare && need == kDeadLetters;
     if (!dead_letter.exchange.empty()) {
-      if (!dead_letter.declare) return {look_for_exchange(dead_letter.exchange)};
+      if (!declares) return {look_for_exchange(dead_letter.exchange)};
       ExchangeDeclare declare;
       declare.exchange.name = dead_letter.exchange;
       declare.exchange.type = dead_letter.exchange_type;
       return {declare};
     }
-    if (dead_letter.declare) return {QueueDeclare{dead_letter.routing_key, {}}};
+    if (declares) return {QueueDeclare{dead_letter.routing_key, {}}};
+    if (dead_letter.declare) return {QueueDeclare{dead_letter.routing_key, {}, true}};
   }
   return {};
 }

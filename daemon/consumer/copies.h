@@ -44,10 +44,11 @@ std::unique_ptr<Outbound> dead_letter_copy(const DeadLetterSettings& settings, b
                                            const DeadLetter& letter, const Author& author,
                                            const Attempt& attempt);
 
-// A copy that could not be published is to go another way: without its history, which may have
-// become too large for a frame; a dead letter to <queue>.dead; there, without declaring the queue.
-// False: there is no other way.
-bool next_best(Outbound& copy, const std::string& queue);
+// A copy that could not be published is to go another way. Too large for a frame: without its
+// history, and a dead letter then without the headers that say why. Otherwise a dead letter goes to
+// where its settings say without declaring that, then to <queue>.dead; there, without declaring the
+// queue. False: there is no other way.
+bool next_best(Outbound& copy, Fate fate, const std::string& queue);
 
 // ---- What left the delay ladder
 // To where it is to go. `left_ms`: its expiration there; 0: none.

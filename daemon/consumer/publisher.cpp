@@ -3,6 +3,7 @@
 #include <sys/epoll.h>
 
 #include <algorithm>
+#include <iterator>
 
 #include "common/backoff.h"
 #include "common/log.h"
@@ -22,10 +23,17 @@ constexpr Backoff kReconnect{std::chrono::milliseconds(200), std::chrono::millis
 constexpr std::chrono::seconds kLasting{10};
 // What was not there is not looked for again before this.
 constexpr std::chrono::milliseconds kMissingFor{1000};
+// Of what handlers name; what was there, or was not, is forgotten beyond that.
+constexpr std::size_t kMostRemembered = 1000;
 
 constexpr ChannelNumber kMain = 1;
 constexpr ChannelNumber kSearch = 2;
 constexpr ChannelNumber kCareful = 3;
+
+// In Publisher::missing_: an exchange that has refused a publication without a need, or with one.
+std::string refused_key(const Outbound& outbound) {
+  return "publish to " + std::string(outbound.publication.exchange);
+}
 
 std::size_t size_of(const Outbound& outbound) { return outbound.storage.size() + sizeof(Outbound); }
 
@@ -37,6 +45,7 @@ const char* to_string(Fate fate) {
     case Fate::returned: return "returned";
     case Fate::nacked: return "nacked";
     case Fate::refused: return "refused";
+    case Fate::too_large: return "too large";
     case Fate::lost: return "lost";
   }
   return "unknown";
@@ -115,19 +124,17 @@ void Publisher::on_connect_ended() {
 void Publisher::connection_lost(const std::string& reason) {
   socket_source_ = EventSource();
   connection_.reset();
+  // A broker that reads nothing for so long that the connection breaks has nothing against them.
+  const bool blocked = !blocked_.empty();
   blocked_.clear();
   const TimePoint now = Clock::now();
-  for (Lane* lane : {&main_, &careful_}) {
-    for (auto& outbound : lane->unconfirmed) {
-      if (outbound != nullptr) ++outbound->connections_lost;
-    }
-  }
   log_warn("connection lost", {{"group", group_},
                                {"connection", "publishing"},
                                {"reason", reason},
                                {"unconfirmed", main_.in_flight + careful_.in_flight}});
-  suspect_all(careful_);
-  suspect_all(main_);
+  Queue unconfirmed;
+  take_unconfirmed(careful_, unconfirmed);
+  take_unconfirmed(main_, unconfirmed);
   reset_lane(main_);
   reset_lane(careful_);
   search_.state = Search::State::down;
@@ -144,12 +151,14 @@ void Publisher::connection_lost(const std::string& reason) {
   if (now - connected_at_ >= kLasting) failures_ = 0;
   reconnect_at_ = now + kReconnect.full_jitter(failures_++, random_fraction());
   arm_timer();
-  Queue kept, given_up;
-  for (auto& outbound : suspects_) {
-    const bool again = outbound->connections_lost < kMostConnectionsLost;
-    (again ? kept : given_up).push_back(std::move(outbound));
+  Queue again, given_up;
+  for (auto& outbound : unconfirmed) {
+    if (!blocked) ++outbound->connections_lost;
+    outbound->suspect = outbound->connections_lost >= kMostConnectionsLost - 1;
+    const bool gone = outbound->connections_lost >= kMostConnectionsLost;
+    (gone ? given_up : again).push_back(std::move(outbound));
   }
-  suspects_ = std::move(kept);
+  route_again(std::move(again));
   for (auto& outbound : given_up) {
     conclude(std::move(outbound), Fate::lost,
              "three connections were lost with it unconfirmed, the last: " + reason);
@@ -164,21 +173,29 @@ void Publisher::reset_lane(Lane& lane) {
   lane.in_flight = 0;
 }
 
-// To be sent again before everything else, in their order.
-void Publisher::suspect_all(Lane& lane) {
-  for (auto each = lane.unconfirmed.rbegin(); each != lane.unconfirmed.rend(); ++each) {
-    if (*each == nullptr) continue;
-    if ((*each)->cause == 0) {  // forgotten: nobody wants it sent again
+// In their order.
+void Publisher::take_unconfirmed(Lane& lane, Queue& into) {
+  for (auto& outbound : lane.unconfirmed) {
+    if (outbound == nullptr) continue;
+    if (outbound->cause == 0) {  // forgotten: nobody wants it sent again
       --pending_;
-      pending_bytes_ -= size_of(**each);
+      pending_bytes_ -= size_of(*outbound);
       continue;
     }
-    (*each)->returned = false;
-    (*each)->suspect = true;
-    suspects_.push_front(std::move(*each));
+    outbound->returned = false;
+    into.push_back(std::move(outbound));
   }
   lane.unconfirmed.clear();
   lane.in_flight = 0;
+}
+
+// To be sent before everything else; and what was there for others may be gone.
+void Publisher::route_again(Queue outbounds) {
+  for (Queue* queue : {&suspects_, &ready_}) {
+    std::move(queue->begin(), queue->end(), std::back_inserter(outbounds));
+    queue->clear();
+  }
+  for (auto& outbound : outbounds) route(std::move(outbound));
 }
 
 void Publisher::arm_timer() {
@@ -251,17 +268,26 @@ void Publisher::publish(std::unique_ptr<Outbound> outbound) {
 // To where it waits for its turn.
 void Publisher::route(std::unique_ptr<Outbound> outbound) {
   const std::string& need = outbound->need;
+  if (!missing_.empty()) {
+    for (const std::string& name : {need, refused_key(*outbound)}) {
+      const auto missing = missing_.find(name);
+      if (missing == missing_.end()) continue;
+      if (Clock::now() < missing->second.until) {
+        const std::string reason = missing->second.reason;
+        conclude(std::move(outbound), Fate::refused, reason);
+        return;
+      }
+      missing_.erase(missing);
+    }
+  }
   if (need.empty() || there_.contains(need)) {
     line_up(std::move(outbound));
     return;
   }
-  if (const auto missing = missing_.find(need); missing != missing_.end()) {
-    if (Clock::now() < missing->second.until) {
-      const std::string reason = missing->second.reason;
-      conclude(std::move(outbound), Fate::refused, reason);
-      return;
-    }
-    missing_.erase(missing);
+  if (events_.steps_for(need).empty()) {  // nothing has to be there
+    there_.insert(need);
+    line_up(std::move(outbound));
+    return;
   }
   Queue& waiting = searching_[need];
   if (waiting.empty()) search_.needs.push_back(need);
@@ -341,10 +367,6 @@ void Publisher::send_search() {
   if (search_.steps.empty()) {
     search_.steps = events_.steps_for(search_.needs.front());
     search_.sent = search_.answered = 0;
-    if (search_.steps.empty()) {
-      need_met();
-      return;
-    }
   }
   while (search_.sent < search_.steps.size() && connection_->writable()) {
     if (auto sent = connection_->send(kSearch, search_.steps[search_.sent]); !sent) return;
@@ -356,6 +378,7 @@ void Publisher::need_met() {
   const std::string need = std::move(search_.needs.front());
   search_.needs.pop_front();
   search_.steps.clear();
+  if (there_.size() >= kMostRemembered) there_.clear();
   there_.insert(need);
   Queue waiting = std::move(searching_[need]);
   searching_.erase(need);
@@ -366,10 +389,18 @@ void Publisher::need_failed(const std::string& reason) {
   const std::string need = std::move(search_.needs.front());
   search_.needs.pop_front();
   search_.steps.clear();
-  missing_[need] = {Clock::now() + kMissingFor, reason};
+  miss(need, reason);
   Queue waiting = std::move(searching_[need]);
   searching_.erase(need);
   for (auto& outbound : waiting) conclude(std::move(outbound), Fate::refused, reason);
+}
+
+void Publisher::miss(const std::string& need, const std::string& reason) {
+  const TimePoint now = Clock::now();
+  if (missing_.size() >= kMostRemembered) {
+    std::erase_if(missing_, [now](const auto& each) { return each.second.until <= now; });
+  }
+  missing_[need] = {now + kMissingFor, reason};
 }
 
 void Publisher::open_lane(Lane& lane) {
@@ -417,7 +448,7 @@ void Publisher::send_ready() {
 
 void Publisher::send_on(Lane& lane, std::unique_ptr<Outbound> outbound) {
   if (auto put = connection_->publish(lane.number, outbound->publication); !put) {
-    conclude(std::move(outbound), Fate::refused, put.error());
+    conclude(std::move(outbound), Fate::too_large, put.error());
     return;
   }
   lane.unconfirmed.push_back(std::move(outbound));
@@ -468,37 +499,55 @@ void Publisher::on_channel_closed(ChannelNumber number, int code, std::string_vi
   }
   Lane* lane = lane_of(number);
   if (lane == nullptr) return;
-  log_warn("the broker closed a channel that publishes",
-           {{"group", group_}, {"reason", reason}, {"unconfirmed", lane->in_flight}});
+  if (const auto count = repeated_.count(reason, Clock::now()); count > 0) {
+    log_warn("the broker closed a channel that publishes", {{"group", group_},
+                                                            {"reason", reason},
+                                                            {"times", count},
+                                                            {"unconfirmed", lane->in_flight}});
+  }
   // Perhaps something that was there is not there any more.
   there_.clear();
-  if (lane == &careful_ && lane->in_flight > 0) {
-    auto guilty = std::find_if(lane->unconfirmed.begin(), lane->unconfirmed.end(),
-                               [](const auto& outbound) { return outbound != nullptr; });
-    auto outbound = std::move(*guilty);
-    reset_lane(*lane);
-    conclude(std::move(outbound), Fate::refused, reason);
-    return;
-  }
-  suspect_all(*lane);
+  Queue unconfirmed;
+  take_unconfirmed(*lane, unconfirmed);
+  const bool found = lane == &careful_ && !unconfirmed.empty();
   reset_lane(*lane);
+  if (found) {
+    constexpr int kAccessRefused = 403;
+    // Others would close it too, unless it was for their routing keys.
+    if (code == kAccessRefused && text.find("access to exchange") != std::string_view::npos) {
+      miss(refused_key(*unconfirmed.front()), reason);
+    }
+    conclude(std::move(unconfirmed.front()), Fate::refused, reason);
+    unconfirmed.pop_front();
+  }
+  for (auto& outbound : unconfirmed) outbound->suspect = true;
+  route_again(std::move(unconfirmed));
 }
 
-// In the order they were sent, so the first that fits is the one, or no different from it.
+// In the order they were sent, so the first that fits is the one. Those that cannot be told from it
+// may be the one as well: where they go may depend on their headers.
 void Publisher::on_returned(const ReturnedPublication& publication) {
   Lane* lane = lane_of(publication.channel);
   if (lane == nullptr) return;
+  bool found = false;
   for (auto& outbound : lane->unconfirmed) {
-    if (outbound == nullptr || outbound->returned) continue;
+    if (outbound == nullptr) continue;
     const Publication& sent = outbound->publication;
-    if (sent.exchange != publication.exchange || sent.routing_key != publication.routing_key ||
-        !sent.mandatory ||
-        (!sent.message_id.empty() && sent.message_id != publication.message_id)) {
+    if (!sent.mandatory || sent.exchange != publication.exchange ||
+        sent.routing_key != publication.routing_key ||
+        outbound->message_id != publication.message_id) {
       continue;
     }
     outbound->returned = true;
     outbound->return_reason = std::to_string(publication.code) + " " + escape(publication.text);
-    return;
+    found = true;
+  }
+  if (!found) {
+    log_warn("a publication came back that was not known to be under way",
+             {{"group", group_},
+              {"exchange", publication.exchange},
+              {"key", publication.routing_key},
+              {"message_id", publication.message_id}});
   }
 }
 
@@ -532,12 +581,15 @@ void Publisher::on_confirmed(ChannelNumber number, std::uint64_t tag, bool multi
 
 void Publisher::on_blocked(std::string_view reason) {
   blocked_ = reason.empty() ? "no reason given" : escape(reason);
+  // It reads nothing now, and means to: a full socket is no sign that it is gone.
+  connection_->set_patient(true);
   log_warn("the broker blocks publishers",
            {{"group", group_}, {"reason", blocked_}, {"pending", pending_}});
 }
 
 void Publisher::on_unblocked() {
   blocked_.clear();
+  connection_->set_patient(false);
   log_info("the broker takes messages again", {{"group", group_}, {"pending", pending_}});
 }
 

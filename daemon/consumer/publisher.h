@@ -4,8 +4,9 @@
 // channel of its own: one bad publication must not cost the others their confirms.
 //
 // When the broker closes the channel all the same, what was unconfirmed is sent again with the same
-// ids: one by one, on another channel, so that the guilty one is found. The same after a lost
-// connection; who was under way on three of them is given up. Never blocks.
+// ids: one by one, on another channel, so that the guilty one is found. After a lost connection it
+// is sent again as before; who was under way on two of them goes one by one, and who was on three
+// is given up, unless the broker was blocking publishers. Never blocks.
 #pragma once
 
 #include <deque>
@@ -18,6 +19,7 @@
 
 #include "common/clock.h"
 #include "common/event_loop.h"
+#include "common/repeated_log.h"
 #include "common/settings.h"
 #include "consumer/connection.h"
 #include "consumer/connector.h"
@@ -34,11 +36,12 @@ struct Outbound {
   Publication publication;
   std::string storage;
   std::string exchange, routing_key, expiration;  // for views of the publication, likewise
+  std::string message_id;  // of the publication, wherever that has it from: a return names it
 
  private:
   friend class Publisher;
   int connections_lost = 0;
-  bool suspect = false;  // its channel was closed, or its connection lost, before it was confirmed
+  bool suspect = false;  // channels or connections were lost with it: it may be why
   bool returned = false;
   std::string return_reason;
 };
@@ -48,7 +51,8 @@ enum class Fate {
   returned,  // no queue takes it
   nacked,    // the broker refuses it: a queue is full
   refused,  // it cannot be published: what has to be there is not, or the broker closes the channel
-  lost,     // with three connections
+  too_large,  // its headers fit no frame
+  lost,       // with three connections
 };
 const char* to_string(Fate fate);
 
@@ -117,6 +121,8 @@ class Publisher final : private ConnectionEvents {
   void watch_socket();
   void route(std::unique_ptr<Outbound> outbound);
   void line_up(std::unique_ptr<Outbound> outbound);
+  void route_again(Queue outbounds);
+  void miss(const std::string& need, const std::string& reason);
   void need_met();
   void need_failed(const std::string& reason);
   void open_lane(Lane& lane);
@@ -126,7 +132,7 @@ class Publisher final : private ConnectionEvents {
   void send_on(Lane& lane, std::unique_ptr<Outbound> outbound);
   void reset_lane(Lane& lane);
   void conclude(std::unique_ptr<Outbound> outbound, Fate fate, const std::string& reason);
-  void suspect_all(Lane& lane);
+  void take_unconfirmed(Lane& lane, Queue& into);
   Lane* lane_of(ChannelNumber number);
 
   // ConnectionEvents
@@ -165,10 +171,12 @@ class Publisher final : private ConnectionEvents {
     TimePoint until;
     std::string reason;
   };
-  std::unordered_map<std::string, Missing> missing_;  // needs that were not, a moment ago
+  // Needs that were not, a moment ago, and exchanges that refused a publication.
+  std::unordered_map<std::string, Missing> missing_;
   std::unordered_map<std::string, Queue> searching_;  // what waits for each need
   Queue ready_;
   Queue suspects_;
+  RepeatedLog repeated_;
   std::size_t pending_ = 0;
   std::size_t pending_bytes_ = 0;
 

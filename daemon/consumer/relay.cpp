@@ -146,7 +146,7 @@ void Relay::forward(Delivery& delivery) {
   const auto view = decode_delivery(delivery.frame.bytes());
   const Travel travel = view ? travel_of(view->headers) : Travel{};
   if (!travel.has_destination) {
-    give_up(delivery, "its headers do not say where it is to go");
+    give_up(delivery, travel, "no destination", "its headers do not say where it is to go");
     return;
   }
   std::uint64_t left = 0;
@@ -154,8 +154,9 @@ void Relay::forward(Delivery& delivery) {
     const std::uint64_t ends = travel.due_ms + travel.expiration_ms;
     const std::uint64_t now = unix_ms();
     if (ends <= now) {
-      give_up(delivery, "expired: it was to be delivered at the latest " +
-                            std::to_string(now - ends) + " ms ago");
+      give_up(delivery, travel, "expired",
+              "expired: it was to be delivered at the latest " + std::to_string(now - ends) +
+                  " ms ago");
       return;
     }
     left = ends - now;
@@ -163,16 +164,21 @@ void Relay::forward(Delivery& delivery) {
   publish(delivery, due_copy(delivery, left));
 }
 
-void Relay::give_up(Delivery& delivery, const std::string& reason) {
-  const auto view = decode_delivery(delivery.frame.bytes());
-  const Travel travel = view ? travel_of(view->headers) : Travel{};
-  log_error("delayed message cannot be delivered",
-            {{"group", settings_.group.name},
-             {"message_id", view ? (*view)[TextProperty::message_id] : std::string_view()},
-             {"exchange", travel.to_exchange},
-             {"key", travel.to_key},
-             {"reason", reason},
-             {"to", "queue " + undeliverable_name(settings_.delays.prefix)}});
+// `kind`: of reason, without what is the message's own.
+void Relay::give_up(Delivery& delivery, const Travel& travel, const std::string& kind,
+                    const std::string& reason) {
+  const std::string to = std::string(travel.to_exchange) + " " + std::string(travel.to_key);
+  if (const auto count = repeated_.count("gone " + to + " " + kind, Clock::now()); count > 0) {
+    const auto view = decode_delivery(delivery.frame.bytes());
+    log_error("delayed message cannot be delivered",
+              {{"group", settings_.group.name},
+               {"message_id", view ? (*view)[TextProperty::message_id] : std::string_view()},
+               {"exchange", travel.to_exchange},
+               {"key", travel.to_key},
+               {"reason", reason},
+               {"messages", count},
+               {"to", "queue " + undeliverable_name(settings_.delays.prefix)}});
+  }
   publish(delivery, undeliverable_copy(settings_.delays, delivery, reason));
 }
 
@@ -201,23 +207,31 @@ void Relay::on_fate(std::unique_ptr<Outbound> copy, Fate fate, const std::string
     const auto view = decode_delivery(delivery->frame.bytes());
     const Travel travel = view ? travel_of(view->headers) : Travel{};
     const auto patience = static_cast<std::uint64_t>(settings_.delays.give_up.count());
-    if (unix_ms() >= travel.due_ms + patience) {
-      give_up(*delivery, why);
+    // From when it was first tried: it may have become due while nobody was there.
+    const std::uint64_t now = unix_ms();
+    if (now >= (travel.failing_ms != 0 ? travel.failing_ms : now) + patience) {
+      give_up(*delivery, travel, why, why);
       return;
     }
-    log_warn("delayed message cannot be delivered now",
-             {{"group", settings_.group.name},
-              {"message_id", view ? (*view)[TextProperty::message_id] : std::string_view()},
-              {"exchange", travel.to_exchange},
-              {"key", travel.to_key},
-              {"reason", why},
-              {"again_in_ms", settings_.delays.retry.count()}});
+    const std::string to = std::string(travel.to_exchange) + " " + std::string(travel.to_key);
+    if (const auto count = repeated_.count("again " + to + " " + why, Clock::now()); count > 0) {
+      log_warn("delayed message cannot be delivered now",
+               {{"group", settings_.group.name},
+                {"message_id", view ? (*view)[TextProperty::message_id] : std::string_view()},
+                {"exchange", travel.to_exchange},
+                {"key", travel.to_key},
+                {"reason", why},
+                {"messages", count},
+                {"again_in_ms", settings_.delays.retry.count()}});
+    }
     publish(*delivery, again_copy(settings_.delays, *delivery, why));
     return;
   }
   // Not even into the ladder: the broker has it still.
-  log_error("delayed message goes back to the queue it came from",
-            {{"group", settings_.group.name}, {"reason", why}});
+  if (const auto count = repeated_.count("back " + why, Clock::now()); count > 0) {
+    log_error("delayed message goes back to the queue it came from",
+              {{"group", settings_.group.name}, {"reason", why}, {"messages", count}});
+  }
   --publishing_;
   delivery->state = Delivery::State::delayed;
   delivery->due = Clock::now() + kHandBackAfter;

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "common/event_loop.h"
+#include "common/repeated_log.h"
 #include "common/scoreboard.h"
 #include "common/settings.h"
 #include "consumer/copies.h"
@@ -33,7 +34,8 @@ class Relay {
   void on_complete();
   void on_channel_lost();
   void forward(Delivery& delivery);
-  void give_up(Delivery& delivery, const std::string& reason);
+  void give_up(Delivery& delivery, const Travel& travel, const std::string& kind,
+               const std::string& reason);
   void publish(Delivery& delivery, std::unique_ptr<Outbound> copy);
   void on_fate(std::unique_ptr<Outbound> copy, Fate fate, const std::string& reason);
   void settle(Delivery& delivery, Verdict verdict);
@@ -47,6 +49,7 @@ class Relay {
   GroupBoard& board_;
   std::unique_ptr<EventLoop> loop_;
   std::unique_ptr<Orders> orders_;
+  RepeatedLog repeated_;
   DeliveryTable table_;
   std::unique_ptr<Session> session_;
   std::unique_ptr<Publisher> publisher_;

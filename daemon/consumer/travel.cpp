@@ -34,6 +34,7 @@ Travel travel_of(std::string_view headers) {
   bool has_exchange = false, has_key = false, has_to_exchange = false, has_to_key = false;
   while (const auto each = next_header(headers)) {
     const std::string_view name = each->name;
+    if (name == "x-death") travel.has_died = true;
     if (!name.starts_with("x-lope-")) continue;
     if (name == header::kAttempt) take_number(*each, 1, travel.attempt);
     if (name == header::kCrashes) take_number(*each, 0, travel.crashes);
@@ -41,6 +42,7 @@ Travel travel_of(std::string_view headers) {
     if (name == header::kExpires) take_number(*each, 0, travel.expires_ms);
     if (name == header::kDue) take_number(*each, 0, travel.due_ms);
     if (name == header::kExpiration) take_number(*each, 0, travel.expiration_ms);
+    if (name == header::kFailing) take_number(*each, 0, travel.failing_ms);
     if (name == header::kTransient) take_flag(*each, travel.transient);
     if (name == header::kUnroutable) take_flag(*each, travel.may_be_unroutable);
     if (name == header::kExchange) has_exchange = take_text(*each, travel.exchange);

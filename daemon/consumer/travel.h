@@ -30,7 +30,8 @@ inline constexpr std::string_view kToKey = "x-lope-to-key";
 inline constexpr std::string_view kTransient = "x-lope-transient";    // there it need not persist
 inline constexpr std::string_view kUnroutable = "x-lope-unroutable";  // there it may be dropped
 inline constexpr std::string_view kExpiration = "x-lope-expiration";  // there; from then on
-inline constexpr std::string_view kReason = "x-lope-reason";  // why it could not be delivered
+inline constexpr std::string_view kReason = "x-lope-reason";    // why it could not be delivered
+inline constexpr std::string_view kFailing = "x-lope-failing";  // since when it could not
 // Of a dead letter.
 inline constexpr std::string_view kDeadReason = "x-lope-dead-reason";
 inline constexpr std::string_view kDeadCode = "x-lope-dead-code";  // one of dead_code::
@@ -64,8 +65,12 @@ struct Travel {
   std::uint64_t expires_ms = 0;     // 0: never
   std::uint64_t due_ms = 0;
   std::uint64_t expiration_ms = 0;
+  std::uint64_t failing_ms = 0;  // since when it could not be delivered; 0: it was not tried
   bool transient = false;
   bool may_be_unroutable = false;
+  // A broker has dead-lettered it since Lope has written the rest: none of that counts any more.
+  // Every copy of ours goes out without the broker's own headers about that.
+  bool has_died = false;
   bool has_origin = false;
   std::string_view exchange, routing_key;  // when has_origin
   bool has_destination = false;

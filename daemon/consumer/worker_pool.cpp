@@ -223,6 +223,7 @@ void WorkerPool::bury(int index) {
   WorkerProcess::Outcome outcome;
   while (process.next_outcome(table_, outcome, true)) events_.on_outcome(outcome);
   WorkerProcess::Remains remains = process.remains(table_);
+  remains.ended = slot.ended;
 
   const std::string how = end ? end->to_string() : end.error();
   const auto age =
@@ -280,6 +281,7 @@ void WorkerPool::bury(int index) {
   if (!clean) board_.worker_deaths.fetch_add(1, std::memory_order_relaxed);
   slot.process.reset();
   slot.ready = slot.exited = false;
+  slot.ended.clear();
   set_ready_count();
   sweep();
   events_.on_death(remains, how);
@@ -502,19 +504,35 @@ TimePoint WorkerPool::end_late(std::chrono::nanoseconds limit) {
         }
       });
     }
-    log_error("ending a worker",
-              {{"group", settings_.group.name},
-               {"worker", i},
-               {"worker_pid", slot.process->pid()},
-               {"reason", late.flush ? "flush() has lasted longer than timeout"
-                                     : "a handler call has lasted longer than timeout"},
-               {"limit_ms", std::chrono::duration_cast<std::chrono::milliseconds>(limit).count()}});
-    slot.link_trouble = "it did not end at SIGABRT";
-    slot.kill_at = now + kAbortGrace;
-    timer_.arm(slot.kill_at);
-    slot.process->kill(SIGABRT);
+    const auto limit_ms = std::chrono::duration_cast<std::chrono::milliseconds>(limit);
+    end(static_cast<int>(i),
+        std::string(late.flush ? "timeout: flush() of its handler" : "timeout: its handler") +
+            " took longer than " + std::to_string(limit_ms.count()) + " ms",
+        limit_ms);
   }
   return next;
+}
+
+void WorkerPool::end_over(Delivery& delivery, const std::string& reason,
+                          std::chrono::milliseconds limit) {
+  const Slot& slot = slots_[static_cast<std::size_t>(delivery.worker)];
+  if (slot.process == nullptr || slot.exited) return;
+  delivery.late = true;
+  if (slot.link_trouble.empty()) end(delivery.worker, reason, limit);
+}
+
+void WorkerPool::end(int index, const std::string& reason, std::chrono::milliseconds limit) {
+  Slot& slot = slots_[static_cast<std::size_t>(index)];
+  log_error("ending a worker", {{"group", settings_.group.name},
+                                {"worker", index},
+                                {"worker_pid", slot.process->pid()},
+                                {"reason", reason},
+                                {"limit_ms", limit.count()}});
+  slot.ended = reason;
+  slot.link_trouble = "it did not end at SIGABRT";
+  slot.kill_at = Clock::now() + kAbortGrace;
+  timer_.arm(slot.kill_at);
+  slot.process->kill(SIGABRT);
 }
 
 void WorkerPool::revoke(Delivery& held) {

@@ -85,6 +85,9 @@ class WorkerPool {
   // Ends the workers whose handler calls have lasted too long, with SIGABRT and a little later with
   // SIGKILL; what is inside such a call is marked late. Returns when to look again.
   TimePoint end_late(std::chrono::nanoseconds limit);
+  // Ends a worker over one delivery that is inside a call, in the same way. `reason` is for the log
+  // and the message.
+  void end_over(Delivery& delivery, const std::string& reason, std::chrono::milliseconds limit);
   // Takes a held delivery from its handler.
   void revoke(Delivery& held);
   // What the workers said about their handler; empty before the first was ready.
@@ -109,6 +112,7 @@ class WorkerPool {
     bool probing = false;      // has one delivery, alone, and no other after it
     std::string link_trouble;  // set: to be killed, unless it ends by itself before…
     TimePoint kill_at{};       // … then
+    std::string ended;         // set: why it was ended, by a time limit
     std::string failure;       // what it said before it ended
     bool refused = false;
     double mean_ns = -1;
@@ -125,6 +129,7 @@ class WorkerPool {
   WorkerLoad load(const Slot& slot) const;
   static bool is_tiny(const Slot& slot);
   void retire(Slot& slot);
+  void end(int index, const std::string& reason, std::chrono::milliseconds limit);
   bool cannot_stay(const Slot& slot) const;
 
   EventLoop& loop_;

@@ -371,6 +371,7 @@ std::vector<Delivery*> WorkerProcess::take_back(DeliveryTable& table) {
 
 WorkerProcess::Remains WorkerProcess::remains(DeliveryTable& table) {
   Remains remains;
+  remains.flushing = flushing() > 0;
   table.for_each([&](Delivery& delivery) {
     if (delivery.worker != slot_) return;
     const bool held = delivery.state == Delivery::State::held;

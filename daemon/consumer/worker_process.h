@@ -92,6 +92,8 @@ class WorkerProcess {
   struct Remains {
     std::vector<Delivery*> running;
     std::vector<Delivery*> waiting;
+    bool flushing = false;  // a thread was in flush()
+    std::string ended;      // why we ended it: those are guilty that are `late`, nobody else
   };
   Remains remains(DeliveryTable& table);
   // Deliveries with it, those that are held among them.

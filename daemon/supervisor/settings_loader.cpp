@@ -77,7 +77,8 @@ constexpr std::string_view kGroupKeys[] = {"queue",
 constexpr std::string_view kBatchKeys[] = {"size", "wait"};
 constexpr std::string_view kRetryKeys[] = {"attempts", "delay", "backoff", "max_delay", "jitter"};
 constexpr std::string_view kDeadLetterKeys[] = {"exchange", "key", "queue", "declare", "type"};
-constexpr std::string_view kBreakerKeys[] = {"failures", "outcomes", "pause", "max_pause"};
+constexpr std::string_view kBreakerKeys[] = {"failures", "outcomes", "period", "pause",
+                                             "max_pause"};
 constexpr std::string_view kQueueKeys[] = {"name", "prefetch", "consumer_tag", "consumer_arguments",
                                            "declare"};
 constexpr std::string_view kDeclareKeys[] = {"type",      "durable",   "exclusive", "auto_delete",
@@ -142,6 +143,7 @@ constexpr DurationRange kConsumerTimeoutRange{10s, 168h, "0 (none), or from 10s 
 constexpr DurationRange kCallRange{10ms, 168h, "0 (none), or from 10ms to 7d", true};
 constexpr DurationRange kRetryDelayRange{0s, 720h, "from 0s to 30d"};
 constexpr DurationRange kMaxDelayRange{0s, 8760h, "from 0s to 365d"};
+constexpr DurationRange kPeriodRange{0ms, 1h, "from 0 to 1h"};
 constexpr DurationRange kPauseRange{10ms, 1h, "from 10ms to 1h"};
 constexpr DurationRange kMaxPauseRange{10ms, 24h, "from 10ms to 1d"};
 constexpr DurationRange kRelayRetryRange{1s, 24h, "from 1s to 1d"};
@@ -1118,6 +1120,7 @@ void Loader::breaker(const Value& value, BreakerSettings& target) {
   target.on = true;
   number(keys["failures"], target.failures, kFailuresRange);
   integer(keys["outcomes"], target.outcomes, 1, 10'000);
+  duration(keys["period"], target.period, kPeriodRange);
   ordered(keys, {"pause", target.pause, kPauseRange},
           {"max_pause", target.max_pause, kMaxPauseRange});
 }

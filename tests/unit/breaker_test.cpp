@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <catch2/catch.hpp>
 #include <deque>
+#include <optional>
 #include <random>
 #include <string>
 #include <string_view>
@@ -17,6 +18,7 @@ BreakerSettings settings(double failures, int outcomes) {
   BreakerSettings settings;
   settings.failures = failures;
   settings.outcomes = outcomes;
+  settings.period = 0ms;  // just the latest
   settings.pause = 1s;
   settings.max_pause = 6s;
   return settings;
@@ -82,7 +84,7 @@ TEST_CASE("a pause that begins tells how long it is and why", "[unit][breaker]")
   const auto pause = breaker.outcome(true, kStart);
   REQUIRE(pause);
   CHECK(pause->length == 1s);
-  CHECK(pause->failures == 0.75);
+  CHECK(pause->failed == 3);
   CHECK(pause->outcomes == 4);
   CHECK(breaker.resumes_at() == kStart + 1s);
   CHECK(breaker.paused(kStart));
@@ -116,7 +118,7 @@ TEST_CASE("a probe that does not fail ends the row of pauses", "[unit][breaker]"
   REQUIRE(pause);
   CHECK(pause->length == 1s);
   CHECK(pause->outcomes == 20);
-  CHECK(pause->failures == 0.95);
+  CHECK(pause->failed == 19);
 }
 
 TEST_CASE("outcomes during a pause count for nothing", "[unit][breaker]") {
@@ -173,6 +175,60 @@ TEST_CASE("after a reset a breaker is as new", "[unit][breaker]") {
   const auto pause = breaker.outcome(true, kStart + 2s);
   REQUIRE(pause);
   CHECK(pause->length == 1s);
+}
+
+// Outcomes one after the other, `step` apart. When a pause began; none: it did not.
+std::optional<TimePoint> pause_of(Breaker& breaker, std::string_view outcomes, TimePoint from,
+                                  Clock::duration step) {
+  for (std::size_t i = 0; i < outcomes.size(); ++i) {
+    const TimePoint now = from + step * static_cast<int>(i);
+    if (breaker.outcome(outcomes[i] == 'x', now)) return now;
+  }
+  return std::nullopt;
+}
+
+TEST_CASE("failures that come in a bundle stop nobody, those that go on do", "[unit][breaker]") {
+  BreakerSettings settings;
+  settings.period = 2s;
+  struct Row {
+    const char* what;
+    std::string before, then;  // the first a minute before
+    Clock::duration step;
+    bool pauses;
+  };
+  const Row rows[] = {
+      {"a bundle, as the first", "", std::string(5000, 'x'), 10us, false},
+      {"a bundle, after successes long ago", std::string(50, '.'), std::string(5000, 'x'), 10us,
+       false},
+      {"many a second", "", std::string(5000, 'x'), 1ms, true},
+      {"many a second, one in eleven fine", "",
+       [] {
+         std::string all;
+         for (int i = 0; i < 300; ++i) all += "xxxxxxxxxxx.";
+         return all;
+       }(),
+       1ms, true},
+      {"many a second, one in nine fine", "",
+       [] {
+         std::string all;
+         for (int i = 0; i < 900; ++i) all += "xxxxxxxx.";
+         return all;
+       }(),
+       1ms, false},
+      {"three a second", "", std::string(20, 'x'), 333ms, true},
+      {"one a minute", "", std::string(20, 'x'), 1min, true},
+      {"too few of them", "", std::string(19, 'x'), 1min, false},
+  };
+  for (const Row& row : rows) {
+    CAPTURE(row.what);
+    Breaker breaker(settings);
+    REQUIRE_FALSE(pause_of(breaker, row.before, kStart, 1ms));
+    const TimePoint from = kStart + 1min;
+    const auto pause = pause_of(breaker, row.then, from, row.step);
+    CHECK(pause.has_value() == row.pauses);
+    if (pause) CHECK(*pause - from >= 1s);
+    if (pause && row.step == 1ms) CHECK(*pause - from <= 1100ms);
+  }
 }
 
 TEST_CASE("a breaker does what counting everything anew each time would", "[unit][breaker]") {

@@ -399,55 +399,87 @@ TEST_CASE("a dead letter that nobody takes is parked, in a queue as it is if nee
   settings.exchange = "dlx";
   const auto copy = dead_letter_copy(settings, false, kept.delivery, "q",
                                      {dead_code::kRejected, "r", 1, 0}, kAuthor, kAttempt);
-  REQUIRE(next_best(*copy, "q"));
+  REQUIRE(next_best(*copy, Fate::refused, "q"));
   CHECK(kind_of(*copy) == CopyKind::parking);
   CHECK(copy->publication.exchange.empty());
   CHECK(copy->publication.routing_key == "q.dead");
   CHECK(texts(steps_for(copy->need, kDelays, settings, false)) ==
         std::vector<std::string>{"declare queue 'q.dead'"});
-  REQUIRE(next_best(*copy, "q"));
+  REQUIRE(next_best(*copy, Fate::refused, "q"));
   CHECK(copy->publication.routing_key == "q.dead");
   CHECK(texts(steps_for(copy->need, kDelays, settings, false)) ==
         std::vector<std::string>{"look for queue 'q.dead'"});
-  CHECK_FALSE(next_best(*copy, "q"));
+  CHECK_FALSE(next_best(*copy, Fate::refused, "q"));
   check_whole(*copy, sample, kept.encoded);
   CHECK(text_of(copy->publication, header::kDeadReason) == "r");
 }
 
-TEST_CASE("a copy with large headers first does without its history", "[unit][copies]") {
+TEST_CASE("a copy that is too large does without its history, a dead letter then without the rest",
+          "[unit][copies]") {
   Sample sample;
-  sample.other_fields = history_field(70'000);
+  sample.other_fields = history_field(1000);
   const Kept kept(sample);
   const auto retry = retry_copy(kDelays, kept.delivery, "q", 1s, 0, kAttempt);
   const std::string need = retry->need;
-  REQUIRE(next_best(*retry, "q"));
+  REQUIRE(next_best(*retry, Fate::too_large, "q"));
   CHECK(get<AmqpArray>(retry->publication, header::kHistory).empty());
   CHECK(kind_of(*retry) == CopyKind::retry);
   CHECK(retry->need == need);
   check_whole(*retry, sample, kept.encoded);
-  CHECK_FALSE(next_best(*retry, "q"));
+  CHECK_FALSE(next_best(*retry, Fate::too_large, "q"));  // a dead letter, now
 
-  const auto dead = dead_letter_copy({}, false, kept.delivery, "q",
+  DeadLetterSettings settings;
+  settings.exchange = "dlx";
+  const bool parking = GENERATE(false, true);
+  const auto dead = dead_letter_copy(settings, parking, kept.delivery, "q",
                                      {dead_code::kRejected, "r", 1, 0}, kAuthor, kAttempt);
-  REQUIRE(next_best(*dead, "q"));
-  CHECK(kind_of(*dead) == CopyKind::dead_letter);
+  REQUIRE(next_best(*dead, Fate::too_large, "q"));
   CHECK(get<AmqpArray>(dead->publication, header::kHistory).empty());
-  REQUIRE(next_best(*dead, "q"));
-  CHECK(kind_of(*dead) == CopyKind::parking);
+  CHECK(text_of(dead->publication, header::kDeadReason) == "r");
+  REQUIRE(next_best(*dead, Fate::too_large, "q"));
+  REQUIRE(dead->publication.headers.size() == 1);
+  CHECK(text_of(dead->publication, header::kDeadCode) == dead_code::kRejected);
+  REQUIRE(next_best(*dead, Fate::too_large, "q"));
+  CHECK(dead->publication.headers.empty());
+  CHECK_FALSE(next_best(*dead, Fate::too_large, "q"));
+  CHECK(kind_of(*dead) == (parking ? CopyKind::parking : CopyKind::dead_letter));
 }
 
-TEST_CASE("for a copy with headers of a usual size, and for relays, there is no other way",
+TEST_CASE("a dead letter whose place is declared otherwise goes there all the same",
+          "[unit][copies]") {
+  const Sample sample;
+  const Kept kept(sample);
+  DeadLetterSettings settings;
+  settings.declare = true;
+  const bool queue = GENERATE(true, false);
+  (queue ? settings.routing_key : settings.exchange) = "dead";
+  const auto copy = dead_letter_copy(settings, false, kept.delivery, "q",
+                                     {dead_code::kRejected, "r", 1, 0}, kAuthor, kAttempt);
+  const std::string what = queue ? "queue 'dead'" : "exchange 'dead'";
+  CHECK_THAT(texts(steps_for(copy->need, kDelays, settings, false)).at(0),
+             Catch::Matchers::Contains("declare " + what));
+  REQUIRE(next_best(*copy, Fate::refused, "q"));
+  CHECK(kind_of(*copy) == CopyKind::dead_letter);
+  CHECK(texts(steps_for(copy->need, kDelays, settings, false)) ==
+        std::vector<std::string>{"look for " + what});
+  REQUIRE(next_best(*copy, Fate::refused, "q"));
+  CHECK(kind_of(*copy) == CopyKind::parking);
+}
+
+TEST_CASE("for a retry, for what is lost, and for relays, there is no other way",
           "[unit][copies]") {
   Sample sample;
   sample.headers = all_headers();
-  sample.other_fields = history_field(1000) + text_field("large", std::string(80'000, 'x'));
-  const Kept large(sample);
   sample.other_fields = history_field(1000);
-  const Kept usual(sample);
-  CHECK_FALSE(next_best(*retry_copy(kDelays, usual.delivery, "q", 1s, 0, kAttempt), "q"));
-  CHECK_FALSE(next_best(*due_copy(large.delivery, 0), "q"));
-  CHECK_FALSE(next_best(*again_copy(kDelays, large.delivery, "r"), "q"));
-  CHECK_FALSE(next_best(*undeliverable_copy(kDelays, large.delivery, "r"), "q"));
+  const Kept kept(sample);
+  const auto fate = GENERATE(Fate::returned, Fate::nacked, Fate::refused, Fate::lost);
+  CHECK_FALSE(next_best(*retry_copy(kDelays, kept.delivery, "q", 1s, 0, kAttempt), fate, "q"));
+  CHECK_FALSE(next_best(*due_copy(kept.delivery, 0), fate, "q"));
+  CHECK_FALSE(next_best(*again_copy(kDelays, kept.delivery, "r"), fate, "q"));
+  CHECK_FALSE(next_best(*undeliverable_copy(kDelays, kept.delivery, "r"), fate, "q"));
+  CHECK_FALSE(next_best(*dead_letter_copy({}, true, kept.delivery, "q",
+                                          {dead_code::kRejected, "r", 1, 0}, kAuthor, kAttempt),
+                        Fate::lost, "q"));
 }
 
 TEST_CASE("what is due goes where its headers say, without them", "[unit][copies]") {

@@ -265,13 +265,13 @@ TEST_CASE("what a group says of failing messages is taken as written", "[unit][s
       "timeout: 10ms, crashes: 100, "
       "retry: {attempts: 1000, delay: 0s, backoff: 1, max_delay: 365d, jitter: 1.0}, "
       "dead_letter: {exchange: dead, key: k, declare: true, type: x-random}, "
-      "breaker: {failures: 1e-2, outcomes: 1, pause: 1h, max_pause: 1d}");
+      "breaker: {failures: 1e-2, outcomes: 1, period: 0s, pause: 1h, max_pause: 1d}");
   CHECK(group.timeout == 10ms);
   CHECK(group.crashes == 100);
   CHECK(group.retry == RetrySettings{1000, 0s, 1.0, 8760h, 1.0});
   CHECK(group.dead_letter ==
         DeadLetterSettings{DeadLetterSettings::To::exchange, "dead", "k", true, "x-random"});
-  CHECK(group.breaker == BreakerSettings{true, 0.01, 1, 1h, 24h});
+  CHECK(group.breaker == BreakerSettings{true, 0.01, 1, 0ms, 1h, 24h});
 }
 
 TEST_CASE("retry, dead_letter and breaker have short forms", "[unit][settings]") {
@@ -320,7 +320,7 @@ groups:
   CHECK(same.crashes == 5);
   CHECK(same.dead_letter ==
         DeadLetterSettings{DeadLetterSettings::To::exchange, "dead", "k", true, "fanout"});
-  CHECK(same.breaker == BreakerSettings{true, 0.5, 10, 2s, 4s});
+  CHECK(same.breaker == BreakerSettings{true, 0.5, 10, 2s, 2s, 4s});
 
   const GroupSettings& brief = settings.groups[1];
   CHECK(brief.timeout == 0s);
@@ -328,13 +328,13 @@ groups:
   CHECK(brief.crashes == 1);
   CHECK(brief.dead_letter ==
         DeadLetterSettings{DeadLetterSettings::To::broker, "", "", false, "topic"});
-  CHECK(brief.breaker == BreakerSettings{false, 0.5, 10, 2s, 4s});
+  CHECK(brief.breaker == BreakerSettings{false, 0.5, 10, 2s, 2s, 4s});
 
   const GroupSettings& some = settings.groups[2];
   CHECK(some.retry == RetrySettings{7, 3s, 3.0, 3s, 0.0});
   CHECK(some.dead_letter ==
         DeadLetterSettings{DeadLetterSettings::To::exchange, "other", "", false, "topic"});
-  CHECK(some.breaker == BreakerSettings{true, 0.5, 10, 3s, 4s});
+  CHECK(some.breaker == BreakerSettings{true, 0.5, 10, 2s, 3s, 4s});
 
   CHECK(good("defaults: {breaker: false}\ngroups: {a: {handler: h, breaker: {pause: 2s}}}")
             .groups[0]
@@ -674,7 +674,7 @@ TEST_CASE("a wrong value of a group is told with place, expected and found", "[u
        "groups.a.dead_letter.queue: expected a queue that is not the group's own, found 'a': its "
        "dead letters would come again"},
       {"breaker: off",
-       "groups.a.breaker: expected true, false, or a map of failures, outcomes, pause and "
+       "groups.a.breaker: expected true, false, or a map of failures, outcomes, period, pause and "
        "max_pause, found 'off'"},
       {"breaker: 1", "groups.a.breaker: expected true, false, or a map of…"},
       {"breaker: {failures: 0}",
