@@ -13,6 +13,7 @@
 #include <thread>
 
 #include "support/courier.h"
+#include "support/ladder.h"
 #include "support/log_lines.h"
 
 using namespace lope::test;
@@ -82,38 +83,6 @@ std::int64_t unix_ms() {
       .count();
 }
 
-// A delay ladder of its own, so that other tests' messages are not taken for this one's; gone with
-// it.
-struct Ladder {
-  explicit Ladder(Broker& at) : broker(at) {}
-  Ladder(const Ladder&) = delete;
-  Ladder& operator=(const Ladder&) = delete;
-  ~Ladder() {
-    try {
-      for (const char* kind : {"queues", "exchanges"}) {
-        for (const auto& row : broker.list({std::string("list_") + kind, "name"})) {
-          if (!row[0].starts_with(prefix)) continue;
-          const std::string resource = "rabbit_misc:r(<<\"/\">>, " +
-                                       std::string(kind).substr(0, std::string(kind).size() - 1) +
-                                       ", <<\"" + row[0] + "\">>)";
-          broker.ctl(
-              {"eval", std::string(kind) == "queues"
-                           ? "{ok, Q} = rabbit_amqqueue:lookup(" + resource +
-                                 "), rabbit_amqqueue:delete(Q, false, false, <<\"test\">>)."
-                           : "rabbit_exchange:delete(" + resource + ", false, <<\"test\">>)."});
-        }
-      }
-    } catch (const std::runtime_error&) {  // the node may be down: it is removed after the run
-    }
-  }
-  std::string top(const std::string& more) const {
-    return "delays: { prefix: " + prefix + ", relay: true" + more + " }\n";
-  }
-
-  Broker& broker;
-  const std::string prefix = "ladder-" + std::to_string(unix_ms());
-};
-
 // As eventually(), for a condition that is dear to look at.
 template <typename F>
 bool sooner_or_later(std::chrono::milliseconds deadline, F condition) {
@@ -152,7 +121,7 @@ TEST_CASE(
   Couriered it(type);
   const Ladder ladder(it.broker);
   Lope lope(it.options("    retry: { attempts: 4, delay: 5s }\n    workers: 2\n    prefetch: 500\n",
-                       ladder.top("") + "log: { level: info }\nshutdown_timeout: 60s\n"));
+                       ladder.top() + "log: { level: info }\nshutdown_timeout: 60s\n"));
   REQUIRE(eventually(30s, [&] { return it.broker.consumer_count(it.queue) == 1; }));
   const auto began = SteadyClock::now();
   // What the message with this number asks for: how many retries, after so many ms each.
@@ -269,7 +238,7 @@ TEST_CASE("poison: each killer is set aside after exactly its crashes, and no in
   const Ladder ladder(it.broker);
   Lope lope(it.options(
       "    prefetch: 50\n    crashes: 3\n    retry: { attempts: 10, delay: 500ms }\n" + shape.lines,
-      ladder.top("") + "log: { level: info }\n", "memory: 1024"));
+      ladder.top() + "log: { level: info }\n", "memory: 1024"));
   REQUIRE(eventually(30s, [&] { return it.broker.consumer_count(it.queue) == 1; }));
   const std::vector<std::pair<std::string, std::string>> kinds = {{"segv", "SIGSEGV"},
                                                                   {"abort", "SIGABRT"},
@@ -401,7 +370,7 @@ TEST_CASE("consumers and supervisors killed at random moments of all of it: noth
   const LopeOptions options = it.options(
       "    prefetch: 100\n    workers: 2\n    crashes: 2\n    retry: { attempts: 6, delay: 300ms "
       "}\n",
-      ladder.top("") + "log: { level: info }\n");
+      ladder.top() + "log: { level: info }\n");
   auto lope = std::make_unique<Lope>(options);
   const auto is_up = [&] { return it.broker.consumer_count(it.queue).value_or(0) > 0; };
   REQUIRE(eventually(30s, is_up));
