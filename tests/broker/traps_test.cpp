@@ -1,0 +1,89 @@
+// What brokers do that surprises: each of these has cost the users of other clients messages.
+#include <signal.h>
+
+#include <algorithm>
+#include <catch2/catch.hpp>
+#include <fstream>
+#include <set>
+
+#include "common/clock.h"
+#include "support/courier.h"
+#include "support/ladder.h"
+#include "support/log_lines.h"
+
+using namespace lope::test;
+
+TEST_CASE("what cannot be delivered at the ladder's end is set aside, and holds up nothing",
+          "[broker][traps]") {
+  Couriered it;
+  const Ladder ladder(it.broker);
+  const std::string due = ladder.prefix + ".due";
+  const std::string undeliverable = ladder.prefix + ".undeliverable";
+  const std::string to = it.broker.make_queue("to");
+  const std::string internal = it.broker.unique_exchange("internal");
+  it.broker.declare_exchange(internal, "direct", {.internal = true});
+  Lope lope(it.options({}, ladder.top(", retry: 1s, give_up: 2s")));
+  REQUIRE(lope.wait_ready());
+  REQUIRE(eventually(10s, [&] { return it.broker.consumer_count(due).value_or(0) == 1; }));
+  struct Row {
+    std::string id, exchange, key;
+    std::int64_t expiration;  // 0: none; -1: no headers at all
+    std::string reason;       // empty: it arrives
+  };
+  const std::vector<Row> rows = {
+      {"fine", "", to, 0, ""},
+      {"expired", "", to, 1000, "expired: it was to be delivered at the latest "},
+      {"missing", "no-such-exchange", "k", 0, "refused: look for exchange 'no-such-exchange'"},
+      {"unroutable", "", "no-such-queue", 0, "returned: 312 NO_ROUTE"},
+      {"lost", "", "", -1, "its headers do not say where it is to go"},
+      {"after", "", to, 0, ""},
+      // It is there, but nobody may publish to it.
+      {"internal", internal, "k", 0, "refused: 403 ACCESS_REFUSED"},
+  };
+  Publisher publisher = it.broker.publisher();
+  const auto publish = [&](const Row& row) {
+    const auto now = static_cast<std::int64_t>(lope::unix_ms());
+    Publication publication{.routing_key = due, .body = "as it was", .message_id = row.id};
+    if (row.expiration >= 0) {
+      publication.headers = {{"x-lope-to-exchange", row.exchange}, {"x-lope-to-key", row.key}};
+      // What has expired was due a while ago.
+      publication.typed_headers = {
+          {.name = "x-lope-due", .kind = 'l', .number = now - 2 * row.expiration},
+          {.name = "x-lope-expiration", .kind = 'l', .number = row.expiration}};
+    }
+    publisher.publish(publication);
+  };
+  const auto check = [&](const Received& letter) {
+    INFO(letter.message_id << ": " << letter.header("x-lope-reason"));
+    const auto row = std::find_if(rows.begin(), rows.end(),
+                                  [&](const Row& each) { return each.id == letter.message_id; });
+    REQUIRE(row != rows.end());
+    CHECK(letter.header("x-lope-reason").find(row->reason) != std::string::npos);
+    CHECK(letter.body == "as it was");
+    CHECK(letter.persistent);
+    CHECK(letter.header("x-lope-to-exchange") == row->exchange);
+    CHECK(letter.header("x-lope-to-key") == row->key);
+  };
+  for (std::size_t i = 0; i + 1 < rows.size(); ++i) publish(rows[i]);
+  CHECK(ids_of(it.take(to, 2)) == std::vector<std::string>{"after", "fine"});
+  // None of the others is kept unacked until its fate is known.
+  CHECK(eventually(10s, [&] { return it.broker.is_empty(due); }));
+  auto letters = it.take(undeliverable, 4);
+  CHECK(ids_of(letters) == std::vector<std::string>{"expired", "lost", "missing", "unroutable"});
+
+  // This one closes the channel, and costs nobody else anything: who was unconfirmed then arrives
+  // at least once.
+  publish(rows.back());
+  publish(rows.front());
+  CHECK_FALSE(it.take(to, 1).empty());
+  const auto refused = it.take(undeliverable, 1);
+  CHECK(ids_of(refused) == std::vector<std::string>{"internal"});
+  letters.insert(letters.end(), refused.begin(), refused.end());
+  for (const Received& letter : letters) check(letter);
+  // Those that may yet be delivered were tried again.
+  const auto again = fields_of(lope.log(), "delayed message cannot be delivered now", "message_id");
+  CHECK(std::set<std::string>(again.begin(), again.end()) ==
+        std::set<std::string>{"internal", "missing", "unroutable"});
+  CHECK(eventually(10s, [&] { return it.broker.is_empty(due); }));
+  CHECK(lope.stop() == exited(0));
+}
