@@ -13,6 +13,18 @@
 
 using namespace lope::test;
 
+namespace {
+
+std::set<std::string> acked(const Couriered& it) {
+  std::set<std::string> ids;
+  for (const CourierEnd& end : it.ends()) {
+    if (end.outcome == "ack") ids.insert(end.id);
+  }
+  return ids;
+}
+
+}  // namespace
+
 TEST_CASE("what cannot be delivered at the ladder's end is set aside, and holds up nothing",
           "[broker][traps]") {
   Couriered it;
@@ -86,4 +98,47 @@ TEST_CASE("what cannot be delivered at the ladder's end is set aside, and holds 
         std::set<std::string>{"internal", "missing", "unroutable"});
   CHECK(eventually(10s, [&] { return it.broker.is_empty(due); }));
   CHECK(lope.stop() == exited(0));
+}
+
+TEST_CASE("a group whose messages fail pauses, each time for longer, and goes on when they do not",
+          "[broker][traps]") {
+  Couriered it;
+  Lope lope(
+      it.options("    prefetch: 2\n    retry: { attempts: 1 }\n"
+                 "    breaker: { failures: 0.9, outcomes: 10, pause: 1s, max_pause: 4s }\n"));
+  REQUIRE(lope.wait_ready());
+  RatePublisher load(it.broker.url(), 20, 120s, [&](int i) {
+    return Publication{
+        .routing_key = it.queue, .body = "retry 9 -", .message_id = "f" + std::to_string(i)};
+  });
+  const auto pauses = [&] {
+    std::vector<int> lengths;
+    for (const std::string& line : lines_with(lope.log(), "pausing")) {
+      lengths.push_back(std::stoi(field(line, "pause_ms")));
+    }
+    return lengths;
+  };
+  REQUIRE(eventually(60s, [&] { return pauses().size() >= 4; }));
+  load.stop();
+  load.join();
+  it.broker.purge_queue(it.queue);
+  // Of the failing ones only those are left that have been delivered.
+  Publisher publisher = it.broker.publisher();
+  for (int i = 0; i < 50; ++i) publisher.publish(it.queue, "ack", "a" + std::to_string(i));
+  CHECK(eventually(30s, [&] { return acked(it).size() == 50; }));
+  const auto lengths = pauses();
+  CHECK(std::vector<int>(lengths.begin(), lengths.begin() + 4) ==
+        std::vector<int>{1000, 2000, 4000, 4000});
+  // What the handler saw of it.
+  std::vector<long> gaps;
+  const auto starts = it.starts();
+  for (std::size_t i = 1; i < starts.size(); ++i) {
+    gaps.push_back(starts[i].now_ms - starts[i - 1].now_ms);
+  }
+  for (const auto& [length, times] : std::map<long, long>{{990, 4}, {1990, 3}, {3990, 2}}) {
+    CHECK(std::count_if(gaps.begin(), gaps.end(), [&](long gap) { return gap >= length; }) >=
+          times);
+  }
+  CHECK(lope.stop() == exited(0));
+  CHECK(it.broker.message_count(it.queue) == 0);
 }
