@@ -142,3 +142,32 @@ TEST_CASE("a group whose messages fail pauses, each time for longer, and goes on
   CHECK(lope.stop() == exited(0));
   CHECK(it.broker.message_count(it.queue) == 0);
 }
+
+TEST_CASE("messages that wait are handed back before the broker's consumer_timeout",
+          "[broker][traps]") {
+  Couriered it;
+  const std::string gate = it.files.file("gate");
+  LopeOptions options = it.options("    timeout: 0s\n    prefetch: 5\n");
+  options.broker = "{ url: '" + it.broker.url() + "', consumer_timeout: 10s }";
+  Lope lope(options);
+  REQUIRE(lope.wait_ready());
+  it.publish("until " + gate, "long");
+  REQUIRE(it.wait_attempts("long", 1));
+  for (const char* id : {"a", "b", "c", "d"}) it.publish("ack", id);
+  const auto began = lope::Clock::now();
+  const auto line = lope.wait_for_line("messages handed back", 20s);
+  REQUIRE(line);
+  CHECK(lope::Clock::now() - began < 10s);
+  CHECK(field(*line, "messages") == "4");
+  CHECK(line->find("consumer_timeout") != std::string::npos);
+  std::ofstream(gate) << "open";
+  for (const char* id : {"long", "a", "b", "c", "d"}) REQUIRE(it.wait_acked(id));
+  for (const CourierStart& start : it.starts()) {
+    INFO(start.id);
+    CHECK(start.attempt == 1);
+    CHECK(start.redelivered == (start.id != "long"));
+  }
+  CHECK(it.starts().size() == 5);
+  CHECK(lope.stop() == exited(0));
+  CHECK(it.broker.message_count(it.queue) == 0);
+}
