@@ -1,9 +1,10 @@
 // Messages that are handled again: when, how often, and what they carry.
+#include <signal.h>
+
 #include <catch2/catch.hpp>
 
-#include <fstream>
-
 #include "support/courier.h"
+#include "support/ladder.h"
 #include "support/log_lines.h"
 
 using namespace lope::test;
@@ -108,6 +109,35 @@ TEST_CASE("a crash is counted in the message, over restarts of the daemon", "[br
   CHECK(dead[0].header("x-lope-dead-code") == "crashes");
   CHECK(dead[0].header("x-lope-dead-reason") == "its worker died: SIGSEGV");
   CHECK(dead[0].number("x-lope-dead-crashes") == 3);
+  CHECK(lope.stop() == exited(0));
+}
+
+TEST_CASE("a crash is counted in the message, over deaths of the consumer too", "[broker][retry]") {
+  Couriered it;
+  Lope lope(
+      it.options("    crashes: 3\n"
+                 "    retry: { attempts: 10, delay: 2500ms, backoff: 1, jitter: 0 }\n"));
+  REQUIRE(lope.wait_ready());
+  it.publish("segv", "m");
+  for (const std::size_t attempt : {1, 2}) {
+    REQUIRE(it.wait_attempts("m", attempt));
+    REQUIRE(lope.wait_for_line("message retried"));
+    // Its copy is confirmed, and waits.
+    REQUIRE(eventually(10s, [&] { return it.broker.is_empty(it.queue); }));
+    REQUIRE(it.attempts_of("m").size() == attempt);
+    const auto consumers = lope.consumers();
+    REQUIRE(consumers.size() == 1);
+    REQUIRE(::kill(consumers[0], SIGKILL) == 0);
+  }
+  const auto dead = it.take(it.dead(), 1, 20s);
+  REQUIRE(dead.size() == 1);
+  std::vector<int> crashes;
+  for (const CourierStart& start : it.starts()) crashes.push_back(start.crashes);
+  CHECK(it.attempts_of("m") == std::vector<int>{1, 2, 3});
+  CHECK(crashes == std::vector<int>{0, 1, 2});
+  CHECK(dead[0].header("x-lope-dead-code") == "crashes");
+  CHECK(dead[0].number("x-lope-dead-crashes") == 3);
+  CHECK(dead[0].number("x-lope-dead-attempts") == 3);
   CHECK(lope.stop() == exited(0));
 }
 
