@@ -171,3 +171,30 @@ TEST_CASE("messages that wait are handed back before the broker's consumer_timeo
   CHECK(lope.stop() == exited(0));
   CHECK(it.broker.message_count(it.queue) == 0);
 }
+
+TEST_CASE("with a delivery limit of 1 a crash costs none of the messages beside it",
+          "[broker][traps]") {
+  Couriered it;
+  it.broker.delete_queue(it.queue);
+  it.broker.declare_queue(it.queue, {.text_arguments = {{"x-queue-type", "quorum"}},
+                                     .number_arguments = {{"x-delivery-limit", 1}}});
+  Lope lope(
+      it.options("    prefetch: 50\n    workers: 2\n    crashes: 3\n"
+                 "    retry: { attempts: 10, delay: 200ms }\n"));
+  REQUIRE(lope.wait_ready());
+  std::set<std::string> innocents;
+  it.broker.publisher().publish_many(50, [&](int i) {
+    const bool kills = i == 10;
+    const std::string id = kills ? "killer" : "m" + std::to_string(i);
+    if (!kills) innocents.insert(id);
+    return Publication{
+        .routing_key = it.queue, .body = kills ? "segv" : "sleep 5", .message_id = id};
+  });
+  CHECK(eventually(20s, [&] { return acked(it) == innocents; }));
+  CHECK(ids_of(it.take(it.dead(), 1)) == std::vector<std::string>{"killer"});
+  CHECK(it.attempts_of("killer") == std::vector<int>{1, 2, 3});
+  CHECK(eventually(10s, [&] { return it.broker.is_empty(it.queue); }));
+  CHECK(it.starts().size() == 49 + 3);
+  CHECK(lope.stop() == exited(0));
+  CHECK(it.broker.message_count(it.dead()) == 0);
+}
