@@ -198,3 +198,42 @@ TEST_CASE("with a delivery limit of 1 a crash costs none of the messages beside 
   CHECK(lope.stop() == exited(0));
   CHECK(it.broker.message_count(it.dead()) == 0);
 }
+
+TEST_CASE("relays of several daemons share a ladder, and what a dead one had is not lost",
+          "[broker][traps]") {
+  Couriered it;
+  const Ladder ladder(it.broker);
+  const std::string due = ladder.prefix + ".due";
+  const std::string to = it.broker.make_queue("to");
+  const LopeOptions options = it.options("    prefetch: 50\n", ladder.top());
+  Lope one(options);
+  Lope two(options);
+  REQUIRE(one.wait_ready());
+  REQUIRE(two.wait_ready());
+  REQUIRE(eventually(10s, [&] { return it.broker.consumer_count(due) == 2; }));
+  std::set<std::string> wanted;
+  it.broker.publisher().publish_many(500, [&](int i) {
+    const std::string id = "m" + std::to_string(i);
+    wanted.insert(id + ".0");
+    return Publication{.routing_key = it.queue,
+                       .body = "later " + std::to_string(1000 + i * 6) + " publish " + to + " 1",
+                       .message_id = id};
+  });
+  // In the middle of it.
+  REQUIRE(eventually(20s, [&] { return it.broker.message_count(to).value_or(0) >= 100; }));
+  auto victims = one.consumers();
+  const auto relays = descendants_named(one.pid(), "lope-relay");
+  REQUIRE(victims.size() == 1);
+  REQUIRE(relays.size() == 1);
+  victims.insert(victims.end(), relays.begin(), relays.end());
+  for (const pid_t victim : victims) REQUIRE(::kill(victim, SIGKILL) == 0);
+  CHECK(eventually(20s, [&] { return it.broker.message_count(to).value_or(0) >= 500; }));
+  CHECK(eventually(20s, [&] { return it.broker.consumer_count(due) == 2; }));
+  CHECK(eventually(10s, [&] { return it.broker.is_empty(due); }));
+  std::set<std::string> arrived;
+  for (const Received& each : it.broker.drain(to)) arrived.insert(each.message_id);
+  CHECK(arrived == wanted);
+  CHECK(one.stop() == exited(0));
+  CHECK(two.stop() == exited(0));
+  CHECK(it.broker.message_count(it.queue) == 0);
+}
