@@ -217,3 +217,37 @@ TEST_CASE("under a resource alarm acks go on, publishing waits, and everything c
   CHECK(lope.process().count_lines("connection lost") == 0);
   CHECK(lope.stop() == exited(0));
 }
+
+TEST_CASE("handlers that publish faster than the broker takes it get nothing more to do",
+          "[broker][handler_publish]") {
+  Couriered it;
+  const std::string to = it.broker.make_queue("to");
+  const std::string gate = it.files.file("gate");
+  Lope lope(it.options("    prefetch: 250\n"));
+  REQUIRE(lope.wait_ready());
+  it.publish("until " + gate + " publish " + to + " 1", "first");
+  REQUIRE(it.wait_attempts("first", 1));
+  const std::string body = "body " + std::string(1 << 20, 'x') + " publish " + to + " 1";
+  std::set<std::string> wanted = {"first.0"};
+  it.broker.publisher().publish_many(
+      200,
+      [&](int i) {
+        const std::string id = "m" + std::to_string(i);
+        wanted.insert(id + ".0");
+        return Publication{.routing_key = it.queue, .body = body, .message_id = id};
+      },
+      20);
+  MemoryAlarm alarm(it.broker);
+  std::ofstream(gate) << "open";
+  REQUIRE(lope.wait_for_line("the broker blocks publishers", 20s));
+  // 64 MiB of publications wait, and the one that goes beyond.
+  const auto begun = [&] { return it.starts().size(); };
+  CHECK(eventually(20s, [&] { return begun() >= 65; }));
+  CHECK_FALSE(eventually(3s, [&] { return begun() > 70; }));
+  alarm.end();
+  std::set<std::string> published;
+  for (const Received& each : it.take(to, 201, 60s)) published.insert(each.message_id);
+  CHECK(published == wanted);
+  CHECK(eventually(10s, [&] { return it.broker.is_empty(it.queue); }));
+  CHECK(lope.stop() == exited(0));
+}
