@@ -237,3 +237,22 @@ TEST_CASE("relays of several daemons share a ladder, and what a dead one had is 
   CHECK(two.stop() == exited(0));
   CHECK(it.broker.message_count(it.queue) == 0);
 }
+
+TEST_CASE("a handler over its timeout that does not end at SIGABRT is killed", "[broker][traps]") {
+  Couriered it;
+  Lope lope(it.options("    timeout: 1s\n    retry: { attempts: 1 }\n"));
+  REQUIRE(lope.wait_ready());
+  it.publish("deaf sleep 60000", "late");
+  it.publish("ack", "after");
+  const auto dead = it.take(it.dead(), 1);
+  REQUIRE(dead.size() == 1);
+  CHECK(dead[0].message_id == "late");
+  CHECK(dead[0].header("x-lope-dead-reason").starts_with("timeout"));
+  CHECK(dead[0].number("x-lope-dead-crashes") == 0);
+  const auto ended = lope.wait_for_line("worker ended");
+  REQUIRE(ended);
+  CHECK(field(*ended, "how") == "SIGKILL");
+  CHECK(it.wait_acked("after"));
+  CHECK(lope.process().count_lines("worker ended") == 1);
+  CHECK(lope.stop() == exited(0));
+}
