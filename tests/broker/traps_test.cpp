@@ -256,3 +256,44 @@ TEST_CASE("a handler over its timeout that does not end at SIGABRT is killed", "
   CHECK(lope.process().count_lines("worker ended") == 1);
   CHECK(lope.stop() == exited(0));
 }
+
+TEST_CASE("of two daemons at a queue with a single active consumer one handles, the other waits",
+          "[broker][traps]") {
+  Couriered it;
+  it.broker.delete_queue(it.queue);
+  const std::string more =
+      "    prefetch: 10\n"
+      "    declare: { arguments: { x-single-active-consumer: true } }\n";
+  Couriered second;  // for its ledger
+  LopeOptions options = it.options(more);
+  Lope active(options);
+  REQUIRE(active.wait_ready());
+  options.groups.replace(options.groups.find(it.file), it.file.size(), second.file);
+  Lope waiting(options);
+  REQUIRE(waiting.wait_ready());
+  REQUIRE(it.broker.consumer_count(it.queue) == 2);
+  std::vector<std::string> wanted;
+  it.broker.publisher().publish_many(200, [&](int i) {
+    wanted.push_back("m" + std::to_string(i));
+    return Publication{.routing_key = it.queue, .body = "sleep 10", .message_id = wanted.back()};
+  });
+  REQUIRE(eventually(20s, [&] { return it.ends().size() >= 50; }));
+  CHECK(second.starts().empty());
+  CHECK(active.stop() == exited(0));
+  CHECK(eventually(20s, [&] { return it.ends().size() + second.ends().size() >= 200; }));
+  CHECK(waiting.stop() == exited(0));
+  const auto ids = [](const Couriered& each) {
+    std::vector<std::string> handled;
+    for (const CourierStart& start : each.starts()) handled.push_back(start.id);
+    return handled;
+  };
+  // In the order of the queue while nothing changes; what is handed back at the change may come
+  // after what the other has got already.
+  std::vector<std::string> first = ids(it), rest = ids(second);
+  const auto change = wanted.begin() + static_cast<std::ptrdiff_t>(first.size());
+  CHECK(first == std::vector<std::string>(wanted.begin(), change));
+  CHECK(first.size() < 200);
+  std::sort(rest.begin(), rest.end());
+  std::sort(change, wanted.end());
+  CHECK(rest == std::vector<std::string>(change, wanted.end()));
+}
