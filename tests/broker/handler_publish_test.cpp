@@ -251,3 +251,30 @@ TEST_CASE("handlers that publish faster than the broker takes it get nothing mor
   CHECK(eventually(10s, [&] { return it.broker.is_empty(it.queue); }));
   CHECK(lope.stop() == exited(0));
 }
+
+TEST_CASE(
+    "a publication goes through bindings of exchanges, or where an alternate exchange takes it",
+    "[broker][handler_publish]") {
+  Couriered it;
+  const std::string front = it.broker.unique_exchange("front");
+  const std::string behind = it.broker.unique_exchange("behind");
+  const std::string others = it.broker.unique_exchange("others");
+  const std::string to = it.broker.make_queue("to");
+  const std::string strays = it.broker.make_queue("strays");
+  it.broker.declare_exchange(others, "fanout");
+  it.broker.bind_queue(strays, others, "");
+  it.broker.declare_exchange(front, "topic", {.text_arguments = {{"alternate-exchange", others}}});
+  it.broker.declare_exchange(behind, "direct");
+  it.broker.bind_exchange(behind, front, "known.#");
+  it.broker.bind_queue(to, behind, "known.key");
+  Lope lope(it.options());
+  REQUIRE(lope.wait_ready());
+  it.publish("to " + front + " publish known.key 1", "m");
+  it.publish("to " + front + " publish unknown.key 1", "stray");
+  CHECK(ids_of(it.take(to, 1)) == std::vector<std::string>{"m.0"});
+  CHECK(ids_of(it.take(strays, 1)) == std::vector<std::string>{"stray.0"});
+  CHECK(eventually(10s, [&] { return it.broker.is_empty(it.queue); }));
+  CHECK(it.starts().size() == 2);  // acked the first time
+  CHECK(lope.process().count_lines("message retried") == 0);
+  CHECK(lope.stop() == exited(0));
+}
