@@ -26,9 +26,10 @@ std::size_t words_in(const std::string& line) {
 
 TEST_CASE("batches are full, and the rest goes when its oldest has waited", "[broker][batch]") {
   Gathered it;
-  it.publish(std::vector<std::string>(25, "ack"));
-  const auto start = Clock::now();
   Lope lope(it.options("    batch: { size: 10, wait: 700ms }\n    prefetch: 100\n"));
+  REQUIRE(lope.wait_ready());
+  const auto start = Clock::now();
+  it.publish(std::vector<std::string>(25, "ack"));
   REQUIRE(it.wait_for("batch", 3));
   CHECK(Clock::now() - start >= 700ms);
   const auto batches = it.lines("batch");

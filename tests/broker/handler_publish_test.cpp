@@ -2,10 +2,12 @@
 #include <catch2/catch.hpp>
 
 #include <chrono>
+#include <fstream>
 #include <set>
 
 #include "support/courier.h"
 #include "support/log_lines.h"
+#include "support/memory_alarm.h"
 
 using namespace lope::test;
 
@@ -59,8 +61,7 @@ TEST_CASE(
                                     .number_arguments = {{"x-max-length", 1}}});
   it.broker.publish(full, "full");
   const std::string internal = it.broker.unique_exchange();
-  it.broker.ctl({"eval", "rabbit_exchange:declare(rabbit_misc:r(<<\"/\">>, exchange, <<\"" +
-                             internal + "\">>), direct, true, false, true, [], <<\"test\">>)."});
+  it.broker.declare_exchange(internal, "direct", {.internal = true});
   Lope lope(
       it.options("    retry: { attempts: 2, delay: 0s }\n    prefetch: 100\n    threads: 4\n"));
   REQUIRE(lope.wait_ready());
@@ -173,33 +174,107 @@ TEST_CASE("under a resource alarm acks go on, publishing waits, and everything c
           "[broker][handler_publish]") {
   Couriered it;
   const std::string to = it.broker.make_queue("to");
+  const std::string gate = it.files.file("gate");
   Lope lope(it.options("    prefetch: 20\n"));
   REQUIRE(lope.wait_ready());
-  Publisher publisher = it.broker.publisher();
-  // So that the publishing connection is there, and hears of the alarm.
-  publisher.publish(
-      {.routing_key = it.queue, .body = "publish " + to + " 1", .message_id = "first"});
+  // So that the publishing connection is there.
+  it.publish("publish " + to + " 1", "before");
   REQUIRE(it.take(to, 1).size() == 1);
-  for (int i = 0; i < 200; ++i) {
-    publisher.send({.routing_key = it.queue,
-                    .body = i % 20 == 0 ? "publish " + to + " 1" : "sleep 20",
-                    .message_id = "m" + std::to_string(i)});
-  }
-  publisher.wait_confirmed();
-  it.broker.ctl({"set_vm_memory_high_watermark", "0.0000001"});
-  const auto before = it.ends().size();
-  CHECK(eventually(20s, [&] { return it.ends().size() >= 200; }));
-  CHECK(before < 200);
-  // Acked but for those whose publications wait.
-  CHECK(eventually(5s, [&] {
+  // Nothing of the rest is begun before the alarm.
+  it.publish("until " + gate + " publish " + to + " 1", "first");
+  REQUIRE(it.wait_attempts("first", 1));
+  std::set<std::string> wanted = {"first.0"};
+  it.broker.publisher().publish_many(200, [&](int i) {
+    const std::string id = "m" + std::to_string(i);
+    const bool publishes = i % 20 == 19;
+    if (publishes) wanted.insert(id + ".0");
+    return Publication{.routing_key = it.queue,
+                       .body = publishes ? "publish " + to + " 1" : "sleep 20",
+                       .message_id = id};
+  });
+  MemoryAlarm alarm(it.broker);
+  std::ofstream(gate) << "open";
+  // The broker stops reading a connection, and says so, at the first publication in an alarm.
+  REQUIRE(lope.wait_for_line("the broker blocks publishers", 20s));
+  CHECK(eventually(20s, [&] { return it.ends().size() == 202; }));
+  const auto unsettled = [&] {
     const auto rows = it.broker.list({"list_queues", "name", "messages"});
     for (const auto& row : rows) {
-      if (row[0] == it.queue) return std::stoi(row[1]) <= 10;
+      if (row[0] == it.queue) return std::stoi(row[1]);
     }
-    return false;
-  }));
-  it.broker.ctl({"set_vm_memory_high_watermark", "0.4"});
-  CHECK(it.take(to, 10, 20s).size() == 10);
+    return -1;
+  };
+  // Acked but for those whose publications wait.
+  CHECK(eventually(10s, [&] { return unsettled() == 11; }));
+  CHECK_FALSE(eventually(30s, [&] { return it.broker.message_count(to) != 0; }));
+  CHECK(unsettled() == 11);
+  alarm.end();
+  std::set<std::string> published;
+  for (const Received& each : it.take(to, 11, 20s)) published.insert(each.message_id);
+  CHECK(published == wanted);
   CHECK(eventually(10s, [&] { return it.broker.is_empty(it.queue); }));
+  CHECK(it.starts().size() == 202);
+  CHECK(lope.process().count_lines("connection lost") == 0);
+  CHECK(lope.stop() == exited(0));
+}
+
+TEST_CASE("handlers that publish faster than the broker takes it get nothing more to do",
+          "[broker][handler_publish]") {
+  Couriered it;
+  const std::string to = it.broker.make_queue("to");
+  const std::string gate = it.files.file("gate");
+  Lope lope(it.options("    prefetch: 250\n"));
+  REQUIRE(lope.wait_ready());
+  it.publish("until " + gate + " publish " + to + " 1", "first");
+  REQUIRE(it.wait_attempts("first", 1));
+  const std::string body = "body " + std::string(1 << 20, 'x') + " publish " + to + " 1";
+  std::set<std::string> wanted = {"first.0"};
+  it.broker.publisher().publish_many(
+      200,
+      [&](int i) {
+        const std::string id = "m" + std::to_string(i);
+        wanted.insert(id + ".0");
+        return Publication{.routing_key = it.queue, .body = body, .message_id = id};
+      },
+      20);
+  MemoryAlarm alarm(it.broker);
+  std::ofstream(gate) << "open";
+  REQUIRE(lope.wait_for_line("the broker blocks publishers", 20s));
+  // 64 MiB of publications wait, and the one that goes beyond.
+  const auto begun = [&] { return it.starts().size(); };
+  CHECK(eventually(20s, [&] { return begun() >= 65; }));
+  CHECK_FALSE(eventually(3s, [&] { return begun() > 70; }));
+  alarm.end();
+  std::set<std::string> published;
+  for (const Received& each : it.take(to, 201, 60s)) published.insert(each.message_id);
+  CHECK(published == wanted);
+  CHECK(eventually(10s, [&] { return it.broker.is_empty(it.queue); }));
+  CHECK(lope.stop() == exited(0));
+}
+
+TEST_CASE(
+    "a publication goes through bindings of exchanges, or where an alternate exchange takes it",
+    "[broker][handler_publish]") {
+  Couriered it;
+  const std::string front = it.broker.unique_exchange("front");
+  const std::string behind = it.broker.unique_exchange("behind");
+  const std::string others = it.broker.unique_exchange("others");
+  const std::string to = it.broker.make_queue("to");
+  const std::string strays = it.broker.make_queue("strays");
+  it.broker.declare_exchange(others, "fanout");
+  it.broker.bind_queue(strays, others, "");
+  it.broker.declare_exchange(front, "topic", {.text_arguments = {{"alternate-exchange", others}}});
+  it.broker.declare_exchange(behind, "direct");
+  it.broker.bind_exchange(behind, front, "known.#");
+  it.broker.bind_queue(to, behind, "known.key");
+  Lope lope(it.options());
+  REQUIRE(lope.wait_ready());
+  it.publish("to " + front + " publish known.key 1", "m");
+  it.publish("to " + front + " publish unknown.key 1", "stray");
+  CHECK(ids_of(it.take(to, 1)) == std::vector<std::string>{"m.0"});
+  CHECK(ids_of(it.take(strays, 1)) == std::vector<std::string>{"stray.0"});
+  CHECK(eventually(10s, [&] { return it.broker.is_empty(it.queue); }));
+  CHECK(it.starts().size() == 2);  // acked the first time
+  CHECK(lope.process().count_lines("message retried") == 0);
   CHECK(lope.stop() == exited(0));
 }

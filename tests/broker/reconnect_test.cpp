@@ -7,7 +7,6 @@
 #include <catch2/catch.hpp>
 #include <cstdlib>
 #include <fstream>
-#include <functional>
 #include <set>
 #include <string>
 #include <vector>
@@ -17,6 +16,7 @@
 #include "support/log_lines.h"
 #include "support/lope.h"
 #include "support/tcp_server.h"
+#include "support/undo.h"
 
 using namespace lope::test;
 
@@ -38,23 +38,6 @@ std::size_t refusals(const std::string& user) {
       read_file(std::string(std::getenv("LOPE_TEST_BROKER_DIR")) + "/log/node.log");
   return lines_with(log, "user '" + user + "'").size();
 }
-
-// Undoes what a test did to the node, also when the test fails.
-class Undo {
- public:
-  explicit Undo(std::function<void()> action) : action_(std::move(action)) {}
-  Undo(const Undo&) = delete;
-  Undo& operator=(const Undo&) = delete;
-  ~Undo() {
-    try {
-      action_();
-    } catch (const std::runtime_error&) {  // the node is removed after the run
-    }
-  }
-
- private:
-  std::function<void()> action_;
-};
 
 bool has_line(const std::string& path, const std::string& wanted) {
   const auto lines = lines_of_file(path);

@@ -1,9 +1,10 @@
 // Messages that are handled again: when, how often, and what they carry.
+#include <signal.h>
+
 #include <catch2/catch.hpp>
 
-#include <fstream>
-
 #include "support/courier.h"
+#include "support/ladder.h"
 #include "support/log_lines.h"
 
 using namespace lope::test;
@@ -109,6 +110,81 @@ TEST_CASE("a crash is counted in the message, over restarts of the daemon", "[br
   CHECK(dead[0].header("x-lope-dead-reason") == "its worker died: SIGSEGV");
   CHECK(dead[0].number("x-lope-dead-crashes") == 3);
   CHECK(lope.stop() == exited(0));
+}
+
+TEST_CASE("a crash is counted in the message, over deaths of the consumer too", "[broker][retry]") {
+  Couriered it;
+  Lope lope(
+      it.options("    crashes: 3\n"
+                 "    retry: { attempts: 10, delay: 2500ms, backoff: 1, jitter: 0 }\n"));
+  REQUIRE(lope.wait_ready());
+  it.publish("segv", "m");
+  for (const std::size_t attempt : {1, 2}) {
+    REQUIRE(it.wait_attempts("m", attempt));
+    REQUIRE(lope.wait_for_line("message retried"));
+    // Its copy is confirmed, and waits.
+    REQUIRE(eventually(10s, [&] { return it.broker.is_empty(it.queue); }));
+    REQUIRE(it.attempts_of("m").size() == attempt);
+    const auto consumers = lope.consumers();
+    REQUIRE(consumers.size() == 1);
+    REQUIRE(::kill(consumers[0], SIGKILL) == 0);
+  }
+  const auto dead = it.take(it.dead(), 1, 20s);
+  REQUIRE(dead.size() == 1);
+  std::vector<int> crashes;
+  for (const CourierStart& start : it.starts()) crashes.push_back(start.crashes);
+  CHECK(it.attempts_of("m") == std::vector<int>{1, 2, 3});
+  CHECK(crashes == std::vector<int>{0, 1, 2});
+  CHECK(dead[0].header("x-lope-dead-code") == "crashes");
+  CHECK(dead[0].number("x-lope-dead-crashes") == 3);
+  CHECK(dead[0].number("x-lope-dead-attempts") == 3);
+  CHECK(lope.stop() == exited(0));
+}
+
+TEST_CASE("attempts are counted by Lope, not by x-death, and no copy carries what a broker wrote",
+          "[broker][retry]") {
+  Couriered it;
+  const Ladder ladder(it.broker);
+  // What comes from here has expired once, and so it would at each step of the ladder.
+  const std::string source = it.broker.make_queue(
+      "source",
+      {.text_arguments = {{"x-dead-letter-exchange", ""}, {"x-dead-letter-routing-key", it.queue}},
+       .number_arguments = {{"x-message-ttl", 1}}});
+  const auto publish = [&](const std::string& body, const std::string& id) {
+    it.broker.publisher().publish({.routing_key = source, .body = body, .message_id = id});
+  };
+  publish("", "as it comes");
+  const auto sample = it.take(it.queue, 1);
+  REQUIRE(sample.size() == 1);
+  REQUIRE(sample[0].has_header("x-death"));
+  REQUIRE(sample[0].header("x-first-death-queue") == source);
+
+  Couriered other;  // of a daemon that goes on relaying when the first ends
+  Lope relays(other.options({}, ladder.top()));
+  REQUIRE(relays.wait_ready());
+  Lope lope(it.options("    retry: { attempts: 4 }\n", ladder.top({}, /*relay=*/false)));
+  REQUIRE(lope.wait_ready());
+  publish("retry 9 500", "m");
+  const auto dead = it.take(it.dead(), 1);
+  REQUIRE(dead.size() == 1);
+  CHECK(it.attempts_of("m") == std::vector<int>{1, 2, 3, 4});
+  CHECK(dead[0].number("x-lope-dead-attempts") == 4);
+  CHECK_FALSE(dead[0].has_header("x-death"));
+  CHECK_FALSE(dead[0].has_header("x-first-death"));
+
+  publish("retry 9 3000", "copy");
+  REQUIRE(it.wait_attempts("copy", 1));
+  REQUIRE(eventually(10s, [&] { return it.broker.is_empty(it.queue); }));
+  CHECK(lope.stop() == exited(0));
+  const auto copy = it.take(it.queue, 1);
+  REQUIRE(copy.size() == 1);
+  CHECK(copy[0].message_id == "copy");
+  CHECK(copy[0].number("x-lope-attempt") == 2);
+  CHECK(copy[0].header("x-lope-routing-key") == it.queue);
+  CHECK_FALSE(copy[0].has_header("x-death"));
+  CHECK_FALSE(copy[0].has_header("x-first-death"));
+  CHECK_FALSE(copy[0].has_header("x-last-death"));
+  CHECK(relays.stop() == exited(0));
 }
 
 TEST_CASE("what comes after its expiration is a dead letter", "[broker][retry]") {

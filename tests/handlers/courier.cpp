@@ -9,6 +9,8 @@
 //   to EXCHANGE      the publish that follows goes there
 //   later MS         the publish that follows is delayed so long
 //   body TEXT        the publish that follows has this body, and not "ack"
+//   until FILE       goes on once that file is there
+//   deaf             is not ended by SIGABRT from now on
 //   sleep MS         sleeps; alive MS N: N times so long, with keep_alive() between
 //   segv abort exit0 overflow oom
 //                    ends its process so
@@ -126,6 +128,12 @@ class Courier final : public lope::Handler {
         words >> ms;
         sleep_for(ms);
       }
+      if (word == "until") {
+        std::string path;
+        words >> path;
+        while (::access(path.c_str(), F_OK) != 0) sleep_for(5);
+      }
+      if (word == "deaf") std::signal(SIGABRT, SIG_IGN);
       if (word == "alive") {
         std::uint64_t ms = 0;
         int times = 0;

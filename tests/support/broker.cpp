@@ -458,10 +458,14 @@ void Broker::purge_queue(const std::string& name) {
   });
 }
 
-void Broker::declare_exchange(const std::string& name, const std::string& type) {
+void Broker::declare_exchange(const std::string& name, const std::string& type,
+                              const ExchangeOptions& options) {
   with_connection([&](AmqpConnection& connection) {
+    std::vector<amqp_table_entry_t> arguments;
+    for (const auto& [key, value] : options.text_arguments)
+      arguments.push_back(text_entry(key, value));
     amqp_exchange_declare(connection.get(), kChannel, bytes(name), bytes(type), 0, /*durable=*/1, 0,
-                          0, amqp_empty_table);
+                          options.internal, table_of(arguments));
     connection.check_rpc("exchange.declare '" + name + "'");
   });
 }
@@ -472,6 +476,14 @@ void Broker::bind_queue(const std::string& queue, const std::string& exchange,
     amqp_queue_bind(connection.get(), kChannel, bytes(queue), bytes(exchange), bytes(key),
                     amqp_empty_table);
     connection.check_rpc("queue.bind '" + queue + "'");
+  });
+}
+
+void Broker::bind_exchange(const std::string& to, const std::string& from, const std::string& key) {
+  with_connection([&](AmqpConnection& connection) {
+    amqp_exchange_bind(connection.get(), kChannel, bytes(to), bytes(from), bytes(key),
+                       amqp_empty_table);
+    connection.check_rpc("exchange.bind '" + to + "'");
   });
 }
 
@@ -543,6 +555,7 @@ std::vector<Received> Broker::drain(const std::string& queue) {
     if ((properties._flags & AMQP_BASIC_HEADERS_FLAG) != 0) {
       for (int i = 0; i < properties.headers.num_entries; ++i) {
         const amqp_table_entry_t& entry = properties.headers.entries[i];
+        received.header_names.push_back(text_of(entry.key));
         if (entry.value.kind == AMQP_FIELD_KIND_UTF8) {
           received.headers.emplace_back(text_of(entry.key), text_of(entry.value.value.bytes));
         } else if (entry.value.kind == AMQP_FIELD_KIND_I64) {

@@ -29,6 +29,12 @@ struct QueueOptions {
   std::vector<std::pair<std::string, std::int64_t>> number_arguments = {};  // {"x-max-length", 10}
 };
 
+struct ExchangeOptions {
+  bool internal = false;  // nobody may publish to it
+  std::vector<std::pair<std::string, std::string>> text_arguments =
+      {};  // {"alternate-exchange", "lost"}
+};
+
 // A header of any AMQP kind, by its letter in the protocol: t b B s u I i l L (integers), f d
 // (reals), T (a time), V (nothing), S x (texts), D (a decimal), A F (an array, a table: empty).
 struct TypedHeader {
@@ -72,6 +78,7 @@ struct Received {
   std::string reply_to;
   std::vector<std::pair<std::string, std::string>> headers;  // those whose value is text
   std::map<std::string, std::int64_t> numbers;               // those whose value is an integer
+  std::vector<std::string> header_names;                     // of all of them
   std::string expiration;
 
   // A header that is text; empty when there is none.
@@ -85,6 +92,11 @@ struct Received {
   std::int64_t number(const std::string& name) const {
     const auto found = numbers.find(name);
     return found == numbers.end() ? -1 : found->second;
+  }
+  // Has it any header whose name begins so?
+  bool has_header(std::string_view beginning) const {
+    return std::any_of(header_names.begin(), header_names.end(),
+                       [&](const std::string& name) { return name.starts_with(beginning); });
   }
 };
 
@@ -198,8 +210,10 @@ class Broker {
   void declare_queue(const std::string& name, const QueueOptions& options = {});
   void delete_queue(const std::string& name);
   void purge_queue(const std::string& name);
-  void declare_exchange(const std::string& name, const std::string& type);
+  void declare_exchange(const std::string& name, const std::string& type,
+                        const ExchangeOptions& options = {});
   void bind_queue(const std::string& queue, const std::string& exchange, const std::string& key);
+  void bind_exchange(const std::string& to, const std::string& from, const std::string& key);
   bool queue_exists(const std::string& name);
   // Ready messages, and consumers, by a passive declare; nothing when there is no such queue.
   std::optional<int> message_count(const std::string& queue);

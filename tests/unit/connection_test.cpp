@@ -360,6 +360,42 @@ TEST_CASE("a delivery's properties are handed on as they came, and make the same
   CHECK(arrives(broker, published("x", "k", original)));
 }
 
+// From 4.3 on a broker counts a reject towards the delivery limit of a quorum queue, and a nack
+// not.
+TEST_CASE("a failed attempt is told as basic.reject, what is handed back as basic.nack",
+          "[unit][connection]") {
+  const TcpServer broker(login());
+  const auto connection = connect(broker);
+  struct Row {
+    const char* what;
+    Result<void> (*tell)(Connection&, std::uint64_t tag);
+    int id;
+    int flags;  // of nack: multiple, then requeue
+  };
+  const Row rows[] = {
+      {"rejected",
+       [](Connection& to, std::uint64_t tag) { return to.reject(kChannel, tag, false); }, 90, 0},
+      {"rejected, to come again",
+       [](Connection& to, std::uint64_t tag) { return to.reject(kChannel, tag, true); }, 90, 1},
+      {"handed back",
+       [](Connection& to, std::uint64_t tag) { return to.nack_requeue(kChannel, tag); }, 120, 2},
+      {"handed back, and all before it",
+       [](Connection& to, std::uint64_t tag) { return to.nack_requeue(kChannel, tag, true); }, 120,
+       3},
+  };
+  std::uint64_t tag = 7;
+  for (const Row& row : rows) {
+    CAPTURE(row.what);
+    REQUIRE(row.tell(*connection, ++tag).ok());
+    const auto frame_of = [&](int id) {
+      return method(kChannel, 60, id,
+                    number(tag, 8) + number(static_cast<std::uint64_t>(row.flags), 1));
+    };
+    CHECK(arrives(broker, frame_of(row.id)));
+    CHECK_FALSE(broker.has_received(frame_of(row.id == 90 ? 120 : 90)));
+  }
+}
+
 TEST_CASE("headers are decoded by the beginning of their names", "[unit][connection]") {
   Properties properties;
   properties.headers =
