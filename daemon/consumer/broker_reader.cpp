@@ -86,7 +86,7 @@ Result<bool> BrokerReader::take_frame(Sink& sink) {
   const std::size_t size = kHead + payload + kFooter;
   if (size > frame_max_) {
     return Error{"a frame of " + std::to_string(size) + " bytes, where at most " +
-                 std::to_string(frame_max_) + " were agreed on"};
+                 std::to_string(frame_max_) + " are taken"};
   }
   if (channel_max_ > 0 && channel > channel_max_) {
     return Error{"a frame of channel " + std::to_string(channel) + ", where at most " +

@@ -42,6 +42,11 @@ std::string_view view(amqp_bytes_t text) {
   return {static_cast<const char*>(text.bytes), text.len};
 }
 
+// RabbitMQ cuts no headers in two, and adds to them: x-death with each level of a delay ladder, an
+// x-delivery-count. What was published with headers of nearly a frame comes back with more than
+// one.
+constexpr std::size_t kBeyondFrameMax = 64 * 1024;
+
 // How long what was sent may stay unacknowledged; 0: as long as the kernel tries.
 bool set_user_timeout(int fd, std::chrono::seconds timeout) {
   const auto ms = static_cast<unsigned int>(timeout.count() * 1000);
@@ -265,6 +270,7 @@ struct Connection::Impl final : BrokerReader::Sink {
   void append_frame(char type, ChannelNumber channel, std::string_view payload);
   Result<void> write();
   std::size_t frame_max() const {
+    if (agreed_frame_max > 0) return agreed_frame_max;
     const int agreed = amqp_get_frame_max(state);
     return static_cast<std::size_t>(agreed > 0 ? agreed : kFrameMax);
   }
@@ -280,6 +286,7 @@ struct Connection::Impl final : BrokerReader::Sink {
   std::optional<BrokerReader> reader;
   ConnectionEvents* events = nullptr;  // during pump()
   std::chrono::milliseconds heartbeat{0};
+  std::size_t agreed_frame_max = 0;  // the library's own is larger, once that is known
   std::chrono::seconds patience{0};  // TCP_USER_TIMEOUT, as a rule
   TimePoint next_heartbeat{};
   int sure_writes = 0;  // small frames that fit the socket's buffer without asking
@@ -437,8 +444,10 @@ Result<void> Connection::Impl::take_over(int max_frames) {
     if (auto handled = on_frame(frame); !handled) return handled;
     amqp_maybe_release_buffers_on_channel(state, frame.channel);
   }
-  const int status = amqp_tune_connection(state, amqp_get_channel_max(state),
-                                          amqp_get_frame_max(state), /*heartbeat=*/0);
+  agreed_frame_max = frame_max();
+  const int status =
+      amqp_tune_connection(state, amqp_get_channel_max(state),
+                           static_cast<int>(agreed_frame_max + kBeyondFrameMax), /*heartbeat=*/0);
   if (status != AMQP_STATUS_OK) return Error{status_text(status)};
   reader.emplace(state);
   return {};

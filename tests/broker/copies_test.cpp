@@ -1,7 +1,9 @@
 // Copies of messages that go another way than usual.
 #include <catch2/catch.hpp>
+#include <fstream>
 
 #include "support/courier.h"
+#include "support/memory_alarm.h"
 
 using namespace lope::test;
 
@@ -65,6 +67,24 @@ TEST_CASE("a message with headers as large as can be is set aside when it is to 
   CHECK(lope.stop() == exited(0));
 }
 
+TEST_CASE("a message with large headers comes out of the delay ladder, where they have grown",
+          "[broker][copies]") {
+  Couriered large(GENERATE(as<std::string>{}, "classic", "quorum"));
+  Lope lope(large.options("    retry: { delay: 8s }\n"));
+  REQUIRE(lope.wait_ready());
+  // The copy for the ladder fits a frame; with what the broker adds at each level it does not.
+  large.broker.publisher().publish({.routing_key = large.queue,
+                                    .body = "retry 1 7875",
+                                    .message_id = "large",
+                                    .headers = {{"large", std::string(130'300, 'x')}}});
+  large.publish("retry 1 100", "after");
+  CHECK(large.wait_acked("after"));
+  CHECK(large.wait_acked("large", 20s));
+  CHECK(large.attempts_of("large") == std::vector<int>{1, 2});
+  CHECK(lope.process().count_lines("connection lost") == 0);
+  CHECK(lope.stop() == exited(0));
+}
+
 TEST_CASE("a dead letter of the broker's that is handled begins with its first attempt",
           "[broker][copies]") {
   Broker broker;
@@ -122,4 +142,25 @@ TEST_CASE("dead letters go to a queue that exists, however it is declared", "[br
   CHECK(it.take(dead, 5).size() == 5);
   CHECK_FALSE(it.broker.queue_exists(it.dead()));
   CHECK(lope.stop() == exited(0));
+}
+
+TEST_CASE("a drain while the broker takes no publications ends in time and in good order",
+          "[broker][copies]") {
+  Couriered it;
+  const std::string to = it.broker.make_queue("to");
+  const std::string gate = it.files.file("gate");
+  Lope lope(it.options("", "shutdown_timeout: 2s\n"));
+  REQUIRE(lope.wait_ready());
+  it.publish("publish " + to + " 1", "before");  // the publishing connection is there
+  REQUIRE(it.take(to, 1).size() == 1);
+  it.publish("until " + gate + " publish " + to + " 1", "m");
+  REQUIRE(it.wait_attempts("m", 1));
+  const MemoryAlarm alarm(it.broker);
+  std::ofstream(gate) << "open";
+  REQUIRE(lope.wait_for_line("the broker blocks publishers", 20s));
+  REQUIRE(it.wait_acked("m"));
+  CHECK(lope.stop(10s) == exited(0));
+  CHECK_THAT(lope.log(), Catch::Matchers::Contains("messages handed back"));
+  CHECK(lope.wait_for_line("ledger finished=0 handed_back=1 killed=0"));
+  CHECK(it.broker.message_count(it.queue) == 1);
 }

@@ -210,7 +210,7 @@ TEST_CASE("a stream that breaks the protocol or ends is an error", "[unit][broke
       Row{"the largest size there is", number(1, 1) + number(1, 2) + number(0xFFFFFFFF, 4), false,
           "a frame of 4294967303 bytes"},
       Row{"a frame larger than agreed on", number(3, 1) + number(1, 2) + number(131065, 4), false,
-          "a frame of 131073 bytes, where at most 131072 were agreed on"});
+          "a frame of 131073 bytes, where at most 131072 are taken"});
   CAPTURE(row.what);
   Wire wire;
   BrokerReader reader(wire.connection);
