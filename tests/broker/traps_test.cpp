@@ -100,6 +100,35 @@ TEST_CASE("what cannot be delivered at the ladder's end is set aside, and holds 
   CHECK(lope.stop() == exited(0));
 }
 
+TEST_CASE(
+    "what cannot be delivered yet waits in the ladder, and arrives once its exchange is there",
+    "[broker][traps]") {
+  Couriered it;
+  const Ladder ladder(it.broker);
+  const std::string due = ladder.prefix + ".due";
+  const std::string to = it.broker.make_queue("to");
+  const std::string exchange = it.broker.unique_exchange("later");
+  Lope lope(it.options({}, ladder.top(", retry: 1s, give_up: 1h")));
+  REQUIRE(lope.wait_ready());
+  it.publish("later 200 to " + exchange + " publish k 1", "early");
+  for (int i = 0; i < 2; ++i) {
+    const auto line = lope.wait_for_line("delayed message cannot be delivered now");
+    REQUIRE(line);
+    CHECK(field(*line, "message_id") == "early.0");
+  }
+  // It is not kept unacked.
+  CHECK(eventually(10s, [&] { return it.broker.is_empty(due); }));
+  it.broker.declare_exchange(exchange, "direct");
+  it.broker.bind_queue(to, exchange, "k");
+  const auto arrived = it.take(to, 1);
+  REQUIRE(arrived.size() == 1);
+  CHECK(arrived[0].message_id == "early.0");
+  CHECK_FALSE(arrived[0].has_header("x-lope-to-"));
+  CHECK_FALSE(arrived[0].has_header("x-lope-reason"));
+  CHECK(it.broker.message_count(ladder.prefix + ".undeliverable") == 0);
+  CHECK(lope.stop() == exited(0));
+}
+
 TEST_CASE("a group whose messages fail pauses, each time for longer, and goes on when they do not",
           "[broker][traps]") {
   Couriered it;
