@@ -164,10 +164,12 @@ TEST_CASE("a group whose messages fail pauses, each time for longer, and goes on
   for (std::size_t i = 1; i < starts.size(); ++i) {
     gaps.push_back(starts[i].now_ms - starts[i - 1].now_ms);
   }
-  for (const auto& [length, times] : std::map<long, long>{{990, 4}, {1990, 3}, {3990, 2}}) {
-    CHECK(std::count_if(gaps.begin(), gaps.end(), [&](long gap) { return gap >= length; }) >=
-          times);
-  }
+  const auto at_least = [&gaps](long length) {
+    return std::count_if(gaps.begin(), gaps.end(), [&](long gap) { return gap >= length; });
+  };
+  CHECK(at_least(990) >= 4);
+  CHECK(at_least(1990) >= 3);
+  CHECK(at_least(3990) >= 2);
   CHECK(lope.stop() == exited(0));
   CHECK(it.broker.message_count(it.queue) == 0);
 }
