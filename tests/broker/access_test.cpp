@@ -73,7 +73,7 @@ TEST_CASE("a permission that is revoked and given back, a user deleted and creat
   it.broker.close_all_connections();
   REQUIRE(lope.wait_for_line("cannot connect group=courier", 20s));
   it.publish("ack", "revoked");
-  REQUIRE(tried_again("refused for user '" + user + "'", 6));  // the relay tries too
+  REQUIRE(tried_again("refused for user '" + user + "'", 4));  // the relay tries too
   CHECK(complaints(lope) == 1);
   it.broker.ctl({"set_permissions", user, ".*", ".*", ".*"});
   REQUIRE(it.wait_acked("revoked", 30s));
@@ -82,7 +82,7 @@ TEST_CASE("a permission that is revoked and given back, a user deleted and creat
   REQUIRE(lope.wait_for_line("connection lost", 20s));
   REQUIRE(lope.wait_for_line("cannot connect group=courier", 20s));
   it.publish("ack", "deleted");
-  REQUIRE(tried_again("refused: user '" + user + "'", 6));
+  REQUIRE(tried_again("refused: user '" + user + "'", 4));
   CHECK(complaints(lope) == 2);
   it.broker.ctl({"add_user", user, "secret"});
   it.broker.ctl({"set_permissions", user, ".*", ".*", ".*"});
