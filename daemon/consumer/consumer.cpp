@@ -644,7 +644,7 @@ void Consumer::on_death(WorkerProcess::Remains& remains, const std::string& how)
       hand_back(*delivery);  // nobody can be charged any more
     } else if (ended && !late) {
       remains.waiting.push_back(delivery);  // beside a late one
-    } else if (guilty > 1 && !delivery->settled) {
+    } else if (guilty > 1 && !delivery->settled && !delivery->alone) {
       suspect(*delivery, how);
     } else if (late) {
       add(board_.timeouts);
@@ -902,6 +902,8 @@ void Consumer::on_copy_failed(Delivery& delivery, std::unique_ptr<Outbound> copy
     return;
   }
   if (kind == CopyKind::retry && fate == Fate::too_large) {
+    --publishing_;
+    delivery.state = Delivery::State::at_worker;  // as if its handler had just ended
     dead_letter(delivery, {dead_code::kTooLarge,
                            "with the headers of another attempt it fits no frame: " + reason,
                            delivery.attempt, delivery.crashes});
@@ -997,15 +999,22 @@ TimePoint Consumer::settle_in_time(TimePoint now) {
   if (ahead) put_back(pool_->take_back());
 
   std::size_t handed_back = 0;
+  // Those that came soon after go with them.
+  const auto soon = settings_.broker.consumer_timeout / 32;
   const auto overdue = [&](std::uint32_t index) {
     Delivery& delivery = table_.at(index);
-    if (!is_over(delivery, limits.waited)) return false;
+    if (!is_over(delivery, limits.waited - soon)) return false;
     ++handed_back;
     settle(delivery, Verdict::hand_back);
     return true;
   };
   std::erase_if(waiting_, overdue);
   std::erase_if(suspects_, overdue);
+  std::erase_if(delayed_, [&](std::uint32_t index) {
+    if (!is_over(table_.at(index), limits.worked)) return false;
+    settle(table_.at(index), Verdict::requeue);
+    return true;
+  });
   const std::string too_long =
       "timeout: it was worked on for nearly as long as the broker's consumer_timeout";
   table_.for_each([&](Delivery& delivery) {
