@@ -111,11 +111,9 @@ TEST_CASE(
   Lope lope(it.options({}, ladder.top(", retry: 1s, give_up: 1h")));
   REQUIRE(lope.wait_ready());
   it.publish("later 200 to " + exchange + " publish k 1", "early");
-  for (int i = 0; i < 2; ++i) {
-    const auto line = lope.wait_for_line("delayed message cannot be delivered now");
-    REQUIRE(line);
-    CHECK(field(*line, "message_id") == "early.0");
-  }
+  const auto line = lope.wait_for_line("delayed message cannot be delivered now");
+  REQUIRE(line);
+  CHECK(field(*line, "message_id") == "early.0");
   // It is not kept unacked.
   CHECK(eventually(10s, [&] { return it.broker.is_empty(due); }));
   it.broker.declare_exchange(exchange, "direct");
