@@ -10,6 +10,7 @@
 //   later MS         the publish that follows is delayed so long
 //   body TEXT        the publish that follows has this body, and not "ack"
 //   sleep MS         sleeps; alive MS N: N times so long, with keep_alive() between
+//   until FILE       until that file is there, with keep_alive() all the while
 //   segv abort exit0 overflow oom
 //                    ends its process so
 //   reply TEXT       replies
@@ -132,6 +133,14 @@ class Courier final : public lope::Handler {
         words >> ms >> times;
         for (int i = 0; i < times; ++i) {
           sleep_for(ms);
+          message.keep_alive();
+        }
+      }
+      if (word == "until") {
+        std::string file;
+        words >> file;
+        while (::access(file.c_str(), F_OK) != 0) {
+          sleep_for(5);
           message.keep_alive();
         }
       }
