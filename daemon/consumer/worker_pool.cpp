@@ -493,7 +493,7 @@ TimePoint WorkerPool::end_late(std::chrono::nanoseconds limit) {
     if (late.next_ns != 0) {
       next = std::min(next, now + std::chrono::nanoseconds(late.next_ns - now_ns));
     }
-    if (!late.any) continue;
+    if (late.thread < 0) continue;
     for (Delivery* delivery : late.deliveries) delivery->late = true;
     if (late.flush) {
       table_.for_each([i](Delivery& delivery) {
@@ -512,7 +512,7 @@ TimePoint WorkerPool::end_late(std::chrono::nanoseconds limit) {
     slot.link_trouble = "it did not end at SIGABRT";
     slot.kill_at = now + kAbortGrace;
     timer_.arm(slot.kill_at);
-    slot.process->kill(SIGABRT);
+    slot.process->abort_thread(late.thread);
   }
   return next;
 }

@@ -37,10 +37,18 @@ TEST_CASE("a handler over its timeout is ended, and its message alone is charged
       REQUIRE(it.wait_acked(id));
       CHECK(it.attempts_of(id) == std::vector<int>{1, 1, 1});
     }
+    for (const CourierStart& start : it.starts()) CHECK(start.crashes == 0);
   }
   const std::string log = lope.log();
   CHECK(lines_with(log, "ending a worker").size() == 2);
   CHECK(fields_of(log, "worker ended", "how").count("SIGABRT") == 2);
+  if (std::string_view(LOPE_SANITIZE).empty()) {
+    const auto reports = lines_with(log, "lope-worker: SIGABRT");
+    CHECK(reports.size() == 2);
+    for (const std::string& report : reports) {
+      CHECK_THAT(report, Catch::Contains("message_id 'late'"));
+    }
+  }
   CHECK(lope.stop() == exited(0));
 }
 
