@@ -9,6 +9,7 @@
 //   to EXCHANGE      the publish that follows goes there
 //   later MS         the publish that follows is delayed so long
 //   body TEXT        the publish that follows has this body, and not "ack"
+//   copy             the publish that follows has the message's headers
 //   sleep MS         sleeps; alive MS N: N times so long, with keep_alive() between
 //   until FILE       until that file is there, with keep_alive() all the while
 //   segv abort exit0 overflow oom
@@ -108,6 +109,7 @@ class Courier final : public lope::Handler {
         return lope::Outcome::retry;
       }
       if (word == "to") words >> publication.exchange;
+      if (word == "copy") publication.copy_headers(message);
       if (word == "body") words >> publication.body;
       if (word == "later") {
         std::int64_t ms = 0;
