@@ -159,6 +159,11 @@ TEST_CASE("replies go to who asked, direct reply-to and a gone requester include
   REQUIRE(got.size() == 1);
   CHECK(got[0].body == "pong");
   CHECK(got[0].correlation_id == "c-1");
+  // It consumes from amq.rabbitmq.reply-to, and lets the broker name the place in the request.
+  const RunResult direct =
+      run_lope({"call", "--broker", it.broker.url(), "--queue", it.queue, "reply direct"});
+  CHECK(direct.status == exited(0));
+  CHECK(direct.output == "direct");
   it.broker.publisher().publish({.routing_key = it.queue,
                                  .body = "reply pong",
                                  .message_id = "gone",
