@@ -2,6 +2,7 @@
 #include <catch2/catch.hpp>
 
 #include <fstream>
+#include <string_view>
 
 #include "support/courier.h"
 #include "support/log_lines.h"
@@ -108,6 +109,24 @@ TEST_CASE("a crash is counted in the message, over restarts of the daemon", "[br
   CHECK(dead[0].header("x-lope-dead-code") == "crashes");
   CHECK(dead[0].header("x-lope-dead-reason") == "its worker died: SIGSEGV");
   CHECK(dead[0].number("x-lope-dead-crashes") == 3);
+  CHECK(lope.stop() == exited(0));
+}
+
+TEST_CASE("a handler that runs out of memory and lets go of it has its message retried",
+          "[broker][retry]") {
+  if (!std::string_view(LOPE_SANITIZE).empty()) return;  // they need more memory than any limit
+  Couriered it;
+  Lope lope(it.options("    retry: { attempts: 2, delay: 0s }\n", kWithRelay, "memory: 1024"));
+  REQUIRE(lope.wait_ready());
+  it.publish("greedy", "m");
+  const auto dead = it.take(it.dead(), 1);
+  REQUIRE(dead.size() == 1);
+  CHECK(dead[0].header("x-lope-dead-code") == "attempts");
+  CHECK_THAT(dead[0].header("x-lope-dead-reason"), Catch::Contains("std::bad_alloc"));
+  CHECK(dead[0].number("x-lope-dead-crashes") == 0);
+  it.publish("ack", "after");
+  REQUIRE(it.wait_acked("after"));
+  CHECK(lope.process().count_lines("worker ended") == 0);
   CHECK(lope.stop() == exited(0));
 }
 
