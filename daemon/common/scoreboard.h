@@ -72,6 +72,7 @@ struct WorkerBoard {
     std::atomic<std::uint64_t> last;      // of a batch: its last; otherwise the same. Written first
     std::atomic<std::uint64_t> started_ns;  // of the running call, CLOCK_MONOTONIC; 0: none runs
     std::atomic<std::uint64_t> alive_ns;    // of it: when it began, or keep_alive() was called last
+    std::atomic<std::int32_t> tid;          // the kernel's, of the thread; 0: not there yet
 
     // Is that delivery inside the handler? Safe while the worker runs.
     bool holds(std::uint64_t delivery) const;

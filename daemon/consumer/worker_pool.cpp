@@ -495,7 +495,7 @@ TimePoint WorkerPool::end_late(std::chrono::nanoseconds limit) {
     if (late.next_ns != 0) {
       next = std::min(next, now + std::chrono::nanoseconds(late.next_ns - now_ns));
     }
-    if (!late.any) continue;
+    if (late.thread < 0) continue;
     for (Delivery* delivery : late.deliveries) delivery->late = true;
     if (late.flush) {
       table_.for_each([i](Delivery& delivery) {
@@ -508,7 +508,7 @@ TimePoint WorkerPool::end_late(std::chrono::nanoseconds limit) {
     end(static_cast<int>(i),
         std::string(late.flush ? "timeout: flush() of its handler" : "timeout: its handler") +
             " took longer than " + std::to_string(limit_ms.count()) + " ms",
-        limit_ms);
+        limit_ms, late.thread);
   }
   return next;
 }
@@ -518,10 +518,13 @@ void WorkerPool::end_over(Delivery& delivery, const std::string& reason,
   const Slot& slot = slots_[static_cast<std::size_t>(delivery.worker)];
   if (slot.process == nullptr || slot.exited) return;
   delivery.late = true;
-  if (slot.link_trouble.empty()) end(delivery.worker, reason, limit);
+  if (slot.link_trouble.empty()) {
+    end(delivery.worker, reason, limit, slot.process->thread_of(delivery));
+  }
 }
 
-void WorkerPool::end(int index, const std::string& reason, std::chrono::milliseconds limit) {
+void WorkerPool::end(int index, const std::string& reason, std::chrono::milliseconds limit,
+                     int thread) {
   Slot& slot = slots_[static_cast<std::size_t>(index)];
   log_error("ending a worker", {{"group", settings_.group.name},
                                 {"worker", index},
@@ -532,7 +535,7 @@ void WorkerPool::end(int index, const std::string& reason, std::chrono::millisec
   slot.link_trouble = "it did not end at SIGABRT";
   slot.kill_at = Clock::now() + kAbortGrace;
   timer_.arm(slot.kill_at);
-  slot.process->kill(SIGABRT);
+  slot.process->abort_thread(thread);
 }
 
 void WorkerPool::revoke(Delivery& held) {

@@ -129,7 +129,8 @@ class WorkerPool {
   WorkerLoad load(const Slot& slot) const;
   static bool is_tiny(const Slot& slot);
   void retire(Slot& slot);
-  void end(int index, const std::string& reason, std::chrono::milliseconds limit);
+  // `thread`: whose call it is over; -1: nobody's alone.
+  void end(int index, const std::string& reason, std::chrono::milliseconds limit, int thread);
   bool cannot_stay(const Slot& slot) const;
 
   EventLoop& loop_;

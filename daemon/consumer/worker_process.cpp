@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <csignal>
 #include <cstring>
 #include <iterator>
 #include <utility>
@@ -409,6 +410,7 @@ void WorkerProcess::revoke(Delivery& held) {
 WorkerProcess::Late WorkerProcess::late(DeliveryTable& table, std::uint64_t now_ns,
                                         std::uint64_t limit_ns) const {
   Late late;
+  std::uint64_t oldest_due = 0;
   for (std::size_t i = 0; i < threads_; ++i) {
     const WorkerBoard::Slot& slot = board_->slots[i];
     const std::uint64_t sequence = slot.sequence.load(std::memory_order_acquire);
@@ -420,7 +422,10 @@ WorkerProcess::Late WorkerProcess::late(DeliveryTable& table, std::uint64_t now_
       late.next_ns = late.next_ns == 0 ? due : std::min(late.next_ns, due);
       continue;
     }
-    late.any = true;
+    if (late.thread < 0 || due < oldest_due) {
+      late.thread = static_cast<int>(i);
+      oldest_due = due;
+    }
     late.flush = late.flush || sequence == 0;
     table.for_each([&](Delivery& delivery) {
       if (delivery.worker == slot_ && delivery.state == Delivery::State::at_worker &&
@@ -470,6 +475,22 @@ void WorkerProcess::close_link() {
 }
 
 void WorkerProcess::kill(int signal) { ::kill(child_.pid, signal); }
+
+int WorkerProcess::thread_of(const Delivery& delivery) const {
+  for (std::size_t i = 0; i < threads_; ++i) {
+    if (board_->slots[i].holds(delivery.sequence)) return static_cast<int>(i);
+  }
+  return -1;
+}
+
+void WorkerProcess::abort_thread(int thread) {
+  // Only one of this child's: the system checks that, whatever the board says.
+  const pid_t tid =
+      thread < 0
+          ? 0
+          : board_->slots[static_cast<std::size_t>(thread)].tid.load(std::memory_order_relaxed);
+  if (tid <= 0 || ::tgkill(child_.pid, tid, SIGABRT) != 0) kill(SIGABRT);
+}
 
 void WorkerProcess::read_link() {
   // Bounded: a handler that logs without end must not keep its consumer from everything else.

@@ -130,11 +130,12 @@ class WorkerProcess {
 
   // ---- Time limits
   // What is inside calls that have lasted longer than `limit_ns` since they began, or since
-  // keep_alive(), all in monotonic ns. `flush`: one of the calls is of flush(). `next_ns`: when to
-  // look again for those that are not late yet; 0: none runs.
+  // keep_alive(), all in monotonic ns. `thread`: whose call has been late the longest; -1: none is.
+  // `flush`: one of the calls is of flush(). `next_ns`: when to look again for those that are not
+  // late yet; 0: none runs.
   struct Late {
     std::vector<Delivery*> deliveries;
-    bool any = false;
+    int thread = -1;
     bool flush = false;
     std::uint64_t next_ns = 0;
   };
@@ -151,6 +152,11 @@ class WorkerProcess {
   void close_link();
   bool link_closed() const { return link_closed_; }
   void kill(int signal);
+  // Whose call it is in; -1: nobody's.
+  int thread_of(const Delivery& delivery) const;
+  // SIGABRT to this thread, so that what it leaves behind tells of that; to any, if there is none
+  // such.
+  void abort_thread(int thread);
   // Reads what it still printed and reaps it. Once, after on_exit.
   Result<ChildEnd> bury();
 

@@ -38,6 +38,10 @@ const WorkerBoard* crash_board = nullptr;
 std::atomic<int> crash_signal = 0;    // of the crash that is being reported
 thread_local int crash_thread = -1;   // of this worker; -1: one of the handler's own
 thread_local bool reporting = false;  // this thread is writing the report
+// Of the one message that this thread's handler is working on. Here, and not looked up in a crash:
+// the handler may have scribbled over the message, but what it points to stays mapped.
+thread_local const char* volatile crash_message_id = nullptr;
+thread_local volatile std::size_t crash_message_id_size = 0;  // written last
 
 // From here on all is called by signal handlers.
 
@@ -68,22 +72,33 @@ class Line {
     const char* const end = std::to_chars(digits, digits + sizeof digits, number).ptr;
     return *this << std::string_view(digits, static_cast<std::size_t>(end - digits));
   }
+  // In quotes, with a ? for each byte that is none of ASCII's printable ones.
+  Line& quote(std::string_view text) {
+    *this << "'";
+    for (const char c : text.substr(0, buffer_.size() - size_)) {
+      buffer_[size_++] = c >= 0x20 && c < 0x7F ? c : '?';
+    }
+    return *this << "'";
+  }
   void write() const {
     if (::write(STDERR_FILENO, buffer_.data(), size_) < 0) return;  // nobody to tell
   }
 
  private:
-  std::array<char, 256> buffer_;
+  std::array<char, 512> buffer_;  // a message_id is no longer than 255
   std::size_t size_ = 0;
 };
 
-void write_first_line(int signal) {
+void write_first_line(int signal, const siginfo_t& info) {
   Line line;
   line << "lope-worker: ";
   for (const CrashSignal& known : kCrashSignals) {
     if (known.signal == signal) line << known.name;
   }
-  if (crash_thread < 0 || crash_board == nullptr) {
+  if (info.si_code == SI_USER) {
+    // kill(): any thread may have got it, whatever it is about.
+    line << " from process " << static_cast<std::uint64_t>(info.si_pid);
+  } else if (crash_thread < 0 || crash_board == nullptr) {
     line << " outside of the handlers' threads";
   } else {
     line << " in thread " << static_cast<std::uint64_t>(crash_thread);
@@ -94,6 +109,8 @@ void write_first_line(int signal) {
       line << ", with no message";
     } else if (first == last) {
       line << ", with message " << first;
+      const std::size_t size = crash_message_id_size;
+      if (size > 0) (line << ", message_id ").quote({crash_message_id, size});
     } else {
       line << ", with messages " << first << " to " << last;
     }
@@ -102,7 +119,7 @@ void write_first_line(int signal) {
   line.write();
 }
 
-void on_crash(int signal) {
+void on_crash(int signal, siginfo_t* info, void*) {
   if (reporting) die_of(signal);
   int none = 0;
   if (!crash_signal.compare_exchange_strong(none, signal)) {
@@ -118,7 +135,7 @@ void on_crash(int signal) {
   ::pthread_sigmask(SIG_UNBLOCK, &only, nullptr);
   ::alarm(kMaxSeconds);
 
-  write_first_line(signal);
+  write_first_line(signal, *info);
   void* frames[kMaxFrames];
   ::backtrace_symbols_fd(frames, ::backtrace(frames, kMaxFrames), STDERR_FILENO);
   die_of(signal);
@@ -132,8 +149,8 @@ void install_crash_report(const WorkerBoard& board) {
   void* frame = nullptr;
   ::backtrace(&frame, 1);  // loads what it needs: no time for that in a crash
   struct sigaction action {};
-  action.sa_handler = on_crash;
-  action.sa_flags = SA_ONSTACK;
+  action.sa_sigaction = on_crash;
+  action.sa_flags = SA_ONSTACK | SA_SIGINFO;
   // A second fault of another kind ends the process at once, as one of the same kind does.
   for (const CrashSignal& known : kCrashSignals) ::sigaddset(&action.sa_mask, known.signal);
   for (const CrashSignal& known : kCrashSignals) {
@@ -147,7 +164,8 @@ void drop_crash_report() {
   for (const CrashSignal& known : kCrashSignals) {
     struct sigaction present {};
     ::sigaction(known.signal, nullptr, &present);
-    if (present.sa_handler == on_crash) ::signal(known.signal, SIG_DFL);
+    const bool ours = (present.sa_flags & SA_SIGINFO) != 0 && present.sa_sigaction == on_crash;
+    if (ours) ::signal(known.signal, SIG_DFL);
   }
 }
 
@@ -163,6 +181,13 @@ CrashStack::CrashStack(std::uint32_t thread_index) {
   stack.ss_size = size;
   ::sigaltstack(&stack, nullptr);
 }
+
+CrashMessage::CrashMessage(std::string_view message_id) {
+  crash_message_id = message_id.data();
+  crash_message_id_size = message_id.size();
+}
+
+CrashMessage::~CrashMessage() { crash_message_id_size = 0; }
 
 CrashStack::~CrashStack() {
   crash_thread = -1;

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <string_view>
 
 #include "common/scoreboard.h"
 
@@ -27,6 +28,16 @@ class CrashStack {
 
  private:
   std::unique_ptr<char[]> stack_;
+};
+
+// For as long as it lives, a crash of the thread that made it names the message of its slot by this
+// message_id, too, unless that is empty. The text must stay where it is.
+class CrashMessage {
+ public:
+  explicit CrashMessage(std::string_view message_id);
+  CrashMessage(const CrashMessage&) = delete;
+  CrashMessage& operator=(const CrashMessage&) = delete;
+  ~CrashMessage();
 };
 
 }  // namespace lope::worker

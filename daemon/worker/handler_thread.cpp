@@ -1,12 +1,16 @@
 #include "worker/handler_thread.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <chrono>
 #include <cstring>
+#include <optional>
 #include <span>
 #include <utility>
 
 #include "common/clock.h"
+#include "worker/crash_report.h"
 
 namespace lope::worker {
 
@@ -31,7 +35,9 @@ HandlerThread::HandlerThread(const WorkerSettings& settings, const Plugin& plugi
       link_(link),
       inbox_(inbox),
       held_(held),
-      host_(settings, plugin, thread_index, board, link, held) {}
+      host_(settings, plugin, thread_index, board, link, held) {
+  slot_.tid.store(::gettid(), std::memory_order_relaxed);
+}
 
 HandlerThread::Created HandlerThread::create() {
   Created created;
@@ -127,10 +133,13 @@ void HandlerThread::call_handler(std::size_t count) {
     for (const auto& record : current) messages_.push_back(&record->message);
     const lope_batch batch{sizeof(lope_batch), static_cast<std::uint32_t>(count), messages_.data()};
     host_.set_current(current);
+    std::optional<CrashMessage> crash_message;
+    if (count == 1) crash_message.emplace(records_.front()->view[TextProperty::message_id]);
     table.handle_batch(instance_, &batch, outcomes_.data());
   } else {
     for (std::size_t i = 0; i < count; ++i) {
       host_.set_current(current.subspan(i, 1));
+      const CrashMessage crash_message(records_[i]->view[TextProperty::message_id]);
       outcomes_[i] = table.handle(instance_, &records_[i]->message);
     }
   }

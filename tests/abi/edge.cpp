@@ -44,6 +44,8 @@ class Edge final : public lope::Handler {
       return lope::Outcome::retry;
     }
     if (body == "publish") return publish(message);
+    if (body == "publish values") return publish_values(message);
+    if (body == "copy headers") return copy_headers(message);
     if (body == "reply") {
       lope::Publication answer;
       answer.body = "the answer";
@@ -82,6 +84,29 @@ class Edge final : public lope::Handler {
         .header("natural", 4u)
         .header("truth", true)
         .header("real", 0.5);
+    message.publish(publication);
+    return lope::Outcome::ack;
+  }
+
+  static lope::Outcome publish_values(const lope::Message& message) {
+    lope::Publication publication;
+    publication.header("bytes", lope::Value::bytes(std::string_view("a\0b", 3)))
+        .header("time", lope::Value::timestamp(std::chrono::system_clock::time_point(
+                            std::chrono::milliseconds(1'234'999))))
+        .header("long ago", lope::Value::timestamp(
+                                std::chrono::system_clock::time_point(std::chrono::seconds(-5))))
+        .header("nothing", lope::Value::null())
+        .header("text", *message.header("colour"))
+        .header("table", *message.header("table"))
+        .header("twice", "a")
+        .header("twice", 2);
+    message.publish(publication);
+    return lope::Outcome::ack;
+  }
+
+  static lope::Outcome copy_headers(const lope::Message& message) {
+    lope::Publication publication;
+    publication.header("set before", "mine").copy_headers(message).header("set after", "mine");
     message.publish(publication);
     return lope::Outcome::ack;
   }

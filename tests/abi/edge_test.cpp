@@ -22,8 +22,9 @@ struct Edge {
   Edge& operator=(const Edge&) = delete;
 
   lope_status create() { return table.create(&host.table, &handler); }
-  lope_outcome handle(std::string_view body) {
-    const lope_message message = message_with(body);
+  lope_outcome handle(std::string_view body, std::size_t header_count = 0) {
+    lope_message message = message_with(body);
+    message.header_count = static_cast<std::uint32_t>(header_count);
     return table.handle(handler, &message);
   }
 
@@ -31,6 +32,26 @@ struct Edge {
   const lope_plugin& table;
   lope_handler* handler = nullptr;
 };
+
+lope_header plain_header(std::string_view name, std::int32_t kind, std::uint64_t bits = 0) {
+  lope_header header{str(name), {}};
+  header.value.kind = kind;
+  header.value.as.u = bits;
+  return header;
+}
+
+lope_header text_header(std::string_view name, std::string_view text,
+                        std::int32_t kind = LOPE_TEXT) {
+  lope_header header = plain_header(name, kind);
+  header.value.as.s = str(text);
+  return header;
+}
+
+std::vector<std::pair<std::string, std::int32_t>> names_and_kinds(const FakeHost::Sent& sent) {
+  std::vector<std::pair<std::string, std::int32_t>> result;
+  for (const auto& [name, value] : sent.headers) result.emplace_back(name, value.kind);
+  return result;
+}
 
 }  // namespace
 
@@ -174,7 +195,7 @@ TEST_CASE("a publication arrives as it was filled in", "[abi][edge]") {
   CHECK(sent.delay_ms == 2000);
   REQUIRE(sent.headers.size() == 5);
   CHECK(sent.headers[0].second.kind == LOPE_TEXT);
-  CHECK(sent.text_header == "a");
+  CHECK(sent.texts.at("text") == "a");
   CHECK(sent.headers[1].second.kind == LOPE_INT64);
   CHECK(sent.headers[1].second.as.i == -3);
   CHECK(sent.headers[2].second.kind == LOPE_UINT64);
@@ -186,6 +207,66 @@ TEST_CASE("a publication arrives as it was filled in", "[abi][edge]") {
   CHECK(edge.handle("reply") == LOPE_ACK);
   CHECK(edge.host.sent[1].is_reply);
   CHECK(edge.host.sent[1].body == "the answer");
+}
+
+TEST_CASE("a header can be set to a value of any kind, once", "[abi][edge]") {
+  Edge edge(GENERATE("17", "20"));
+  REQUIRE(edge.create() == LOPE_OK);
+  edge.host.headers = {text_header("colour", "red"), plain_header("table", LOPE_OTHER)};
+  REQUIRE(edge.handle("publish values", 2) == LOPE_ACK);
+  REQUIRE(edge.host.sent.size() == 1);
+  const FakeHost::Sent& sent = edge.host.sent[0];
+  const std::vector<std::pair<std::string, std::int32_t>> expected = {
+      {"bytes", LOPE_BYTES},  {"time", LOPE_TIMESTAMP}, {"long ago", LOPE_TIMESTAMP},
+      {"nothing", LOPE_NULL}, {"text", LOPE_TEXT},      {"table", LOPE_OTHER},
+      {"twice", LOPE_INT64}};
+  CHECK(names_and_kinds(sent) == expected);
+  CHECK(sent.texts.at("bytes") == std::string("a\0b", 3));
+  CHECK(sent.texts.at("text") == "red");
+  CHECK(sent.headers[1].second.as.u == 1234);
+  CHECK(sent.headers[2].second.as.u == 0);
+  CHECK(sent.headers[6].second.as.i == 2);
+}
+
+TEST_CASE("headers are copied but for those that the host would refuse", "[abi][edge]") {
+  Edge edge(GENERATE("17", "20"));
+  REQUIRE(edge.create() == LOPE_OK);
+  constexpr std::uint64_t kLargest = std::uint64_t{INT64_MAX};
+  edge.host.headers = {
+      text_header("set before", "of the message"),
+      text_header("set after", "of the message"),
+      text_header("bytes", std::string_view("\0", 1), LOPE_BYTES),
+      text_header("", "no name"),
+      text_header("CC", "a queue"),
+      plain_header("BCC", LOPE_OTHER),
+      plain_header("array", LOPE_OTHER),
+      plain_header("of a newer host", LOPE_OTHER + 1),
+      plain_header("integer", LOPE_INT64, static_cast<std::uint64_t>(-3)),
+      plain_header("natural", LOPE_UINT64, kLargest),
+      plain_header("too large", LOPE_UINT64, kLargest + 1),
+      plain_header("time", LOPE_TIMESTAMP, kLargest + 1),
+      plain_header("truth", LOPE_BOOL, 1),
+      plain_header("real", LOPE_DOUBLE),
+      plain_header("nothing", LOPE_NULL),
+      text_header("twice", "first"),
+      text_header("twice", "second"),
+  };
+  REQUIRE(edge.handle("copy headers", edge.host.headers.size()) == LOPE_ACK);
+  REQUIRE(edge.host.sent.size() == 1);
+  const FakeHost::Sent& sent = edge.host.sent[0];
+  const std::vector<std::pair<std::string, std::int32_t>> expected = {
+      {"set before", LOPE_TEXT}, {"set after", LOPE_TEXT}, {"bytes", LOPE_BYTES},
+      {"integer", LOPE_INT64},   {"natural", LOPE_UINT64}, {"time", LOPE_TIMESTAMP},
+      {"truth", LOPE_BOOL},      {"real", LOPE_DOUBLE},    {"nothing", LOPE_NULL},
+      {"twice", LOPE_TEXT}};
+  CHECK(names_and_kinds(sent) == expected);
+  CHECK(sent.texts.at("set before") == "mine");
+  CHECK(sent.texts.at("set after") == "mine");
+  CHECK(sent.texts.at("bytes") == std::string(1, '\0'));
+  CHECK(sent.texts.at("twice") == "first");
+  CHECK(sent.headers[3].second.as.i == -3);
+  CHECK(sent.headers[4].second.as.u == kLargest);
+  CHECK(sent.headers[5].second.as.u == kLargest + 1);
 }
 
 TEST_CASE("a reply in JSON is valid whatever its text", "[abi][edge]") {

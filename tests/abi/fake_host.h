@@ -37,7 +37,7 @@ struct FakeHost {
     std::uint32_t flags = 0;
     std::uint64_t delay_ms = 0;
     std::vector<std::pair<std::string, lope_value>> headers;
-    std::string text_header;
+    std::map<std::string, std::string> texts;  // of headers that are text or bytes
   };
   std::vector<Sent> sent;
   std::vector<std::pair<std::uint64_t, lope_outcome>> settled;
@@ -131,7 +131,9 @@ struct FakeHost {
     for (std::size_t i = 0; i < publication.header_count; ++i) {
       const lope_header& header = publication.headers[i];
       one.headers.emplace_back(view(header.name), header.value);
-      if (header.value.kind == LOPE_TEXT) one.text_header = view(header.value.as.s);
+      if (header.value.kind == LOPE_TEXT || header.value.kind == LOPE_BYTES) {
+        one.texts[one.headers.back().first] = view(header.value.as.s);
+      }
     }
     sent.push_back(one);
     return LOPE_OK;

@@ -35,6 +35,45 @@ TEST_CASE("what a handler publishes is confirmed, and names its cause",
   CHECK(it.broker.message_count(it.queue) == 0);
 }
 
+TEST_CASE("headers that are passed on arrive as they were, without those that cannot be sent",
+          "[broker][handler_publish]") {
+  Couriered it;
+  const std::string to = it.broker.make_queue("to");
+  const std::string seen = it.files.file("seen");
+  LopeOptions options = it.options();
+  options.groups += "  describe:\n    queue: " + to +
+                    "\n    handler: describe\n    options: { file: " + seen + " }\n";
+  Lope lope(options);
+  REQUIRE(lope.wait_ready());
+  it.broker.publisher().publish({.routing_key = it.queue,
+                                 .body = "copy publish " + to + " 1",
+                                 .message_id = "m",
+                                 .headers = {{"text", "a"}},
+                                 .typed_headers = {{.name = "integer", .kind = 'l', .number = -3},
+                                                   {.name = "natural", .kind = 'i', .number = 7},
+                                                   {.name = "real", .kind = 'd', .real = 0.5},
+                                                   {.name = "truth", .kind = 't', .number = 1},
+                                                   {.name = "bytes", .kind = 'x', .text = "\x01"},
+                                                   {.name = "time", .kind = 'T', .number = 1234},
+                                                   {.name = "nothing", .kind = 'V'},
+                                                   {.name = "table", .kind = 'F'},
+                                                   {.name = "array", .kind = 'A'},
+                                                   {.name = "decimal", .kind = 'D', .number = 1},
+                                                   {.name = "CC", .kind = 'A'}}});
+  const std::string header = "m.0.header.";
+  REQUIRE(eventually(10s, [&] { return !lines_with(read_file(seen), "m.0.checksum=").empty(); }));
+  std::set<std::string> headers;
+  for (const std::string& line : lines_of_file(seen)) {
+    if (line.starts_with(header)) headers.insert(line.substr(header.size()));
+  }
+  std::erase_if(headers, [](const std::string& name) { return name.starts_with("x-lope-"); });
+  CHECK(headers == std::set<std::string>{"text=text a", "integer=int64 -3", "natural=int64 7",
+                                         "real=double 0.5", "truth=bool true", "bytes=bytes \x01",
+                                         "time=timestamp 1234", "nothing=null"});
+  CHECK(it.attempts_of("m") == std::vector<int>{1});
+  CHECK(lope.stop() == exited(0));
+}
+
 TEST_CASE("what is published for a message that is not acked is dropped",
           "[broker][handler_publish]") {
   Couriered it;
@@ -121,6 +160,11 @@ TEST_CASE("replies go to who asked, direct reply-to and a gone requester include
   REQUIRE(got.size() == 1);
   CHECK(got[0].body == "pong");
   CHECK(got[0].correlation_id == "c-1");
+  // It consumes from amq.rabbitmq.reply-to, and lets the broker name the place in the request.
+  const RunResult direct =
+      run_lope({"call", "--broker", it.broker.url(), "--queue", it.queue, "reply direct"});
+  CHECK(direct.status == exited(0));
+  CHECK(direct.output == "direct");
   it.broker.publisher().publish({.routing_key = it.queue,
                                  .body = "reply pong",
                                  .message_id = "gone",

@@ -3,6 +3,9 @@
 
 #include <catch2/catch.hpp>
 
+#include <fstream>
+#include <string_view>
+
 #include "support/courier.h"
 #include "support/ladder.h"
 #include "support/log_lines.h"
@@ -185,6 +188,24 @@ TEST_CASE("attempts are counted by Lope, not by x-death, and no copy carries wha
   CHECK_FALSE(copy[0].has_header("x-first-death"));
   CHECK_FALSE(copy[0].has_header("x-last-death"));
   CHECK(relays.stop() == exited(0));
+}
+
+TEST_CASE("a handler that runs out of memory and lets go of it has its message retried",
+          "[broker][retry]") {
+  if (!std::string_view(LOPE_SANITIZE).empty()) return;  // they need more memory than any limit
+  Couriered it;
+  Lope lope(it.options("    retry: { attempts: 2, delay: 0s }\n", kWithRelay, "memory: 1024"));
+  REQUIRE(lope.wait_ready());
+  it.publish("greedy", "m");
+  const auto dead = it.take(it.dead(), 1);
+  REQUIRE(dead.size() == 1);
+  CHECK(dead[0].header("x-lope-dead-code") == "attempts");
+  CHECK_THAT(dead[0].header("x-lope-dead-reason"), Catch::Contains("std::bad_alloc"));
+  CHECK(dead[0].number("x-lope-dead-crashes") == 0);
+  it.publish("ack", "after");
+  REQUIRE(it.wait_acked("after"));
+  CHECK(lope.process().count_lines("worker ended") == 0);
+  CHECK(lope.stop() == exited(0));
 }
 
 TEST_CASE("what comes after its expiration is a dead letter", "[broker][retry]") {

@@ -9,11 +9,13 @@
 //   to EXCHANGE      the publish that follows goes there
 //   later MS         the publish that follows is delayed so long
 //   body TEXT        the publish that follows has this body, and not "ack"
-//   until FILE       goes on once that file is there
+//   copy             the publish that follows has the message's headers
 //   deaf             is not ended by SIGABRT from now on
 //   sleep MS         sleeps; alive MS N: N times so long, with keep_alive() between
+//   until FILE       until that file is there, with keep_alive() all the while
 //   segv abort exit0 overflow oom
-//                    ends its process so
+//                    ends its process so; oom: by using up its memory where nothing can be caught
+//   greedy           takes memory until there is none, and lets go of it: needs a limit
 //   reply TEXT       replies
 //   nothing else to do, or ack: ACK
 #include <fcntl.h>
@@ -25,11 +27,12 @@
 #include <csignal>
 #include <cstdint>
 #include <cstdlib>
-#include <cstring>
 #include <lope/handler.hpp>
+#include <memory>
 #include <sstream>
 #include <string>
 #include <system_error>
+#include <vector>
 
 namespace {
 
@@ -47,6 +50,12 @@ int overflow(int depth) {
   volatile char frame[4096];
   frame[depth % 4096] = static_cast<char>(depth);
   return depth == 0 ? 0 : overflow(depth + 1) + frame[0];
+}
+
+// Until std::bad_alloc, which cannot leave. In large pieces: with less than one left, what other
+// threads need is still there.
+void use_up_memory() noexcept {
+  for (;;) *new volatile char[std::size_t{64} << 20] = 1;
 }
 
 class Courier final : public lope::Handler {
@@ -109,6 +118,7 @@ class Courier final : public lope::Handler {
         return lope::Outcome::retry;
       }
       if (word == "to") words >> publication.exchange;
+      if (word == "copy") publication.copy_headers(message);
       if (word == "body") words >> publication.body;
       if (word == "later") {
         std::int64_t ms = 0;
@@ -128,11 +138,6 @@ class Courier final : public lope::Handler {
         words >> ms;
         sleep_for(ms);
       }
-      if (word == "until") {
-        std::string path;
-        words >> path;
-        while (::access(path.c_str(), F_OK) != 0) sleep_for(5);
-      }
       if (word == "deaf") std::signal(SIGABRT, SIG_IGN);
       if (word == "alive") {
         std::uint64_t ms = 0;
@@ -143,24 +148,27 @@ class Courier final : public lope::Handler {
           message.keep_alive();
         }
       }
+      if (word == "until") {
+        std::string file;
+        words >> file;
+        while (::access(file.c_str(), F_OK) != 0) {
+          sleep_for(5);
+          message.keep_alive();
+        }
+      }
       if (word == "reply") {
         lope::Publication answer;
         words >> answer.body;
         message.reply(answer);
       }
-      if (word == "segv") {
-        std::signal(SIGSEGV, SIG_DFL);
-        std::raise(SIGSEGV);
-      }
-      if (word == "abort") {
-        std::signal(SIGABRT, SIG_DFL);
-        std::abort();
-      }
+      if (word == "segv") std::raise(SIGSEGV);
+      if (word == "abort") std::abort();
       if (word == "exit0") std::exit(0);
       if (word == "overflow") return static_cast<lope::Outcome>(overflow(1));
-      if (word == "oom") {
-        // As C code does that does not look.
-        for (;;) std::memset(std::malloc(std::size_t{64} << 20), 1, std::size_t{64} << 20);
+      if (word == "oom") use_up_memory();
+      if (word == "greedy") {
+        std::vector<std::unique_ptr<char[]>> taken;
+        for (;;) taken.push_back(std::unique_ptr<char[]>(new char[std::size_t{16} << 20]));
       }
     }
     return lope::Outcome::ack;

@@ -7,9 +7,11 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <catch2/catch.hpp>
 #include <csignal>
 #include <cstdlib>
+#include <optional>
 #include <string>
 #include <thread>
 
@@ -98,6 +100,62 @@ TEST_CASE("a crash names its signal, its thread and its message", "[unit][crash_
   CHECK(crash.report.starts_with(row.line));
   CHECK(crash.says("lope-unit-tests("));  // a frame of ours
   CHECK(std::count(crash.report.begin(), crash.report.end(), '\n') <= 1 + 64);
+}
+
+TEST_CASE("a crash names the message by its message_id as well", "[unit][crash_report]") {
+  struct Row {
+    std::string message_id;
+    bool over;  // its call is
+    std::string line;
+  };
+  const auto row = GENERATE(values<Row>({
+      {"order-1", false, "with message 7, message_id 'order-1'\n"},
+      {std::string("a\nb\x1b\xff\0c", 7), false, "with message 7, message_id 'a?b???c'\n"},
+      {std::string(255, 'x'), false,
+       "with message 7, message_id '" + std::string(255, 'x') + "'\n"},
+      {"", false, "with message 7\n"},
+      {"order-1", true, "with message 7\n"},
+  }));
+  const Crash crash = crash_of([&row](WorkerBoard& board) {
+    const CrashStack stack(0);
+    board.slots[0].sequence = board.slots[0].last = 7;
+    std::optional<CrashMessage> current(row.message_id);
+    if (row.over) current.reset();
+    std::abort();
+  });
+  INFO(crash.report);
+  CHECK(crash.report.starts_with("lope-worker: SIGABRT in thread 0, " + row.line));
+}
+
+TEST_CASE("a signal to the process accuses no thread and no message, one to a thread does",
+          "[unit][crash_report]") {
+  const bool to_thread = GENERATE(true, false);
+  const Crash crash = crash_of([to_thread](WorkerBoard& board) {
+    const CrashStack stack(0);
+    board.slots[0].sequence = board.slots[0].last = 7;
+    board.slots[1].sequence = board.slots[1].last = 8;
+    std::atomic<pid_t> tid = 0;
+    std::thread other([&tid] {
+      const CrashStack own_stack(1);
+      tid = ::gettid();
+      for (;;) ::pause();
+    });
+    while (tid == 0) std::this_thread::yield();
+    if (to_thread) {
+      ::tgkill(::getpid(), tid, SIGABRT);
+    } else {
+      ::kill(::getpid(), SIGABRT);
+    }
+    other.join();
+  });
+  INFO(crash.report);
+  CHECK(crash.signal == SIGABRT);
+  if (to_thread) {
+    CHECK(crash.report.starts_with("lope-worker: SIGABRT in thread 1, with message 8\n"));
+  } else {
+    CHECK(crash.report.starts_with("lope-worker: SIGABRT from process "));
+    CHECK_FALSE(crash.says("message"));
+  }
 }
 
 TEST_CASE("a crash in a thread of the handler's own is reported too", "[unit][crash_report]") {

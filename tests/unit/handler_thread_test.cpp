@@ -2,11 +2,13 @@
 #include "worker/handler_thread.h"
 
 #include <sys/socket.h>
+#include <unistd.h>
 
 #include <catch2/catch.hpp>
 #include <optional>
 #include <string>
 #include <string_view>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -122,6 +124,18 @@ struct Worker {
 };
 
 }  // namespace
+
+TEST_CASE("a thread says in its slot which it is", "[unit][handler_thread]") {
+  Worker worker;
+  CHECK(worker.board->slots[0].tid == 0);
+  pid_t tid = 0;
+  std::thread([&] {
+    worker.run();
+    tid = ::gettid();
+  }).join();
+  CHECK(tid != ::gettid());
+  CHECK(worker.board->slots[0].tid == tid);
+}
 
 TEST_CASE("an ack brings its publications along, another outcome its delay",
           "[unit][handler_thread]") {

@@ -258,14 +258,16 @@ struct lope_host {
    * The host adds: a message_id where there is none, the time, and the headers x-lope-parent-id
    * (the cause's message_id), x-lope-trace-id (the cause's own, or its message_id), and traceparent
    * and tracestate as the cause has them, unless they are set. Headers that are named x-lope-…,
-   * x-death, x-first-death-…, x-last-death-… or x-delivery-count are left out, so that all headers
-   * of the cause may be handed in.
+   * x-death, x-first-death-…, x-last-death-… or x-delivery-count are left out, whatever they hold:
+   * they tell of the cause. To pass on the headers of the cause, hand in what header_at() gives,
+   * without those that are refused: any message may have some (all of Celery's have tables and
+   * arrays, which are LOPE_OTHER).
    *
    * Refused, and nothing is kept:
    *
-   * - LOPE_E_INVALID: a text over 255 bytes; a priority over 255; a header without a name, of kind
-   *   LOPE_OTHER or an unknown one, a number over INT64_MAX, or named CC or BCC (no confirm tells
-   * of the queues they name);
+   * - LOPE_E_INVALID: a text over 255 bytes, but for a header's value; a priority over 255; a
+   *   header without a name, of kind LOPE_OTHER or an unknown one, of kind LOPE_UINT64 and over
+   *   INT64_MAX, or named CC or BCC (no confirm tells of the queues they name);
    *
    * - LOPE_E_TOO_LARGE: a body over the broker's max_message_size, properties and headers over
    *   127 KiB together, more than one publication and over 128 MiB for this cause;

@@ -33,7 +33,6 @@
 #include <system_error>
 #include <type_traits>
 #include <utility>
-#include <variant>
 #include <vector>
 
 namespace lope {
@@ -409,10 +408,32 @@ class Bytes {
   std::size_t size_ = 0;
 };
 
-// A header's value. Each question answers nothing when the value is of another kind.
+// A header's value: a view, whose text lives where it came from. Each question answers nothing when
+// the value is of another kind.
 class Value {
  public:
   explicit Value(const lope_value& value) : value_(value) {}
+
+  // For Publication::header(), of the kinds that it does not make of C++'s own types.
+  static Value bytes(std::string_view bytes) {
+    lope_value value{};
+    value.kind = LOPE_BYTES;
+    value.as.s = detail::to_str(bytes);
+    return Value(value);
+  }
+  // To the second; before 1970 it is 1970.
+  static Value timestamp(std::chrono::system_clock::time_point time) {
+    const auto seconds = std::chrono::floor<std::chrono::seconds>(time.time_since_epoch()).count();
+    lope_value value{};
+    value.kind = LOPE_TIMESTAMP;
+    value.as.u = seconds < 0 ? 0 : static_cast<std::uint64_t>(seconds);
+    return Value(value);
+  }
+  static Value null() {
+    lope_value value{};
+    value.kind = LOPE_NULL;
+    return Value(value);
+  }
 
   std::int32_t kind() const { return value_.kind; }  // LOPE_INT64 …
   std::optional<std::int64_t> as_int() const {
@@ -457,6 +478,8 @@ struct Header {
   Value value;
 };
 
+class Message;
+
 // What a handler sends. Everything that is left alone has a sensible default.
 struct Publication {
   std::string body;
@@ -475,35 +498,55 @@ struct Publication {
   std::chrono::milliseconds expiration{0};                   // 0: never
   std::uint32_t priority = 0;
 
+  // Sets one header: another value of that name goes.
   Publication& header(std::string name, std::string value) {
-    return add(std::move(name), std::move(value));
+    lope_value raw{};
+    raw.kind = LOPE_TEXT;
+    return set(std::move(name), raw, std::move(value));
   }
   Publication& header(std::string name, std::string_view value) {
-    return add(std::move(name), std::string(value));
+    return header(std::move(name), std::string(value));
   }
   Publication& header(std::string name, const char* value) {
-    return add(std::move(name), std::string(value));
+    return header(std::move(name), std::string(value));
   }
   template <typename T, typename = std::enable_if_t<std::is_arithmetic_v<T>>>
   Publication& header(std::string name, T value) {
+    lope_value raw{};
     if constexpr (std::is_same_v<T, bool>) {
-      return add(std::move(name), value);
+      raw.kind = LOPE_BOOL;
+      raw.as.i = value ? 1 : 0;
     } else if constexpr (std::is_floating_point_v<T>) {
-      return add(std::move(name), static_cast<double>(value));
+      raw.kind = LOPE_DOUBLE;
+      raw.as.d = static_cast<double>(value);
     } else if constexpr (std::is_signed_v<T>) {
-      return add(std::move(name), static_cast<std::int64_t>(value));
+      raw.kind = LOPE_INT64;
+      raw.as.i = static_cast<std::int64_t>(value);
     } else {
-      return add(std::move(name), static_cast<std::uint64_t>(value));
+      raw.kind = LOPE_UINT64;
+      raw.as.u = static_cast<std::uint64_t>(value);
     }
+    return set(std::move(name), raw);
   }
+  // As it is, and copied. The host refuses one of kind LOPE_OTHER.
+  Publication& header(std::string name, const Value& value) {
+    return set(std::move(name), value.raw(), std::string(value.as_text().value_or("")));
+  }
+  // Sets those headers of `message` that can be passed on and that are not set yet. Left out are
+  // tables, arrays and decimals (LOPE_OTHER), numbers over INT64_MAX, CC and BCC; and by the host,
+  // when it is published, those of the broker's bookkeeping and of Lope's. Of several of one name
+  // the first counts. Throws Error if the message is not this call's, and not held.
+  Publication& copy_headers(const Message& message);
 
   // Calls `function` with the same as the ABI has it; valid during the call only.
   template <typename Function>
   auto with_raw(Function function) const {
     std::vector<lope_header> raw_headers;
     raw_headers.reserve(headers_.size());
-    for (const auto& [name, value] : headers_)
-      raw_headers.push_back({detail::to_str(name), to_raw(value)});
+    for (const OwnHeader& header : headers_) {
+      raw_headers.push_back({detail::to_str(header.name), header.value});
+      if (is_text(header.value)) raw_headers.back().value.as.s = detail::to_str(header.text);
+    }
 
     lope_publication raw{};
     raw.struct_size = sizeof(raw);
@@ -533,10 +576,29 @@ struct Publication {
   }
 
  private:
-  using HeaderValue = std::variant<bool, std::int64_t, std::uint64_t, double, std::string>;
+  struct OwnHeader {
+    std::string name;
+    lope_value value;  // as.s is not used: that is
+    std::string text;
+  };
 
-  Publication& add(std::string name, HeaderValue value) {
-    headers_.emplace_back(std::move(name), std::move(value));
+  static bool is_text(const lope_value& value) {
+    return value.kind == LOPE_TEXT || value.kind == LOPE_BYTES;
+  }
+
+  OwnHeader* find(std::string_view name) {
+    for (OwnHeader& header : headers_)
+      if (header.name == name) return &header;
+    return nullptr;
+  }
+
+  Publication& set(std::string name, const lope_value& value, std::string text = {}) {
+    OwnHeader header{std::move(name), value, std::move(text)};
+    if (OwnHeader* const present = find(header.name)) {
+      *present = std::move(header);
+    } else {
+      headers_.push_back(std::move(header));
+    }
     return *this;
   }
 
@@ -544,28 +606,7 @@ struct Publication {
     return time.count() < 0 ? 0 : static_cast<std::uint64_t>(time.count());
   }
 
-  static lope_value to_raw(const HeaderValue& value) {
-    lope_value raw{};
-    if (const auto* truth = std::get_if<bool>(&value)) {
-      raw.kind = LOPE_BOOL;
-      raw.as.i = *truth;
-    } else if (const auto* integer = std::get_if<std::int64_t>(&value)) {
-      raw.kind = LOPE_INT64;
-      raw.as.i = *integer;
-    } else if (const auto* natural = std::get_if<std::uint64_t>(&value)) {
-      raw.kind = LOPE_UINT64;
-      raw.as.u = *natural;
-    } else if (const auto* number = std::get_if<double>(&value)) {
-      raw.kind = LOPE_DOUBLE;
-      raw.as.d = *number;
-    } else {
-      raw.kind = LOPE_TEXT;
-      raw.as.s = detail::to_str(std::get<std::string>(value));
-    }
-    return raw;
-  }
-
-  std::vector<std::pair<std::string, HeaderValue>> headers_;
+  std::vector<OwnHeader> headers_;
 };
 
 // One message. A view: it, and everything it hands out, is valid until the handle call returns; for
@@ -695,6 +736,19 @@ class Message {
   const lope_host* host_;
   const lope_message* message_;
 };
+
+inline Publication& Publication::copy_headers(const Message& message) {
+  for (std::size_t i = 0; i < message.header_count(); ++i) {
+    const Header from = message.header_at(i);
+    const std::int32_t kind = from.value.kind();
+    const bool known = kind >= LOPE_INT64 && kind < LOPE_OTHER;
+    const bool can_be_sent = known && (kind != LOPE_UINT64 || from.value.as_int());
+    const bool distributes = from.name == "CC" || from.name == "BCC";
+    if (!can_be_sent || distributes || from.name.empty() || find(from.name) != nullptr) continue;
+    header(std::string(from.name), from.value);
+  }
+  return *this;
+}
 
 // Several messages at once, each of which wants its outcome. Valid until handle_batch() returns.
 class Batch {
