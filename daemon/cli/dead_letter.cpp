@@ -16,6 +16,7 @@ constexpr std::string_view kHeadersOfDeath[] = {
     header::kAttempt,      header::kCrashes,     header::kFirstSeen,   header::kHistory,
     header::kExpires,      header::kDue,         header::kToExchange,  header::kToKey,
     header::kTransient,    header::kUnroutable,  header::kExpiration,  header::kReason,
+    header::kFailing,      header::kDeadFile,
     header::kDeadReason,   header::kDeadCode,    header::kDeadTime,    header::kDeadQueue,
     header::kDeadGroup,    header::kDeadHandler, header::kDeadVersion, header::kDeadHost,
     header::kDeadAttempts, header::kDeadCrashes};

@@ -711,11 +711,14 @@ void Consumer::log_repeated(LogLevel level, std::string_view event, const Delive
 }
 
 Attempt Consumer::attempt_of(const Delivery& delivery, std::string_view reason) const {
-  return {delivery.attempt, unix_ms(), settings_.group.name + " on " + host_, std::string(reason)};
+  std::string worker = settings_.group.name;
+  if (delivery.worker >= 0) worker += "/" + std::to_string(delivery.worker);
+  return {delivery.attempt, unix_ms(), worker + " on " + host_, std::string(reason)};
 }
 
 Author Consumer::author() const {
-  return {settings_.group.name, pool_->handler_name(), pool_->handler_version(), host_};
+  return {settings_.group.name, pool_->handler_name(), pool_->handler_version(),
+          pool_->handler_file(), host_};
 }
 
 void Consumer::retry(Delivery& delivery, const Failure& failure) {

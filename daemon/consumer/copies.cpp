@@ -187,6 +187,7 @@ std::unique_ptr<Outbound> dead_letter_copy(const DeadLetterSettings& settings, b
   add(headers, header::kDeadGroup, {author.group});
   add(headers, header::kDeadHandler, {author.handler});
   add(headers, header::kDeadVersion, {author.version});
+  add(headers, header::kDeadFile, {author.file});
   add(headers, header::kDeadHost, {author.host});
   add(headers, header::kDeadAttempts, {std::int64_t{letter.attempts}});
   add(headers, header::kDeadCrashes, {std::int64_t{letter.crashes}});

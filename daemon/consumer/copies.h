@@ -21,7 +21,7 @@ enum class CopyKind : int { publication, retry, dead_letter, parking, due, again
 
 // Whose work it is, as dead letters and histories name it.
 struct Author {
-  std::string group, handler, version, host;
+  std::string group, handler, version, file, host;
 };
 
 // `payload`: of a publish frame of a worker.

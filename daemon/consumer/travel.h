@@ -40,6 +40,7 @@ inline constexpr std::string_view kDeadQueue = "x-lope-dead-queue";
 inline constexpr std::string_view kDeadGroup = "x-lope-dead-group";
 inline constexpr std::string_view kDeadHandler = "x-lope-dead-handler";
 inline constexpr std::string_view kDeadVersion = "x-lope-dead-version";
+inline constexpr std::string_view kDeadFile = "x-lope-dead-file";  // the handler's
 inline constexpr std::string_view kDeadHost = "x-lope-dead-host";
 inline constexpr std::string_view kDeadAttempts = "x-lope-dead-attempts";  // made in all
 inline constexpr std::string_view kDeadCrashes = "x-lope-dead-crashes";

@@ -104,6 +104,7 @@ void WorkerPool::start_worker(int index) {
     has_batch_ = handler.has_batch;
     handler_name_ = handler.name;
     handler_version_ = handler.version;
+    handler_file_ = handler.path;
     it.process->set_can_flush(handler.has_flush);
     set_ready_count();
     log_info("worker ready", {{"group", settings_.group.name},

@@ -93,6 +93,7 @@ class WorkerPool {
   // What the workers said about their handler; empty before the first was ready.
   const std::string& handler_name() const { return handler_name_; }
   const std::string& handler_version() const { return handler_version_; }
+  const std::string& handler_file() const { return handler_file_; }
 
   // ---- Ending
   // From now on the dead are not replaced, and handlers hear stopping().
@@ -150,7 +151,7 @@ class WorkerPool {
   bool refused_ = false;
   bool has_batch_ = false;
   bool keep_fresh_ = false;
-  std::string handler_name_, handler_version_;
+  std::string handler_name_, handler_version_, handler_file_;
   std::size_t orphans_ = 0;  // killed by the last sweep, not yet reaped
   EventSource wake_source_;
   EventSource timer_;

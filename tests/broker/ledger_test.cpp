@@ -168,6 +168,15 @@ TEST_CASE(
   };
   CHECK(sooner_or_later(120s, all_ended));
   const auto ended = SteadyClock::now();
+  // What is there twice comes to its end as well.
+  const auto on_the_ladder = [&] {
+    int count = 0;
+    for (const auto& row : it.broker.list({"list_queues", "name", "messages"})) {
+      if (row[0].starts_with(ladder.prefix)) count += std::stoi(row[1]);
+    }
+    return count;
+  };
+  CHECK(sooner_or_later(60s, [&] { return it.broker.is_empty(it.queue) && on_the_ladder() == 0; }));
   CHECK(lope.stop(60s) == exited(0));
 
   std::map<std::string, int> letters;
@@ -263,9 +272,7 @@ TEST_CASE(
   CHECK(early == 0);
   CHECK(unexplained == 0);
   CHECK(it.broker.is_empty(it.queue));
-  for (const auto& row : it.broker.list({"list_queues", "name", "messages"})) {
-    if (row[0].starts_with(ladder.prefix)) CHECK(row[1] == "0");
-  }
+  CHECK(on_the_ladder() == 0);
   // How late is a matter of the machine; the campaign has it to itself.
   if (campaign()) CHECK(percentile(lateness, 1) <= 2000);
 }

@@ -43,6 +43,7 @@ TEST_CASE("a retry comes as the next attempt, not before its delay, and ends as 
   CHECK(dead[0].header("x-lope-dead-group") == "courier");
   CHECK(dead[0].header("x-lope-dead-handler") == "courier");
   CHECK(dead[0].header("x-lope-dead-version") == "1.0.0");
+  CHECK(dead[0].header("x-lope-dead-file").ends_with("/courier.so"));
   CHECK_FALSE(dead[0].header("x-lope-dead-host").empty());
   CHECK(dead[0].number("x-lope-dead-attempts") == 3);
   CHECK(dead[0].number("x-lope-dead-crashes") == 0);

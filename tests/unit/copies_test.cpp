@@ -151,8 +151,8 @@ CopyKind kind_of(const Outbound& copy) { return static_cast<CopyKind>(copy.kind)
 std::int64_t now_ms() { return static_cast<std::int64_t>(unix_ns() / 1'000'000); }
 
 const DelaySettings kDelays;
-const Author kAuthor{"group", "handler", "1.2", "host7"};
-const Attempt kAttempt{2, 1'700'000'000'123, "group on host7", "it failed"};
+const Author kAuthor{"group", "handler", "1.2", "/h/handler.so", "host7"};
+const Attempt kAttempt{2, 1'700'000'000'123, "group/1 on host7", "it failed"};
 
 // Of a message that has been round before: all that our own headers can be.
 std::vector<Header> all_headers() {
@@ -298,6 +298,7 @@ TEST_CASE("a dead letter says why it is one, and is no message on its way any mo
   CHECK(text_of(publication, header::kDeadGroup) == "group");
   CHECK(text_of(publication, header::kDeadHandler) == "handler");
   CHECK(text_of(publication, header::kDeadVersion) == "1.2");
+  CHECK(text_of(publication, header::kDeadFile) == "/h/handler.so");
   CHECK(text_of(publication, header::kDeadHost) == "host7");
   CHECK(number_of(publication, header::kDeadAttempts) == 4);
   CHECK(number_of(publication, header::kDeadCrashes) == 3);
