@@ -84,10 +84,11 @@ Judgement judge_consume(const BrokerAnswer& answer) {
   }
 }
 
-consumer::Publication harmless_publication(std::string_view exchange) {
+consumer::Publication harmless_publication(std::string_view exchange,
+                                           std::string_view routing_key) {
   consumer::Publication publication;
   publication.exchange = exchange;
-  publication.routing_key = "lope.check.no-such-key";
+  publication.routing_key = routing_key;
   publication.mandatory = false;
   publication.persistent = false;
   publication.expiration = "none";
@@ -102,6 +103,10 @@ Judgement judge_publication(const BrokerAnswer& answer) {
       return mentions(answer, "expiration") ? Judgement::there : Judgement::unknown;
     default: return Judgement::unknown;
   }
+}
+
+bool is_of_the_key(const BrokerAnswer& answer) {
+  return answer.code == kRefused && mentions(answer, "access to topic ");
 }
 
 }  // namespace lope::cli

@@ -39,8 +39,14 @@ Judgement judge_exchange(const BrokerAnswer& answer, const ExchangeSettings& exc
 consumer::Consume harmless_consume(const std::string& queue);
 Judgement judge_consume(const BrokerAnswer& answer);
 
-// May it be published to? An expiration that is no number; its routing key is nobody's.
-consumer::Publication harmless_publication(std::string_view exchange);
+// May it be published to? An expiration that is no number; without one given the routing key is
+// nobody's. The views are kept.
+inline constexpr std::string_view kNobodysKey = "lope.check.no-such-key";
+consumer::Publication harmless_publication(std::string_view exchange,
+                                           std::string_view routing_key = kNobodysKey);
 Judgement judge_publication(const BrokerAnswer& answer);
+
+// Refused for the sake of this routing key: a topic exchange may permit others.
+bool is_of_the_key(const BrokerAnswer& answer);
 
 }  // namespace lope::cli

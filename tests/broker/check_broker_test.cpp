@@ -222,30 +222,11 @@ TEST_CASE("what a quorum queue gives up is noted", "[broker][check_broker]") {
                                 Contains("without x-dead-letter-strategy: at-least-once"));
 }
 
-// A user who may do less than everything.
-class User {
- public:
-  explicit User(Broker& broker) : broker_(broker) {
-    broker_.ctl({"add_user", "checker", "hunter2"});
-  }
-  ~User() { broker_.ctl({"delete_user", "checker"}); }
-  void may(const std::string& configure, const std::string& write, const std::string& read) {
-    broker_.ctl({"set_permissions", "checker", configure, write, read});
-  }
-  std::string url() const {
-    return "{ url: amqp://checker@127.0.0.1:" + std::to_string(broker_.port()) +
-           ", password: hunter2 }";
-  }
-
- private:
-  Broker& broker_;
-};
-
 TEST_CASE("permissions that are missing are errors", "[broker][check_broker]") {
   Check it;
   const std::string queue = it.broker.make_queue("check");
   const std::string absent = it.broker.unique_queue("check");
-  User user(it.broker);
+  LimitedUser user(it.broker);
   struct Case {
     std::string configure, write, read, queue, more;
     std::vector<std::string> said;  // none: all is permitted
@@ -309,6 +290,20 @@ TEST_CASE("permissions that are missing are errors", "[broker][check_broker]") {
     for (const std::string& said : each.said) CHECK_THAT(result.output, Contains(said));
     CHECK_THAT(result.output, !Contains("hunter2"));
   }
+}
+
+TEST_CASE("a key that nobody uses says nothing of those that are permitted",
+          "[broker][check_broker]") {
+  Check it;
+  const std::string queue = it.broker.make_queue("check");
+  LimitedUser user(it.broker);
+  user.may(".*", ".*", ".*");
+  user.may_use_keys("amq.topic", "^orders");
+  const RunResult result =
+      it.run(it.group(queue, "    dead_letter: { exchange: amq.topic, key: orders }\n"), "", {},
+             user.url());
+  INFO(result.output);
+  CHECK(result.status == exited(0));
 }
 
 TEST_CASE("every address is tried", "[broker][check_broker]") {

@@ -24,10 +24,13 @@ using Ids = std::vector<std::string>;
 
 std::int64_t unix_ms() { return static_cast<std::int64_t>(lope::unix_ns() / 1'000'000); }
 
-RunResult dlq(const Broker& broker, std::vector<std::string> arguments) {
+RunResult dlq_at(const std::string& url, std::vector<std::string> arguments) {
   arguments.insert(arguments.begin(), "dlq");
-  arguments.insert(arguments.end(), {"--broker", broker.url()});
+  arguments.insert(arguments.end(), {"--broker", url});
   return run_lope(std::move(arguments));
+}
+RunResult dlq(const Broker& broker, std::vector<std::string> arguments) {
+  return dlq_at(broker.url(), std::move(arguments));
 }
 
 struct Letter {
@@ -349,6 +352,63 @@ TEST_CASE("what no queue takes stays and is told", "[broker][dlq]") {
   CHECK(it.left() == Ids{"full", "gone", "whence"});
   CHECK_THAT(dlq(it.broker, {"replay", it.queue, "--json"}).output,
              Contains("no message is ready"));
+}
+
+TEST_CASE("what may not be published stays and is told, and the rest goes on", "[broker][dlq]") {
+  Dead it;
+  const std::string exchange = it.broker.unique_exchange("shop");
+  it.broker.declare_exchange(exchange, "topic");
+  it.broker.bind_queue(it.origin, exchange, "#");
+  const std::vector<Letter> letters = {{.id = "m-1", .origin = "orders.1", .exchange = exchange},
+                                       {.id = "m-2", .origin = it.origin},
+                                       {.id = "m-3", .origin = "mails.1", .exchange = exchange},
+                                       {.id = "m-4", .origin = it.origin},
+                                       {.id = "m-5", .origin = "orders.2", .exchange = exchange}};
+  for (const Letter& letter : letters) it.add(letter);
+  LimitedUser user(it.broker);
+  Ids back, left;
+  std::string said;
+  SECTION("to an exchange") {
+    user.may("", "^amq.default", ".*");
+    back = {"m-2", "m-4"};
+    left = {"m-1", "m-3", "m-5"};
+    said = "message 1 ('m-1') stays: 403 ACCESS_REFUSED - access to exchange '" + exchange;
+  }
+  SECTION("to the default exchange") {
+    user.may("", "^shop", ".*");
+    back = {"m-1", "m-3", "m-5"};
+    left = {"m-2", "m-4"};
+    said = "message 2 ('m-2') stays: 403 ACCESS_REFUSED - access to exchange 'amq.default'";
+  }
+  SECTION("with a routing key") {
+    user.may("", ".*", ".*");
+    user.may_use_keys(exchange, "^orders");
+    back = {"m-1", "m-2", "m-4", "m-5"};
+    left = {"m-3"};
+    said = "message 3 ('m-3') stays: 403 ACCESS_REFUSED - access to topic 'mails.1'";
+  }
+  const RunResult result = dlq_at(user.url(), {"replay", it.queue});
+  INFO(result.output);
+  CHECK(result.status == exited(1));
+  CHECK_THAT(
+      result.output,
+      Contains(said) && Contains(std::to_string(back.size()) + " messages of queue '" + it.queue +
+                                 "' replayed, " + std::to_string(left.size()) + " left there\n"));
+  CHECK(it.back() == back);
+  CHECK(it.left() == left);
+}
+
+TEST_CASE("a message that says it came from a name no exchange can have stays", "[broker][dlq]") {
+  Dead it;
+  it.add({.id = "m-1", .exchange = std::string(256, 'x')});
+  it.add({.id = "m-2"});
+  const RunResult result = dlq(it.broker, {"replay", it.queue});
+  INFO(result.output);
+  CHECK(result.status == exited(1));
+  CHECK_THAT(result.output,
+             Contains("message 1 ('m-1') stays: ") &&
+                 Contains("1 message of queue '" + it.queue + "' replayed, 1 left there\n"));
+  CHECK(it.back() == Ids{"m-2"});
 }
 
 TEST_CASE("a message that comes straight back is not taken again", "[broker][dlq]") {

@@ -99,5 +99,17 @@ TEST_CASE("consuming and publishing are judged by where they fail", "[unit][harm
   CHECK(print(judge_publication({true, 0, ""})) == "unknown");
 }
 
+TEST_CASE("a refusal for the sake of the routing key is told from one of the exchange",
+          "[unit][harmless]") {
+  CHECK(harmless_publication("e").routing_key == kNobodysKey);
+  CHECK(harmless_publication("e", "k").routing_key == "k");
+  const std::string topic =
+      "ACCESS_REFUSED - access to topic 'k' in exchange 'e' in vhost '/' refused for user 'u'";
+  CHECK(is_of_the_key({false, 403, topic}));
+  CHECK_FALSE(is_of_the_key({false, 404, topic}));
+  CHECK_FALSE(is_of_the_key(kRefusal));
+  CHECK_FALSE(is_of_the_key({true, 0, ""}));
+}
+
 }  // namespace
 }  // namespace lope::cli
