@@ -115,6 +115,7 @@ class DeadLetters final : private BrokerClient {
       progress_ = std::make_unique<Progress>(bound(), progress_output(), last_life_);
     }
     take_all();
+    send_acks();  // the end may come between a confirm and its ack
     erase_bar();
     if (options_.verb == Verb::purge && !stopping_ && matched_ > 0 && agreed()) delete_all();
     make_sure_of_acks();
@@ -126,6 +127,7 @@ class DeadLetters final : private BrokerClient {
   // the two take is put back.
   void make_sure_of_acks() {
     finishing_ = true;
+    sure_ = false;
     for (int i = 0; i < 2 && done_ > 0; ++i) {
       if (queue_lost_ || given_up_ || !wait_for_room()) return;
       expect_answer();
@@ -133,11 +135,13 @@ class DeadLetters final : private BrokerClient {
         lost(sent.error());
         return;
       }
-      if (wait_for_answer(kQueue, "confirm acks") == Answer::no) {
-        fail("the broker closed the channel: " + refusal().to_string());
-        queue_lost_ = true;
+      switch (wait_for_answer(kQueue, "confirm acks")) {
+        case Answer::yes: break;
+        case Answer::no: channel_lost(kQueue, refusal()); return;
+        case Answer::nothing: return;
       }
     }
+    sure_ = true;
   }
 
   // So many are looked at: one that comes straight back is not taken again.
@@ -482,9 +486,11 @@ class DeadLetters final : private BrokerClient {
       std::string text = error_;
       if (options_.verb == Verb::replay || options_.verb == Verb::purge) {
         text += "; " + plural(done_, "message") + " " + done_word();
-        if (!copies_.empty()) {
-          text += ", the fate of " + plural(copies_.size() + to_ack_.size(), "more message") +
-                  " not known: they may be in both places";
+        const char* const doubt =
+            options_.verb == Verb::replay ? "may be in both places" : "may be there still";
+        if (!sure_ && done_ > 0) text += std::string(", which ") + doubt;
+        if (const std::uint64_t more = copies_.size() + to_ack_.size(); more > 0) {
+          text += ", the fate of " + plural(more, "more message") + " not known: they " + doubt;
         }
       }
       say(text);
@@ -546,6 +552,7 @@ class DeadLetters final : private BrokerClient {
   std::uint64_t published_ = 0;
   std::deque<std::uint64_t> to_ack_, purged_;  // delivery tags
   std::uint64_t done_ = 0, stayed_ = 0;
+  bool sure_ = true;  // the broker has all acks
   std::map<Address, BrokerAnswer> looked_at_;
   bool look_open_ = false;
   bool queue_lost_ = false, publish_lost_ = false;  // their channels
