@@ -602,6 +602,19 @@ void fill(Dead& it, int count) {
   });
 }
 
+TEST_CASE("a bar shows how far replay is, on a terminal", "[broker][dlq]") {
+  Dead it;
+  fill(it, 10000);
+  ProcessOptions options;
+  options.env = {{"TERM", "xterm"}};
+  const std::string command =
+      LOPE_BIN_DIR "/lope dlq replay " + it.queue + " --broker " + it.broker.url();
+  const RunResult result = run({"script", "-qec", command, "/dev/null"}, options, 60s);
+  CHECK(result.status == exited(0));
+  CHECK_THAT(result.output, Contains("% [#") && Contains("/10000 ") && Contains(" left\x1b[K"));
+  CHECK_THAT(result.output, Contains("\x1b[K10000 messages of queue '" + it.queue + "' replayed"));
+}
+
 TEST_CASE("interrupted, replay ends in good order", "[broker][dlq]") {
   Dead it;
   constexpr int kCount = 20000;
