@@ -33,6 +33,7 @@ constexpr int kNotFound = 404, kLocked = 405;
 // What would fail, and what is good to know.
 struct Findings {
   std::vector<std::string> errors, notes;
+  bool asked = true;  // to the end
 };
 
 struct AddressReport {
@@ -80,8 +81,11 @@ class BrokerCheck final : private BrokerClient {
     }
     look_at_delays();
     for (const GroupSettings& group : settings_.groups) {
-      groups_.emplace_back();
-      if (!stopping_) look_at(group, groups_.back());
+      Findings& findings = groups_.emplace_back();
+      if (!stopping_) look_at(group, findings);
+      if (!stopping_) continue;
+      findings.asked = false;
+      findings.errors.push_back("not asked: " + error_);
     }
     close();
     if (!error_.empty()) broker_.errors.push_back(error_);
@@ -178,6 +182,11 @@ class BrokerCheck final : private BrokerClient {
     BrokerClient::on_ok(channel, reply, text);
   }
 
+  // Of all that is asked no more the group has one error.
+  void error(Findings& findings, std::string text) const {
+    if (!stopping_) findings.errors.push_back(std::move(text));
+  }
+
   // ---- One thing each. True: it is there.
 
   bool queue_there(const std::string& queue, BrokerAnswer& answer) {
@@ -211,48 +220,53 @@ class BrokerCheck final : private BrokerClient {
     return judgement;
   }
 
-  static void tell_declaration(Judgement judgement, const std::string& subject,
-                               const BrokerAnswer& answer, const std::string& file,
-                               Findings& findings) {
+  void tell_declaration(Judgement judgement, const std::string& subject, const BrokerAnswer& answer,
+                        const std::string& file, Findings& findings) const {
     switch (judgement) {
       case Judgement::there:
       case Judgement::missing: break;
       case Judgement::differs:
-        findings.errors.push_back(subject +
-                                  " cannot be declared like this: the configuration says " + file +
-                                  "; the broker says " + answer.to_string());
+        error(findings, subject + " cannot be declared like this: the configuration says " + file +
+                            "; the broker says " + answer.to_string());
         break;
       case Judgement::refused:
-        findings.errors.push_back(subject + " may not be declared: " + answer.to_string());
+        error(findings, subject + " may not be declared: " + answer.to_string());
         break;
       case Judgement::unknown:
-        findings.errors.push_back(subject + " cannot be declared: " + answer.to_string());
+        error(findings, subject + " cannot be declared: " + answer.to_string());
         break;
+    }
+  }
+
+  // "queue 'orders'" may not "be consumed from"; or whether it may has had no answer.
+  void tell_permission(Judgement judgement, const std::string& subject, const std::string& what,
+                       const BrokerAnswer& answer, Findings& findings) const {
+    if (judgement == Judgement::refused) {
+      error(findings, subject + " may not " + what + ": " + answer.to_string());
+    } else if (!answer.ok && answer.code == 0) {
+      error(findings,
+            subject + ": whether it may " + what + " is not known: " + answer.to_string());
     }
   }
 
   void may_consume(const std::string& subject, const std::string& queue, Findings& findings) {
     const BrokerAnswer answer = put(harmless_consume(queue));
     if (answer.ok) put(consumer::Cancel{consumer_tag_});  // a broker that looks less closely
-    if (judge_consume(answer) == Judgement::refused) {
-      findings.errors.push_back(subject + " may not be consumed from: " + answer.to_string());
-    }
+    tell_permission(judge_consume(answer), subject, "be consumed from", answer, findings);
   }
 
   // Asked once for each exchange.
   void may_publish(const std::string& subject, const std::string& exchange, Findings& findings) {
     auto known = publishable_.find(exchange);
     if (known == publishable_.end()) {
-      const BrokerAnswer answer = put(harmless_publication(exchange));
-      const bool refused =
-          judge_publication(answer) == Judgement::refused && !is_of_the_key(answer);
-      const std::string problem = refused ? answer.to_string() : "";
-      known = publishable_.emplace(exchange, problem).first;
+      known = publishable_.emplace(exchange, put(harmless_publication(exchange))).first;
     }
-    if (known->second.empty()) return;
+    const BrokerAnswer& answer = known->second;
+    if (is_of_the_key(answer)) return;
     const std::string name =
         exchange.empty() ? "the default exchange" : "exchange '" + escape(exchange) + "'";
-    findings.errors.push_back(subject + ": " + name + " may not be published to: " + known->second);
+    tell_permission(judge_publication(answer), subject + ": " + name, "be published to", answer,
+                    findings);
   }
 
   // ---- The delay queues
@@ -282,7 +296,10 @@ class BrokerCheck final : private BrokerClient {
   // ---- A group
 
   void look_at(const GroupSettings& group, Findings& findings) {
-    for (const QueueSettings& queue : group.queues) look_at(group, queue, findings);
+    for (const QueueSettings& queue : group.queues) {
+      look_at(group, queue, findings);
+      if (stopping_) return;
+    }
     if (group.dead_letter.to == DeadLetterSettings::To::exchange && !group.auto_ack) {
       look_at(group.dead_letter, findings);
     }
@@ -296,10 +313,9 @@ class BrokerCheck final : private BrokerClient {
     if (queue.declare) {
       look_at(queue, subject, there, findings);
     } else if (!there) {
-      findings.errors.push_back(answer.code == kNotFound
-                                    ? no_queue(queue.name) +
-                                          ", and the configuration does not declare it"
-                                    : subject + ": " + answer.to_string());
+      error(findings, answer.code == kNotFound
+                          ? no_queue(queue.name) + ", and the configuration does not declare it"
+                          : subject + ": " + answer.to_string());
     }
     if (there || queue.declare) may_consume(subject, queue.name, findings);
     if (group.auto_ack || (!there && !queue.declare)) return;
@@ -326,8 +342,8 @@ class BrokerCheck final : private BrokerClient {
       BrokerAnswer answer;
       if (!will_be_declared(declaration, binding.exchange) &&
           !exchange_there(binding.exchange, answer)) {
-        findings.errors.push_back(subject + ": it is bound to exchange '" +
-                                  escape(binding.exchange) + "': " + answer.to_string());
+        error(findings, subject + ": it is bound to exchange '" + escape(binding.exchange) +
+                            "': " + answer.to_string());
       }
     }
     if (declare_queue(subject, queue.name, declaration, findings) == Judgement::missing && !there) {
@@ -390,7 +406,7 @@ class BrokerCheck final : private BrokerClient {
         break;
     }
     if (has == Has::missing && (by_broker || queue.declare)) {
-      findings.errors.push_back(subject + ": " + missing + ": the broker drops what is rejected");
+      error(findings, subject + ": " + missing + ": the broker drops what is rejected");
     } else if (by_broker) {
       findings.notes.push_back(subject + ": " + why +
                                " of its own: unless a policy sets one, what is "
@@ -422,8 +438,7 @@ class BrokerCheck final : private BrokerClient {
           findings.notes.push_back(subject + " is not there: it will be declared");
         }
       } else if (!queue_there(dead_letter.routing_key, answer)) {
-        findings.errors.push_back(subject +
-                                  " is not there, and not declared: " + answer.to_string());
+        error(findings, subject + " is not there, and not declared: " + answer.to_string());
       }
       may_publish("dead_letter", "", findings);
       return;
@@ -437,7 +452,7 @@ class BrokerCheck final : private BrokerClient {
         findings.notes.push_back(subject + " is not there: it will be declared");
       }
     } else if (!exchange_there(dead_letter.exchange, answer)) {
-      findings.errors.push_back(subject + " is not there, and not declared: " + answer.to_string());
+      error(findings, subject + " is not there, and not declared: " + answer.to_string());
       return;
     }
     may_publish("dead_letter", dead_letter.exchange, findings);
@@ -467,7 +482,9 @@ class BrokerCheck final : private BrokerClient {
     for (std::size_t i = 0; i < groups_.size(); ++i) {
       const std::string& name = settings_.groups[i].name;
       std::printf("group '%s': %s\n", name.c_str(),
-                  groups_[i].errors.empty() ? "ok on the broker" : "would fail on the broker");
+                  !groups_[i].asked           ? "not asked"
+                  : groups_[i].errors.empty() ? "ok on the broker"
+                                              : "would fail on the broker");
       for (const std::string& note : groups_[i].notes) {
         std::printf("group '%s': note: %s\n", name.c_str(), note.c_str());
       }
@@ -504,7 +521,7 @@ class BrokerCheck final : private BrokerClient {
   std::vector<AddressReport> addresses_;
   bool open_ = false;  // the channel
   std::string consumer_tag_;
-  std::map<std::string, std::string> publishable_;  // why not; empty: it is
+  std::map<std::string, BrokerAnswer> publishable_;
   Findings broker_;
   std::vector<Findings> groups_;
 };

@@ -1,4 +1,6 @@
 // `lope check --broker`: what it finds out, and that it changes nothing.
+#include <signal.h>
+
 #include <algorithm>
 #include <catch2/catch.hpp>
 #include <iterator>
@@ -6,9 +8,11 @@
 #include <string>
 #include <vector>
 
+#include "support/amqp_frames.h"
 #include "support/broker.h"
 #include "support/lope.h"
 #include "support/process.h"
+#include "support/tcp_server.h"
 #include "support/temp_dir.h"
 
 namespace {
@@ -40,26 +44,36 @@ struct Check {
   ~Check() { unchanged(); }
   void unchanged() {
     if (before.empty()) return;
-    const auto after = everything(broker);
+    // A node that was killed takes a while to count what is in its quorum queues.
     std::vector<std::string> changed;
-    std::ranges::set_symmetric_difference(before, after, std::back_inserter(changed));
+    eventually(20s, [&] {
+      changed.clear();
+      std::ranges::set_symmetric_difference(before, everything(broker),
+                                            std::back_inserter(changed));
+      return changed.empty();
+    });
     CHECK(changed == std::vector<std::string>{});
     before.clear();
   }
   RunResult run(const std::string& groups, const std::string& top = "",
                 std::vector<std::string> more = {}, const std::string& url = "") {
+    more.insert(more.begin(), {"check", "--broker", "--config", config(groups, top, url)});
+    return run_lope(more);
+  }
+  // Writes it, and notes what is there.
+  std::string config(const std::string& groups, const std::string& top = "",
+                     const std::string& url = "") {
     LopeOptions options;
     options.broker = url.empty() ? broker.url() : url;
     options.groups = groups;
     options.top = top.find("delays:") == std::string::npos ? top + kWithRelay : top;
     options.handlers_dir = LOPE_HANDLERS_BUILD_DIR;
-    more.insert(more.begin(),
-                {"check", "--broker", "--config", dir.write("lope.yaml", config_text(options))});
     if (before.empty()) before = everything(broker);
-    return run_lope(more);
+    return dir.write("lope.yaml", config_text(options));
   }
-  static std::string group(const std::string& queue, const std::string& more = "") {
-    return "  g:\n    handler: \"null\"\n    queue: " + queue + "\n" + more;
+  static std::string group(const std::string& queue, const std::string& more = "",
+                           const std::string& name = "g") {
+    return "  " + name + ":\n    handler: \"null\"\n    queue: " + queue + "\n" + more;
   }
 
   Broker broker;
@@ -304,6 +318,58 @@ TEST_CASE("a key that nobody uses says nothing of those that are permitted",
              user.url());
   INFO(result.output);
   CHECK(result.status == exited(0));
+}
+
+TEST_CASE("groups that were not asked are not ok", "[broker][check_broker]") {
+  Check it;
+  const std::string queue = it.broker.make_queue("check");
+  const bool killed = GENERATE(false, true);
+  const std::string config =
+      it.config(it.group(queue, "", "first") + it.group(queue, "", "second"),
+                "delays: { relay: false }\ndefaults: { retry: { delay: 0s } }\n");
+  // Who has published is blocked: what is asked after that hangs. The first group's last question
+  // is whether it may be published to the default exchange.
+  MemoryAlarm alarm(it.broker);
+  Process process({LOPE_BIN_DIR "/lope", "check", "--broker", "--config", config,
+                   killed ? "--json" : "--broker"});
+  REQUIRE(process.wait_for_line("lope check: the broker blocks publishers", 20s));
+  if (killed) {
+    it.broker.kill_node();
+  } else {
+    process.signal(SIGINT);
+  }
+  CHECK(process.wait_exit(20s) == exited(1));
+  if (killed) it.broker.start_node();
+  alarm.end();
+  INFO(process.output());
+  if (killed) {
+    CHECK_THAT(process.output(), Contains("{\"name\":\"second\",\"ok\":false,\"errors\":[") &&
+                                     Contains("\"not asked: "));
+  } else {
+    CHECK_THAT(process.output(),
+               Contains("lope check: group 'second': not asked: interrupted by SIGINT\n") &&
+                   Contains("group 'second': not asked\n"));
+  }
+}
+
+TEST_CASE("what has had no answer is not taken for permitted", "[broker][check_broker]") {
+  // A broker of made-up answers, which hangs up when it is asked about consuming.
+  const TcpServer server(
+      login(),
+      {{method(1, 20, 10, short_text("")), method(1, 20, 11, long_text(""))},
+       {method(1, 60, 10, number(0, 4) + number(1, 2) + number(0, 1)), method(1, 60, 11, "")},
+       {short_text("q"), method(1, 50, 11, short_text("q") + number(0, 8))},
+       {short_text("q"),
+        method(0, 10, 50, number(320, 2) + short_text("go away") + number(0, 4))}});
+  Check it;
+  const RunResult result =
+      it.run(it.group("q", "    auto_ack: true\n"), "delays: { relay: false }\n", {}, server.url());
+  INFO(result.output);
+  CHECK(result.status == exited(1));
+  CHECK_THAT(result.output,
+             Contains("group 'g': queue 'q': whether it may be consumed from is not known: "
+                      "connection lost: ") &&
+                 Contains("group 'g': would fail on the broker\n"));
 }
 
 TEST_CASE("every address is tried", "[broker][check_broker]") {
