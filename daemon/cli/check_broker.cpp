@@ -255,6 +255,14 @@ class BrokerCheck final : private BrokerClient {
     tell_permission(judge_consume(answer), subject, "be consumed from", answer, findings);
   }
 
+  // `harmless`: of the binding that is wanted.
+  void may_bind(const std::string& subject, const consumer::Unbind& harmless, Findings& findings) {
+    const BrokerAnswer answer = put(harmless);
+    tell_permission(judge_unbind(answer), subject,
+                    "be bound to exchange '" + escape(harmless.binding.exchange) + "'", answer,
+                    findings);
+  }
+
   // Asked once for each exchange.
   void may_publish(const std::string& subject, const std::string& exchange, Findings& findings) {
     auto known = publishable_.find(exchange);
@@ -284,6 +292,10 @@ class BrokerCheck final : private BrokerClient {
       } else if (const auto* queue = std::get_if<consumer::QueueDeclare>(&step)) {
         declare_queue("delays: queue '" + queue->queue + "'", queue->queue, queue->declaration,
                       broker_);
+      } else if (const auto* bind = std::get_if<consumer::QueueBind>(&step)) {
+        may_bind("delays: queue '" + bind->queue + "'", harmless_unbind(*bind), broker_);
+      } else if (const auto* chain = std::get_if<consumer::ExchangeBind>(&step)) {
+        may_bind("delays: exchange '" + chain->destination + "'", harmless_unbind(*chain), broker_);
       }
     }
     may_publish("delays", consumer::ladder_entry(prefix, consumer::kLadderUnit).exchange, broker_);
@@ -348,6 +360,9 @@ class BrokerCheck final : private BrokerClient {
     }
     if (declare_queue(subject, queue.name, declaration, findings) == Judgement::missing && !there) {
       findings.notes.push_back(subject + " is not there: it will be declared");
+    }
+    for (const BindingSettings& binding : declaration.bindings) {
+      may_bind(subject, harmless_unbind(consumer::QueueBind{queue.name, binding}), findings);
     }
     if (declaration.type != "quorum") return;
     if (const AmqpValue* limit = argument(declaration, "x-delivery-limit");

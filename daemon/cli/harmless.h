@@ -1,6 +1,6 @@
 // Requests that tell what the broker would say, and change nothing: each has something wrong with
 // it that the broker notices last, after permissions, and after what it has already. So the refusal
-// tells how far it came. Nothing is declared, consumed or published by them. Pure.
+// tells how far it came. Nothing is declared, bound, consumed or published by them. Pure.
 #pragma once
 
 #include <string>
@@ -38,6 +38,12 @@ Judgement judge_exchange(const BrokerAnswer& answer, const ExchangeSettings& exc
 // May it be consumed from? A priority that is no number.
 consumer::Consume harmless_consume(const std::string& queue);
 Judgement judge_consume(const BrokerAnswer& answer);
+
+// May they be bound like this? That wants the same permissions as taking the binding away, and a
+// binding with the argument that is added is nobody's.
+consumer::Unbind harmless_unbind(const consumer::QueueBind& bind);
+consumer::Unbind harmless_unbind(const consumer::ExchangeBind& bind);
+Judgement judge_unbind(const BrokerAnswer& answer);
 
 // May it be published to? An expiration that is no number; without one given the routing key is
 // nobody's. The views are kept.

@@ -292,6 +292,28 @@ TEST_CASE("permissions that are missing are errors", "[broker][check_broker]") {
        queue,
        "",
        {"lope check: delays: exchange 'lope.delay.v1-125ms-31.00' may not be published to: 403"}},
+      {".*",
+       "(lope|amq).*",
+       ".*",
+       queue,
+       "declare: { bind: [{ exchange: amq.topic, key: a }] }",
+       {"queue '" + queue + "' may not be bound to exchange 'amq.topic': 403 ACCESS_REFUSED - " +
+        "access to queue '" + queue + "'"}},
+      {".*",
+       ".*",
+       "(lope|check).*",
+       absent,
+       "declare: { bind: [{ exchange: amq.topic, key: a }] }",
+       {"queue '" + absent + "' may not be bound to exchange 'amq.topic': 403 ACCESS_REFUSED - " +
+        "access to exchange 'amq.topic'"}},
+      {".*",
+       "(amq|check).*",
+       ".*",
+       queue,
+       "",
+       {"delays: queue 'lope.delay.due' may not be bound to exchange 'lope.delay.due': 403",
+        "delays: exchange 'lope.delay.due' may not be bound to exchange "
+        "'lope.delay.v1-125ms-31.00': 403"}},
   };
   for (const Case& each : table) {
     CAPTURE(each.configure, each.write, each.read, each.more);
@@ -318,6 +340,34 @@ TEST_CASE("a key that nobody uses says nothing of those that are permitted",
              user.url());
   INFO(result.output);
   CHECK(result.status == exited(0));
+  const std::string declared = it.broker.unique_queue("check");
+  const auto bind = [&](const std::string& key) {
+    return it.run(
+        it.group(declared, "    declare: { bind: [{ exchange: amq.topic, key: " + key + " }] }\n"),
+        "", {}, user.url());
+  };
+  const RunResult may = bind("orders.new");
+  INFO(may.output);
+  CHECK(may.status == exited(0));
+  const RunResult may_not = bind("mails");
+  INFO(may_not.output);
+  CHECK(may_not.status == exited(1));
+  CHECK_THAT(may_not.output,
+             Contains("queue '" + declared + "' may not be bound to exchange 'amq.topic': 403"));
+}
+
+TEST_CASE("bindings that are there stay", "[broker][check_broker]") {
+  Check it;
+  const std::string queue = it.broker.make_queue("check");
+  const std::string exchange = it.broker.unique_exchange("check");
+  it.broker.declare_exchange(exchange, "topic");
+  it.broker.bind_queue(queue, exchange, "a.b");
+  const RunResult result = it.run(it.group(
+      queue, "    declare: { exchanges: [{ name: " + exchange +
+                 ", type: topic }], bind: [{ exchange: " + exchange + ", key: a.b }] }\n"));
+  INFO(result.output);
+  CHECK(result.status == exited(0));
+  CHECK(it.before.contains("list_bindings " + exchange + " " + queue + " a.b"));
 }
 
 TEST_CASE("groups that were not asked are not ok", "[broker][check_broker]") {
