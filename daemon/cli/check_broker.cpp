@@ -1,6 +1,7 @@
 #include "cli/check_broker.h"
 
 #include <algorithm>
+#include <cstdint>
 #include <cstdio>
 #include <map>
 #include <optional>
@@ -177,6 +178,10 @@ class BrokerCheck final : private BrokerClient {
 
   void channel_lost(ChannelNumber, const Refusal&) override { open_ = false; }
 
+  void on_queue_size(ChannelNumber, std::uint32_t, std::uint32_t consumers) override {
+    consumers_ = consumers;
+  }
+
   void on_ok(ChannelNumber channel, consumer::Reply reply, std::string_view text) override {
     if (reply == consumer::Reply::consume) consumer_tag_ = text;
     BrokerClient::on_ok(channel, reply, text);
@@ -281,7 +286,7 @@ class BrokerCheck final : private BrokerClient {
 
   void look_at_delays() {
     const bool retries = std::ranges::any_of(settings_.groups, [](const GroupSettings& group) {
-      return group.retry.attempts > 1 && group.retry.delay.count() > 0;
+      return group.retry.attempts > 1 && group.retry.delay.count() > 0 && !group.auto_ack;
     });
     if (!settings_.delays.relay && !retries) return;
     const std::string& prefix = settings_.delays.prefix;
@@ -299,10 +304,25 @@ class BrokerCheck final : private BrokerClient {
       }
     }
     may_publish("delays", consumer::ladder_entry(prefix, consumer::kLadderUnit).exchange, broker_);
-    if (!settings_.delays.relay) return;
     const std::string due = consumer::due_name(prefix);
+    if (!settings_.delays.relay) {
+      look_for_relay(due);
+      return;
+    }
     may_consume("delays: queue '" + due + "'", due, broker_);
     may_publish("delays", "", broker_);
+  }
+
+  // That another daemon relays can be seen only while it does, so this is no error.
+  void look_for_relay(const std::string& due) {
+    BrokerAnswer answer;
+    consumers_ = 0;
+    const bool there = queue_there(due, answer);
+    if ((there && consumers_ > 0) || (!there && answer.code != kNotFound)) return;
+    broker_.notes.push_back("delays: nobody relays now: delays.relay is false, and queue '" + due +
+                            "' " + (there ? "has no consumer" : "is not there") +
+                            ": until somebody does, no message comes back for an attempt that has "
+                            "to wait");
   }
 
   // ---- A group
@@ -536,6 +556,7 @@ class BrokerCheck final : private BrokerClient {
   std::vector<AddressReport> addresses_;
   bool open_ = false;  // the channel
   std::string consumer_tag_;
+  std::uint32_t consumers_ = 0;  // of the queue that was looked for last
   std::map<std::string, BrokerAnswer> publishable_;
   Findings broker_;
   std::vector<Findings> groups_;

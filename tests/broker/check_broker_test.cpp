@@ -422,6 +422,51 @@ TEST_CASE("what has had no answer is not taken for permitted", "[broker][check_b
                  Contains("group 'g': would fail on the broker\n"));
 }
 
+TEST_CASE("that nobody relays is told where no relay is to run", "[broker][check_broker]") {
+  Check it;
+  const std::string queue = it.broker.make_queue("check");
+  struct Case {
+    std::string delays, more;
+    bool told;
+  };
+  const Case table[] = {
+      {"relay: false", "", true},
+      {"relay: true", "", false},  // it will, when it runs
+      {"relay: false", "retry: { delay: 0s }", false},
+      {"relay: false", "retry: { attempts: 1 }", false},
+      {"relay: false", "auto_ack: true", false},
+  };
+  for (const Case& each : table) {
+    CAPTURE(each.delays, each.more);
+    const RunResult result = it.run(it.group(queue, "    " + each.more + "\n"),
+                                    "delays: { prefix: nobody.relays, " + each.delays + " }\n");
+    INFO(result.output);
+    CHECK(result.status == exited(0));
+    CHECK((result.output.find("note: delays: nobody relays now: delays.relay is false, and queue "
+                              "'nobody.relays.due' is not there") != std::string::npos) ==
+          each.told);
+  }
+  it.unchanged();
+  LopeOptions other;
+  other.broker = it.broker.url();
+  other.groups = it.group(queue);
+  other.top = kWithRelay;
+  other.handlers_dir = LOPE_HANDLERS_BUILD_DIR;
+  Lope daemon(other);
+  const auto consumers = [&] { return it.broker.consumer_count("lope.delay.due").value_or(-1); };
+  const auto told = [&] {
+    const RunResult result = it.run(it.group(queue), "delays: { relay: false }\n");
+    INFO(result.output);
+    CHECK(result.status == exited(0));
+    return result.output.find("'lope.delay.due' has no consumer") != std::string::npos;
+  };
+  REQUIRE(eventually(30s, [&] { return consumers() > 0; }));
+  CHECK_FALSE(told());
+  CHECK(daemon.stop() == exited(0));
+  REQUIRE(eventually(10s, [&] { return consumers() == 0; }));
+  CHECK(told());
+}
+
 TEST_CASE("every address is tried", "[broker][check_broker]") {
   Check it;
   const std::string queue = it.broker.make_queue("check");
