@@ -343,7 +343,7 @@ class BrokerCheck final : private BrokerClient {
     BrokerAnswer answer;
     const bool there = queue_there(queue.name, answer);
     if (queue.declare) {
-      look_at(queue, subject, there, findings);
+      look_at(group, queue, subject, there, findings);
     } else if (!there) {
       error(findings, answer.code == kNotFound
                           ? no_queue(queue.name) + ", and the configuration does not declare it"
@@ -361,8 +361,8 @@ class BrokerCheck final : private BrokerClient {
   }
 
   // A queue that is declared, with what belongs to it.
-  void look_at(const QueueSettings& queue, const std::string& subject, bool there,
-               Findings& findings) {
+  void look_at(const GroupSettings& group, const QueueSettings& queue, const std::string& subject,
+               bool there, Findings& findings) {
     const DeclareSettings& declaration = queue.declaration;
     for (const ExchangeSettings& exchange : declaration.exchanges) {
       const std::string exchange_subject = subject + ": exchange '" + escape(exchange.name) + "'";
@@ -385,12 +385,8 @@ class BrokerCheck final : private BrokerClient {
       may_bind(subject, harmless_unbind(consumer::QueueBind{queue.name, binding}), findings);
     }
     if (declaration.type != "quorum") return;
-    if (const AmqpValue* limit = argument(declaration, "x-delivery-limit");
-        limit != nullptr && queue.prefetch > 1) {
-      findings.notes.push_back(
-          subject + ": x-delivery-limit " + to_json(*limit) + " with prefetch " +
-          std::to_string(queue.prefetch) +
-          ": a crash or a lost connection counts for every prefetched message");
+    if (const AmqpValue* limit = argument(declaration, "x-delivery-limit"); limit != nullptr) {
+      look_at_limit(group, queue, subject, *limit, findings);
     }
     if (argument(declaration, "x-dead-letter-exchange") != nullptr &&
         text_of(declaration.arguments, "x-dead-letter-strategy") != "at-least-once") {
@@ -399,6 +395,30 @@ class BrokerCheck final : private BrokerClient {
           ": without x-dead-letter-strategy: at-least-once (and x-overflow: reject-publish) a dead "
           "letter may be lost on its way");
     }
+  }
+
+  static void look_at_limit(const GroupSettings& group, const QueueSettings& queue,
+                            const std::string& subject, const AmqpValue& value,
+                            Findings& findings) {
+    const std::string limit = subject + ": x-delivery-limit " + to_json(value);
+    if (queue.prefetch > 1) {
+      findings.notes.push_back(
+          limit + " with prefetch " + std::to_string(queue.prefetch) +
+          ": a crash or a lost connection counts for every prefetched message");
+    }
+    const auto* number = std::get_if<std::int64_t>(&value.value);
+    if (number == nullptr || *number < 0 || group.auto_ack) return;  // below 0: none
+    std::string more;
+    if (*number < group.retry.attempts) {
+      more = "retry.attempts " + std::to_string(group.retry.attempts);
+    }
+    if (*number < group.crashes) {
+      more += (more.empty() ? "" : " and ") + ("crashes " + std::to_string(group.crashes));
+    }
+    if (more.empty()) return;
+    findings.notes.push_back(limit + " is less than " + more +
+                             ": what comes back to the queue more often the broker gives up by "
+                             "itself, before the group does");
   }
 
   static bool will_be_declared(const DeclareSettings& declaration, const std::string& exchange) {

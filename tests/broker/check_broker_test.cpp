@@ -236,6 +236,37 @@ TEST_CASE("what a quorum queue gives up is noted", "[broker][check_broker]") {
                                 Contains("without x-dead-letter-strategy: at-least-once"));
 }
 
+TEST_CASE("a delivery limit below the group's own is noted with both", "[broker][check_broker]") {
+  Check it;
+  const std::string queue = it.broker.unique_queue("check");
+  struct Case {
+    std::string limit, more;
+    std::string said;  // empty: nothing
+  };
+  const Case table[] = {
+      {"4", "", "x-delivery-limit 4 is less than retry.attempts 5: "},
+      {"5", "", ""},
+      {"2", "", "x-delivery-limit 2 is less than retry.attempts 5 and crashes 3: "},
+      {"4", ", retry: { attempts: 2 }, crashes: 7", "x-delivery-limit 4 is less than crashes 7: "},
+      {"2", ", auto_ack: true", ""},
+      {"-1", "", ""},  // none
+  };
+  for (const Case& each : table) {
+    CAPTURE(each.limit, each.more);
+    const RunResult result =
+        it.run("  g: { handler: \"null\", queue: " + queue +
+               ", declare: { type: quorum, arguments: { x-delivery-limit: " + each.limit + " } }" +
+               each.more + " }\n");
+    INFO(result.output);
+    CHECK(result.status == exited(0));
+    if (each.said.empty()) {
+      CHECK_THAT(result.output, !Contains("is less than"));
+    } else {
+      CHECK_THAT(result.output, Contains(each.said));
+    }
+  }
+}
+
 TEST_CASE("permissions that are missing are errors", "[broker][check_broker]") {
   Check it;
   const std::string queue = it.broker.make_queue("check");
