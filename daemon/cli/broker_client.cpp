@@ -92,13 +92,30 @@ BrokerClient::Answer BrokerClient::ask(ChannelNumber channel, const consumer::Re
   return wait_for_answer(channel, describe(request));
 }
 
+BrokerClient::Answer BrokerClient::ask(ChannelNumber channel,
+                                       const consumer::Publication& publication) {
+  expect_answer();
+  if (!wait_for_room()) return Answer::nothing;
+  if (auto put = connection_->publish(channel, publication); !put) {
+    fail(put.error());
+    return Answer::nothing;
+  }
+  // Publishing has no answer: the refusal comes in place of this one's.
+  if (auto sent = connection_->send(channel, consumer::Qos{1}); !sent) {
+    lost(sent.error());
+    return Answer::nothing;
+  }
+  return wait_for_answer(channel,
+                         "publish to exchange '" + std::string(publication.exchange) + "'");
+}
+
 BrokerClient::Answer BrokerClient::wait_for_answer(ChannelNumber channel, const std::string& what) {
   asking_ = channel;
   const TimePoint deadline = Clock::now() + kRequestTimeout;
   while (!answered_ && !refused_ && connection_ != nullptr && !given_up_ &&
          (finishing_ || !interrupted_)) {
     if (Clock::now() >= deadline) {
-      fail(what + ": no answer");
+      fail(what + ": no answer" + (blocked_ ? ": the broker blocks publishers" : ""));
       break;
     }
     if (auto written = connection_->write(); !written) {

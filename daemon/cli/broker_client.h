@@ -58,6 +58,8 @@ class BrokerClient : protected consumer::ConnectionEvents {
   };
   // Sends and waits for the answer.
   Answer ask(ChannelNumber channel, const consumer::Request& request);
+  // The same with a publication that the broker is to refuse; yes: it has not.
+  Answer ask(ChannelNumber channel, const consumer::Publication& publication);
   // The same for what is no Request: expect_answer(), send it, and wait until answered() is called.
   void expect_answer() { answered_ = refused_ = false; }
   Answer wait_for_answer(ChannelNumber channel, const std::string& what);

@@ -4,7 +4,6 @@
 #include <string>
 #include <utility>
 #include <variant>
-#include <vector>
 
 #include "cli/broker_choice.h"
 #include "cli/call.h"
@@ -32,33 +31,16 @@ logged in to, 78 configuration refused.
 struct CallCommand {
   CallOptions options;
   BrokerChoice broker;
-  std::string body, file, queue, exchange, key, timeout;
-  std::vector<std::string> headers;
+  MessageChoice message;
+  std::string timeout;
 };
 
 void describe(CLI::App& app, CallCommand& command) {
   app.footer(std::string(kHelp) + kBrokerHelp + kExitCodes);
-  auto* body =
-      app.add_option("BODY", command.body, "The request; without it or with -: standard input")
-          ->option_text(" ");
-  app.add_option("--file", command.file, "The request, from this file")
-      ->excludes(body)
-      ->option_text("FILE");
-  auto* queue = app.add_option("--queue", command.queue, "Ask who consumes from this queue")
-                    ->option_text("NAME");
-  auto* exchange = app.add_option("--exchange", command.exchange, "Ask by this exchange")
-                       ->excludes(queue)
-                       ->option_text("NAME");
-  app.add_option("--key", command.key, "The routing key for the exchange")
-      ->needs(exchange)
-      ->option_text("KEY");
+  add_message_options(app, command.message);
   app.add_option("--timeout", command.timeout, "Wait so long for the reply (5s)")
       ->option_text("DURATION");
   add_broker_options(app, command.broker);
-  app.add_option("--header", command.headers,
-                 "A header, text or of type int, bool, double; repeatable")
-      ->allow_extra_args(false)
-      ->option_text("NAME[:TYPE]=VALUE");
   app.add_option("--content-type", command.options.request.content_type, "Such as application/json")
       ->option_text("TEXT");
   app.add_flag("--json", command.options.json,
@@ -68,20 +50,8 @@ void describe(CLI::App& app, CallCommand& command) {
 int call_command(const CLI::App& app, CallCommand& command) {
   CallOptions& options = command.options;
   PublishOptions& request = options.request;
-  if (app.count("--queue") == 0 && app.count("--exchange") == 0) {
-    return usage_error(kCommand, "expected --queue, or --exchange and --key, found neither");
-  }
-  if (app.count("--queue") > 0 && command.queue.empty()) {
-    return usage_error(kCommand, "--queue: expected a queue's name, found nothing");
-  }
-  request.exchange = command.exchange;
-  request.routing_key = app.count("--queue") > 0 ? command.queue : command.key;
-  if (app.count("BODY") > 0 && command.body != "-") request.body = command.body;
-  if (!command.file.empty()) request.file = command.file;
-  for (const std::string& text : command.headers) {
-    auto header = parse_header(text);
-    if (!header) return usage_error(kCommand, "--header: " + header.error());
-    request.headers.push_back(std::move(*header));
+  if (auto taken = take_message(app, command.message, request); !taken) {
+    return usage_error(kCommand, taken.error());
   }
   if (app.count("--timeout") > 0) {
     const auto timeout = parse_duration(command.timeout);

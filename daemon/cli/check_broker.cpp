@@ -1,6 +1,7 @@
 #include "cli/check_broker.h"
 
 #include <algorithm>
+#include <cstdint>
 #include <cstdio>
 #include <map>
 #include <optional>
@@ -33,6 +34,7 @@ constexpr int kNotFound = 404, kLocked = 405;
 // What would fail, and what is good to know.
 struct Findings {
   std::vector<std::string> errors, notes;
+  bool asked = true;  // to the end
 };
 
 struct AddressReport {
@@ -80,8 +82,11 @@ class BrokerCheck final : private BrokerClient {
     }
     look_at_delays();
     for (const GroupSettings& group : settings_.groups) {
-      groups_.emplace_back();
-      if (!stopping_) look_at(group, groups_.back());
+      Findings& findings = groups_.emplace_back();
+      if (!stopping_) look_at(group, findings);
+      if (!stopping_) continue;
+      findings.asked = false;
+      findings.errors.push_back("not asked: " + error_);
     }
     close();
     if (!error_.empty()) broker_.errors.push_back(error_);
@@ -136,19 +141,10 @@ class BrokerCheck final : private BrokerClient {
   }
 
   // On a channel that is opened when it is not there; a refusal closes it.
-  BrokerAnswer put(const consumer::Request& request) {
+  template <typename Question>
+  BrokerAnswer put(const Question& question) {
     if (!ready()) return {false, 0, "not asked: " + error_};
-    return take(ask(kChannel, request));
-  }
-
-  BrokerAnswer publish(const consumer::Publication& publication) {
-    if (!ready()) return {false, 0, "not asked: " + error_};
-    if (auto put = connection_->publish(kChannel, publication); !put)
-      return {false, 0, put.error()};
-    // Its refusal comes in place of this one's answer.
-    if (auto written = connection_->write(); !written) lost(written.error());
-    if (connection_ == nullptr) return take(Answer::nothing);
-    return take(ask(kChannel, consumer::Qos{1}));
+    return take(ask(kChannel, question));
   }
 
   bool ready() {
@@ -182,9 +178,18 @@ class BrokerCheck final : private BrokerClient {
 
   void channel_lost(ChannelNumber, const Refusal&) override { open_ = false; }
 
+  void on_queue_size(ChannelNumber, std::uint32_t, std::uint32_t consumers) override {
+    consumers_ = consumers;
+  }
+
   void on_ok(ChannelNumber channel, consumer::Reply reply, std::string_view text) override {
     if (reply == consumer::Reply::consume) consumer_tag_ = text;
     BrokerClient::on_ok(channel, reply, text);
+  }
+
+  // Of all that is asked no more the group has one error.
+  void error(Findings& findings, std::string text) const {
+    if (!stopping_) findings.errors.push_back(std::move(text));
   }
 
   // ---- One thing each. True: it is there.
@@ -220,54 +225,68 @@ class BrokerCheck final : private BrokerClient {
     return judgement;
   }
 
-  static void tell_declaration(Judgement judgement, const std::string& subject,
-                               const BrokerAnswer& answer, const std::string& file,
-                               Findings& findings) {
+  void tell_declaration(Judgement judgement, const std::string& subject, const BrokerAnswer& answer,
+                        const std::string& file, Findings& findings) const {
     switch (judgement) {
       case Judgement::there:
       case Judgement::missing: break;
       case Judgement::differs:
-        findings.errors.push_back(subject +
-                                  " cannot be declared like this: the configuration says " + file +
-                                  "; the broker says " + answer.to_string());
+        error(findings, subject + " cannot be declared like this: the configuration says " + file +
+                            "; the broker says " + answer.to_string());
         break;
       case Judgement::refused:
-        findings.errors.push_back(subject + " may not be declared: " + answer.to_string());
+        error(findings, subject + " may not be declared: " + answer.to_string());
         break;
       case Judgement::unknown:
-        findings.errors.push_back(subject + " cannot be declared: " + answer.to_string());
+        error(findings, subject + " cannot be declared: " + answer.to_string());
         break;
+    }
+  }
+
+  // "queue 'orders'" may not "be consumed from"; or whether it may has had no answer.
+  void tell_permission(Judgement judgement, const std::string& subject, const std::string& what,
+                       const BrokerAnswer& answer, Findings& findings) const {
+    if (judgement == Judgement::refused) {
+      error(findings, subject + " may not " + what + ": " + answer.to_string());
+    } else if (!answer.ok && answer.code == 0) {
+      error(findings,
+            subject + ": whether it may " + what + " is not known: " + answer.to_string());
     }
   }
 
   void may_consume(const std::string& subject, const std::string& queue, Findings& findings) {
     const BrokerAnswer answer = put(harmless_consume(queue));
     if (answer.ok) put(consumer::Cancel{consumer_tag_});  // a broker that looks less closely
-    if (judge_consume(answer) == Judgement::refused) {
-      findings.errors.push_back(subject + " may not be consumed from: " + answer.to_string());
-    }
+    tell_permission(judge_consume(answer), subject, "be consumed from", answer, findings);
+  }
+
+  // `harmless`: of the binding that is wanted.
+  void may_bind(const std::string& subject, const consumer::Unbind& harmless, Findings& findings) {
+    const BrokerAnswer answer = put(harmless);
+    tell_permission(judge_unbind(answer), subject,
+                    "be bound to exchange '" + escape(harmless.binding.exchange) + "'", answer,
+                    findings);
   }
 
   // Asked once for each exchange.
   void may_publish(const std::string& subject, const std::string& exchange, Findings& findings) {
     auto known = publishable_.find(exchange);
     if (known == publishable_.end()) {
-      const BrokerAnswer answer = publish(harmless_publication(exchange));
-      const std::string problem =
-          judge_publication(answer) == Judgement::refused ? answer.to_string() : "";
-      known = publishable_.emplace(exchange, problem).first;
+      known = publishable_.emplace(exchange, put(harmless_publication(exchange))).first;
     }
-    if (known->second.empty()) return;
+    const BrokerAnswer& answer = known->second;
+    if (is_of_the_key(answer)) return;
     const std::string name =
         exchange.empty() ? "the default exchange" : "exchange '" + escape(exchange) + "'";
-    findings.errors.push_back(subject + ": " + name + " may not be published to: " + known->second);
+    tell_permission(judge_publication(answer), subject + ": " + name, "be published to", answer,
+                    findings);
   }
 
   // ---- The delay queues
 
   void look_at_delays() {
     const bool retries = std::ranges::any_of(settings_.groups, [](const GroupSettings& group) {
-      return group.retry.attempts > 1 && group.retry.delay.count() > 0;
+      return group.retry.attempts > 1 && group.retry.delay.count() > 0 && !group.auto_ack;
     });
     if (!settings_.delays.relay && !retries) return;
     const std::string& prefix = settings_.delays.prefix;
@@ -278,19 +297,41 @@ class BrokerCheck final : private BrokerClient {
       } else if (const auto* queue = std::get_if<consumer::QueueDeclare>(&step)) {
         declare_queue("delays: queue '" + queue->queue + "'", queue->queue, queue->declaration,
                       broker_);
+      } else if (const auto* bind = std::get_if<consumer::QueueBind>(&step)) {
+        may_bind("delays: queue '" + bind->queue + "'", harmless_unbind(*bind), broker_);
+      } else if (const auto* chain = std::get_if<consumer::ExchangeBind>(&step)) {
+        may_bind("delays: exchange '" + chain->destination + "'", harmless_unbind(*chain), broker_);
       }
     }
     may_publish("delays", consumer::ladder_entry(prefix, consumer::kLadderUnit).exchange, broker_);
-    if (!settings_.delays.relay) return;
     const std::string due = consumer::due_name(prefix);
+    if (!settings_.delays.relay) {
+      look_for_relay(due);
+      return;
+    }
     may_consume("delays: queue '" + due + "'", due, broker_);
     may_publish("delays", "", broker_);
+  }
+
+  // That another daemon relays can be seen only while it does, so this is no error.
+  void look_for_relay(const std::string& due) {
+    BrokerAnswer answer;
+    consumers_ = 0;
+    const bool there = queue_there(due, answer);
+    if ((there && consumers_ > 0) || (!there && answer.code != kNotFound)) return;
+    broker_.notes.push_back("delays: nobody relays now: delays.relay is false, and queue '" + due +
+                            "' " + (there ? "has no consumer" : "is not there") +
+                            ": until somebody does, no message comes back for an attempt that has "
+                            "to wait");
   }
 
   // ---- A group
 
   void look_at(const GroupSettings& group, Findings& findings) {
-    for (const QueueSettings& queue : group.queues) look_at(group, queue, findings);
+    for (const QueueSettings& queue : group.queues) {
+      look_at(group, queue, findings);
+      if (stopping_) return;
+    }
     if (group.dead_letter.to == DeadLetterSettings::To::exchange && !group.auto_ack) {
       look_at(group.dead_letter, findings);
     }
@@ -302,12 +343,11 @@ class BrokerCheck final : private BrokerClient {
     BrokerAnswer answer;
     const bool there = queue_there(queue.name, answer);
     if (queue.declare) {
-      look_at(queue, subject, there, findings);
+      look_at(group, queue, subject, there, findings);
     } else if (!there) {
-      findings.errors.push_back(answer.code == kNotFound
-                                    ? no_queue(queue.name) +
-                                          ", and the configuration does not declare it"
-                                    : subject + ": " + answer.to_string());
+      error(findings, answer.code == kNotFound
+                          ? no_queue(queue.name) + ", and the configuration does not declare it"
+                          : subject + ": " + answer.to_string());
     }
     if (there || queue.declare) may_consume(subject, queue.name, findings);
     if (group.auto_ack || (!there && !queue.declare)) return;
@@ -321,8 +361,8 @@ class BrokerCheck final : private BrokerClient {
   }
 
   // A queue that is declared, with what belongs to it.
-  void look_at(const QueueSettings& queue, const std::string& subject, bool there,
-               Findings& findings) {
+  void look_at(const GroupSettings& group, const QueueSettings& queue, const std::string& subject,
+               bool there, Findings& findings) {
     const DeclareSettings& declaration = queue.declaration;
     for (const ExchangeSettings& exchange : declaration.exchanges) {
       const std::string exchange_subject = subject + ": exchange '" + escape(exchange.name) + "'";
@@ -334,20 +374,19 @@ class BrokerCheck final : private BrokerClient {
       BrokerAnswer answer;
       if (!will_be_declared(declaration, binding.exchange) &&
           !exchange_there(binding.exchange, answer)) {
-        findings.errors.push_back(subject + ": it is bound to exchange '" +
-                                  escape(binding.exchange) + "': " + answer.to_string());
+        error(findings, subject + ": it is bound to exchange '" + escape(binding.exchange) +
+                            "': " + answer.to_string());
       }
     }
     if (declare_queue(subject, queue.name, declaration, findings) == Judgement::missing && !there) {
       findings.notes.push_back(subject + " is not there: it will be declared");
     }
+    for (const BindingSettings& binding : declaration.bindings) {
+      may_bind(subject, harmless_unbind(consumer::QueueBind{queue.name, binding}), findings);
+    }
     if (declaration.type != "quorum") return;
-    if (const AmqpValue* limit = argument(declaration, "x-delivery-limit");
-        limit != nullptr && queue.prefetch > 1) {
-      findings.notes.push_back(
-          subject + ": x-delivery-limit " + to_json(*limit) + " with prefetch " +
-          std::to_string(queue.prefetch) +
-          ": a crash or a lost connection counts for every prefetched message");
+    if (const AmqpValue* limit = argument(declaration, "x-delivery-limit"); limit != nullptr) {
+      look_at_limit(group, queue, subject, *limit, findings);
     }
     if (argument(declaration, "x-dead-letter-exchange") != nullptr &&
         text_of(declaration.arguments, "x-dead-letter-strategy") != "at-least-once") {
@@ -356,6 +395,30 @@ class BrokerCheck final : private BrokerClient {
           ": without x-dead-letter-strategy: at-least-once (and x-overflow: reject-publish) a dead "
           "letter may be lost on its way");
     }
+  }
+
+  static void look_at_limit(const GroupSettings& group, const QueueSettings& queue,
+                            const std::string& subject, const AmqpValue& value,
+                            Findings& findings) {
+    const std::string limit = subject + ": x-delivery-limit " + to_json(value);
+    if (queue.prefetch > 1) {
+      findings.notes.push_back(
+          limit + " with prefetch " + std::to_string(queue.prefetch) +
+          ": a crash or a lost connection counts for every prefetched message");
+    }
+    const auto* number = std::get_if<std::int64_t>(&value.value);
+    if (number == nullptr || *number < 0 || group.auto_ack) return;  // below 0: none
+    std::string more;
+    if (*number < group.retry.attempts) {
+      more = "retry.attempts " + std::to_string(group.retry.attempts);
+    }
+    if (*number < group.crashes) {
+      more += (more.empty() ? "" : " and ") + ("crashes " + std::to_string(group.crashes));
+    }
+    if (more.empty()) return;
+    findings.notes.push_back(limit + " is less than " + more +
+                             ": what comes back to the queue more often the broker gives up by "
+                             "itself, before the group does");
   }
 
   static bool will_be_declared(const DeclareSettings& declaration, const std::string& exchange) {
@@ -398,7 +461,7 @@ class BrokerCheck final : private BrokerClient {
         break;
     }
     if (has == Has::missing && (by_broker || queue.declare)) {
-      findings.errors.push_back(subject + ": " + missing + ": the broker drops what is rejected");
+      error(findings, subject + ": " + missing + ": the broker drops what is rejected");
     } else if (by_broker) {
       findings.notes.push_back(subject + ": " + why +
                                " of its own: unless a policy sets one, what is "
@@ -430,8 +493,7 @@ class BrokerCheck final : private BrokerClient {
           findings.notes.push_back(subject + " is not there: it will be declared");
         }
       } else if (!queue_there(dead_letter.routing_key, answer)) {
-        findings.errors.push_back(subject +
-                                  " is not there, and not declared: " + answer.to_string());
+        error(findings, subject + " is not there, and not declared: " + answer.to_string());
       }
       may_publish("dead_letter", "", findings);
       return;
@@ -445,7 +507,7 @@ class BrokerCheck final : private BrokerClient {
         findings.notes.push_back(subject + " is not there: it will be declared");
       }
     } else if (!exchange_there(dead_letter.exchange, answer)) {
-      findings.errors.push_back(subject + " is not there, and not declared: " + answer.to_string());
+      error(findings, subject + " is not there, and not declared: " + answer.to_string());
       return;
     }
     may_publish("dead_letter", dead_letter.exchange, findings);
@@ -475,7 +537,9 @@ class BrokerCheck final : private BrokerClient {
     for (std::size_t i = 0; i < groups_.size(); ++i) {
       const std::string& name = settings_.groups[i].name;
       std::printf("group '%s': %s\n", name.c_str(),
-                  groups_[i].errors.empty() ? "ok on the broker" : "would fail on the broker");
+                  !groups_[i].asked           ? "not asked"
+                  : groups_[i].errors.empty() ? "ok on the broker"
+                                              : "would fail on the broker");
       for (const std::string& note : groups_[i].notes) {
         std::printf("group '%s': note: %s\n", name.c_str(), note.c_str());
       }
@@ -512,7 +576,8 @@ class BrokerCheck final : private BrokerClient {
   std::vector<AddressReport> addresses_;
   bool open_ = false;  // the channel
   std::string consumer_tag_;
-  std::map<std::string, std::string> publishable_;  // why not; empty: it is
+  std::uint32_t consumers_ = 0;  // of the queue that was looked for last
+  std::map<std::string, BrokerAnswer> publishable_;
   Findings broker_;
   std::vector<Findings> groups_;
 };

@@ -12,6 +12,8 @@ namespace {
 
 namespace header = consumer::header;
 
+constexpr std::size_t kMaxName = 255;  // AMQP's
+
 constexpr std::string_view kHeadersOfDeath[] = {
     header::kAttempt,      header::kCrashes,     header::kFirstSeen,   header::kHistory,
     header::kExpires,      header::kDue,         header::kToExchange,  header::kToKey,
@@ -124,8 +126,15 @@ Result<Address> replay_address(const DeadLetter& letter, ReplayTo to, const std:
       return Error{"its headers do not name the queue it was in: --queue NAME says one"};
     case ReplayTo::origin: break;
   }
-  if (letter.origin) return *letter.origin;
-  return Error{"its headers do not say where it came from: --queue NAME says where to"};
+  if (!letter.origin) {
+    return Error{"its headers do not say where it came from: --queue NAME says where to"};
+  }
+  if (std::max(letter.origin->exchange.size(), letter.origin->routing_key.size()) > kMaxName) {
+    return Error{
+        "its headers name an exchange or a routing key of more than 255 bytes: --queue NAME says "
+        "where to"};
+  }
+  return *letter.origin;
 }
 
 std::span<const std::string_view> headers_of_death() { return kHeadersOfDeath; }

@@ -14,6 +14,7 @@
 
 #include "cli/broker_client.h"
 #include "cli/dead_letter_text.h"
+#include "cli/harmless.h"
 #include "common/exit_code.h"
 #include "common/text.h"
 #include "consumer/travel.h"
@@ -28,7 +29,7 @@ using consumer::ChannelNumber;
 constexpr const char* kCommand = "lope dlq";
 constexpr ChannelNumber kQueue = 1;    // what is taken here goes back when it closes
 constexpr ChannelNumber kPublish = 2;  // a publication that the broker resents costs only this
-constexpr ChannelNumber kLook = 3;     // for exchanges that may not be there
+constexpr ChannelNumber kLook = 3;     // for exchanges that may not take it
 constexpr int kNotFound = 404;
 
 constexpr auto kPatience = 30s;  // with no answer to anything
@@ -114,6 +115,7 @@ class DeadLetters final : private BrokerClient {
       progress_ = std::make_unique<Progress>(bound(), progress_output(), last_life_);
     }
     take_all();
+    send_acks();  // the end may come between a confirm and its ack
     erase_bar();
     if (options_.verb == Verb::purge && !stopping_ && matched_ > 0 && agreed()) delete_all();
     make_sure_of_acks();
@@ -125,6 +127,7 @@ class DeadLetters final : private BrokerClient {
   // the two take is put back.
   void make_sure_of_acks() {
     finishing_ = true;
+    sure_ = false;
     for (int i = 0; i < 2 && done_ > 0; ++i) {
       if (queue_lost_ || given_up_ || !wait_for_room()) return;
       expect_answer();
@@ -132,11 +135,13 @@ class DeadLetters final : private BrokerClient {
         lost(sent.error());
         return;
       }
-      if (wait_for_answer(kQueue, "confirm acks") == Answer::no) {
-        fail("the broker closed the channel: " + refusal().to_string());
-        queue_lost_ = true;
+      switch (wait_for_answer(kQueue, "confirm acks")) {
+        case Answer::yes: break;
+        case Answer::no: channel_lost(kQueue, refusal()); return;
+        case Answer::nothing: return;
       }
     }
+    sure_ = true;
   }
 
   // So many are looked at: one that comes straight back is not taken again.
@@ -218,9 +223,7 @@ class DeadLetters final : private BrokerClient {
   void publish_waiting() {
     while (!stopping_ && connection_ != nullptr && more_to_publish()) {
       const auto to = replay_address(waiting_.front()->facts, options_.to, options_.to_queue);
-      const std::string problem = !to                    ? to.error()
-                                  : to->exchange.empty() ? ""
-                                                         : exchange_problem(to->exchange);
+      const std::string problem = !to ? to.error() : problem_of(*to);
       if (stopping_ || waiting_.empty() || !wait_for_room()) return;
       auto letter = std::move(waiting_.front());
       waiting_.pop_front();
@@ -244,20 +247,26 @@ class DeadLetters final : private BrokerClient {
     }
   }
 
-  // Why this exchange cannot be published to; empty: it is there. One that is not would cost the
-  // channel, and with it the confirms of all that is under way.
-  const std::string& exchange_problem(const std::string& name) {
-    const auto known = exchanges_.find(name);
-    if (known != exchanges_.end()) return known->second;
-    std::string problem;
+  // Why the broker would not take what is published there; empty: nothing is against it. What it
+  // refuses would cost the channel, and with it the confirms of all that is under way.
+  std::string problem_of(const Address& to) {
+    const BrokerAnswer& answer = look_at({to.exchange, std::string(kNobodysKey)});
+    return (is_of_the_key(answer) ? look_at(to) : answer).text;
+  }
+
+  // Asks the broker, once for each. The answer has a text when it would not take it.
+  const BrokerAnswer& look_at(const Address& to) {
+    const auto known = looked_at_.find(to);
+    if (known != looked_at_.end()) return known->second;
+    BrokerAnswer answer{true, 0, ""};
     if (look_open_ || begin(kLook, consumer::ChannelOpen{})) {
-      consumer::ExchangeDeclare look;
-      look.exchange.name = name;
-      look.passive = true;
-      look_open_ = ask(kLook, look) == Answer::yes;
-      if (!look_open_) problem = refusal().to_string();
+      const Answer given = ask(kLook, harmless_publication(to.exchange, to.routing_key));
+      look_open_ = given == Answer::yes;
+      if (given == Answer::no) answer = {false, refusal().code, refusal().to_string()};
+      const Judgement judgement = judge_publication(answer);
+      if (judgement != Judgement::missing && judgement != Judgement::refused) answer.text.clear();
     }
-    return exchanges_.emplace(name, problem).first->second;
+    return looked_at_.emplace(to, std::move(answer)).first->second;
   }
 
   void stays(const Letter& letter, const std::string& reason) {
@@ -477,9 +486,11 @@ class DeadLetters final : private BrokerClient {
       std::string text = error_;
       if (options_.verb == Verb::replay || options_.verb == Verb::purge) {
         text += "; " + plural(done_, "message") + " " + done_word();
-        if (!copies_.empty()) {
-          text += ", the fate of " + plural(copies_.size() + to_ack_.size(), "more message") +
-                  " not known: they may be in both places";
+        const char* const doubt =
+            options_.verb == Verb::replay ? "may be in both places" : "may be there still";
+        if (!sure_ && done_ > 0) text += std::string(", which ") + doubt;
+        if (const std::uint64_t more = copies_.size() + to_ack_.size(); more > 0) {
+          text += ", the fate of " + plural(more, "more message") + " not known: they " + doubt;
         }
       }
       say(text);
@@ -541,7 +552,8 @@ class DeadLetters final : private BrokerClient {
   std::uint64_t published_ = 0;
   std::deque<std::uint64_t> to_ack_, purged_;  // delivery tags
   std::uint64_t done_ = 0, stayed_ = 0;
-  std::map<std::string, std::string> exchanges_;  // what is wrong with each
+  bool sure_ = true;  // the broker has all acks
+  std::map<Address, BrokerAnswer> looked_at_;
   bool look_open_ = false;
   bool queue_lost_ = false, publish_lost_ = false;  // their channels
   bool declined_ = false;

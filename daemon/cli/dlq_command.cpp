@@ -31,9 +31,9 @@ constexpr const char* kReplayHelp =
     R"(Messages go back to the exchange and the routing key that they were published with first, without
 what Lope and the broker noted about their failure: the count of attempts begins anew. An exchange
 that feeds several queues feeds all of them again; --to-queue does not. Each is taken from QUEUE
-when the broker has confirmed its copy. One that no queue takes, or that does not say where it
-came from, stays, and the exit code is 1. Interrupted, it ends in good order; killed, it loses
-nothing, but a message may then be in both places.
+when the broker has confirmed its copy. One that no queue takes, that may not be published there,
+or that does not say where it came from, stays, and the exit code is 1. Interrupted, it ends in good
+order; killed, it loses nothing, but a message may then be in both places.
 )";
 constexpr const char* kPurgeHelp =
     R"(Asks on a terminal before it deletes; elsewhere --yes is needed.

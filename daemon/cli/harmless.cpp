@@ -13,6 +13,7 @@ constexpr int kRefused = 403, kNotFound = 404, kLocked = 405, kPreconditionFaile
 constexpr std::string_view kOfStreams = "x-max-age";
 constexpr std::string_view kAlternate = "alternate-exchange";
 constexpr std::string_view kPriority = "x-priority";
+constexpr std::string_view kNobodysArgument = "x-lope-check";
 
 bool mentions(const BrokerAnswer& answer, std::string_view what) {
   return answer.text.find(what) != std::string::npos;
@@ -84,10 +85,32 @@ Judgement judge_consume(const BrokerAnswer& answer) {
   }
 }
 
-consumer::Publication harmless_publication(std::string_view exchange) {
+consumer::Unbind harmless_unbind(const consumer::QueueBind& bind) {
+  consumer::Unbind unbind{true, bind.queue, bind.binding};
+  unbind.binding.arguments.emplace_back(std::string(kNobodysArgument), AmqpValue{true});
+  return unbind;
+}
+
+consumer::Unbind harmless_unbind(const consumer::ExchangeBind& bind) {
+  consumer::Unbind unbind = harmless_unbind({bind.destination, {bind.source, bind.key, {}}});
+  unbind.from_queue = false;
+  return unbind;
+}
+
+Judgement judge_unbind(const BrokerAnswer& answer) {
+  if (answer.ok) return Judgement::there;
+  switch (answer.code) {
+    case kRefused: return Judgement::refused;
+    case kNotFound: return Judgement::missing;
+    default: return Judgement::unknown;
+  }
+}
+
+consumer::Publication harmless_publication(std::string_view exchange,
+                                           std::string_view routing_key) {
   consumer::Publication publication;
   publication.exchange = exchange;
-  publication.routing_key = "lope.check.no-such-key";
+  publication.routing_key = routing_key;
   publication.mandatory = false;
   publication.persistent = false;
   publication.expiration = "none";
@@ -102,6 +125,10 @@ Judgement judge_publication(const BrokerAnswer& answer) {
       return mentions(answer, "expiration") ? Judgement::there : Judgement::unknown;
     default: return Judgement::unknown;
   }
+}
+
+bool is_of_the_key(const BrokerAnswer& answer) {
+  return answer.code == kRefused && mentions(answer, "access to topic ");
 }
 
 }  // namespace lope::cli

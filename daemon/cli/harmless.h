@@ -1,6 +1,6 @@
 // Requests that tell what the broker would say, and change nothing: each has something wrong with
 // it that the broker notices last, after permissions, and after what it has already. So the refusal
-// tells how far it came. Nothing is declared, consumed or published by them. Pure.
+// tells how far it came. Nothing is declared, bound, consumed or published by them. Pure.
 #pragma once
 
 #include <string>
@@ -39,8 +39,20 @@ Judgement judge_exchange(const BrokerAnswer& answer, const ExchangeSettings& exc
 consumer::Consume harmless_consume(const std::string& queue);
 Judgement judge_consume(const BrokerAnswer& answer);
 
-// May it be published to? An expiration that is no number; its routing key is nobody's.
-consumer::Publication harmless_publication(std::string_view exchange);
+// May they be bound like this? That wants the same permissions as taking the binding away, and a
+// binding with the argument that is added is nobody's.
+consumer::Unbind harmless_unbind(const consumer::QueueBind& bind);
+consumer::Unbind harmless_unbind(const consumer::ExchangeBind& bind);
+Judgement judge_unbind(const BrokerAnswer& answer);
+
+// May it be published to? An expiration that is no number; without one given the routing key is
+// nobody's. The views are kept.
+inline constexpr std::string_view kNobodysKey = "lope.check.no-such-key";
+consumer::Publication harmless_publication(std::string_view exchange,
+                                           std::string_view routing_key = kNobodysKey);
 Judgement judge_publication(const BrokerAnswer& answer);
+
+// Refused for the sake of this routing key: a topic exchange may permit others.
+bool is_of_the_key(const BrokerAnswer& answer);
 
 }  // namespace lope::cli

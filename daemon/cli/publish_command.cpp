@@ -5,7 +5,6 @@
 #include <string>
 #include <utility>
 #include <variant>
-#include <vector>
 
 #include "cli/broker_choice.h"
 #include "cli/client_commands.h"
@@ -32,8 +31,8 @@ could be logged in to, 78 configuration refused.
 struct PublishCommand {
   PublishOptions options;
   BrokerChoice broker;
-  std::string body, file, queue, exchange, key, delay, at;
-  std::vector<std::string> headers;
+  MessageChoice message;
+  std::string delay, at;
   std::int64_t count = 1;
   std::int64_t timestamp = 0;
   bool transient = false, no_mandatory = false;
@@ -44,22 +43,10 @@ void describe(CLI::App& app, PublishCommand& command) {
   PublishOptions& options = command.options;
   app.footer(std::string(kHelp) + kBrokerHelp + kExitCodes);
 
-  auto* body =
-      app.add_option("BODY", command.body, "The message; without it or with -: standard input")
-          ->option_text(" ");
-  app.add_option("--file", command.file, "The message, or its lines, from this file")
-      ->excludes(body)
-      ->option_text("FILE");
+  const char* const group = "The message's properties";
+  add_message_options(app, command.message)->group(group);
   app.add_flag("--lines", options.lines, "Each line of the input is a message");
   app.add_flag("--numbered", options.numbered, "{n} in a message is its number, from 1");
-
-  auto* queue = app.add_option("--queue", command.queue, "Send to this queue")->option_text("NAME");
-  auto* exchange = app.add_option("--exchange", command.exchange, "Send to this exchange")
-                       ->excludes(queue)
-                       ->option_text("NAME");
-  app.add_option("--key", command.key, "The routing key for the exchange")
-      ->needs(exchange)
-      ->option_text("KEY");
 
   auto* delay =
       app.add_option("--delay", command.delay, "Deliver it so much later: 500ms, 90s, 5m, 1h, 30d")
@@ -80,12 +67,6 @@ void describe(CLI::App& app, PublishCommand& command) {
       ->option_text("SECONDS");
   app.add_flag("--json", options.json, "Print the result as JSON");
 
-  const char* const group = "The message's properties";
-  app.add_option("--header", command.headers,
-                 "A header, text or of type int, bool, double; repeatable")
-      ->allow_extra_args(false)
-      ->option_text("NAME[:TYPE]=VALUE")
-      ->group(group);
   const auto text = [&](const char* name, std::string& value, const char* help) {
     app.add_option(name, value, help)->option_text("TEXT")->group(group);
   };
@@ -117,11 +98,8 @@ void describe(CLI::App& app, PublishCommand& command) {
 
 int publish_command(const CLI::App& app, PublishCommand& command) {
   PublishOptions& options = command.options;
-  if (app.count("--queue") == 0 && app.count("--exchange") == 0) {
-    return usage_error(kCommand, "expected --queue, or --exchange and --key, found neither");
-  }
-  if (app.count("--queue") > 0 && command.queue.empty()) {
-    return usage_error(kCommand, "--queue: expected a queue's name, found nothing");
+  if (auto taken = take_message(app, command.message, options); !taken) {
+    return usage_error(kCommand, taken.error());
   }
   if (command.count < 1) {
     return usage_error(kCommand,
@@ -134,21 +112,11 @@ int publish_command(const CLI::App& app, PublishCommand& command) {
   if (!(command.timeout_seconds >= 0 && command.timeout_seconds <= 1e6)) {
     return usage_error(kCommand, "--timeout: expected a number of seconds from 0 to 1000000");
   }
-  options.exchange = command.exchange;
-  options.routing_key = app.count("--queue") > 0 ? command.queue : command.key;
-
-  if (app.count("BODY") > 0 && command.body != "-") options.body = command.body;
-  if (!command.file.empty()) options.file = command.file;
   if (options.lines && options.body)
     return usage_error(kCommand, "--lines: expected a file or standard input, found BODY");
   if (options.lines && app.count("--count") > 0)
     return usage_error(kCommand, "--lines and --count: expected one of them");
 
-  for (const std::string& text : command.headers) {
-    auto header = parse_header(text);
-    if (!header) return usage_error(kCommand, "--header: " + header.error());
-    options.headers.push_back(std::move(*header));
-  }
   if (command.timestamp < 0)
     return usage_error(kCommand, "--timestamp: expected seconds since 1970");
   if (app.count("--timestamp") > 0) {
@@ -180,6 +148,47 @@ int publish_command(const CLI::App& app, PublishCommand& command) {
 }
 
 }  // namespace
+
+CLI::Option* add_message_options(CLI::App& app, MessageChoice& choice) {
+  auto* body =
+      app.add_option("BODY", choice.body, "The message; without it or with -: standard input")
+          ->option_text(" ");
+  app.add_option("--file", choice.file, "The message, from this file")
+      ->excludes(body)
+      ->option_text("FILE");
+  auto* queue = app.add_option("--queue", choice.queue, "Send to this queue")->option_text("NAME");
+  auto* exchange = app.add_option("--exchange", choice.exchange, "Send to this exchange")
+                       ->excludes(queue)
+                       ->option_text("NAME");
+  app.add_option("--key", choice.key, "The routing key for the exchange")
+      ->needs(exchange)
+      ->option_text("KEY");
+  return app
+      .add_option("--header", choice.headers,
+                  "A header, text or of type int, bool, double; repeatable")
+      ->allow_extra_args(false)
+      ->option_text("NAME[:TYPE]=VALUE");
+}
+
+Result<void> take_message(const CLI::App& app, const MessageChoice& choice,
+                          PublishOptions& options) {
+  if (app.count("--queue") == 0 && app.count("--exchange") == 0) {
+    return Error{"expected --queue, or --exchange and --key, found neither"};
+  }
+  if (app.count("--queue") > 0 && choice.queue.empty()) {
+    return Error{"--queue: expected a queue's name, found nothing"};
+  }
+  options.exchange = choice.exchange;
+  options.routing_key = app.count("--queue") > 0 ? choice.queue : choice.key;
+  if (app.count("BODY") > 0 && choice.body != "-") options.body = choice.body;
+  if (!choice.file.empty()) options.file = choice.file;
+  for (const std::string& text : choice.headers) {
+    auto header = parse_header(text);
+    if (!header) return Error{"--header: " + header.error()};
+    options.headers.push_back(std::move(*header));
+  }
+  return {};
+}
 
 RunCommand add_publish(CLI::App& app) {
   auto command = std::make_shared<PublishCommand>();

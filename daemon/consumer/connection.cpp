@@ -218,6 +218,10 @@ struct DescribeRequest {
   std::string operator()(const QueueBind& r) const {
     return "bind queue '" + r.queue + "' to exchange '" + r.binding.exchange + "'";
   }
+  std::string operator()(const Unbind& r) const {
+    return "unbind " + std::string(r.from_queue ? "queue '" : "exchange '") + r.destination +
+           "' from exchange '" + r.binding.exchange + "'";
+  }
   std::string operator()(const Qos&) const { return "set prefetch"; }
   std::string operator()(const Consume& r) const { return "consume from queue '" + r.queue + "'"; }
   std::string operator()(const Cancel&) const { return "cancel"; }
@@ -535,6 +539,8 @@ Result<void> Connection::Impl::on_method(ChannelNumber channel, const amqp_metho
       return {};
     }
     case AMQP_QUEUE_BIND_OK_METHOD: events->on_ok(channel, Reply::queue_bind, {}); return {};
+    case AMQP_EXCHANGE_UNBIND_OK_METHOD:
+    case AMQP_QUEUE_UNBIND_OK_METHOD: events->on_ok(channel, Reply::unbind, {}); return {};
     case AMQP_BASIC_QOS_OK_METHOD: events->on_ok(channel, Reply::qos, {}); return {};
     case AMQP_BASIC_CONSUME_OK_METHOD: {
       const auto* consume = static_cast<amqp_basic_consume_ok_t*>(method.decoded);
@@ -709,6 +715,23 @@ Result<void> Connection::send(ChannelNumber channel, const Request& request) {
       method.routing_key = bytes(r.binding.key);
       method.arguments = arguments.table();
       return impl.send_method(channel, AMQP_QUEUE_BIND_METHOD, &method);
+    }
+    Result<void> operator()(const Unbind& r) const {
+      const TableBuilder arguments(r.binding.arguments);
+      if (r.from_queue) {
+        amqp_queue_unbind_t method{};
+        method.queue = bytes(r.destination);
+        method.exchange = bytes(r.binding.exchange);
+        method.routing_key = bytes(r.binding.key);
+        method.arguments = arguments.table();
+        return impl.send_method(channel, AMQP_QUEUE_UNBIND_METHOD, &method);
+      }
+      amqp_exchange_unbind_t method{};
+      method.destination = bytes(r.destination);
+      method.source = bytes(r.binding.exchange);
+      method.routing_key = bytes(r.binding.key);
+      method.arguments = arguments.table();
+      return impl.send_method(channel, AMQP_EXCHANGE_UNBIND_METHOD, &method);
     }
     Result<void> operator()(const Qos& r) const {
       amqp_basic_qos_t method{0, r.prefetch, 0};

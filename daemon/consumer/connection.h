@@ -38,6 +38,11 @@ struct QueueBind {
   std::string queue;
   BindingSettings binding;
 };
+struct Unbind {
+  bool from_queue = true;  // false: the destination is an exchange
+  std::string destination;
+  BindingSettings binding;
+};
 struct Qos {
   std::uint16_t prefetch = 0;
 };
@@ -52,7 +57,7 @@ struct Cancel {
 };
 struct ConfirmSelect {};
 using Request = std::variant<ChannelOpen, ExchangeDeclare, ExchangeBind, QueueDeclare, QueueBind,
-                             Qos, Consume, Cancel, ConfirmSelect>;
+                             Unbind, Qos, Consume, Cancel, ConfirmSelect>;
 
 // "declare queue 'orders'", for logs.
 std::string describe(const Request& request);
@@ -63,6 +68,7 @@ enum class Reply {
   exchange_bind,
   queue_declare,
   queue_bind,
+  unbind,
   qos,
   consume,
   cancel,

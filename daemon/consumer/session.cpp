@@ -31,6 +31,7 @@ Reply reply_to(const Request& request) {
     Reply operator()(const ExchangeBind&) const { return Reply::exchange_bind; }
     Reply operator()(const QueueDeclare&) const { return Reply::queue_declare; }
     Reply operator()(const QueueBind&) const { return Reply::queue_bind; }
+    Reply operator()(const Unbind&) const { return Reply::unbind; }
     Reply operator()(const Qos&) const { return Reply::qos; }
     Reply operator()(const Consume&) const { return Reply::consume; }
     Reply operator()(const Cancel&) const { return Reply::cancel; }

@@ -1,4 +1,6 @@
 // `lope check --broker`: what it finds out, and that it changes nothing.
+#include <signal.h>
+
 #include <algorithm>
 #include <catch2/catch.hpp>
 #include <iterator>
@@ -6,9 +8,11 @@
 #include <string>
 #include <vector>
 
+#include "support/amqp_frames.h"
 #include "support/broker.h"
 #include "support/lope.h"
 #include "support/process.h"
+#include "support/tcp_server.h"
 #include "support/temp_dir.h"
 
 namespace {
@@ -40,26 +44,36 @@ struct Check {
   ~Check() { unchanged(); }
   void unchanged() {
     if (before.empty()) return;
-    const auto after = everything(broker);
+    // A node that was killed takes a while to count what is in its quorum queues.
     std::vector<std::string> changed;
-    std::ranges::set_symmetric_difference(before, after, std::back_inserter(changed));
+    eventually(20s, [&] {
+      changed.clear();
+      std::ranges::set_symmetric_difference(before, everything(broker),
+                                            std::back_inserter(changed));
+      return changed.empty();
+    });
     CHECK(changed == std::vector<std::string>{});
     before.clear();
   }
   RunResult run(const std::string& groups, const std::string& top = "",
                 std::vector<std::string> more = {}, const std::string& url = "") {
+    more.insert(more.begin(), {"check", "--broker", "--config", config(groups, top, url)});
+    return run_lope(more);
+  }
+  // Writes it, and notes what is there.
+  std::string config(const std::string& groups, const std::string& top = "",
+                     const std::string& url = "") {
     LopeOptions options;
     options.broker = url.empty() ? broker.url() : url;
     options.groups = groups;
     options.top = top.find("delays:") == std::string::npos ? top + kWithRelay : top;
     options.handlers_dir = LOPE_HANDLERS_BUILD_DIR;
-    more.insert(more.begin(),
-                {"check", "--broker", "--config", dir.write("lope.yaml", config_text(options))});
     if (before.empty()) before = everything(broker);
-    return run_lope(more);
+    return dir.write("lope.yaml", config_text(options));
   }
-  static std::string group(const std::string& queue, const std::string& more = "") {
-    return "  g:\n    handler: \"null\"\n    queue: " + queue + "\n" + more;
+  static std::string group(const std::string& queue, const std::string& more = "",
+                           const std::string& name = "g") {
+    return "  " + name + ":\n    handler: \"null\"\n    queue: " + queue + "\n" + more;
   }
 
   Broker broker;
@@ -222,30 +236,42 @@ TEST_CASE("what a quorum queue gives up is noted", "[broker][check_broker]") {
                                 Contains("without x-dead-letter-strategy: at-least-once"));
 }
 
-// A user who may do less than everything.
-class User {
- public:
-  explicit User(Broker& broker) : broker_(broker) {
-    broker_.ctl({"add_user", "checker", "hunter2"});
+TEST_CASE("a delivery limit below the group's own is noted with both", "[broker][check_broker]") {
+  Check it;
+  const std::string queue = it.broker.unique_queue("check");
+  struct Case {
+    std::string limit, more;
+    std::string said;  // empty: nothing
+  };
+  const Case table[] = {
+      {"4", "", "x-delivery-limit 4 is less than retry.attempts 5: "},
+      {"5", "", ""},
+      {"2", "", "x-delivery-limit 2 is less than retry.attempts 5 and crashes 3: "},
+      {"4", ", retry: { attempts: 2 }, crashes: 7", "x-delivery-limit 4 is less than crashes 7: "},
+      {"2", ", auto_ack: true", ""},
+      {"-1", "", ""},  // none
+  };
+  for (const Case& each : table) {
+    CAPTURE(each.limit, each.more);
+    const RunResult result =
+        it.run("  g: { handler: \"null\", queue: " + queue +
+               ", declare: { type: quorum, arguments: { x-delivery-limit: " + each.limit + " } }" +
+               each.more + " }\n");
+    INFO(result.output);
+    CHECK(result.status == exited(0));
+    if (each.said.empty()) {
+      CHECK_THAT(result.output, !Contains("is less than"));
+    } else {
+      CHECK_THAT(result.output, Contains(each.said));
+    }
   }
-  ~User() { broker_.ctl({"delete_user", "checker"}); }
-  void may(const std::string& configure, const std::string& write, const std::string& read) {
-    broker_.ctl({"set_permissions", "checker", configure, write, read});
-  }
-  std::string url() const {
-    return "{ url: amqp://checker@127.0.0.1:" + std::to_string(broker_.port()) +
-           ", password: hunter2 }";
-  }
-
- private:
-  Broker& broker_;
-};
+}
 
 TEST_CASE("permissions that are missing are errors", "[broker][check_broker]") {
   Check it;
   const std::string queue = it.broker.make_queue("check");
   const std::string absent = it.broker.unique_queue("check");
-  User user(it.broker);
+  LimitedUser user(it.broker);
   struct Case {
     std::string configure, write, read, queue, more;
     std::vector<std::string> said;  // none: all is permitted
@@ -297,6 +323,28 @@ TEST_CASE("permissions that are missing are errors", "[broker][check_broker]") {
        queue,
        "",
        {"lope check: delays: exchange 'lope.delay.v1-125ms-31.00' may not be published to: 403"}},
+      {".*",
+       "(lope|amq).*",
+       ".*",
+       queue,
+       "declare: { bind: [{ exchange: amq.topic, key: a }] }",
+       {"queue '" + queue + "' may not be bound to exchange 'amq.topic': 403 ACCESS_REFUSED - " +
+        "access to queue '" + queue + "'"}},
+      {".*",
+       ".*",
+       "(lope|check).*",
+       absent,
+       "declare: { bind: [{ exchange: amq.topic, key: a }] }",
+       {"queue '" + absent + "' may not be bound to exchange 'amq.topic': 403 ACCESS_REFUSED - " +
+        "access to exchange 'amq.topic'"}},
+      {".*",
+       "(amq|check).*",
+       ".*",
+       queue,
+       "",
+       {"delays: queue 'lope.delay.due' may not be bound to exchange 'lope.delay.due': 403",
+        "delays: exchange 'lope.delay.due' may not be bound to exchange "
+        "'lope.delay.v1-125ms-31.00': 403"}},
   };
   for (const Case& each : table) {
     CAPTURE(each.configure, each.write, each.read, each.more);
@@ -309,6 +357,145 @@ TEST_CASE("permissions that are missing are errors", "[broker][check_broker]") {
     for (const std::string& said : each.said) CHECK_THAT(result.output, Contains(said));
     CHECK_THAT(result.output, !Contains("hunter2"));
   }
+}
+
+TEST_CASE("a key that nobody uses says nothing of those that are permitted",
+          "[broker][check_broker]") {
+  Check it;
+  const std::string queue = it.broker.make_queue("check");
+  LimitedUser user(it.broker);
+  user.may(".*", ".*", ".*");
+  user.may_use_keys("amq.topic", "^orders");
+  const RunResult result =
+      it.run(it.group(queue, "    dead_letter: { exchange: amq.topic, key: orders }\n"), "", {},
+             user.url());
+  INFO(result.output);
+  CHECK(result.status == exited(0));
+  const std::string declared = it.broker.unique_queue("check");
+  const auto bind = [&](const std::string& key) {
+    return it.run(
+        it.group(declared, "    declare: { bind: [{ exchange: amq.topic, key: " + key + " }] }\n"),
+        "", {}, user.url());
+  };
+  const RunResult may = bind("orders.new");
+  INFO(may.output);
+  CHECK(may.status == exited(0));
+  const RunResult may_not = bind("mails");
+  INFO(may_not.output);
+  CHECK(may_not.status == exited(1));
+  CHECK_THAT(may_not.output,
+             Contains("queue '" + declared + "' may not be bound to exchange 'amq.topic': 403"));
+}
+
+TEST_CASE("bindings that are there stay", "[broker][check_broker]") {
+  Check it;
+  const std::string queue = it.broker.make_queue("check");
+  const std::string exchange = it.broker.unique_exchange("check");
+  it.broker.declare_exchange(exchange, "topic");
+  it.broker.bind_queue(queue, exchange, "a.b");
+  const RunResult result = it.run(it.group(
+      queue, "    declare: { exchanges: [{ name: " + exchange +
+                 ", type: topic }], bind: [{ exchange: " + exchange + ", key: a.b }] }\n"));
+  INFO(result.output);
+  CHECK(result.status == exited(0));
+  CHECK(it.before.contains("list_bindings " + exchange + " " + queue + " a.b"));
+}
+
+TEST_CASE("groups that were not asked are not ok", "[broker][check_broker]") {
+  Check it;
+  const std::string queue = it.broker.make_queue("check");
+  const bool killed = GENERATE(false, true);
+  const std::string config =
+      it.config(it.group(queue, "", "first") + it.group(queue, "", "second"),
+                "delays: { relay: false }\ndefaults: { retry: { delay: 0s } }\n");
+  // Who has published is blocked: what is asked after that hangs. The first group's last question
+  // is whether it may be published to the default exchange.
+  MemoryAlarm alarm(it.broker);
+  Process process({LOPE_BIN_DIR "/lope", "check", "--broker", "--config", config,
+                   killed ? "--json" : "--broker"});
+  REQUIRE(process.wait_for_line("lope check: the broker blocks publishers", 20s));
+  if (killed) {
+    it.broker.kill_node();
+  } else {
+    process.signal(SIGINT);
+  }
+  CHECK(process.wait_exit(20s) == exited(1));
+  if (killed) it.broker.start_node();
+  alarm.end();
+  INFO(process.output());
+  if (killed) {
+    CHECK_THAT(process.output(), Contains("{\"name\":\"second\",\"ok\":false,\"errors\":[") &&
+                                     Contains("\"not asked: "));
+  } else {
+    CHECK_THAT(process.output(),
+               Contains("lope check: group 'second': not asked: interrupted by SIGINT\n") &&
+                   Contains("group 'second': not asked\n"));
+  }
+}
+
+TEST_CASE("what has had no answer is not taken for permitted", "[broker][check_broker]") {
+  // A broker of made-up answers, which hangs up when it is asked about consuming.
+  const TcpServer server(
+      login(),
+      {{method(1, 20, 10, short_text("")), method(1, 20, 11, long_text(""))},
+       {method(1, 60, 10, number(0, 4) + number(1, 2) + number(0, 1)), method(1, 60, 11, "")},
+       {short_text("q"), method(1, 50, 11, short_text("q") + number(0, 8))},
+       {short_text("q"),
+        method(0, 10, 50, number(320, 2) + short_text("go away") + number(0, 4))}});
+  Check it;
+  const RunResult result =
+      it.run(it.group("q", "    auto_ack: true\n"), "delays: { relay: false }\n", {}, server.url());
+  INFO(result.output);
+  CHECK(result.status == exited(1));
+  CHECK_THAT(result.output,
+             Contains("group 'g': queue 'q': whether it may be consumed from is not known: "
+                      "connection lost: ") &&
+                 Contains("group 'g': would fail on the broker\n"));
+}
+
+TEST_CASE("that nobody relays is told where no relay is to run", "[broker][check_broker]") {
+  Check it;
+  const std::string queue = it.broker.make_queue("check");
+  struct Case {
+    std::string delays, more;
+    bool told;
+  };
+  const Case table[] = {
+      {"relay: false", "", true},
+      {"relay: true", "", false},  // it will, when it runs
+      {"relay: false", "retry: { delay: 0s }", false},
+      {"relay: false", "retry: { attempts: 1 }", false},
+      {"relay: false", "auto_ack: true", false},
+  };
+  for (const Case& each : table) {
+    CAPTURE(each.delays, each.more);
+    const RunResult result = it.run(it.group(queue, "    " + each.more + "\n"),
+                                    "delays: { prefix: nobody.relays, " + each.delays + " }\n");
+    INFO(result.output);
+    CHECK(result.status == exited(0));
+    CHECK((result.output.find("note: delays: nobody relays now: delays.relay is false, and queue "
+                              "'nobody.relays.due' is not there") != std::string::npos) ==
+          each.told);
+  }
+  it.unchanged();
+  LopeOptions other;
+  other.broker = it.broker.url();
+  other.groups = it.group(queue);
+  other.top = kWithRelay;
+  other.handlers_dir = LOPE_HANDLERS_BUILD_DIR;
+  Lope daemon(other);
+  const auto consumers = [&] { return it.broker.consumer_count("lope.delay.due").value_or(-1); };
+  const auto told = [&] {
+    const RunResult result = it.run(it.group(queue), "delays: { relay: false }\n");
+    INFO(result.output);
+    CHECK(result.status == exited(0));
+    return result.output.find("'lope.delay.due' has no consumer") != std::string::npos;
+  };
+  REQUIRE(eventually(30s, [&] { return consumers() > 0; }));
+  CHECK_FALSE(told());
+  CHECK(daemon.stop() == exited(0));
+  REQUIRE(eventually(10s, [&] { return consumers() == 0; }));
+  CHECK(told());
 }
 
 TEST_CASE("every address is tried", "[broker][check_broker]") {

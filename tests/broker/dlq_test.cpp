@@ -10,10 +10,12 @@
 #include <vector>
 
 #include "common/clock.h"
+#include "support/amqp_properties.h"
 #include "support/broker.h"
 #include "support/lope.h"
 #include "support/process.h"
 #include "support/scripted.h"
+#include "support/tcp_server.h"
 
 namespace {
 
@@ -24,10 +26,13 @@ using Ids = std::vector<std::string>;
 
 std::int64_t unix_ms() { return static_cast<std::int64_t>(lope::unix_ns() / 1'000'000); }
 
-RunResult dlq(const Broker& broker, std::vector<std::string> arguments) {
+RunResult dlq_at(const std::string& url, std::vector<std::string> arguments) {
   arguments.insert(arguments.begin(), "dlq");
-  arguments.insert(arguments.end(), {"--broker", broker.url()});
+  arguments.insert(arguments.end(), {"--broker", url});
   return run_lope(std::move(arguments));
+}
+RunResult dlq(const Broker& broker, std::vector<std::string> arguments) {
+  return dlq_at(broker.url(), std::move(arguments));
 }
 
 struct Letter {
@@ -351,6 +356,165 @@ TEST_CASE("what no queue takes stays and is told", "[broker][dlq]") {
              Contains("no message is ready"));
 }
 
+TEST_CASE("what may not be published stays and is told, and the rest goes on", "[broker][dlq]") {
+  Dead it;
+  const std::string exchange = it.broker.unique_exchange("shop");
+  it.broker.declare_exchange(exchange, "topic");
+  it.broker.bind_queue(it.origin, exchange, "#");
+  const std::vector<Letter> letters = {{.id = "m-1", .origin = "orders.1", .exchange = exchange},
+                                       {.id = "m-2", .origin = it.origin},
+                                       {.id = "m-3", .origin = "mails.1", .exchange = exchange},
+                                       {.id = "m-4", .origin = it.origin},
+                                       {.id = "m-5", .origin = "orders.2", .exchange = exchange}};
+  for (const Letter& letter : letters) it.add(letter);
+  LimitedUser user(it.broker);
+  Ids back, left;
+  std::string said;
+  SECTION("to an exchange") {
+    user.may("", "^amq.default", ".*");
+    back = {"m-2", "m-4"};
+    left = {"m-1", "m-3", "m-5"};
+    said = "message 1 ('m-1') stays: 403 ACCESS_REFUSED - access to exchange '" + exchange;
+  }
+  SECTION("to the default exchange") {
+    user.may("", "^shop", ".*");
+    back = {"m-1", "m-3", "m-5"};
+    left = {"m-2", "m-4"};
+    said = "message 2 ('m-2') stays: 403 ACCESS_REFUSED - access to exchange 'amq.default'";
+  }
+  SECTION("with a routing key") {
+    user.may("", ".*", ".*");
+    user.may_use_keys(exchange, "^orders");
+    back = {"m-1", "m-2", "m-4", "m-5"};
+    left = {"m-3"};
+    said = "message 3 ('m-3') stays: 403 ACCESS_REFUSED - access to topic 'mails.1'";
+  }
+  const RunResult result = dlq_at(user.url(), {"replay", it.queue});
+  INFO(result.output);
+  CHECK(result.status == exited(1));
+  CHECK_THAT(
+      result.output,
+      Contains(said) && Contains(std::to_string(back.size()) + " messages of queue '" + it.queue +
+                                 "' replayed, " + std::to_string(left.size()) + " left there\n"));
+  CHECK(it.back() == back);
+  CHECK(it.left() == left);
+}
+
+TEST_CASE("a message that says it came from a name no exchange can have stays", "[broker][dlq]") {
+  Dead it;
+  it.add({.id = "m-1", .exchange = std::string(256, 'x')});
+  it.add({.id = "m-2"});
+  const RunResult result = dlq(it.broker, {"replay", it.queue});
+  INFO(result.output);
+  CHECK(result.status == exited(1));
+  CHECK_THAT(result.output,
+             Contains("message 1 ('m-1') stays: ") &&
+                 Contains("1 message of queue '" + it.queue + "' replayed, 1 left there\n"));
+  CHECK(it.back() == Ids{"m-2"});
+}
+
+// ---- A broker of made-up answers, which does what a real one does when it likes
+
+constexpr int kQueue = 1, kPublish = 2, kLook = 3;  // the channels of a replay
+
+std::string channel_close(int channel, int code, const std::string& text) {
+  return method(channel, 20, 40,
+                number(static_cast<std::uint64_t>(code), 2) + short_text(text) + number(0, 4));
+}
+
+std::string ask_for_message() {
+  return method(kQueue, 60, 70, number(0, 2) + short_text("q") + number(0, 1));
+}
+
+TcpServer::Step give_message(std::uint64_t tag, const std::string& body) {
+  lope::test::Properties properties;
+  properties.headers = text_field("x-lope-exchange", "") + text_field("x-lope-routing-key", "home");
+  properties.message_id = body;
+  return {ask_for_message(),
+          method(kQueue, 60, 71,
+                 number(tag, 8) + number(0, 1) + short_text("") + short_text("q") + number(0, 4)) +
+              frame(2, kQueue,
+                    number(60, 2) + number(0, 2) + number(body.size(), 8) + properties.encode()) +
+              frame(3, kQueue, body)};
+}
+
+std::string confirm(std::uint64_t tag) {
+  return method(kPublish, 60, 80, number(tag, 8) + number(0, 1));
+}
+std::string acked(std::uint64_t tag) {
+  return method(kQueue, 60, 80, number(tag, 8) + number(0, 1));
+}
+
+// Two dead letters in `q`; the first one's copy is published. Then `more`.
+std::vector<TcpServer::Step> replaying(std::vector<TcpServer::Step> more) {
+  const auto open = [](int channel) {
+    return TcpServer::Step{method(channel, 20, 10, short_text("")),
+                           method(channel, 20, 11, long_text(""))};
+  };
+  std::vector<TcpServer::Step> steps = {
+      open(kQueue),
+      {short_text("q"), method(kQueue, 50, 11, short_text("q") + number(2, 4) + number(0, 4))},
+      open(kPublish),
+      {method(kPublish, 85, 10, number(0, 1)), method(kPublish, 85, 11, "")},
+      give_message(1, "body 1"),
+      open(kLook),
+      {method(kLook, 60, 10, number(0, 4) + number(1, 2) + number(0, 1)),
+       channel_close(kLook, 406, "PRECONDITION_FAILED - invalid expiration 'none'")},
+      {frame(3, kPublish, "body 1"), ""}};
+  steps.insert(steps.end(), more.begin(), more.end());
+  steps.push_back({number(10, 2) + number(50, 2), method(0, 10, 51, "")});  // the connection's end
+  return steps;
+}
+
+TEST_CASE("what is confirmed is acked, though the channel it was published on is closed",
+          "[broker][dlq]") {
+  const std::string none = method(kQueue, 60, 72, short_text(""));
+  const TcpServer server(login(),
+                         replaying({give_message(2, "body 2"),
+                                    {frame(3, kPublish, "body 2"),
+                                     confirm(1) + channel_close(kPublish, 404, "NOT_FOUND - gone")},
+                                    {acked(1), ""},
+                                    {ask_for_message(), none},
+                                    {ask_for_message(), none}}));
+  const RunResult result = dlq_at(server.url(), {"replay", "q"});
+  INFO(result.output);
+  CHECK(result.status == exited(1));
+  CHECK(server.has_received(acked(1)));
+  CHECK_FALSE(server.has_received(acked(2)));
+  CHECK_THAT(result.output,
+             Contains("lope dlq: the broker closed the channel: 404 NOT_FOUND - gone; 1 message "
+                      "replayed, the fate of 1 more message not known: they may be in both "
+                      "places\n"));
+}
+
+TEST_CASE("a channel that is lost leaves what was confirmed on it in both places",
+          "[broker][dlq]") {
+  const TcpServer server(
+      login(), replaying({give_message(2, "body 2"),
+                          {frame(3, kPublish, "body 2"),
+                           confirm(1) + confirm(2) +
+                               channel_close(kQueue, 541, "INTERNAL_ERROR - the queue's")}}));
+  const RunResult result = dlq_at(server.url(), {"replay", "q"});
+  INFO(result.output);
+  CHECK(result.status == exited(1));
+  CHECK_THAT(result.output,
+             Contains("0 messages replayed, the fate of 2 more messages not known: they may be in "
+                      "both places\n"));
+}
+
+TEST_CASE("acks that the broker does not answer for are told", "[broker][dlq]") {
+  const TcpServer server(
+      login(), replaying({{ask_for_message(), method(kQueue, 60, 72, short_text("")) + confirm(1)},
+                          {acked(1), ""},
+                          {ask_for_message(), channel_close(kQueue, 404, "NOT_FOUND - gone")}}));
+  const RunResult result = dlq_at(server.url(), {"replay", "q"});
+  INFO(result.output);
+  CHECK(result.status == exited(1));
+  CHECK_THAT(result.output,
+             Contains("lope dlq: the broker closed the channel: 404 NOT_FOUND - gone; 1 message "
+                      "replayed, which may be in both places\n"));
+}
+
 TEST_CASE("a message that comes straight back is not taken again", "[broker][dlq]") {
   Dead it;
   for (int i = 0; i < 50; ++i) it.add({.id = "m-" + std::to_string(i), .origin = it.queue});
@@ -436,6 +600,19 @@ void fill(Dead& it, int count) {
     return written(it.queue,
                    {.id = std::to_string(i), .origin = it.origin, .body = std::string(2000, 'x')});
   });
+}
+
+TEST_CASE("a bar shows how far replay is, on a terminal", "[broker][dlq]") {
+  Dead it;
+  fill(it, 10000);
+  ProcessOptions options;
+  options.env = {{"TERM", "xterm"}};
+  const std::string command =
+      LOPE_BIN_DIR "/lope dlq replay " + it.queue + " --broker " + it.broker.url();
+  const RunResult result = run({"script", "-qec", command, "/dev/null"}, options, 60s);
+  CHECK(result.status == exited(0));
+  CHECK_THAT(result.output, Contains("% [#") && Contains("/10000 ") && Contains(" left\x1b[K"));
+  CHECK_THAT(result.output, Contains("\x1b[K10000 messages of queue '" + it.queue + "' replayed"));
 }
 
 TEST_CASE("interrupted, replay ends in good order", "[broker][dlq]") {

@@ -599,29 +599,6 @@ TEST_CASE("a connection that is lost on the way is a failure at once", "[broker]
   CHECK_THAT(process.output(), Contains(" messages confirmed"));
 }
 
-// While it lives the broker takes nothing from who publishes.
-class MemoryAlarm {
- public:
-  explicit MemoryAlarm(Broker& broker) : broker_(broker) {
-    broker_.ctl({"set_vm_memory_high_watermark", "absolute", "1"});
-    // The node looks at its memory in its own time.
-    REQUIRE(eventually(30s, [this] {
-      return broker_.ctl({"eval", "rabbit_alarm:get_alarms()."}).find("memory") !=
-             std::string::npos;
-    }));
-  }
-  ~MemoryAlarm() { end(); }
-  void end() {
-    if (ended_) return;
-    broker_.ctl({"set_vm_memory_high_watermark", "0.4"});
-    ended_ = true;
-  }
-
- private:
-  Broker& broker_;
-  bool ended_ = false;
-};
-
 TEST_CASE("a broker that blocks publishers is waited for", "[broker][publish]") {
   Broker broker;
   const std::string queue = broker.make_queue();

@@ -11,28 +11,14 @@
 
 using namespace lope::test;
 
-namespace {
-
-// All a client waits for before it asks to consume from one queue.
-std::string login() {
-  const std::string no_table = number(0, 4);
-  return method(0, 10, 10,
-                number(0, 1) + number(9, 1) + no_table + long_text("PLAIN") + long_text("en_US")) +
-         method(0, 10, 30, number(0, 2) + number(131072, 4) + number(0, 2)) +
-         method(0, 10, 41, short_text("")) + method(1, 20, 11, long_text("")) +
-         method(1, 60, 11, "");
-}
-
-}  // namespace
-
 TEST_CASE("a crash is in the log with its signal, its message and where it was",
           "[process][crash]") {
   const std::string word = GENERATE("fault", "overflow");
   const int threads = GENERATE(1, 3);
   const std::string consume = number(60, 2) + number(20, 2);
-  const TcpServer server(
-      login(), consume,
-      method(1, 60, 21, short_text("tag")) + deliver(1, 1, word.size()) + frame(3, 1, word));
+  const TcpServer server(login_to_consume(),
+                         {{consume, method(1, 60, 21, short_text("tag")) +
+                                        deliver(1, 1, word.size()) + frame(3, 1, word)}});
   LopeOptions options;
   options.broker = server.url();
   options.groups = "  g: { handler: scripted, threads: " + std::to_string(threads) + " }\n";

@@ -13,19 +13,7 @@ namespace {
 
 const std::string kConsumeOk = method(1, 60, 21, short_text("tag"));
 
-// All a client waits for before it asks to consume from one queue.
-std::string login() {
-  const std::string no_table = number(0, 4);
-  return method(0, 10, 10,
-                number(0, 1) + number(9, 1) + no_table + long_text("PLAIN") +
-                    long_text("en_US")) +                                      // connection.start
-         method(0, 10, 30, number(0, 2) + number(131072, 4) + number(0, 2)) +  // tune
-         method(0, 10, 41, short_text("")) +                                   // open-ok
-         method(1, 20, 11, long_text("")) +                                    // channel.open-ok
-         method(1, 60, 11, "");                                                // basic.qos-ok
-}
-
-std::string welcome() { return login() + kConsumeOk; }
+std::string welcome() { return login_to_consume() + kConsumeOk; }
 
 LopeOptions group_at(const TcpServer& server) {
   LopeOptions options;
@@ -64,9 +52,10 @@ TEST_CASE("a broker that cuts every connection off after the login is not pester
 TEST_CASE("what is finished is settled though the next body does not come to its end",
           "[process][protocol]") {
   const std::string consume = number(60, 2) + number(20, 2);
-  const TcpServer server(login(), consume,
-                         kConsumeOk + deliver(1, 1, 3) + frame(3, 1, "ack") +
-                             deliver(1, 2, 200'000) + frame(3, 1, std::string(100'000, 'x')));
+  const TcpServer server(
+      login_to_consume(),
+      {{consume, kConsumeOk + deliver(1, 1, 3) + frame(3, 1, "ack") + deliver(1, 2, 200'000) +
+                     frame(3, 1, std::string(100'000, 'x'))}});
   Lope daemon(group_at(server));
   const std::string ack = number(60, 2) + number(80, 2) + number(1, 8);
   const bool acked = eventually(10s, [&] { return server.has_received(ack); });

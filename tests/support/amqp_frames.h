@@ -7,6 +7,8 @@
 
 namespace lope::test {
 
+inline constexpr int kFrameMax = 131072;
+
 // Of 8 bytes at most.
 inline std::string number(std::uint64_t value, int bytes) {
   std::string text;
@@ -30,6 +32,21 @@ inline std::string method(int channel, int of_class, int id, const std::string& 
   return frame(1, channel,
                number(static_cast<std::uint64_t>(of_class), 2) +
                    number(static_cast<std::uint64_t>(id), 2) + arguments);
+}
+
+// What a broker says in a login, all at once. It wants no heartbeats.
+inline std::string login() {
+  return method(0, 10, 10,
+                number(0, 1) + number(9, 1) + long_text("") + long_text("PLAIN") +
+                    long_text("en_US")) +
+         method(0, 10, 30, number(2047, 2) + number(kFrameMax, 4) + number(0, 2)) +
+         method(0, 10, 41, short_text(""));
+}
+
+// The same, and all that a consumer waits for before it asks to consume from one queue.
+inline std::string login_to_consume() {
+  return login() + method(1, 20, 11, long_text("")) +  // channel.open-ok
+         method(1, 60, 11, "");                        // basic.qos-ok
 }
 
 // What the broker sends ahead of a body of `size` bytes; its properties are empty.

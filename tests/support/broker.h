@@ -255,4 +255,43 @@ class Broker {
   std::vector<std::string> exchanges_;
 };
 
+// While it lives the broker takes nothing from who publishes.
+class MemoryAlarm {
+ public:
+  explicit MemoryAlarm(Broker& broker);
+  MemoryAlarm(const MemoryAlarm&) = delete;
+  MemoryAlarm& operator=(const MemoryAlarm&) = delete;
+  ~MemoryAlarm() { end(); }
+  void end();
+
+ private:
+  Broker& broker_;
+  bool ended_ = false;
+};
+
+// A user who may do less than everything: nothing at first. Gone with this object.
+class LimitedUser {
+ public:
+  explicit LimitedUser(Broker& broker) : broker_(broker) {
+    broker_.ctl({"add_user", "limited", "hunter2"});
+  }
+  LimitedUser(const LimitedUser&) = delete;
+  LimitedUser& operator=(const LimitedUser&) = delete;
+  ~LimitedUser() { broker_.ctl({"delete_user", "limited"}); }
+  // Regular expressions of the names it may do each with.
+  void may(const std::string& configure, const std::string& write, const std::string& read) {
+    broker_.ctl({"set_permissions", "limited", configure, write, read});
+  }
+  // With this topic exchange, these routing keys alone.
+  void may_use_keys(const std::string& exchange, const std::string& keys) {
+    broker_.ctl({"set_topic_permissions", "limited", exchange, keys, keys});
+  }
+  std::string url() const {
+    return "amqp://limited:hunter2@127.0.0.1:" + std::to_string(broker_.port());
+  }
+
+ private:
+  Broker& broker_;
+};
+
 }  // namespace lope::test

@@ -22,18 +22,14 @@ namespace {
 }  // namespace
 
 TcpServer::TcpServer(Behaviour behaviour, std::uint32_t host, int port)
-    : TcpServer(behaviour, "", "", "", host, port) {}
+    : TcpServer(behaviour, "", {}, host, port) {}
 
-TcpServer::TcpServer(std::string answer, std::string prompt, std::string then)
-    : TcpServer(Behaviour::silent, std::move(answer), std::move(prompt), std::move(then),
-                INADDR_LOOPBACK, 0) {}
+TcpServer::TcpServer(std::string answer, std::vector<Step> steps)
+    : TcpServer(Behaviour::silent, std::move(answer), std::move(steps), INADDR_LOOPBACK, 0) {}
 
-TcpServer::TcpServer(Behaviour behaviour, std::string answer, std::string prompt, std::string then,
+TcpServer::TcpServer(Behaviour behaviour, std::string answer, std::vector<Step> steps,
                      std::uint32_t host, int port)
-    : behaviour_(behaviour),
-      answer_(std::move(answer)),
-      prompt_(std::move(prompt)),
-      then_(std::move(then)) {
+    : behaviour_(behaviour), answer_(std::move(answer)), steps_(std::move(steps)) {
   listener_.reset(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
   if (!listener_.valid()) fail("socket");
   sockaddr_in address{};
@@ -90,7 +86,7 @@ void TcpServer::accept() {
     connection.reset();
   } else {
     (void)!::send(connection.get(), answer_.data(), answer_.size(), MSG_NOSIGNAL);
-    connections_.push_back({std::move(connection), "", false});
+    connections_.push_back({std::move(connection), ""});
   }
   ++accepted_;
 }
@@ -100,10 +96,13 @@ bool TcpServer::receive(Connection& connection) {
   const ssize_t n = ::recv(connection.fd.get(), bytes, sizeof bytes, MSG_DONTWAIT);
   if (n <= 0) return false;
   connection.received.append(bytes, static_cast<std::size_t>(n));
-  if (!connection.prompted && !prompt_.empty() &&
-      connection.received.find(prompt_) != std::string::npos) {
-    connection.prompted = true;
-    (void)!::send(connection.fd.get(), then_.data(), then_.size(), MSG_NOSIGNAL);
+  while (connection.steps < steps_.size()) {
+    const auto& [prompt, answer] = steps_[connection.steps];
+    const std::size_t found = connection.received.find(prompt, connection.from);
+    if (found == std::string::npos) break;
+    connection.from = found + prompt.size();
+    ++connection.steps;
+    (void)!::send(connection.fd.get(), answer.data(), answer.size(), MSG_NOSIGNAL);
   }
   return true;
 }

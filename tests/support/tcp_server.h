@@ -2,6 +2,7 @@
 #pragma once
 
 #include <atomic>
+#include <cstddef>
 #include <cstdint>
 #include <mutex>
 #include <string>
@@ -20,8 +21,12 @@ class TcpServer {
   // Each connection is kept and never answered, or reset at once.
   // `host`: a loopback address, in host byte order; port 0: a free one.
   explicit TcpServer(Behaviour behaviour, std::uint32_t host = 0x7F000001, int port = 0);
-  // Each connection is sent `answer`, and kept; when `prompt` has been received on it, `then`.
-  explicit TcpServer(std::string answer, std::string prompt = {}, std::string then = {});
+  struct Step {
+    std::string prompt, answer;
+  };
+  // Each connection is sent `answer`, and kept; then one step after another: when its prompt has
+  // been received behind the one before, its answer.
+  explicit TcpServer(std::string answer, std::vector<Step> steps = {});
   TcpServer(const TcpServer&) = delete;
   TcpServer& operator=(const TcpServer&) = delete;
   ~TcpServer();
@@ -32,21 +37,23 @@ class TcpServer {
   bool has_received(std::string_view bytes) const;
 
  private:
-  TcpServer(Behaviour behaviour, std::string answer, std::string prompt, std::string then,
-            std::uint32_t host, int port);
+  TcpServer(Behaviour behaviour, std::string answer, std::vector<Step> steps, std::uint32_t host,
+            int port);
   void serve();
   void accept();
 
   struct Connection {
     UniqueFd fd;
     std::string received;
-    bool prompted = false;
+    std::size_t steps = 0;  // taken
+    std::size_t from = 0;   // where the next prompt is looked for
   };
   // False: it is over.
   bool receive(Connection& connection);
 
   const Behaviour behaviour_;
-  const std::string answer_, prompt_, then_;
+  const std::string answer_;
+  const std::vector<Step> steps_;
   UniqueFd listener_;
   UniqueFd stop_;
   int port_ = 0;

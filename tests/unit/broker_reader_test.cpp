@@ -22,7 +22,6 @@ using namespace lope::test;
 
 namespace {
 
-constexpr int kFrameMax = 131072;
 constexpr int kChannelMax = 2047;
 constexpr int kBodyFrame = 3;
 constexpr std::size_t kLargestPayload = kFrameMax - 8;

@@ -22,17 +22,7 @@ using namespace lope::test;
 
 namespace {
 
-constexpr int kFrameMax = 131072;
 constexpr ChannelNumber kChannel = 1;
-
-// What a broker says in a login, all at once.
-std::string login() {
-  return method(0, 10, 10,
-                number(0, 1) + number(9, 1) + long_text("") + long_text("PLAIN") +
-                    long_text("en_US")) +
-         method(0, 10, 30, number(2047, 2) + number(kFrameMax, 4) + number(0, 2)) +
-         method(0, 10, 41, short_text(""));
-}
 
 std::unique_ptr<Connection> connect(const TcpServer& broker) {
   const auto url = parse_broker_url(broker.url());
@@ -346,7 +336,7 @@ TEST_CASE("a delivery's properties are handed on as they came, and make the same
              short_text("tag") + number(1, 8) + number(0, 1) + short_text("x") + short_text("k")) +
       frame(2, kChannel, number(60, 2) + number(0, 2) + number(4, 8) + original) +
       frame(3, kChannel, "body");
-  const TcpServer broker(login(), open, method(kChannel, 20, 11, long_text("")) + delivery);
+  const TcpServer broker(login(), {{open, method(kChannel, 20, 11, long_text("")) + delivery}});
   const auto connection = connect(broker);
   Recorder events;
   const auto pump = [&] { return connection->pump(events, 100).ok(); };

@@ -146,6 +146,14 @@ TEST_CASE("a message goes back to where it was published, to its queue, or to a 
   CHECK_THAT(replay_address({}, ReplayTo::origin, "").error(), Contains("where it came from"));
   CHECK_THAT(replay_address({}, ReplayTo::queue, "").error(), Contains("do not name the queue"));
   CHECK(replay_address({}, ReplayTo::named, "other").ok());
+  const std::string longest(255, 'x');
+  DeadLetter forged;
+  forged.origin = Address{longest, longest};
+  CHECK(replay_address(forged, ReplayTo::origin, "").ok());
+  for (const Address& origin : {Address{longest + "x", ""}, Address{"", longest + "x"}}) {
+    forged.origin = origin;
+    CHECK_THAT(replay_address(forged, ReplayTo::origin, "").error(), Contains("255 bytes"));
+  }
 }
 
 TEST_CASE("an age is told in one unit", "[unit][dead_letter]") {

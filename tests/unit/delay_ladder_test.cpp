@@ -298,6 +298,36 @@ TEST_CASE("what comes out and has no queue is undeliverable, not lost", "[unit][
         std::set<std::string>{undeliverable_name(kPrefix)});
 }
 
+TEST_CASE("a broker carries the ladder from version 3.10 on", "[unit][delay_ladder]") {
+  struct Row {
+    std::string_view version;
+    bool expected;
+  };
+  const Row rows[] = {
+      {"3.9.29", false},
+      {"3.0.0", false},
+      {"2.10.0", false},
+      {"3.10.0", true},
+      {"3.10.8", true},
+      {"3.10", true},
+      {"3.13.7", true},
+      {"4.0.1", true},
+      {"10.0.0", true},
+      // No versions: nothing is known against them.
+      {"", true},
+      {"3", true},
+      {"3.", true},
+      {"3.x", true},
+      {".9", true},
+      {"v3.9.29", true},
+      {"banana", true},
+  };
+  for (const Row& row : rows) {
+    CAPTURE(row.version);
+    CHECK(has_delay_ladder(row.version) == row.expected);
+  }
+}
+
 TEST_CASE("the longest delay is of years", "[unit][delay_ladder]") {
   CHECK(kLongestDelay > 8 * 365 * 24h);
   CHECK(due_name("lope.delay") == "lope.delay.due");

@@ -99,5 +99,39 @@ TEST_CASE("consuming and publishing are judged by where they fail", "[unit][harm
   CHECK(print(judge_publication({true, 0, ""})) == "unknown");
 }
 
+TEST_CASE("a refusal for the sake of the routing key is told from one of the exchange",
+          "[unit][harmless]") {
+  CHECK(harmless_publication("e").routing_key == kNobodysKey);
+  CHECK(harmless_publication("e", "k").routing_key == "k");
+  const std::string topic =
+      "ACCESS_REFUSED - access to topic 'k' in exchange 'e' in vhost '/' refused for user 'u'";
+  CHECK(is_of_the_key({false, 403, topic}));
+  CHECK_FALSE(is_of_the_key({false, 404, topic}));
+  CHECK_FALSE(is_of_the_key(kRefusal));
+  CHECK_FALSE(is_of_the_key({true, 0, ""}));
+}
+
+TEST_CASE("a binding is judged by what taking nobody's away comes to", "[unit][harmless]") {
+  consumer::QueueBind bind{"q", {"e", "k", {{"x-match", AmqpValue{std::string("all")}}}}};
+  const consumer::Unbind queue = harmless_unbind(bind);
+  CHECK(queue.from_queue);
+  CHECK(queue.destination == "q");
+  CHECK(queue.binding.exchange == "e");
+  CHECK(queue.binding.key == "k");
+  // Another table is another binding.
+  CHECK(queue.binding.arguments ==
+        AmqpTable{{"x-match", AmqpValue{std::string("all")}}, {"x-lope-check", AmqpValue{true}}});
+  const consumer::Unbind exchange = harmless_unbind(consumer::ExchangeBind{"below", "above", "k"});
+  CHECK_FALSE(exchange.from_queue);
+  CHECK(exchange.destination == "below");
+  CHECK(exchange.binding.exchange == "above");
+  CHECK(exchange.binding.key == "k");
+  CHECK(exchange.binding.arguments == AmqpTable{{"x-lope-check", AmqpValue{true}}});
+  CHECK(print(judge_unbind({true, 0, ""})) == "there");
+  CHECK(print(judge_unbind(kRefusal)) == "refused");
+  CHECK(print(judge_unbind({false, 404, "NOT_FOUND - no queue 'q' in vhost '/'"})) == "missing");
+  CHECK(print(judge_unbind({false, 0, "connection lost"})) == "unknown");
+}
+
 }  // namespace
 }  // namespace lope::cli
