@@ -11,6 +11,7 @@
 #include "support/amqp_frames.h"
 #include "support/broker.h"
 #include "support/lope.h"
+#include "support/memory_alarm.h"
 #include "support/process.h"
 #include "support/tcp_server.h"
 #include "support/temp_dir.h"

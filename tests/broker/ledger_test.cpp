@@ -170,11 +170,11 @@ TEST_CASE(
   const auto ended = SteadyClock::now();
   // What is there twice comes to its end as well.
   const auto on_the_ladder = [&] {
-    int count = 0;
+    int messages = 0;
     for (const auto& row : it.broker.list({"list_queues", "name", "messages"})) {
-      if (row[0].starts_with(ladder.prefix)) count += std::stoi(row[1]);
+      if (row[0].starts_with(ladder.prefix)) messages += std::stoi(row[1]);
     }
-    return count;
+    return messages;
   };
   CHECK(sooner_or_later(60s, [&] { return it.broker.is_empty(it.queue) && on_the_ladder() == 0; }));
   CHECK(lope.stop(60s) == exited(0));

@@ -13,6 +13,7 @@
 #include "common/wall_time.h"
 #include "support/broker.h"
 #include "support/lope.h"
+#include "support/memory_alarm.h"
 #include "support/process.h"
 #include "support/temp_dir.h"
 

@@ -633,19 +633,4 @@ void Broker::kill_node() {
   connection_.reset();
 }
 
-MemoryAlarm::MemoryAlarm(Broker& broker) : broker_(broker) {
-  broker_.ctl({"set_vm_memory_high_watermark", "absolute", "1"});
-  // The node looks at its memory in its own time.
-  const bool raised = eventually(30s, [this] {
-    return broker_.ctl({"eval", "rabbit_alarm:get_alarms()."}).find("memory") != std::string::npos;
-  });
-  if (!raised) throw std::runtime_error("the broker raised no memory alarm");
-}
-
-void MemoryAlarm::end() {
-  if (ended_) return;
-  broker_.ctl({"set_vm_memory_high_watermark", "0.4"});
-  ended_ = true;
-}
-
 }  // namespace lope::test

@@ -255,20 +255,6 @@ class Broker {
   std::vector<std::string> exchanges_;
 };
 
-// While it lives the broker takes nothing from who publishes.
-class MemoryAlarm {
- public:
-  explicit MemoryAlarm(Broker& broker);
-  MemoryAlarm(const MemoryAlarm&) = delete;
-  MemoryAlarm& operator=(const MemoryAlarm&) = delete;
-  ~MemoryAlarm() { end(); }
-  void end();
-
- private:
-  Broker& broker_;
-  bool ended_ = false;
-};
-
 // A user who may do less than everything: nothing at first. Gone with this object.
 class LimitedUser {
  public:
