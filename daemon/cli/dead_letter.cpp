@@ -15,13 +15,12 @@ namespace header = consumer::header;
 constexpr std::size_t kMaxName = 255;  // AMQP's
 
 constexpr std::string_view kHeadersOfDeath[] = {
-    header::kAttempt,      header::kCrashes,     header::kFirstSeen,   header::kHistory,
-    header::kExpires,      header::kDue,         header::kToExchange,  header::kToKey,
-    header::kTransient,    header::kUnroutable,  header::kExpiration,  header::kReason,
-    header::kFailing,      header::kDeadFile,
-    header::kDeadReason,   header::kDeadCode,    header::kDeadTime,    header::kDeadQueue,
-    header::kDeadGroup,    header::kDeadHandler, header::kDeadVersion, header::kDeadHost,
-    header::kDeadAttempts, header::kDeadCrashes};
+    header::kAttempt,     header::kCrashes,    header::kFirstSeen,    header::kHistory,
+    header::kExpires,     header::kDue,        header::kToExchange,   header::kToKey,
+    header::kTransient,   header::kUnroutable, header::kExpiration,   header::kReason,
+    header::kFailing,     header::kDeadFile,   header::kDeadReason,   header::kDeadCode,
+    header::kDeadTime,    header::kDeadQueue,  header::kDeadGroup,    header::kDeadHandler,
+    header::kDeadVersion, header::kDeadHost,   header::kDeadAttempts, header::kDeadCrashes};
 
 bool has_text(const AmqpTable& table, std::string_view name) {
   const AmqpValue* value = find(table, name);

@@ -698,16 +698,8 @@ void Consumer::log_repeated(LogLevel level, std::string_view event, const Delive
                             const std::string& reason) {
   const std::size_t count = repeated_.count(std::string(event) + reason, turn_began_);
   if (count == 0) return;
-  log_event(level, event,
-            {{"group", settings_.group.name},
-             {"handler", settings_.group.handler},
-             {"queue", settings_.group.queues[delivery.queue].name},
-             {"delivery_tag", delivery.tag},
-             {"message_id", message_id(delivery)},
-             {"attempt", delivery.attempt},
-             {"reason", reason},
-             {"messages", count},
-             {"then", "it goes another way, or back to its queue after a while"}});
+  const std::string times = " (" + std::to_string(count) + " messages since this was last said)";
+  log_message(level, event, delivery, count == 1 ? reason : reason + times);
 }
 
 Attempt Consumer::attempt_of(const Delivery& delivery, std::string_view reason) const {
