@@ -14,14 +14,6 @@ namespace header = consumer::header;
 
 constexpr std::size_t kMaxName = 255;  // AMQP's
 
-constexpr std::string_view kHeadersOfDeath[] = {
-    header::kAttempt,     header::kCrashes,    header::kFirstSeen,    header::kHistory,
-    header::kExpires,     header::kDue,        header::kToExchange,   header::kToKey,
-    header::kTransient,   header::kUnroutable, header::kExpiration,   header::kReason,
-    header::kFailing,     header::kDeadFile,   header::kDeadReason,   header::kDeadCode,
-    header::kDeadTime,    header::kDeadQueue,  header::kDeadGroup,    header::kDeadHandler,
-    header::kDeadVersion, header::kDeadHost,   header::kDeadAttempts, header::kDeadCrashes};
-
 bool has_text(const AmqpTable& table, std::string_view name) {
   const AmqpValue* value = find(table, name);
   return value != nullptr && std::holds_alternative<std::string>(value->value);
@@ -136,7 +128,7 @@ Result<Address> replay_address(const DeadLetter& letter, ReplayTo to, const std:
   return *letter.origin;
 }
 
-std::span<const std::string_view> headers_of_death() { return kHeadersOfDeath; }
+std::span<const std::string_view> headers_of_death() { return header::kOfTheDead; }
 
 std::string age_text(std::int64_t age_ms) {
   const std::int64_t seconds = std::max<std::int64_t>(age_ms, 0) / 1000;

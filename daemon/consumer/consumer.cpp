@@ -102,6 +102,7 @@ Consumer::Consumer(const ConsumerSettings& settings, GroupBoard& board)
     : settings_(settings),
       board_(board),
       host_(host_name()),
+      patience_(patience(settings)),
       breaker_(settings.group.breaker),
       receiving_(settings.group.queues.size()),
       held_(settings.group.queues.size()),
@@ -432,8 +433,7 @@ void Consumer::on_channel_lost(std::uint16_t queue) {
   table_.for_each([&](Delivery& delivery) {
     if (delivery.queue == queue && delivery.state == Delivery::State::publishing &&
         !delivery.settled) {
-      publisher_->forget(delivery.sequence);
-      --publishing_;
+      stop_publishing(delivery);
       ++unconfirmed;
       table_.free(delivery);
       return;
@@ -931,9 +931,9 @@ void Consumer::requeue_later(Delivery& delivery) {
 
 // How long a delivery may stay here before the broker closes its channel over it, by what becomes
 // of it.
-Consumer::Patience Consumer::patience() const {
-  const auto all = settings_.broker.consumer_timeout;
-  const auto limit = settings_.group.timeout;
+Consumer::Patience Consumer::patience(const ConsumerSettings& settings) {
+  const auto all = settings.broker.consumer_timeout;
+  const auto limit = settings.group.timeout;
   const auto margin = std::min<std::chrono::milliseconds>(kBeforeConsumerTimeout, all / 4);
   const auto worked = all - margin;
   // There must be time left for a whole call.
@@ -947,7 +947,7 @@ void Consumer::arm_time_limits() {
     due = turn_began_ + settings_.group.timeout;
   }
   if (settings_.broker.consumer_timeout.count() > 0 && table_.in_use() > 0) {
-    due = std::min(due, turn_began_ + patience().waited);
+    due = std::min(due, turn_began_ + patience_.waited);
   }
   if (due == TimePoint::max() || (limit_timer_.armed() && due >= limits_due_)) return;
   limits_due_ = due;
@@ -981,7 +981,7 @@ void Consumer::check_time_limits() {
 // Before the broker closes the channel over what it has waited for too long. Returns when to look
 // again.
 TimePoint Consumer::settle_in_time(TimePoint now) {
-  const Patience limits = patience();
+  const Patience& limits = patience_;
   const auto is_over = [&](const Delivery& delivery, std::chrono::milliseconds limit) {
     return !delivery.settled && delivery.arrived + limit <= now;
   };
@@ -1014,8 +1014,7 @@ TimePoint Consumer::settle_in_time(TimePoint now) {
       "timeout: it was worked on for nearly as long as the broker's consumer_timeout";
   table_.for_each([&](Delivery& delivery) {
     if (delivery.state == Delivery::State::publishing && is_over(delivery, limits.published)) {
-      publisher_->forget(delivery.sequence);
-      --publishing_;
+      stop_publishing(delivery);
       ++handed_back;
       settle(delivery, Verdict::hand_back);
     } else if (!is_over(delivery, limits.worked) || delivery.late) {
@@ -1026,13 +1025,8 @@ TimePoint Consumer::settle_in_time(TimePoint now) {
       pool_->end_over(delivery, too_long, limits.worked);  // it is inside a call
     }
   });
-  if (handed_back > 0) {
-    log_warn("messages handed back", {{"group", settings_.group.name},
-                                      {"messages", handed_back},
-                                      {"reason",
-                                       "they have waited for nearly as long as the "
-                                       "broker's consumer_timeout"}});
-  }
+  log_handed_back(handed_back,
+                  "they have waited for nearly as long as the broker's consumer_timeout");
   TimePoint next = TimePoint::max();
   table_.for_each([&](Delivery& delivery) {
     if (delivery.settled || delivery.late) return;
@@ -1133,23 +1127,30 @@ void Consumer::hand_back_waiting() {
   delayed_.clear();
 }
 
+// Nobody waits for its confirms any more.
+void Consumer::stop_publishing(Delivery& delivery) {
+  publisher_->forget(delivery.sequence);
+  --publishing_;
+}
+
+void Consumer::log_handed_back(std::size_t messages, std::string_view reason) const {
+  if (messages == 0) return;
+  log_warn("messages handed back",
+           {{"group", settings_.group.name}, {"messages", messages}, {"reason", reason}});
+}
+
 // What the broker has not confirmed in time.
 void Consumer::hand_back_publishing() {
   std::size_t count = 0;
   table_.for_each([&](Delivery& delivery) {
     if (delivery.state != Delivery::State::publishing) return;
-    publisher_->forget(delivery.sequence);
-    --publishing_;
+    stop_publishing(delivery);
     ++count;
     hand_back(delivery);
   });
-  if (count > 0) {
-    log_warn("messages handed back", {{"group", settings_.group.name},
-                                      {"messages", count},
-                                      {"reason",
-                                       "the broker has not confirmed what was published "
-                                       "for them by the end of shutdown_timeout"}});
-  }
+  log_handed_back(count,
+                  "the broker has not confirmed what was published for them by the end of "
+                  "shutdown_timeout");
 }
 
 void Consumer::advance_drain() {

@@ -86,7 +86,7 @@ class Consumer {
   struct Patience {
     std::chrono::milliseconds waited, worked, published;
   };
-  Patience patience() const;
+  static Patience patience(const ConsumerSettings& settings);
   void check_time_limits();
   TimePoint settle_in_time(TimePoint now);
   void take_from_handler(Delivery& held, const std::string& reason);
@@ -105,6 +105,8 @@ class Consumer {
   void stop_now();
   void hand_back_waiting();
   void hand_back_publishing();
+  void stop_publishing(Delivery& delivery);
+  void log_handed_back(std::size_t messages, std::string_view reason) const;
   void advance_drain();
   void on_deadline();
   void refuse(const std::string& reason);
@@ -135,6 +137,7 @@ class Consumer {
   std::size_t nap_target_ = 0;       // deliveries that a nap is to bring
   std::uint64_t received_in_turn_ = 0;
   TimePoint turn_began_{};
+  const Patience patience_;
   Breaker breaker_;
   RepeatedLog repeated_;
   int requeues_in_a_row_ = 0;                   // of copies that could not be published

@@ -1,7 +1,6 @@
 #include "consumer/copies.h"
 
 #include <algorithm>
-#include <array>
 #include <functional>
 
 #include "common/clock.h"
@@ -18,18 +17,6 @@ constexpr std::string_view kDeadLetters = "dead letters";  // declared, if that 
 constexpr std::string_view kDeadLettersThere = "dead letters there";
 constexpr std::string_view kParking = "parking ";
 constexpr std::string_view kQueueThere = "queue ";
-
-constexpr std::array kTripHeaders = {header::kToExchange, header::kToKey,      header::kTransient,
-                                     header::kUnroutable, header::kExpiration, header::kReason,
-                                     header::kFailing,    header::kDue};
-// All but kDue, which tells how late it is.
-constexpr std::array kArrivedHeaders = {
-    header::kToExchange, header::kToKey,  header::kTransient, header::kUnroutable,
-    header::kExpiration, header::kReason, header::kFailing};
-constexpr std::array kLiveHeaders = {header::kToExchange, header::kToKey,      header::kTransient,
-                                     header::kUnroutable, header::kExpiration, header::kReason,
-                                     header::kFailing,    header::kDue,        header::kAttempt,
-                                     header::kCrashes,    header::kExpires,    header::kFirstSeen};
 
 std::int64_t to_signed(std::uint64_t value) { return static_cast<std::int64_t>(value); }
 
@@ -162,7 +149,7 @@ std::unique_ptr<Outbound> retry_copy(const DelaySettings& delays, const Delivery
   }
   add(headers, header::kHistory,
       {history(decode_headers(publication.copied, header::kHistory), attempt)});
-  publication.without = kTripHeaders;
+  publication.without = header::kOfATrip;
   if (delay.count() <= 0) {
     send_to(*outbound, {}, queue);
   } else {
@@ -195,7 +182,7 @@ std::unique_ptr<Outbound> dead_letter_copy(const DeadLetterSettings& settings, b
   add(headers, header::kRoutingKey, {std::string(view[TextProperty::routing_key])});
   add(headers, header::kHistory,
       {history(decode_headers(publication.copied, header::kHistory), attempt)});
-  publication.without = kLiveHeaders;
+  publication.without = header::kOfTheLiving;
   if (parking) {
     send_to_parking(*outbound, queue);
     return outbound;
@@ -234,7 +221,7 @@ std::unique_ptr<Outbound> due_copy(const Delivery& delivery, std::uint64_t left_
   outbound->kind = static_cast<int>(CopyKind::due);
   const Travel travel = travel_of(view.headers);
   Publication& publication = outbound->publication;
-  publication.without = kArrivedHeaders;
+  publication.without = header::kOfTheLadder;
   publication.persistent = !travel.transient;
   publication.mandatory = !travel.may_be_unroutable;
   if (left_ms > 0) {

@@ -167,19 +167,30 @@ void Relay::forward(Delivery& delivery) {
 // `kind`: of reason, without what is the message's own.
 void Relay::give_up(Delivery& delivery, const Travel& travel, const std::string& kind,
                     const std::string& reason) {
-  const std::string to = std::string(travel.to_exchange) + " " + std::string(travel.to_key);
-  if (const auto count = repeated_.count("gone " + to + " " + kind, Clock::now()); count > 0) {
-    const auto view = decode_delivery(delivery.frame.bytes());
-    log_error("delayed message cannot be delivered",
-              {{"group", settings_.group.name},
-               {"message_id", view ? (*view)[TextProperty::message_id] : std::string_view()},
-               {"exchange", travel.to_exchange},
-               {"key", travel.to_key},
-               {"reason", reason},
-               {"messages", count},
-               {"to", "queue " + undeliverable_name(settings_.delays.prefix)}});
-  }
+  log_repeated(LogLevel::error, "delayed message cannot be delivered", delivery, travel, kind,
+               reason, {"to", "queue " + undeliverable_name(settings_.delays.prefix)});
   publish(delivery, undeliverable_copy(settings_.delays, delivery, reason));
+}
+
+// Once a minute for each destination and kind: a queue that is gone is each message's trouble.
+void Relay::log_repeated(LogLevel level, std::string_view event, const Delivery& delivery,
+                         const Travel& travel, const std::string& kind, const std::string& reason,
+                         const Field& then) {
+  std::string what(event);
+  for (const std::string_view part : {travel.to_exchange, travel.to_key, std::string_view(kind)}) {
+    what.append(1, '\n').append(part);
+  }
+  const std::size_t count = repeated_.count(what, Clock::now());
+  if (count == 0) return;
+  const auto view = decode_delivery(delivery.frame.bytes());
+  log_event(level, event,
+            {{"group", settings_.group.name},
+             {"message_id", view ? (*view)[TextProperty::message_id] : std::string_view()},
+             {"exchange", travel.to_exchange},
+             {"key", travel.to_key},
+             {"reason", reason},
+             {"messages", count},
+             then});
 }
 
 void Relay::publish(Delivery& delivery, std::unique_ptr<Outbound> copy) {
@@ -213,17 +224,8 @@ void Relay::on_fate(std::unique_ptr<Outbound> copy, Fate fate, const std::string
       give_up(*delivery, travel, why, why);
       return;
     }
-    const std::string to = std::string(travel.to_exchange) + " " + std::string(travel.to_key);
-    if (const auto count = repeated_.count("again " + to + " " + why, Clock::now()); count > 0) {
-      log_warn("delayed message cannot be delivered now",
-               {{"group", settings_.group.name},
-                {"message_id", view ? (*view)[TextProperty::message_id] : std::string_view()},
-                {"exchange", travel.to_exchange},
-                {"key", travel.to_key},
-                {"reason", why},
-                {"messages", count},
-                {"again_in_ms", settings_.delays.retry.count()}});
-    }
+    log_repeated(LogLevel::warn, "delayed message cannot be delivered now", *delivery, travel, why,
+                 why, {"again_in_ms", settings_.delays.retry.count()});
     publish(*delivery, again_copy(settings_.delays, *delivery, why));
     return;
   }

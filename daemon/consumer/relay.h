@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "common/event_loop.h"
+#include "common/log.h"
 #include "common/repeated_log.h"
 #include "common/scoreboard.h"
 #include "common/settings.h"
@@ -36,6 +37,9 @@ class Relay {
   void forward(Delivery& delivery);
   void give_up(Delivery& delivery, const Travel& travel, const std::string& kind,
                const std::string& reason);
+  void log_repeated(LogLevel level, std::string_view event, const Delivery& delivery,
+                    const Travel& travel, const std::string& kind, const std::string& reason,
+                    const Field& then);
   void publish(Delivery& delivery, std::unique_ptr<Outbound> copy);
   void on_fate(std::unique_ptr<Outbound> copy, Fate fate, const std::string& reason);
   void settle(Delivery& delivery, Verdict verdict);

@@ -2,6 +2,8 @@
 // attempt it is, where it came from, where it is to go. Pure.
 #pragma once
 
+#include <algorithm>
+#include <array>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -47,6 +49,25 @@ inline constexpr std::string_view kDeadCrashes = "x-lope-dead-crashes";
 // Of what a handler publishes.
 inline constexpr std::string_view kParentId = "x-lope-parent-id";
 inline constexpr std::string_view kTraceId = "x-lope-trace-id";
+
+template <std::size_t A, std::size_t B>
+constexpr std::array<std::string_view, A + B> joined(const std::array<std::string_view, A>& one,
+                                                     const std::array<std::string_view, B>& other) {
+  std::array<std::string_view, A + B> all{};
+  std::copy(other.begin(), other.end(), std::copy(one.begin(), one.end(), all.begin()));
+  return all;
+}
+// Those that a copy leaves behind: when it is delivered, when it has been on the ladder, when it is
+// a dead letter, when that is handled anew.
+inline constexpr std::array kOfTheLadder = {kToExchange, kToKey,  kTransient, kUnroutable,
+                                            kExpiration, kReason, kFailing};
+inline constexpr auto kOfATrip = joined(kOfTheLadder, std::array{kDue});
+inline constexpr auto kOfTheLiving =
+    joined(kOfATrip, std::array{kAttempt, kCrashes, kExpires, kFirstSeen});
+inline constexpr auto kOfTheDead =
+    joined(kOfTheLiving, std::array{kHistory, kDeadReason, kDeadCode, kDeadTime, kDeadQueue,
+                                    kDeadGroup, kDeadHandler, kDeadVersion, kDeadFile, kDeadHost,
+                                    kDeadAttempts, kDeadCrashes});
 }  // namespace header
 
 // Why a message is a dead letter.

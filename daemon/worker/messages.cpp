@@ -19,19 +19,23 @@ lope_str str(std::string_view text) { return {text.data(), text.size()}; }
 
 }  // namespace
 
+void MessageRecord::begin(const DeliveryView& view_, std::uint64_t sequence_) {
+  view = view_;
+  sequence = sequence_;
+  handed_back = false;
+  explanation.clear();
+  retry_after_ms = kByPolicy;
+  kept_alive_ns = 0;
+}
+
 void MessageRecord::take(const Inbox::Lease& from) {
   lease = from;
   FrameHead head;
   std::memcpy(&head, lease.frame.data(), sizeof head);
   auto decoded = decode_delivery(lease.frame);
   if (head.type != FrameType::delivery || !decoded) std::abort();
-  view = *decoded;
+  begin(*decoded, head.sequence);
   if (view.segment != 0) view.body = {lease.body, view.segment_body_size};
-  sequence = head.sequence;
-  handed_back = false;
-  explanation.clear();
-  retry_after_ms = kByPolicy;
-  kept_alive_ns = 0;
 
   message.struct_size = sizeof message;
   message.flags = 0;
@@ -203,13 +207,7 @@ MessageRecord* HeldMessages::find(const lope_message& message) {
   if (entry.outcome) return nullptr;  // it is over, as far as that thread is concerned
   if (!entry.effects) {
     entry.effects = spare_record();
-    // Nobody writes this part during the call.
-    entry.effects->view = running->view;
-    entry.effects->sequence = running->sequence;
-    entry.effects->handed_back = false;
-    entry.effects->explanation.clear();
-    entry.effects->retry_after_ms = kByPolicy;
-    entry.effects->kept_alive_ns = 0;
+    entry.effects->begin(running->view, running->sequence);  // nobody writes these meanwhile
   }
   return entry.effects.get();
 }

@@ -37,6 +37,8 @@ struct MessageRecord {
   std::uint32_t publication_count = 0;
   Inbox::Lease lease;
 
+  // What is to be known of delivery `sequence_`, and nothing done about it yet.
+  void begin(const DeliveryView& view_, std::uint64_t sequence_);
   // Takes the delivery that `lease` holds. A frame that does not decode aborts: it is our own
   // fault.
   void take(const Inbox::Lease& lease);

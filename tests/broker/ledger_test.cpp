@@ -43,7 +43,6 @@ struct Way {
   int last_attempt = 0;
   int crashes = 0;  // as its last call was told
   int acks = 0;
-  bool redelivered = false;  // the broker says that it may have been handled before
 };
 
 std::map<std::string, Way> ways(const Couriered& it) {
@@ -53,7 +52,6 @@ std::map<std::string, Way> ways(const Couriered& it) {
     ++way.starts;
     way.last_attempt = std::max(way.last_attempt, start.attempt);
     way.crashes = std::max(way.crashes, start.crashes);
-    way.redelivered = way.redelivered || start.redelivered;
   }
   for (const CourierEnd& end : it.ends()) {
     if (end.outcome == "ack") ++ways[end.id].acks;
