@@ -128,8 +128,6 @@ Result<Address> replay_address(const DeadLetter& letter, ReplayTo to, const std:
   return *letter.origin;
 }
 
-std::span<const std::string_view> headers_of_death() { return header::kOfTheDead; }
-
 std::string age_text(std::int64_t age_ms) {
   const std::int64_t seconds = std::max<std::int64_t>(age_ms, 0) / 1000;
   if (seconds < 120) return std::to_string(seconds) + "s";

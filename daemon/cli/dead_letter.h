@@ -7,7 +7,6 @@
 #include <compare>
 #include <cstdint>
 #include <optional>
-#include <span>
 #include <string>
 #include <string_view>
 
@@ -58,9 +57,6 @@ enum class ReplayTo {
 };
 
 Result<Address> replay_address(const DeadLetter& letter, ReplayTo to, const std::string& queue);
-
-// The headers that a replayed message does not take along.
-std::span<const std::string_view> headers_of_death();
 
 // "45s", "12m", "5h", "3d"
 std::string age_text(std::int64_t age_ms);

@@ -235,7 +235,7 @@ class DeadLetters final : private BrokerClient {
       publication.exchange = to->exchange;
       publication.routing_key = to->routing_key;
       publication.copied = letter->message.properties;
-      publication.without = headers_of_death();
+      publication.without = consumer::header::kOfTheDead;
       publication.body = letter->message.body;
       if (auto put = connection_->publish(kPublish, publication); !put) {
         stays(*letter, put.error());
