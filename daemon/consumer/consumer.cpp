@@ -26,6 +26,8 @@ namespace {
 
 // How long after the drain's deadline the broker may take to read the last settlements.
 constexpr std::chrono::milliseconds kCloseGrace{500};
+// And of the time left to say that it has the acks, at most.
+constexpr std::chrono::milliseconds kLastAcks{2000};
 constexpr std::chrono::milliseconds kStuckCheck{2};
 constexpr int kLastFlushes = 1000;
 // The memory of large bodies is kept so long for others.
@@ -1164,7 +1166,10 @@ void Consumer::advance_drain() {
 
   if (phase_ == Phase::draining && session_->cancelled() && pool_->in_flight() == 0 &&
       (publishing_ == 0 || overtime_) && session_->flushed()) {
-    session_->close();
+    const auto left =
+        overtime_ ? kCloseGrace
+                  : std::chrono::duration_cast<std::chrono::milliseconds>(deadline_ - Clock::now());
+    session_->close(std::min(kLastAcks, left / 2));
     if (overtime_) {
       publisher_->abandon();  // a broker that blocks publishers would not hear of it
     } else {

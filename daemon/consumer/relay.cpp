@@ -16,7 +16,9 @@ namespace {
 
 // What could not be published anywhere is handed back after this.
 constexpr std::chrono::seconds kHandBackAfter{5};
-constexpr std::chrono::milliseconds kCloseGrace{500};
+// How long the broker may take to hear our last words, and of that to say that it has the acks.
+constexpr std::chrono::milliseconds kCloseGrace{2500};
+constexpr std::chrono::milliseconds kLastAcks{2000};
 
 }  // namespace
 
@@ -302,7 +304,7 @@ void Relay::advance_drain() {
     closing_ = true;
     overtime_ = false;
     deadline_timer_.arm(Clock::now() + kCloseGrace);
-    session_->close();
+    session_->close(kLastAcks);
     publisher_->close();
     publisher_->flush();
     session_->flush(true);

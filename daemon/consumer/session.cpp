@@ -225,6 +225,7 @@ void Session::begin_subscription(Channel& channel) {
   channel.step_sent = false;
   channel.state = Channel::State::setting_up;
   if (!channel.open) {
+    channel.acked = false;
     ++channel.epoch;
     channel.settlement.reset();
   }
@@ -291,9 +292,7 @@ void Session::void_channel(Channel& channel) {
 void Session::send_steps() {
   for (Channel& channel : channels_) {
     if (connection_ == nullptr) return;
-    const bool due = channel.state == Channel::State::setting_up ||
-                     (channel.state == Channel::State::cancelling && !channel.step_sent);
-    if (!due || channel.step_sent) continue;
+    if (!channel.has_step_to_send()) continue;
     if (!connection_->writable()) return;
     if (channel.probe_is_next()) {
       send_probe(channel);
@@ -355,17 +354,23 @@ void Session::on_ok(ChannelNumber number_, Reply reply, std::string_view text) {
   Channel* found = channel(number_);
   if (found == nullptr) return;
   Channel& it = *found;
-  if (reply == Reply::cancel) {
+  if (it.state == Channel::State::cancelling && reply == Reply::cancel) {
     it.state = Channel::State::cancelled;
     return;
   }
-  if (it.state != Channel::State::setting_up || it.step >= it.steps.size() ||
+  const bool setting_up = it.state == Channel::State::setting_up;
+  if ((!setting_up && it.state != Channel::State::securing_acks) || it.step >= it.steps.size() ||
       reply_to(it.steps[it.step]) != reply) {
     return;
   }
   if (reply == Reply::channel_open) it.open = true;
   it.step_sent = false;
-  if (++it.step < it.steps.size()) {
+  const bool last = ++it.step == it.steps.size();
+  if (!setting_up) {
+    if (last) it.state = Channel::State::cancelled;
+    return;
+  }
+  if (!last) {
     if (cancelling_) it.state = Channel::State::cancelled;
     return;
   }
@@ -388,6 +393,13 @@ void Session::on_cancelled(ChannelNumber number_, std::string_view) {
   subscription_failed(*found, "the broker cancelled the consumer: its queue was deleted or moved");
 }
 
+// They were sent, and are nearly always there.
+void Session::acks_not_secured(Channel& channel, const std::string& reason) {
+  channel.state = Channel::State::cancelled;
+  log_warn("the last acks may not have arrived",
+           {{"group", group_}, {"queue", channel.settings.name}, {"reason", reason}});
+}
+
 void Session::on_channel_closed(ChannelNumber number_, int code, std::string_view text) {
   if (number_ == probe_number()) {
     probe_open_ = probe_asked_ = false;
@@ -399,6 +411,11 @@ void Session::on_channel_closed(ChannelNumber number_, int code, std::string_vie
   Channel* found = channel(number_);
   if (found == nullptr) return;
   std::string reason = std::to_string(code) + " " + escape(text);
+  if (found->state == Channel::State::securing_acks) {
+    found->open = false;
+    acks_not_secured(*found, reason);
+    return;
+  }
   if (found->state == Channel::State::setting_up && found->step < found->steps.size()) {
     reason = describe(found->steps[found->step]) + ": " + reason;
   } else {
@@ -412,6 +429,7 @@ void Session::on_channel_closed(ChannelNumber number_, int code, std::string_vie
 // ---- Deliveries and settlements
 
 char* Session::on_delivery(const IncomingDelivery& delivery) {
+  if (state_ == State::closing) return nullptr;  // goes back with the channel
   Channel* found = channel(delivery.channel);
   if (found == nullptr) return nullptr;
   if (!found->settlement.delivered(delivery.view.delivery_tag)) {
@@ -452,7 +470,8 @@ void Session::flush(bool all) {
   send_ops();
   send_steps();
   if (connection_ == nullptr) return;
-  if (state_ == State::closing && !close_sent_ && flushed() && connection_->writable()) {
+  if (state_ == State::closing && !close_sent_ && cancelled() && flushed() &&
+      connection_->writable()) {
     close_sent_ = true;
     if (auto sent = connection_->send_close(); !sent) {
       connection_lost(sent.error());
@@ -473,7 +492,10 @@ void Session::send_ops() {
     if (!connection_->writable()) return;
     Result<void> sent;
     switch (out.op.verdict) {
-      case Verdict::ack: sent = connection_->ack(to, out.op.tag, out.op.multiple); break;
+      case Verdict::ack:
+        sent = connection_->ack(to, out.op.tag, out.op.multiple);
+        channels_[out.queue].acked = true;
+        break;
       case Verdict::reject: sent = connection_->reject(to, out.op.tag, false); break;
       case Verdict::requeue: sent = connection_->reject(to, out.op.tag, true); break;
       case Verdict::hand_back: sent = connection_->nack_requeue(to, out.op.tag); break;
@@ -490,11 +512,10 @@ void Session::send_ops() {
 }
 
 void Session::watch_socket() {
-  const bool more = !outgoing_.empty() || (state_ == State::closing && !close_sent_) ||
+  const bool more = !outgoing_.empty() ||
+                    (state_ == State::closing && !close_sent_ && cancelled()) ||
                     std::any_of(channels_.begin(), channels_.end(), [](const Channel& channel) {
-                      return !channel.step_sent && !channel.probe_is_next() &&
-                             (channel.state == Channel::State::setting_up ||
-                              channel.state == Channel::State::cancelling);
+                      return channel.has_step_to_send() && !channel.probe_is_next();
                     });
   socket_source_.set_events(more ? EPOLLIN | EPOLLOUT : EPOLLIN);
 }
@@ -535,7 +556,8 @@ void Session::cancel() {
         if (!channel.step_sent) channel.state = Channel::State::cancelled;
         break;
       case Channel::State::cancelling:
-      case Channel::State::cancelled: break;
+      case Channel::State::cancelled:
+      case Channel::State::securing_acks: break;
     }
   }
   if (state_ == State::connecting || state_ == State::waiting || state_ == State::idle) {
@@ -558,8 +580,19 @@ bool Session::flushed() const {
                      [](const Channel& channel) { return channel.settlement.pending() == 0; });
 }
 
-void Session::close() {
-  if (state_ == State::connected) state_ = State::closing;
+void Session::close(std::chrono::milliseconds limit) {
+  if (state_ != State::connected) return;
+  state_ = State::closing;
+  secured_by_ = Clock::now() + limit;
+  for (Channel& channel : channels_) {
+    const bool classic = channel.settings.declare && channel.settings.declaration.type == "classic";
+    if (!channel.open || !channel.acked || classic) continue;
+    channel.steps = ack_barrier(channel.settings.name);
+    channel.step = 0;
+    channel.step_sent = false;
+    channel.state = Channel::State::securing_acks;
+  }
+  arm_timer();
 }
 
 void Session::abandon() {
@@ -581,6 +614,7 @@ void Session::arm_timer() {
     if (tick_.count() > 0) when = std::min(when, next_tick_);
     for (const Channel& channel : channels_) {
       if (channel.state == Channel::State::down) when = std::min(when, channel.retry_at);
+      if (channel.state == Channel::State::securing_acks) when = std::min(when, secured_by_);
     }
   }
   if (when == TimePoint::max()) {
@@ -600,6 +634,11 @@ void Session::on_timer() {
     if (tick_.count() > 0 && now >= next_tick_) {
       readable_ = true;  // pump() sends a heartbeat that is due and misses those that did not come
       next_tick_ = now + tick_;
+    }
+    for (Channel& channel : channels_) {
+      if (channel.state == Channel::State::securing_acks && now >= secured_by_) {
+        acks_not_secured(channel, "the broker has not answered in time");
+      }
     }
     if (!cancelling_) {
       for (Channel& channel : channels_) {

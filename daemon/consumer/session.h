@@ -86,8 +86,9 @@ class Session final : private ConnectionEvents {
   bool cancelled() const;
   // Everything finished has been written to the socket.
   bool flushed() const;
-  // Closes the connection in order: the broker has then read all that was written.
-  void close();
+  // Closes the connection in order: the broker has then read all that was written, and the queues
+  // have the acks. For that it waits `limit` at most.
+  void close(std::chrono::milliseconds limit);
   bool closed() const { return state_ == State::closed; }
   // Drops the connection at once; unsettled deliveries go back.
   void abandon();
@@ -96,10 +97,11 @@ class Session final : private ConnectionEvents {
   enum class State { idle, connecting, waiting, connected, closing, closed };
 
   struct Channel {
-    enum class State { down, setting_up, consuming, cancelling, cancelled };
+    enum class State { down, setting_up, consuming, cancelling, cancelled, securing_acks };
     QueueSettings settings;
     State state = State::down;
     bool open = false;        // on the broker's side
+    bool acked = false;       // since it was opened
     std::uint64_t epoch = 0;  // grows with every channel opened
     std::vector<Request> steps;
     std::size_t step = 0;
@@ -112,6 +114,10 @@ class Session final : private ConnectionEvents {
     std::string trouble;   // why it is down, as logged
     std::optional<DeadLetterProbe> probe;
     std::size_t probe_before = 0;  // which step
+    bool has_step_to_send() const {
+      return !step_sent && (state == State::setting_up || state == State::cancelling ||
+                            state == State::securing_acks);
+    }
     bool probe_is_next() const {
       return probe.has_value() && state == State::setting_up && step == probe_before;
     }
@@ -139,6 +145,7 @@ class Session final : private ConnectionEvents {
   void channel_lost(Channel& channel);
   void void_channel(Channel& channel);
   void send_steps();
+  void acks_not_secured(Channel& channel, const std::string& reason);
   Channel* probed_now();
   Channel* answered_probe();
   void send_probe(Channel& channel);
@@ -182,6 +189,7 @@ class Session final : private ConnectionEvents {
   std::vector<std::string> reported_;  // reasons logged since the last connection
   std::vector<OutgoingOp> outgoing_;
   std::size_t outgoing_sent_ = 0;
+  TimePoint secured_by_{};  // while closing: not later
   bool close_sent_ = false;
   bool probe_open_ = false;
   bool probe_asked_ = false;

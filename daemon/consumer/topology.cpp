@@ -19,4 +19,10 @@ std::vector<Request> subscription_steps(const QueueSettings& queue, bool channel
   return steps;
 }
 
+std::vector<Request> ack_barrier(const std::string& queue) {
+  const std::string tag = "lope-last-acks";
+  const AmqpTable no_credit{{"credit", {std::int64_t{0}}}, {"drain", {false}}};
+  return {Qos{1}, Consume{queue, tag, {{"x-credit", {no_credit}}}}, Cancel{tag}};
+}
+
 }  // namespace lope::consumer

@@ -1,6 +1,7 @@
 // The requests that bring one queue's channel from nothing to consuming. Pure.
 #pragma once
 
+#include <string>
 #include <vector>
 
 #include "common/settings.h"
@@ -11,5 +12,13 @@ namespace lope::consumer {
 // In order; each is sent when the one before it was answered. `channel_open`: the channel is open
 // already (the broker cancelled only the consumer).
 std::vector<Request> subscription_steps(const QueueSettings& queue, bool channel_open);
+
+// The requests after which the acks that were sent on this channel are the queue's, so that it can
+// be closed. A channel keeps those for a quorum queue to itself while 32 and more are on their way
+// through the queue's log, and forgets them when it is closed (rabbit_fifo_client.erl). A consumer
+// that comes and goes takes the same way: when it has come the channel has heard of those before it
+// and sent the rest, and its going comes behind that. It asks for no message (x-credit); a broker
+// that does not know this may send one, which goes back with the channel.
+std::vector<Request> ack_barrier(const std::string& queue);
 
 }  // namespace lope::consumer

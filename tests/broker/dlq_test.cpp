@@ -445,6 +445,15 @@ std::string acked(std::uint64_t tag) {
   return method(kQueue, 60, 80, number(tag, 8) + number(0, 1));
 }
 
+// What comes behind the last acks, and the broker's answers.
+std::vector<TcpServer::Step> ack_barrier() {
+  const std::string tag = short_text("lope-last-acks");
+  return {{method(kQueue, 60, 10, number(0, 4) + number(1, 2) + number(0, 1)),
+           method(kQueue, 60, 11, "")},
+          {tag, method(kQueue, 60, 21, tag)},
+          {method(kQueue, 60, 30, tag + number(0, 1)), method(kQueue, 60, 31, tag)}};
+}
+
 // Two dead letters in `q`; the first one's copy is published. Then `more`.
 std::vector<TcpServer::Step> replaying(std::vector<TcpServer::Step> more) {
   const auto open = [](int channel) {
@@ -468,14 +477,12 @@ std::vector<TcpServer::Step> replaying(std::vector<TcpServer::Step> more) {
 
 TEST_CASE("what is confirmed is acked, though the channel it was published on is closed",
           "[broker][dlq]") {
-  const std::string none = method(kQueue, 60, 72, short_text(""));
-  const TcpServer server(login(),
-                         replaying({give_message(2, "body 2"),
-                                    {frame(3, kPublish, "body 2"),
-                                     confirm(1) + channel_close(kPublish, 404, "NOT_FOUND - gone")},
-                                    {acked(1), ""},
-                                    {ask_for_message(), none},
-                                    {ask_for_message(), none}}));
+  std::vector<TcpServer::Step> steps = {
+      give_message(2, "body 2"),
+      {frame(3, kPublish, "body 2"), confirm(1) + channel_close(kPublish, 404, "NOT_FOUND - gone")},
+      {acked(1), ""}};
+  for (const TcpServer::Step& step : ack_barrier()) steps.push_back(step);
+  const TcpServer server(login(), replaying(steps));
   const RunResult result = dlq_at(server.url(), {"replay", "q"});
   INFO(result.output);
   CHECK(result.status == exited(1));
@@ -504,9 +511,11 @@ TEST_CASE("a channel that is lost leaves what was confirmed on it in both places
 
 TEST_CASE("acks that the broker does not answer for are told", "[broker][dlq]") {
   const TcpServer server(
-      login(), replaying({{ask_for_message(), method(kQueue, 60, 72, short_text("")) + confirm(1)},
-                          {acked(1), ""},
-                          {ask_for_message(), channel_close(kQueue, 404, "NOT_FOUND - gone")}}));
+      login(),
+      replaying({{ask_for_message(), method(kQueue, 60, 72, short_text("")) + confirm(1)},
+                 {acked(1), ""},
+                 ack_barrier().front(),
+                 {short_text("lope-last-acks"), channel_close(kQueue, 404, "NOT_FOUND - gone")}}));
   const RunResult result = dlq_at(server.url(), {"replay", "q"});
   INFO(result.output);
   CHECK(result.status == exited(1));

@@ -125,6 +125,61 @@ TEST_CASE("a hundred times TERM to the process group under load: nothing lost, n
   }
 }
 
+// A channel keeps acks of a quorum queue to itself while many are on their way, and loses them when
+// it is closed then: most when the log that all quorum queues share has much to write.
+TEST_CASE("TERM while a quorum queue is busy: nothing that was handled comes again",
+          "[broker][shutdown]") {
+  const bool single = GENERATE(false, true);  // active consumer
+  CAPTURE(single);
+  constexpr int kStops = 8;
+  constexpr int kEach = 1500;
+  Broker broker;
+  const std::string queue = broker.unique_queue("busy");
+  const std::string other = broker.make_queue(
+      "other",
+      {.text_arguments = {{"x-queue-type", "quorum"}}, .number_arguments = {{"x-max-length", 50}}});
+  const TempDir files;
+  const std::string path = files.file("ids");
+  const LopeOptions options{
+      .broker = broker.url(),
+      .groups = "  busy:\n    queue: " + queue +
+                "\n    declare: { type: quorum, arguments: { x-single-active-consumer: " +
+                (single ? "true" : "false") +
+                " } }\n    handler: append_id\n    options: { file: " + path +
+                ", work_us: 500 }\n    workers: 2\n    threads: 8\n    prefetch: 500\n",
+      .top = "log: { level: info }\n"};
+  {
+    Lope first(options);
+    REQUIRE(first.wait_ready());
+    CHECK(first.stop() == exited(0));
+  }
+  Publisher publisher = broker.publisher();
+  publisher.publish_many(kStops * kEach, [&](int i) {
+    return Publication{
+        .routing_key = queue, .body = "x", .message_id = std::to_string(1'000'000 + i)};
+  });
+  const std::string large(20'000, 'x');
+  RatePublisher load(broker.url(), 1000, 600s,
+                     [&](int) { return Publication{.routing_key = other, .body = large}; });
+  // Every line is an id of seven digits and its newline.
+  const auto handled = [&] { return static_cast<int>(read_file(path).size()) / 8; };
+  for (int stop = 1; stop <= kStops; ++stop) {
+    Lope lope(options);
+    CHECK(eventually(30s, [&] { return handled() >= stop * kEach - kEach / 2; }));
+    CHECK(lope.stop() == exited(0));
+  }
+  load.stop();
+  load.join();
+  Lope last(options);
+  CHECK(eventually(60s, [&] { return handled() >= kStops * kEach && broker.is_empty(queue); }));
+  CHECK(last.stop() == exited(0));
+  auto lines = lines_of_file(path);
+  std::sort(lines.begin(), lines.end());
+  const auto twice = lines.end() - std::unique(lines.begin(), lines.end());
+  CHECK(twice == 0);
+  CHECK(static_cast<int>(lines.size()) - twice == kStops * kEach);
+}
+
 TEST_CASE("TERM hands back at once what no handler has begun, and lets a running one finish",
           "[broker][shutdown]") {
   Scripted it;

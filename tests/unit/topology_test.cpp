@@ -35,4 +35,19 @@ TEST_CASE("exchanges come before the queue, bindings after it", "[unit][topology
                                                         "set prefetch", "consume from queue 'q'"});
 }
 
+TEST_CASE("a consumer that asks for nothing comes and goes behind the last acks",
+          "[unit][topology]") {
+  const std::vector<Request> steps = ack_barrier("q");
+  REQUIRE(steps.size() == 3);
+  CHECK(std::get<Qos>(steps[0]).prefetch == 1);
+  const auto& consume = std::get<Consume>(steps[1]);
+  CHECK(consume.queue == "q");
+  CHECK_FALSE(consume.no_ack);
+  const AmqpValue* credit = find(consume.arguments, "x-credit");
+  REQUIRE(credit != nullptr);
+  CHECK(std::get<AmqpTable>(credit->value) ==
+        AmqpTable{{"credit", {std::int64_t{0}}}, {"drain", {false}}});
+  CHECK(std::get<Cancel>(steps[2]).consumer_tag == consume.consumer_tag);
+}
+
 }  // namespace lope::consumer
