@@ -32,7 +32,8 @@ bool campaign() { return std::getenv("LOPE_CAMPAIGN") != nullptr; }
 // Of the queues that are tried: both, or the one that LOPE_CAMPAIGN names.
 std::vector<std::string> queue_types() {
   const std::string only = campaign() ? std::getenv("LOPE_CAMPAIGN") : "";
-  return only.empty() ? std::vector<std::string>{"classic", "quorum"} : std::vector{only};
+  if (only == "classic" || only == "quorum") return {only};
+  return {"classic", "quorum"};
 }
 // Then crashes are not reported by us, and memory knows no limit.
 bool sanitized() { return !std::string_view(LOPE_SANITIZE).empty(); }
@@ -244,9 +245,13 @@ TEST_CASE(
     if (dead > 1 && std::cmp_greater(dead, before)) ++unexplained;
   }
   std::vector<long> lateness, lateness_in_restarts;
+  std::string latest;
+  std::set<std::pair<std::string, int>> came;
   for (const CourierStart& start : it.starts()) {
     if (!start.late_ms) continue;
     if (*start.late_ms < 0) ++early;
+    // What was on time and comes again, since its ack was lost with a connection, is not late.
+    if (!came.emplace(start.id, start.attempt).second) continue;
     // Due before it was over, and not handled when it began.
     const std::int64_t due = start.now_ms - *start.late_ms;
     const bool in_restart = std::any_of(down.begin(), down.end(), [&](const auto& restart) {
@@ -254,13 +259,18 @@ TEST_CASE(
              start.now_ms >= restart.from;
     });
     (in_restart ? lateness_in_restarts : lateness).push_back(*start.late_ms);
+    if (!in_restart && *start.late_ms > kLatest && latest.size() < 2000) {
+      latest += " " + start.id + " attempt " + std::to_string(start.attempt) + " due";
+      for (const Restart& restart : down) latest += " " + std::to_string(due - restart.up);
+      latest += " ms after the restarts, late " + std::to_string(*start.late_ms) + " ms;";
+    }
   }
   // How it goes on after each restart: the worst of every five seconds.
   std::map<std::int64_t, long> worst;
   for (const CourierStart& start : it.starts()) {
     const auto after = std::find_if(down.rbegin(), down.rend(),
                                     [&](const auto& window) { return window.up <= start.now_ms; });
-    if (!start.late_ms || after == down.rend()) continue;
+    if (!start.late_ms || after == down.rend() || start.redelivered) continue;
     long& most = worst[(start.now_ms - after->up) / 5000 * 5];
     most = std::max(most, *start.late_ms);
   }
@@ -282,10 +292,11 @@ TEST_CASE(
        ", dead twice " + std::to_string(twice_dead) + ", early " + std::to_string(early) +
        "; outside the restarts (" + windows + "and " + std::to_string(kSettling / 1000) +
        " s more) " + std::to_string(lateness.size()) + " retries, late " + summary(lateness) +
-       "; in them late " + summary(lateness_in_restarts) + "; the latest by time since a restart:" +
-       recovery + " dead " + std::to_string(letters.size()) + "; published in " +
-       std::to_string(duration<double>(published - began).count()) + " s, over after " +
-       std::to_string(duration<double>(ended - began).count()) + " s");
+       "; in them late " + summary(lateness_in_restarts) +
+       "; the latest by time since a restart:" + recovery +
+       (latest.empty() ? "" : " too late:" + latest) + " dead " + std::to_string(letters.size()) +
+       "; published in " + std::to_string(duration<double>(published - began).count()) +
+       " s, over after " + std::to_string(duration<double>(ended - began).count()) + " s");
   CHECK(lost == 0);
   CHECK(wrong == 0);
   CHECK(early == 0);
@@ -551,7 +562,7 @@ TEST_CASE(
     "[broker][ledger]") {
   const std::string type = GENERATE(from_range(queue_types()));
   const int count = scaled(type, 10'000, 100'000);
-  const int longest_ms = scaled(type, 30'000, 600'000);
+  const int longest_ms = scaled(30'000, 600'000);
   Couriered it(type);
   const Ladder ladder(it.broker);
   // Ten destinations, of which the first eight are handled.
@@ -573,8 +584,6 @@ TEST_CASE(
   for (int i = 0; i < 8; ++i) options.groups += "      - " + to[static_cast<std::size_t>(i)] + "\n";
   Lope lope(options);
   REQUIRE(lope.wait_ready());
-  // Before anything can have arrived there, and be lost with it.
-  it.broker.delete_queue(to[8]);
   std::minstd_rand random(3);
   Publisher publisher = it.broker.publisher();
   std::map<std::string, int> destination;
@@ -582,13 +591,19 @@ TEST_CASE(
     const int which = i % 10;
     const std::string id = "m" + std::to_string(i);
     destination[id + ".0"] = which;
-    const long ms = 1000 + static_cast<long>(random() % static_cast<unsigned>(longest_ms - 1000));
+    // For the one that is deleted not before the others are half over: what had arrived there would
+    // be lost with it.
+    const int least_ms = which == 8 ? longest_ms / 2 : 1000;
+    const long ms =
+        least_ms + static_cast<long>(random() % static_cast<unsigned>(longest_ms - least_ms));
     return Publication{.routing_key = it.queue,
                        .body = "later " + std::to_string(ms) + " publish " +
                                to[static_cast<std::size_t>(which)] + " 1",
                        .message_id = id};
   });
   CHECK(eventually(60s, [&] { return it.broker.is_empty(it.queue); }));
+  CHECK(it.broker.message_count(to[8]) == 0);
+  it.broker.delete_queue(to[8]);  // while its messages are on their way
   const auto arrived = [&] { return lines_of_file(arrivals).size() / 2; };
   const auto wanted = static_cast<std::size_t>(count) / 10 * 8;
   CHECK(sooner_or_later(std::chrono::milliseconds(longest_ms) + 60s,
