@@ -21,6 +21,8 @@ std::optional<std::chrono::milliseconds> respawn_delay(RespawnHistory& history,
   if (death.was_ready) history.ever_ready = true;
   if (death.had_message) {
     history.idle_deaths = history.silent_deaths = history.hangs = 0;
+    // No news, and it ends with the message's `crashes`.
+    if (death.known) return std::chrono::milliseconds(0);
     history.crashes = death.worked ? 0 : history.crashes + 1;
     if (history.crashes <= kMaxCrashesAtOnce) return std::chrono::milliseconds(0);
     return pause_after(history.crashes - kMaxCrashesAtOnce, random);

@@ -1,7 +1,8 @@
 // When a dead worker is replaced. Pure. A death with a message inside is charged to the message,
-// and a new worker comes at once, unless none of them gets anything done; one before ready, or with
-// nothing inside, is the handler's or ours, and the pauses grow. A handler that never once became
-// ready, and never said why, is given up; one that says that it cannot start yet is tried for ever.
+// and a new worker comes at once, unless message after message is found to do that and none of the
+// workers gets anything done; one before ready, or with nothing inside, is the handler's or ours,
+// and the pauses grow. A handler that never once became ready, and never said why, is given up; one
+// that says that it cannot start yet is tried for ever.
 #pragma once
 
 #include <chrono>
@@ -14,7 +15,7 @@ namespace lope::consumer {
 struct RespawnHistory {
   int idle_deaths = 0;      // in a row: before ready, or with no message inside
   int silent_deaths = 0;    // of them, those before ready and without a word
-  int crashes = 0;          // in a row: with a message inside, and nothing finished before
+  int crashes = 0;          // in a row: with a fresh message inside, and nothing finished before
   int hangs = 0;            // of these, in a row, those that had to be killed at start_timeout
   bool ever_ready = false;  // this group's handler has worked before
 };
@@ -23,6 +24,7 @@ struct WorkerDeath {
   bool was_ready = false;
   bool had_message = false;
   bool worked = false;     // it has finished messages
+  bool known = false;      // the messages inside have taken down workers before
   bool explained = false;  // the handler said why it could not start
   std::chrono::milliseconds age{0};
   bool hung = false;  // not ready within start_timeout: killed

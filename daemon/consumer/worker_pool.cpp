@@ -237,12 +237,15 @@ void WorkerPool::bury(int index) {
     slot.restart_at = Clock::now();
     next = "a new worker at once";
   } else if (!asked) {
-    const WorkerDeath death{.was_ready = slot.ready,
-                            .had_message = !remains.running.empty(),
-                            .worked = slot.mean_ns >= 0,
-                            .explained = !slot.failure.empty(),
-                            .age = age,
-                            .hung = slot.hung};
+    const WorkerDeath death{
+        .was_ready = slot.ready,
+        .had_message = !remains.running.empty(),
+        .worked = slot.mean_ns >= 0,
+        .known = std::all_of(remains.running.begin(), remains.running.end(),
+                             [](const Delivery* inside) { return inside->crashes > 0; }),
+        .explained = !slot.failure.empty(),
+        .age = age,
+        .hung = slot.hung};
     // What has worked in this group is not given up for a refusal or a shortage that may pass.
     slot.history.ever_ready = slot.history.ever_ready || ever_ready_;
     const auto delay = respawn_delay(slot.history, death, random_fraction());

@@ -28,52 +28,64 @@ TEST_CASE("when worker after worker dies in its first message the pauses grow", 
   CHECK(respawn_delay(history, death, 1.0) == 0ms);
 }
 
+TEST_CASE("a message that is known to take down its worker is no reason for a pause",
+          "[unit][respawn]") {
+  RespawnHistory history;
+  const WorkerDeath known{.was_ready = true, .had_message = true, .known = true, .age = 10ms};
+  const WorkerDeath fresh{.was_ready = true, .had_message = true, .age = 10ms};
+  for (int i = 0; i < 100; ++i) CHECK(respawn_delay(history, known, 1.0) == 0ms);
+  for (int i = 0; i < kMaxCrashesAtOnce; ++i) CHECK(respawn_delay(history, fresh, 1.0) == 0ms);
+  CHECK(respawn_delay(history, fresh, 1.0) == 100ms);
+  CHECK(respawn_delay(history, known, 1.0) == 0ms);
+  CHECK(respawn_delay(history, fresh, 1.0) == 200ms);
+}
+
 TEST_CASE("deaths with nothing inside are followed by growing pauses, up to 30 s",
           "[unit][respawn]") {
   RespawnHistory history;
   history.ever_ready = true;
   const std::chrono::milliseconds expected[] = {100ms, 200ms, 400ms, 800ms, 1600ms};
   for (const auto pause : expected)
-    CHECK(respawn_delay(history, {true, false, false, false, 10ms}, 1.0) == pause);
-  for (int i = 0; i < 10; ++i) (void)respawn_delay(history, {true, false, false, false, 10ms}, 1.0);
-  CHECK(respawn_delay(history, {true, false, false, false, 10ms}, 1.0) == 30'000ms);
-  CHECK(respawn_delay(history, {true, false, false, false, 10ms}, 0.0) == 15'000ms);
+    CHECK(respawn_delay(history, {.was_ready = true, .age = 10ms}, 1.0) == pause);
+  for (int i = 0; i < 10; ++i) (void)respawn_delay(history, {.was_ready = true, .age = 10ms}, 1.0);
+  CHECK(respawn_delay(history, {.was_ready = true, .age = 10ms}, 1.0) == 30'000ms);
+  CHECK(respawn_delay(history, {.was_ready = true, .age = 10ms}, 0.0) == 15'000ms);
 }
 
 TEST_CASE("a healthy minute ends the row of deaths", "[unit][respawn]") {
   RespawnHistory history;
-  for (int i = 0; i < 8; ++i) (void)respawn_delay(history, {true, false, false, false, 10ms}, 1.0);
-  CHECK(respawn_delay(history, {true, false, false, false, 2min}, 1.0) == 100ms);
+  for (int i = 0; i < 8; ++i) (void)respawn_delay(history, {.was_ready = true, .age = 10ms}, 1.0);
+  CHECK(respawn_delay(history, {.was_ready = true, .age = 2min}, 1.0) == 100ms);
 }
 
 TEST_CASE("a handler that never gets ready and never says why is given up", "[unit][respawn]") {
   RespawnHistory history;
   for (int i = 1; i < kMaxDeathsNeverReady; ++i)
-    CHECK(respawn_delay(history, {false, false, false, false, 1ms}, 0.5).has_value());
-  CHECK_FALSE(respawn_delay(history, {false, false, false, false, 1ms}, 0.5).has_value());
+    CHECK(respawn_delay(history, {.age = 1ms}, 0.5).has_value());
+  CHECK_FALSE(respawn_delay(history, {.age = 1ms}, 0.5).has_value());
 }
 
 TEST_CASE("a handler that says why it cannot start yet is tried for ever", "[unit][respawn]") {
   RespawnHistory history;
   for (int i = 0; i < 10 * kMaxDeathsNeverReady; ++i)
-    CHECK(respawn_delay(history, {false, false, false, true, 1ms}, 0.5).has_value());
+    CHECK(respawn_delay(history, {.explained = true, .age = 1ms}, 0.5).has_value());
 }
 
 TEST_CASE("a handler that was ready once is not given up", "[unit][respawn]") {
   RespawnHistory history;
-  (void)respawn_delay(history, {true, false, false, false, 1ms}, 0.5);
+  (void)respawn_delay(history, {.was_ready = true, .age = 1ms}, 0.5);
   for (int i = 0; i < 10 * kMaxDeathsNeverReady; ++i)
-    CHECK(respawn_delay(history, {false, false, false, false, 1ms}, 0.5).has_value());
+    CHECK(respawn_delay(history, {.age = 1ms}, 0.5).has_value());
 }
 
 TEST_CASE("a handler that hangs twice in a row before it was ever ready is given up",
           "[unit][respawn]") {
-  const WorkerDeath hang{false, false, false, false, 60s, true};
+  const WorkerDeath hang{.age = 60s, .hung = true};
   RespawnHistory history;
   for (int i = 0; i < 2; ++i) {
     CHECK(respawn_delay(history, hang, 0.5).has_value());
     CHECK(
-        respawn_delay(history, {false, false, false, true, 1ms}, 0.5).has_value());  // the row ends
+        respawn_delay(history, {.explained = true, .age = 1ms}, 0.5).has_value());  // the row ends
   }
   CHECK(respawn_delay(history, hang, 0.5).has_value());
   CHECK_FALSE(respawn_delay(history, hang, 0.5).has_value());
@@ -83,7 +95,7 @@ TEST_CASE("a handler that was ready once may hang as often as it likes", "[unit]
   RespawnHistory history;
   history.ever_ready = true;
   for (int i = 0; i < 20; ++i)
-    CHECK(respawn_delay(history, {false, false, false, false, 60s, true}, 0.5).has_value());
+    CHECK(respawn_delay(history, {.age = 60s, .hung = true}, 0.5).has_value());
 }
 
 TEST_CASE("a retried message is kept longer the more fail in a row", "[unit][respawn]") {
