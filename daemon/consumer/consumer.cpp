@@ -26,7 +26,7 @@ namespace {
 
 // How long after the drain's deadline the broker may take to read the last settlements.
 constexpr std::chrono::milliseconds kCloseGrace{500};
-// And of the time left to say that it has the acks, at most.
+// And half of the time left, at most so long, to say that it has them.
 constexpr std::chrono::milliseconds kLastAcks{2000};
 constexpr std::chrono::milliseconds kStuckCheck{2};
 constexpr int kLastFlushes = 1000;
@@ -706,7 +706,7 @@ void Consumer::log_repeated(LogLevel level, std::string_view event, const Delive
 
 Attempt Consumer::attempt_of(const Delivery& delivery, std::string_view reason) const {
   std::string worker = settings_.group.name;
-  if (delivery.worker >= 0) worker += "/" + std::to_string(delivery.worker);
+  if (delivery.ran_at >= 0) worker += "/" + std::to_string(delivery.ran_at);
   return {delivery.attempt, unix_ms(), worker + " on " + host_, std::string(reason)};
 }
 
@@ -716,12 +716,12 @@ Author Consumer::author() const {
 }
 
 void Consumer::retry(Delivery& delivery, const Failure& failure) {
+  count_outcome(true);
   if (delivery.settled) {
     log_message(LogLevel::warn, "message given up (auto_ack)", delivery, failure.reason);
     table_.free(delivery);
     return;
   }
-  count_outcome(true);
   const std::uint32_t crashes = delivery.crashes + (failure.crashed ? 1 : 0);
   const RetryDecision decision =
       decide_retry(settings_.group.retry, settings_.group.crashes,
@@ -1091,6 +1091,7 @@ void Consumer::drain_within(std::chrono::milliseconds limit) {
   if (const auto sooner = Clock::now() + limit; sooner < deadline_ && !overtime_) {
     deadline_ = sooner;
     deadline_timer_.arm(deadline_);
+    if (phase_ == Phase::closing) session_->close(time_to_close());
   }
 }
 
@@ -1155,6 +1156,12 @@ void Consumer::hand_back_publishing() {
                   "shutdown_timeout");
 }
 
+// For the queues to say that they have the last acks.
+std::chrono::milliseconds Consumer::time_to_close() const {
+  const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(deadline_ - Clock::now());
+  return std::clamp(left / 2, std::chrono::milliseconds(0), kLastAcks);
+}
+
 void Consumer::advance_drain() {
   if (phase_ == Phase::running || phase_ == Phase::done) return;
   hand_back_waiting();
@@ -1166,12 +1173,9 @@ void Consumer::advance_drain() {
 
   if (phase_ == Phase::draining && session_->cancelled() && pool_->in_flight() == 0 &&
       (publishing_ == 0 || overtime_) && session_->flushed()) {
-    const auto left =
-        overtime_ ? kCloseGrace
-                  : std::chrono::duration_cast<std::chrono::milliseconds>(deadline_ - Clock::now());
-    session_->close(std::min(kLastAcks, left / 2));
+    session_->close(time_to_close());
     if (overtime_) {
-      publisher_->abandon();  // a broker that blocks publishers would not hear of it
+      publisher_->abandon();
     } else {
       publisher_->close();
       publisher_->flush();
@@ -1200,7 +1204,9 @@ void Consumer::on_deadline() {
     return;
   }
   overtime_ = true;
-  deadline_timer_.arm(Clock::now() + kCloseGrace);
+  deadline_ = Clock::now() + kCloseGrace;
+  deadline_timer_.arm(deadline_);
+  if (phase_ == Phase::closing) session_->close(time_to_close());
   pool_->collect();
   hand_back_publishing();
   const std::size_t running = pool_->in_flight();

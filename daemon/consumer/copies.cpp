@@ -75,6 +75,10 @@ bool make_smaller(AmqpTable& headers, CopyKind kind) {
     history->second = {AmqpArray{}};
     return true;
   }
+  if (kind == CopyKind::again || kind == CopyKind::undeliverable) {
+    return std::erase_if(headers,
+                         [](const AmqpEntry& entry) { return entry.first == header::kReason; }) > 0;
+  }
   const bool is_dead = kind == CopyKind::dead_letter || kind == CopyKind::parking;
   if (!is_dead || headers.empty()) return false;
   const auto is_code = [](const AmqpEntry& entry) { return entry.first == header::kDeadCode; };
@@ -180,8 +184,12 @@ std::unique_ptr<Outbound> dead_letter_copy(const DeadLetterSettings& settings, b
   add(headers, header::kDeadCrashes, {std::int64_t{letter.crashes}});
   add(headers, header::kExchange, {std::string(view[TextProperty::exchange])});
   add(headers, header::kRoutingKey, {std::string(view[TextProperty::routing_key])});
-  add(headers, header::kHistory,
-      {history(decode_headers(publication.copied, header::kHistory), attempt)});
+  const AmqpTable known = decode_headers(publication.copied, header::kHistory);
+  if (letter.attempts >= attempt.number) {
+    add(headers, header::kHistory, {history(known, attempt)});
+  } else if (!known.empty()) {  // this one was not begun
+    headers.push_back(known.front());
+  }
   publication.without = header::kOfTheLiving;
   if (parking) {
     send_to_parking(*outbound, queue);

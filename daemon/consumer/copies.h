@@ -45,9 +45,10 @@ std::unique_ptr<Outbound> dead_letter_copy(const DeadLetterSettings& settings, b
                                            const Attempt& attempt);
 
 // A copy that could not be published is to go another way. Too large for a frame: without its
-// history, and a dead letter then without the headers that say why. Otherwise a dead letter goes to
-// where its settings say without declaring that, then to <queue>.dead; there, without declaring the
-// queue. False: there is no other way.
+// history, a dead letter then without the headers that say why, and what the relay could not
+// deliver without the reason. Otherwise a dead letter goes to where its settings say without
+// declaring that, then to <queue>.dead; there, without declaring the queue. False: there is no
+// other way.
 bool next_best(Outbound& copy, Fate fate, const std::string& queue);
 
 // ---- What left the delay ladder

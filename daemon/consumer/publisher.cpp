@@ -239,6 +239,7 @@ bool Publisher::pump() {
 }
 
 void Publisher::close() {
+  if (!blocked_.empty()) return abandon();  // the broker would not hear of it
   ending_ = true;
   if (state_ == State::connecting || state_ == State::waiting) state_ = State::idle;
   if (state_ == State::connected) state_ = State::closing;

@@ -16,8 +16,8 @@ namespace {
 
 // What could not be published anywhere is handed back after this.
 constexpr std::chrono::seconds kHandBackAfter{5};
-// How long the broker may take to hear our last words, and of that to say that it has the acks.
-constexpr std::chrono::milliseconds kCloseGrace{2500};
+// How long the broker may take to hear our last words, and before that to say that it has the acks.
+constexpr std::chrono::milliseconds kCloseGrace{500};
 constexpr std::chrono::milliseconds kLastAcks{2000};
 
 }  // namespace
@@ -215,14 +215,19 @@ void Relay::on_fate(std::unique_ptr<Outbound> copy, Fate fate, const std::string
     settle(*delivery, Verdict::ack);
     return;
   }
+  if (fate == Fate::too_large && next_best(*copy, fate, {})) {
+    publish(*delivery, std::move(copy));
+    return;
+  }
   const std::string why = std::string(to_string(fate)) + ": " + reason;
-  if (kind == CopyKind::due && fate != Fate::lost) {
+  const bool never_fits = kind == CopyKind::again && fate == Fate::too_large;
+  if ((kind == CopyKind::due && fate != Fate::lost) || never_fits) {
     const auto view = decode_delivery(delivery->frame.bytes());
     const Travel travel = view ? travel_of(view->headers) : Travel{};
     const auto patience = static_cast<std::uint64_t>(settings_.delays.give_up.count());
     // From when it was first tried: it may have become due while nobody was there.
     const std::uint64_t now = unix_ms();
-    if (now >= (travel.failing_ms != 0 ? travel.failing_ms : now) + patience) {
+    if (never_fits || now >= (travel.failing_ms != 0 ? travel.failing_ms : now) + patience) {
       give_up(*delivery, travel, why, why);
       return;
     }
@@ -302,11 +307,17 @@ void Relay::advance_drain() {
   if (!closing_ && session_->cancelled() && (publishing_ == 0 || overtime_) &&
       session_->flushed()) {
     closing_ = true;
-    overtime_ = false;
-    deadline_timer_.arm(Clock::now() + kCloseGrace);
-    session_->close(kLastAcks);
-    publisher_->close();
-    publisher_->flush();
+    const auto left =
+        std::chrono::duration_cast<std::chrono::milliseconds>(deadline_ - Clock::now());
+    const auto limit = std::clamp(left / 2, kCloseGrace / 4, kLastAcks);
+    deadline_timer_.arm(Clock::now() + limit + kCloseGrace);
+    session_->close(limit);
+    if (overtime_) {
+      publisher_->abandon();
+    } else {
+      publisher_->close();
+      publisher_->flush();
+    }
     session_->flush(true);
   }
   if (closing_ && session_->closed() && publisher_->closed()) done_ = true;

@@ -127,7 +127,7 @@ void WorkerProcess::give(DeliveryTable& table, std::span<Delivery* const> delive
   for (Delivery* delivery : deliveries) {
     set_sequence(delivery->frame, table.new_sequence(*delivery), std::exchange(count, 0));
     delivery->state = Delivery::State::at_worker;
-    delivery->worker = slot_;
+    delivery->worker = delivery->ran_at = slot_;
     delivery->batch = batch;
     unsent_.push_back({FrameType::delivery, delivery->index});
   }

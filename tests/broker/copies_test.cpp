@@ -3,6 +3,7 @@
 #include <fstream>
 
 #include "support/courier.h"
+#include "support/ladder.h"
 #include "support/memory_alarm.h"
 
 using namespace lope::test;
@@ -82,6 +83,32 @@ TEST_CASE("a message with large headers comes out of the delay ladder, where the
   CHECK(large.wait_acked("large", 20s));
   CHECK(large.attempts_of("large") == std::vector<int>{1, 2});
   CHECK(lope.process().count_lines("connection lost") == 0);
+  CHECK(lope.stop() == exited(0));
+}
+
+TEST_CASE("a message with large headers that cannot be delivered is set aside by the relay",
+          "[broker][copies]") {
+  Couriered it;
+  const Ladder ladder(it.broker);
+  Lope lope(it.options("", ladder.top(", retry: 1s, give_up: 2s")));
+  REQUIRE(lope.wait_ready());
+  // Some do not fit the ladder; of those that do some fit no more with the reason.
+  constexpr int kMessages = 16;
+  it.broker.publisher().publish_many(kMessages, [&](int i) {
+    return Publication{.routing_key = it.queue,
+                       .body = "retry 1 3000",
+                       .message_id = "m" + std::to_string(i),
+                       .headers = {{"large", std::string(130'300 + 40 * std::size_t(i), 'x')}}};
+  });
+  REQUIRE(eventually(20s, [&] { return it.starts().size() == kMessages; }));
+  REQUIRE(eventually(10s, [&] { return it.broker.is_empty(it.queue); }));
+  it.broker.delete_queue(it.queue);
+  const std::string undeliverable = ladder.prefix + ".undeliverable";
+  const auto set_aside = [&] { return it.broker.message_count(undeliverable).value_or(0); };
+  const int parked = it.broker.message_count(it.dead()).value_or(0);
+  CHECK(parked > 0);
+  CHECK(eventually(30s, [&] { return set_aside() + parked == kMessages; }));
+  CHECK(lope.process().count_lines("goes back to the queue it came from") == 0);
   CHECK(lope.stop() == exited(0));
 }
 

@@ -467,6 +467,33 @@ TEST_CASE("a dead letter whose place is declared otherwise goes there all the sa
   CHECK(kind_of(*copy) == CopyKind::parking);
 }
 
+TEST_CASE("what a relay cannot deliver does without its reason where that does not fit",
+          "[unit][copies]") {
+  Sample sample;
+  sample.headers = all_headers();
+  const Kept kept(sample);
+  const bool again = GENERATE(false, true);
+  const auto copy = again ? again_copy(kDelays, kept.delivery, "r")
+                          : undeliverable_copy(kDelays, kept.delivery, "r");
+  REQUIRE(text_of(copy->publication, header::kReason) == "r");
+  CHECK(next_best(*copy, Fate::too_large, {}));
+  CHECK(find(copy->publication.headers, header::kReason) == nullptr);
+  CHECK_FALSE(next_best(*copy, Fate::too_large, {}));
+}
+
+TEST_CASE("an attempt that was not begun is not in the history", "[unit][copies]") {
+  Sample sample;
+  sample.other_fields = history_field(3);
+  const Kept kept(sample);
+  const AmqpTable known = decode_headers(kept.encoded, header::kHistory);
+  REQUIRE(known.size() == 1);
+  const auto dead =
+      dead_letter_copy({}, true, kept.delivery, "q",
+                       {dead_code::kExpired, "r", kAttempt.number - 1, 0}, kAuthor, kAttempt);
+  CHECK(get<AmqpArray>(dead->publication, header::kHistory) ==
+        std::get<AmqpArray>(known.front().second.value));
+}
+
 TEST_CASE("for a retry, for what is lost, and for relays, there is no other way",
           "[unit][copies]") {
   Sample sample;
