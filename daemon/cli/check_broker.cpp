@@ -389,10 +389,11 @@ class BrokerCheck final : private BrokerClient {
       look_at_limit(group, queue, subject, *limit, findings);
     }
     if (argument(declaration, "x-dead-letter-exchange") != nullptr &&
-        text_of(declaration.arguments, "x-dead-letter-strategy") != "at-least-once") {
+        (text_of(declaration.arguments, "x-dead-letter-strategy") != "at-least-once" ||
+         text_of(declaration.arguments, "x-overflow") != "reject-publish")) {
       findings.notes.push_back(
           subject +
-          ": without x-dead-letter-strategy: at-least-once (and x-overflow: reject-publish) a dead "
+          ": without x-dead-letter-strategy: at-least-once and x-overflow: reject-publish a dead "
           "letter may be lost on its way");
     }
   }

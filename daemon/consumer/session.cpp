@@ -8,6 +8,7 @@
 #include "common/backoff.h"
 #include "common/log.h"
 #include "common/text.h"
+#include "consumer/delay_ladder.h"
 #include "consumer/topology.h"
 
 namespace lope::consumer {
@@ -132,6 +133,13 @@ void Session::on_connect_ended() {
                          {"broker", connection_->peer()},
                          {"attempts", attempts_},
                          {"down_seconds", seconds_since(down_since_)}});
+  if (const std::string version = connection_->broker_version(); !has_delay_ladder(version)) {
+    log_error("the broker is too old",
+              {{"group", group_},
+               {"found", version},
+               {"expected", "RabbitMQ 3.10 or later"},
+               {"reason", "there are no delays: a retry is handed back, and not counted"}});
+  }
   attempts_ = 0;
   connected_at_ = Clock::now();
   connect_trouble_.clear();
@@ -225,7 +233,7 @@ void Session::begin_subscription(Channel& channel) {
   channel.step_sent = false;
   channel.state = Channel::State::setting_up;
   if (!channel.open) {
-    channel.acked = false;
+    channel.settled = false;
     ++channel.epoch;
     channel.settlement.reset();
   }
@@ -359,7 +367,7 @@ void Session::on_ok(ChannelNumber number_, Reply reply, std::string_view text) {
     return;
   }
   const bool setting_up = it.state == Channel::State::setting_up;
-  if ((!setting_up && it.state != Channel::State::securing_acks) || it.step >= it.steps.size() ||
+  if ((!setting_up && it.state != Channel::State::securing) || it.step >= it.steps.size() ||
       reply_to(it.steps[it.step]) != reply) {
     return;
   }
@@ -389,14 +397,17 @@ void Session::on_ok(ChannelNumber number_, Reply reply, std::string_view text) {
 void Session::on_cancelled(ChannelNumber number_, std::string_view) {
   Channel* found = channel(number_);
   if (found == nullptr) return;
+  if (found->state == Channel::State::securing) {  // with its queue, which forgets everything
+    found->state = Channel::State::cancelled;
+    return;
+  }
   // The channel and its tags live on; only the consumer is gone.
   subscription_failed(*found, "the broker cancelled the consumer: its queue was deleted or moved");
 }
 
 // They were sent, and are nearly always there.
-void Session::acks_not_secured(Channel& channel, const std::string& reason) {
-  channel.state = Channel::State::cancelled;
-  log_warn("the last acks may not have arrived",
+void Session::not_secured(const Channel& channel, const std::string& reason) const {
+  log_warn("the last acks may not have arrived: handled messages may come again",
            {{"group", group_}, {"queue", channel.settings.name}, {"reason", reason}});
 }
 
@@ -411,9 +422,11 @@ void Session::on_channel_closed(ChannelNumber number_, int code, std::string_vie
   Channel* found = channel(number_);
   if (found == nullptr) return;
   std::string reason = std::to_string(code) + " " + escape(text);
-  if (found->state == Channel::State::securing_acks) {
+  if (found->state == Channel::State::securing) {
     found->open = false;
-    acks_not_secured(*found, reason);
+    found->state = Channel::State::cancelled;
+    constexpr int kNotFound = 404;  // the queue is gone, and with it what could come again
+    if (code != kNotFound) not_secured(*found, reason);
     return;
   }
   if (found->state == Channel::State::setting_up && found->step < found->steps.size()) {
@@ -429,7 +442,6 @@ void Session::on_channel_closed(ChannelNumber number_, int code, std::string_vie
 // ---- Deliveries and settlements
 
 char* Session::on_delivery(const IncomingDelivery& delivery) {
-  if (state_ == State::closing) return nullptr;  // goes back with the channel
   Channel* found = channel(delivery.channel);
   if (found == nullptr) return nullptr;
   if (!found->settlement.delivered(delivery.view.delivery_tag)) {
@@ -438,6 +450,10 @@ char* Session::on_delivery(const IncomingDelivery& delivery) {
     return nullptr;
   }
   const std::uint16_t queue = queue_of(*found);
+  if (state_ == State::closing) {  // to the barrier's consumer
+    finish(queue, delivery.view.delivery_tag, Verdict::hand_back);
+    return nullptr;
+  }
   char* to = events_.on_delivery(queue, found->epoch, delivery);
   if (to != nullptr && delivery.body_size == 0) events_.on_complete(queue);
   return to;
@@ -491,11 +507,11 @@ void Session::send_ops() {
     if (channels_[out.queue].epoch != out.epoch) continue;  // of a channel that is gone
     if (!connection_->writable()) return;
     Result<void> sent;
+    if (out.op.verdict == Verdict::ack || out.op.verdict == Verdict::reject) {
+      channels_[out.queue].settled = true;
+    }
     switch (out.op.verdict) {
-      case Verdict::ack:
-        sent = connection_->ack(to, out.op.tag, out.op.multiple);
-        channels_[out.queue].acked = true;
-        break;
+      case Verdict::ack: sent = connection_->ack(to, out.op.tag, out.op.multiple); break;
       case Verdict::reject: sent = connection_->reject(to, out.op.tag, false); break;
       case Verdict::requeue: sent = connection_->reject(to, out.op.tag, true); break;
       case Verdict::hand_back: sent = connection_->nack_requeue(to, out.op.tag); break;
@@ -557,7 +573,7 @@ void Session::cancel() {
         break;
       case Channel::State::cancelling:
       case Channel::State::cancelled:
-      case Channel::State::securing_acks: break;
+      case Channel::State::securing: break;
     }
   }
   if (state_ == State::connecting || state_ == State::waiting || state_ == State::idle) {
@@ -581,16 +597,21 @@ bool Session::flushed() const {
 }
 
 void Session::close(std::chrono::milliseconds limit) {
+  const TimePoint end = Clock::now() + limit;
+  if (state_ == State::closing && end < secured_by_) {
+    secured_by_ = end;
+    arm_timer();
+  }
   if (state_ != State::connected) return;
   state_ = State::closing;
-  secured_by_ = Clock::now() + limit;
+  secured_by_ = end;
   for (Channel& channel : channels_) {
     const bool classic = channel.settings.declare && channel.settings.declaration.type == "classic";
-    if (!channel.open || !channel.acked || classic) continue;
+    if (!channel.open || !channel.settled || classic) continue;
     channel.steps = ack_barrier(channel.settings.name);
     channel.step = 0;
     channel.step_sent = false;
-    channel.state = Channel::State::securing_acks;
+    channel.state = Channel::State::securing;
   }
   arm_timer();
 }
@@ -614,7 +635,7 @@ void Session::arm_timer() {
     if (tick_.count() > 0) when = std::min(when, next_tick_);
     for (const Channel& channel : channels_) {
       if (channel.state == Channel::State::down) when = std::min(when, channel.retry_at);
-      if (channel.state == Channel::State::securing_acks) when = std::min(when, secured_by_);
+      if (channel.state == Channel::State::securing) when = std::min(when, secured_by_);
     }
   }
   if (when == TimePoint::max()) {
@@ -636,8 +657,9 @@ void Session::on_timer() {
       next_tick_ = now + tick_;
     }
     for (Channel& channel : channels_) {
-      if (channel.state == Channel::State::securing_acks && now >= secured_by_) {
-        acks_not_secured(channel, "the broker has not answered in time");
+      if (channel.state == Channel::State::securing && now >= secured_by_) {
+        channel.state = Channel::State::cancelled;
+        not_secured(channel, "the broker has not answered in time");
       }
     }
     if (!cancelling_) {

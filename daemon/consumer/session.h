@@ -87,7 +87,7 @@ class Session final : private ConnectionEvents {
   // Everything finished has been written to the socket.
   bool flushed() const;
   // Closes the connection in order: the broker has then read all that was written, and the queues
-  // have the acks. For that it waits `limit` at most.
+  // have what was settled. For that it waits `limit` at most; called again, a shorter one counts.
   void close(std::chrono::milliseconds limit);
   bool closed() const { return state_ == State::closed; }
   // Drops the connection at once; unsettled deliveries go back.
@@ -97,11 +97,11 @@ class Session final : private ConnectionEvents {
   enum class State { idle, connecting, waiting, connected, closing, closed };
 
   struct Channel {
-    enum class State { down, setting_up, consuming, cancelling, cancelled, securing_acks };
+    enum class State { down, setting_up, consuming, cancelling, cancelled, securing };
     QueueSettings settings;
     State state = State::down;
     bool open = false;        // on the broker's side
-    bool acked = false;       // since it was opened
+    bool settled = false;     // anything for good, since it was opened
     std::uint64_t epoch = 0;  // grows with every channel opened
     std::vector<Request> steps;
     std::size_t step = 0;
@@ -115,8 +115,8 @@ class Session final : private ConnectionEvents {
     std::optional<DeadLetterProbe> probe;
     std::size_t probe_before = 0;  // which step
     bool has_step_to_send() const {
-      return !step_sent && (state == State::setting_up || state == State::cancelling ||
-                            state == State::securing_acks);
+      return !step_sent &&
+             (state == State::setting_up || state == State::cancelling || state == State::securing);
     }
     bool probe_is_next() const {
       return probe.has_value() && state == State::setting_up && step == probe_before;
@@ -145,7 +145,7 @@ class Session final : private ConnectionEvents {
   void channel_lost(Channel& channel);
   void void_channel(Channel& channel);
   void send_steps();
-  void acks_not_secured(Channel& channel, const std::string& reason);
+  void not_secured(const Channel& channel, const std::string& reason) const;
   Channel* probed_now();
   Channel* answered_probe();
   void send_probe(Channel& channel);

@@ -22,7 +22,8 @@ std::vector<Request> subscription_steps(const QueueSettings& queue, bool channel
 std::vector<Request> ack_barrier(const std::string& queue) {
   const std::string tag = "lope-last-acks";
   const AmqpTable no_credit{{"credit", {std::int64_t{0}}}, {"drain", {false}}};
-  return {Qos{1}, Consume{queue, tag, {{"x-credit", {no_credit}}}}, Cancel{tag}};
+  const AmqpTable arguments{{"x-credit", {no_credit}}, {"x-priority", {std::int64_t{-1000}}}};
+  return {Qos{1}, Consume{queue, tag, arguments}, Cancel{tag}, Qos{1}};
 }
 
 }  // namespace lope::consumer

@@ -13,12 +13,14 @@ namespace lope::consumer {
 // already (the broker cancelled only the consumer).
 std::vector<Request> subscription_steps(const QueueSettings& queue, bool channel_open);
 
-// The requests after which the acks that were sent on this channel are the queue's, so that it can
-// be closed. A channel keeps those for a quorum queue to itself while 32 and more are on their way
-// through the queue's log, and forgets them when it is closed (rabbit_fifo_client.erl). A consumer
-// that comes and goes takes the same way: when it has come the channel has heard of those before it
-// and sent the rest, and its going comes behind that. It asks for no message (x-credit); a broker
-// that does not know this may send one, which goes back with the channel.
+// The requests after which what was settled on this channel has come to the queue, so that it can
+// be closed. A channel keeps settlements for a quorum queue to itself while 32 and more are on
+// their way through the queue's log, and forgets them when it is closed (rabbit_fifo_client.erl). A
+// consumer that comes and goes takes the same way: when it has come the channel has heard of those
+// before it and sent the rest, and its going comes behind that. Both are answered before they are
+// done, so a request that the channel answers itself is the last. It asks for no message: up
+// to 3.13 by x-credit; later brokers, which do not know that, may hand it one if no other consumer
+// has room for it.
 std::vector<Request> ack_barrier(const std::string& queue);
 
 }  // namespace lope::consumer

@@ -56,7 +56,9 @@ TEST_CASE("a queue that is deleted and declared again is consumed from again, wi
 
 TEST_CASE("a permission that is revoked and given back, a user deleted and created",
           "[broker][access]") {
-  Couriered it;
+  const std::string type = GENERATE(as<std::string>{}, "classic", "quorum");
+  CAPTURE(type);
+  Couriered it(type);
   const std::string user = "lope-" + std::to_string(::getpid());
   it.broker.ctl({"add_user", user, "secret"});
   const Undo remove([&] { it.broker.ctl({"delete_user", user}); });

@@ -237,6 +237,25 @@ TEST_CASE("what a quorum queue gives up is noted", "[broker][check_broker]") {
                                 Contains("without x-dead-letter-strategy: at-least-once"));
 }
 
+TEST_CASE("a quorum queue dead-letters at least once only with both arguments",
+          "[broker][check_broker]") {
+  Check it;
+  const std::string strategy = ", x-dead-letter-strategy: at-least-once";
+  const std::string overflow = ", x-overflow: reject-publish";
+  for (const std::string& more : {strategy, overflow, strategy + overflow}) {
+    CAPTURE(more);
+    const RunResult result =
+        it.run(it.group(it.broker.unique_queue("check"),
+                        "    declare: { type: quorum, arguments: { x-dead-letter-exchange: "
+                        "amq.topic" +
+                            more + " } }\n"));
+    INFO(result.output);
+    CHECK(result.status == exited(0));
+    const bool noted = result.output.find("may be lost on its way") != std::string::npos;
+    CHECK(noted == (more != strategy + overflow));
+  }
+}
+
 TEST_CASE("a delivery limit below the group's own is noted with both", "[broker][check_broker]") {
   Check it;
   const std::string queue = it.broker.unique_queue("check");

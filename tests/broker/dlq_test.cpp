@@ -445,15 +445,6 @@ std::string acked(std::uint64_t tag) {
   return method(kQueue, 60, 80, number(tag, 8) + number(0, 1));
 }
 
-// What comes behind the last acks, and the broker's answers.
-std::vector<TcpServer::Step> ack_barrier() {
-  const std::string tag = short_text("lope-last-acks");
-  return {{method(kQueue, 60, 10, number(0, 4) + number(1, 2) + number(0, 1)),
-           method(kQueue, 60, 11, "")},
-          {tag, method(kQueue, 60, 21, tag)},
-          {method(kQueue, 60, 30, tag + number(0, 1)), method(kQueue, 60, 31, tag)}};
-}
-
 // Two dead letters in `q`; the first one's copy is published. Then `more`.
 std::vector<TcpServer::Step> replaying(std::vector<TcpServer::Step> more) {
   const auto open = [](int channel) {
@@ -477,12 +468,14 @@ std::vector<TcpServer::Step> replaying(std::vector<TcpServer::Step> more) {
 
 TEST_CASE("what is confirmed is acked, though the channel it was published on is closed",
           "[broker][dlq]") {
-  std::vector<TcpServer::Step> steps = {
-      give_message(2, "body 2"),
-      {frame(3, kPublish, "body 2"), confirm(1) + channel_close(kPublish, 404, "NOT_FOUND - gone")},
-      {acked(1), ""}};
-  for (const TcpServer::Step& step : ack_barrier()) steps.push_back(step);
-  const TcpServer server(login(), replaying(steps));
+  const std::string none = method(kQueue, 60, 72, short_text(""));
+  const TcpServer server(login(),
+                         replaying({give_message(2, "body 2"),
+                                    {frame(3, kPublish, "body 2"),
+                                     confirm(1) + channel_close(kPublish, 404, "NOT_FOUND - gone")},
+                                    {acked(1), ""},
+                                    {ask_for_message(), none},
+                                    {ask_for_message(), none}}));
   const RunResult result = dlq_at(server.url(), {"replay", "q"});
   INFO(result.output);
   CHECK(result.status == exited(1));
@@ -511,11 +504,9 @@ TEST_CASE("a channel that is lost leaves what was confirmed on it in both places
 
 TEST_CASE("acks that the broker does not answer for are told", "[broker][dlq]") {
   const TcpServer server(
-      login(),
-      replaying({{ask_for_message(), method(kQueue, 60, 72, short_text("")) + confirm(1)},
-                 {acked(1), ""},
-                 ack_barrier().front(),
-                 {short_text("lope-last-acks"), channel_close(kQueue, 404, "NOT_FOUND - gone")}}));
+      login(), replaying({{ask_for_message(), method(kQueue, 60, 72, short_text("")) + confirm(1)},
+                          {acked(1), ""},
+                          {ask_for_message(), channel_close(kQueue, 404, "NOT_FOUND - gone")}}));
   const RunResult result = dlq_at(server.url(), {"replay", "q"});
   INFO(result.output);
   CHECK(result.status == exited(1));
@@ -581,6 +572,18 @@ TEST_CASE("what was replayed from a quorum queue is not there again", "[broker][
   }
   CHECK(it.broker.message_count(it.origin) == 1500);
   CHECK(eventually(20s, [&] { return it.broker.is_empty(it.queue); }));
+}
+
+TEST_CASE("a queue that goes with its last consumer stays, with what is left in it",
+          "[broker][dlq]") {
+  Dead it({.auto_delete = true});
+  for (int i = 0; i < 5; ++i) it.add({.id = std::to_string(i), .origin = it.origin});
+  const RunResult one = dlq(it.broker, {"replay", it.queue, "--limit", "1"});
+  INFO(one.output);
+  CHECK(one.status == exited(0));
+  CHECK(it.broker.message_count(it.queue) == 4);
+  CHECK(dlq(it.broker, {"purge", it.queue, "--limit", "1", "--yes"}).status == exited(0));
+  CHECK(it.broker.message_count(it.queue) == 3);
 }
 
 TEST_CASE("on a terminal purge asks", "[broker][dlq]") {

@@ -225,8 +225,10 @@ TEST_CASE("a delayed publication comes when it is due, to any exchange and key",
 
 TEST_CASE("under a resource alarm acks go on, publishing waits, and everything completes after it",
           "[broker][handler_publish]") {
-  Couriered it;
-  const std::string to = it.broker.make_queue("to");
+  const std::string type = GENERATE(as<std::string>{}, "classic", "quorum");
+  CAPTURE(type);
+  Couriered it(type);
+  const std::string to = it.broker.make_queue("to", {.text_arguments = {{"x-queue-type", type}}});
   const std::string gate = it.files.file("gate");
   Lope lope(it.options("    prefetch: 20\n"));
   REQUIRE(lope.wait_ready());

@@ -109,6 +109,63 @@ TEST_CASE("any thread settles, at any time, once", "[broker][hold]") {
   CHECK(lines_with(lope.log(), "outcome dropped").empty());
 }
 
+TEST_CASE("what a handler keeps for longer than its timeout is taken from it", "[broker][hold]") {
+  Gathered it;
+  Lope lope(it.options("    timeout: 1s\n    retry: { attempts: 1 }\n"));
+  REQUIRE(lope.wait_ready());
+  it.publish({"keep", "ack"});
+  const std::string dead = it.queue + ".dead";
+  REQUIRE(eventually(10s, [&] { return it.broker.message_count(dead).value_or(0) == 1; }));
+  const auto letters = it.broker.drain(dead);
+  REQUIRE(letters.size() == 1);
+  CHECK(letters[0].message_id == "m0");
+  CHECK(letters[0].header("x-lope-dead-reason") ==
+        "timeout: its handler has kept it for longer than 1000 ms");
+  CHECK(lope.process().count_lines("worker ended") == 0);  // it only loses the message
+  CHECK(lope.stop() == exited(0));
+  CHECK(it.broker.message_count(it.queue) == 0);
+}
+
+TEST_CASE("a flush() over the timeout ends its worker, and what that kept is retried",
+          "[broker][hold]") {
+  Gathered it;
+  const std::string gate = it.files.file("gate");
+  Lope lope(with_gated_flush(it, gate,
+                             "    timeout: 1s\n    flush_interval: 200ms\n"
+                             "    retry: { attempts: 2, delay: 0s }\n"));
+  keep_one_until_flush(it, lope);
+  REQUIRE(lope.wait_for_line("ending a worker"));
+  REQUIRE(it.wait_for("flush", 2));  // the second attempt, in its successor
+  std::ofstream(gate) << "open";
+  REQUIRE(it.wait_for("done", 1));
+  CHECK(eventually(5s, [&] { return it.broker.is_empty(it.queue); }));
+  CHECK(lope.stop() == exited(0));
+  CHECK(it.lines("done") == std::vector<std::string>{"m0"});
+}
+
+TEST_CASE(
+    "what is kept, or worked on, for as long as the broker's consumer_timeout is retried before",
+    "[broker][hold]") {
+  Gathered it;
+  LopeOptions options = it.options("    timeout: 0s\n    workers: 2\n    retry: { attempts: 1 }\n");
+  options.broker = "{ url: '" + it.broker.url() + "', consumer_timeout: 10s }";
+  Lope lope(options);
+  REQUIRE(lope.wait_ready());
+  it.publish({"keep", "until:" + it.files.file("never")});
+  const auto began = Clock::now();
+  const std::string dead = it.queue + ".dead";
+  REQUIRE(eventually(20s, [&] { return it.broker.message_count(dead).value_or(0) == 2; }));
+  CHECK(Clock::now() - began < 10s);
+  for (const Received& letter : it.broker.drain(dead)) {
+    CAPTURE(letter.message_id);
+    CHECK(letter.header("x-lope-dead-reason").find("the broker's consumer_timeout") !=
+          std::string::npos);
+  }
+  CHECK(lope.process().count_lines("the broker closed the channel") == 0);
+  CHECK(lope.stop() == exited(0));
+  CHECK(it.broker.message_count(it.queue) == 0);
+}
+
 TEST_CASE("with auto_ack a handler keeps no more than the prefetch", "[broker][hold]") {
   Gathered it;
   it.publish(std::vector<std::string>(50, "keep"));

@@ -9,6 +9,7 @@
 #include "support/courier.h"
 #include "support/ladder.h"
 #include "support/log_lines.h"
+#include "support/undo.h"
 
 using namespace lope::test;
 
@@ -51,6 +52,39 @@ TEST_CASE("a retry comes as the next attempt, not before its delay, and ends as 
   CHECK(dead[0].number("x-lope-attempt") == -1);  // who handles it again begins anew
   CHECK(lope.stop() == exited(0));
   CHECK(it.broker.message_count(it.queue) == 0);
+}
+
+TEST_CASE("copies are persistent, whoever published the message, and go to its queue alone",
+          "[broker][retry]") {
+  Couriered it;
+  const std::string beside = it.broker.make_queue("beside");
+  Lope lope(it.options("    retry: { attempts: 2, delay: 200ms }\n"));
+  REQUIRE(lope.wait_ready());
+  // Each carries what the broker would refuse, or act on once more, in a copy by somebody else.
+  const std::string user = "other-" + std::to_string(::getpid());
+  it.broker.ctl({"add_user", user, "secret"});
+  const Undo remove([&] { it.broker.ctl({"delete_user", user}); });
+  it.broker.ctl({"set_permissions", user, ".*", ".*", ".*"});
+  Publisher other("amqp://" + user + ":secret@127.0.0.1:" + std::to_string(it.broker.port()));
+  other.publish({.routing_key = it.queue,
+                 .body = "retry 9 -",
+                 .message_id = "m",
+                 .persistent = false,
+                 .user_id = user});
+  const auto dead = it.take(it.dead(), 1);
+  REQUIRE(dead.size() == 1);
+  CHECK(dead[0].message_id == "m");
+  CHECK(dead[0].persistent);
+  CHECK(it.attempts_of("m") == std::vector<int>{1, 2});
+  it.broker.publisher().publish({.routing_key = it.queue,
+                                 .body = "retry 9 -",
+                                 .message_id = "cc",
+                                 .typed_headers = {{.name = "CC", .kind = 'A', .text = beside}}});
+  const auto second = it.take(it.dead(), 1);
+  REQUIRE(second.size() == 1);
+  CHECK(it.attempts_of("cc") == std::vector<int>{1, 2});
+  CHECK(ids_of(it.broker.drain(beside)) == std::vector<std::string>{"cc"});
+  CHECK(lope.stop() == exited(0));
 }
 
 TEST_CASE("retry_after() overrides one delay", "[broker][retry]") {

@@ -34,10 +34,11 @@ inline std::string method(int channel, int of_class, int id, const std::string& 
                    number(static_cast<std::uint64_t>(id), 2) + arguments);
 }
 
-// What a broker says in a login, all at once. It wants no heartbeats.
-inline std::string login() {
+// What a broker says in a login, all at once; its properties are fields of a table. It wants no
+// heartbeats.
+inline std::string login(const std::string& properties = "") {
   return method(0, 10, 10,
-                number(0, 1) + number(9, 1) + long_text("") + long_text("PLAIN") +
+                number(0, 1) + number(9, 1) + long_text(properties) + long_text("PLAIN") +
                     long_text("en_US")) +
          method(0, 10, 30, number(2047, 2) + number(kFrameMax, 4) + number(0, 2)) +
          method(0, 10, 41, short_text(""));

@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <deque>
 #include <sstream>
 #include <stdexcept>
 
@@ -42,7 +43,9 @@ amqp_table_t table_of(std::vector<amqp_table_entry_t>& entries) {
   return {static_cast<int>(entries.size()), entries.data()};
 }
 
-amqp_table_entry_t typed_entry(const TypedHeader& header) {
+// An array's element is put into `elements`, which is not to move it.
+amqp_table_entry_t typed_entry(const TypedHeader& header,
+                               std::deque<amqp_field_value_t>& elements) {
   amqp_table_entry_t entry{};
   entry.key = bytes(header.name);
   amqp_field_value_t& field = entry.value;
@@ -63,6 +66,14 @@ amqp_table_entry_t typed_entry(const TypedHeader& header) {
     case 'S':
     case 'x': field.value.bytes = bytes(header.text); break;
     case 'D': field.value.decimal = {2, static_cast<std::uint32_t>(header.number)}; break;
+    case 'A':
+      if (!header.text.empty()) {
+        amqp_field_value_t& element = elements.emplace_back();
+        element.kind = AMQP_FIELD_KIND_UTF8;
+        element.value.bytes = bytes(header.text);
+        field.value.array = {1, &element};
+      }
+      break;
     default: break;  // nothing, or empty
   }
   return entry;
@@ -172,9 +183,10 @@ void Publisher::send(const Publication& publication) {
   properties._flags |= AMQP_BASIC_DELIVERY_MODE_FLAG;
   properties.delivery_mode = publication.persistent ? 2 : 1;
   std::vector<amqp_table_entry_t> headers;
+  std::deque<amqp_field_value_t> elements;
   for (const auto& [key, value] : publication.headers) headers.push_back(text_entry(key, value));
   for (const TypedHeader& header : publication.typed_headers)
-    headers.push_back(typed_entry(header));
+    headers.push_back(typed_entry(header, elements));
   if (!headers.empty()) {
     properties._flags |= AMQP_BASIC_HEADERS_FLAG;
     properties.headers = table_of(headers);

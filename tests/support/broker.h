@@ -36,7 +36,8 @@ struct ExchangeOptions {
 };
 
 // A header of any AMQP kind, by its letter in the protocol: t b B s u I i l L (integers), f d
-// (reals), T (a time), V (nothing), S x (texts), D (a decimal), A F (an array, a table: empty).
+// (reals), T (a time), V (nothing), S x (texts), D (a decimal), A (an array, of the text if there
+// is one), F (an empty table).
 struct TypedHeader {
   std::string name;
   char kind = 'V';

@@ -38,7 +38,7 @@ TEST_CASE("exchanges come before the queue, bindings after it", "[unit][topology
 TEST_CASE("a consumer that asks for nothing comes and goes behind the last acks",
           "[unit][topology]") {
   const std::vector<Request> steps = ack_barrier("q");
-  REQUIRE(steps.size() == 3);
+  REQUIRE(steps.size() == 4);
   CHECK(std::get<Qos>(steps[0]).prefetch == 1);
   const auto& consume = std::get<Consume>(steps[1]);
   CHECK(consume.queue == "q");
@@ -48,6 +48,7 @@ TEST_CASE("a consumer that asks for nothing comes and goes behind the last acks"
   CHECK(std::get<AmqpTable>(credit->value) ==
         AmqpTable{{"credit", {std::int64_t{0}}}, {"drain", {false}}});
   CHECK(std::get<Cancel>(steps[2]).consumer_tag == consume.consumer_tag);
+  CHECK(std::holds_alternative<Qos>(steps[3]));
 }
 
 }  // namespace lope::consumer
