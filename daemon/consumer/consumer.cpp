@@ -26,8 +26,6 @@ namespace {
 
 // How long after the drain's deadline the broker may take to read the last settlements.
 constexpr std::chrono::milliseconds kCloseGrace{500};
-// And half of the time left, at most so long, to say that it has them.
-constexpr std::chrono::milliseconds kLastAcks{2000};
 constexpr std::chrono::milliseconds kStuckCheck{2};
 constexpr int kLastFlushes = 1000;
 // The memory of large bodies is kept so long for others.
@@ -1091,7 +1089,7 @@ void Consumer::drain_within(std::chrono::milliseconds limit) {
   if (const auto sooner = Clock::now() + limit; sooner < deadline_ && !overtime_) {
     deadline_ = sooner;
     deadline_timer_.arm(deadline_);
-    if (phase_ == Phase::closing) session_->close(time_to_close());
+    if (phase_ == Phase::closing) session_->close(deadline_);
   }
 }
 
@@ -1156,12 +1154,6 @@ void Consumer::hand_back_publishing() {
                   "shutdown_timeout");
 }
 
-// For the queues to say that they have the last acks.
-std::chrono::milliseconds Consumer::time_to_close() const {
-  const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(deadline_ - Clock::now());
-  return std::clamp(left / 2, std::chrono::milliseconds(0), kLastAcks);
-}
-
 void Consumer::advance_drain() {
   if (phase_ == Phase::running || phase_ == Phase::done) return;
   hand_back_waiting();
@@ -1173,12 +1165,11 @@ void Consumer::advance_drain() {
 
   if (phase_ == Phase::draining && session_->cancelled() && pool_->in_flight() == 0 &&
       (publishing_ == 0 || overtime_) && session_->flushed()) {
-    session_->close(time_to_close());
+    session_->close(deadline_);
     if (overtime_) {
       publisher_->abandon();
     } else {
       publisher_->close();
-      publisher_->flush();
     }
     phase_ = Phase::closing;
     session_->flush(true);
@@ -1206,7 +1197,7 @@ void Consumer::on_deadline() {
   overtime_ = true;
   deadline_ = Clock::now() + kCloseGrace;
   deadline_timer_.arm(deadline_);
-  if (phase_ == Phase::closing) session_->close(time_to_close());
+  if (phase_ == Phase::closing) session_->close(deadline_);
   pool_->collect();
   hand_back_publishing();
   const std::size_t running = pool_->in_flight();

@@ -107,7 +107,6 @@ class Consumer {
   void hand_back_publishing();
   void stop_publishing(Delivery& delivery);
   void log_handed_back(std::size_t messages, std::string_view reason) const;
-  std::chrono::milliseconds time_to_close() const;
   void advance_drain();
   void on_deadline();
   void refuse(const std::string& reason);

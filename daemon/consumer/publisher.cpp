@@ -244,6 +244,7 @@ void Publisher::close() {
   if (state_ == State::connecting || state_ == State::waiting) state_ = State::idle;
   if (state_ == State::connected) state_ = State::closing;
   timer_.disarm();
+  flush();
 }
 
 void Publisher::abandon() {

@@ -16,9 +16,8 @@ namespace {
 
 // What could not be published anywhere is handed back after this.
 constexpr std::chrono::seconds kHandBackAfter{5};
-// How long the broker may take to hear our last words, and before that to say that it has the acks.
+// How long the broker may take to hear our last words.
 constexpr std::chrono::milliseconds kCloseGrace{500};
-constexpr std::chrono::milliseconds kLastAcks{2000};
 
 }  // namespace
 
@@ -307,16 +306,13 @@ void Relay::advance_drain() {
   if (!closing_ && session_->cancelled() && (publishing_ == 0 || overtime_) &&
       session_->flushed()) {
     closing_ = true;
-    const auto left =
-        std::chrono::duration_cast<std::chrono::milliseconds>(deadline_ - Clock::now());
-    const auto limit = std::clamp(left / 2, kCloseGrace / 4, kLastAcks);
-    deadline_timer_.arm(Clock::now() + limit + kCloseGrace);
-    session_->close(limit);
+    // At its deadline there is still a moment for the acks.
+    const auto acks = session_->close(std::max(deadline_, Clock::now() + kCloseGrace / 2));
+    deadline_timer_.arm(Clock::now() + acks + kCloseGrace);
     if (overtime_) {
       publisher_->abandon();
     } else {
       publisher_->close();
-      publisher_->flush();
     }
     session_->flush(true);
   }

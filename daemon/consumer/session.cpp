@@ -23,6 +23,8 @@ constexpr std::size_t kOpsPerTurn = 64;
 constexpr Backoff kReconnect{std::chrono::milliseconds(200), std::chrono::milliseconds(3000)};
 // A connection that lasted so long was a good one.
 constexpr std::chrono::seconds kLasting{10};
+// So long, at most, a queue may take to say that it has the last acks.
+constexpr std::chrono::milliseconds kSecuring{2000};
 constexpr Backoff kResubscribe{std::chrono::milliseconds(200), std::chrono::milliseconds(5000)};
 
 Reply reply_to(const Request& request) {
@@ -596,13 +598,16 @@ bool Session::flushed() const {
                      [](const Channel& channel) { return channel.settlement.pending() == 0; });
 }
 
-void Session::close(std::chrono::milliseconds limit) {
-  const TimePoint end = Clock::now() + limit;
+std::chrono::milliseconds Session::close(TimePoint deadline) {
+  const TimePoint now = Clock::now();
+  const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(deadline - now);
+  const auto limit = std::clamp(left / 2, std::chrono::milliseconds(0), kSecuring);
+  const TimePoint end = now + limit;
   if (state_ == State::closing && end < secured_by_) {
     secured_by_ = end;
     arm_timer();
   }
-  if (state_ != State::connected) return;
+  if (state_ != State::connected) return limit;
   state_ = State::closing;
   secured_by_ = end;
   for (Channel& channel : channels_) {
@@ -614,6 +619,7 @@ void Session::close(std::chrono::milliseconds limit) {
     channel.state = Channel::State::securing;
   }
   arm_timer();
+  return limit;
 }
 
 void Session::abandon() {

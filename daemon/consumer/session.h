@@ -87,8 +87,9 @@ class Session final : private ConnectionEvents {
   // Everything finished has been written to the socket.
   bool flushed() const;
   // Closes the connection in order: the broker has then read all that was written, and the queues
-  // have what was settled. For that it waits `limit` at most; called again, a shorter one counts.
-  void close(std::chrono::milliseconds limit);
+  // have what was settled. For that it waits half of what is left until `deadline`, and 2 s at
+  // most; called again, a shorter time counts. Returns how long that is.
+  std::chrono::milliseconds close(TimePoint deadline);
   bool closed() const { return state_ == State::closed; }
   // Drops the connection at once; unsettled deliveries go back.
   void abandon();

@@ -65,6 +65,47 @@ std::map<std::string, Way> ways(const Couriered& it) {
   return ways;
 }
 
+// What a message's calls were, by attempt, in order.
+using Runs = std::map<int, std::vector<CourierStart>>;
+
+std::map<std::string, Runs> runs_by_id(const Couriered& it) {
+  std::map<std::string, Runs> runs;
+  for (const CourierStart& start : it.starts()) runs[start.id][start.attempt].push_back(start);
+  for (auto& [id, run] : runs) {
+    for (auto& [attempt, starts] : run) {
+      std::sort(starts.begin(), starts.end(),
+                [](const auto& one, const auto& other) { return one.now_ms < other.now_ms; });
+    }
+  }
+  return runs;
+}
+
+struct Repeats {
+  int extra = 0;         // calls beyond one for each attempt
+  int unexplained = 0;   // attempts
+  std::size_t last = 1;  // how often the last attempt was made
+};
+
+// An attempt may be made as often as the one before, by the broker's word, or because the message
+// was on its way between two attempts when something went down: was_cut(from, to), in ms since
+// 1970.
+template <typename F>
+Repeats repeats(const Runs& run, F was_cut) {
+  Repeats result;
+  std::int64_t before_ms = 0;
+  for (const auto& [attempt, starts] : run) {
+    const auto flagged = static_cast<std::size_t>(std::count_if(
+        starts.begin(), starts.end(), [](const auto& start) { return start.redelivered; }));
+    const bool explained = starts.size() <= result.last + flagged ||
+                           (attempt > 1 && was_cut(before_ms, starts.back().now_ms));
+    result.extra += static_cast<int>(starts.size()) - 1;
+    if (!explained) ++result.unexplained;
+    result.last = starts.size();
+    before_ms = starts.front().now_ms;
+  }
+  return result;
+}
+
 double percentile(std::vector<long> values, double fraction) {
   if (values.empty()) return 0;
   std::sort(values.begin(), values.end());
@@ -202,8 +243,7 @@ TEST_CASE(
     CHECK(letter.number("x-lope-dead-attempts") == 4);
   }
   int lost = 0, early = 0, extra = 0, unexplained = 0, wrong = 0, twice_dead = 0;
-  std::map<std::string, std::map<int, std::vector<CourierStart>>> runs;  // by id and attempt
-  for (const CourierStart& start : it.starts()) runs[start.id][start.attempt].push_back(start);
+  auto runs = runs_by_id(it);
   const auto was_cut = [&](std::int64_t from_ms, std::int64_t to_ms) {
     return std::any_of(down.begin(), down.end(), [&](const auto& window) {
       return from_ms <= window.over && window.from <= to_ms;
@@ -223,29 +263,19 @@ TEST_CASE(
                  static_cast<int>(run.size()) == attempts;
     right = right && (dead > 0) == (retries_of(std::stoi(id.substr(1))) >= 4);
     if (!right) ++wrong;
-    std::size_t before = 1;  // how often the attempt before was made
-    std::int64_t before_ms = 0;
-    for (auto& [attempt, starts] : run) {
-      std::sort(starts.begin(), starts.end(),
-                [](const auto& one, const auto& other) { return one.now_ms < other.now_ms; });
-      const auto flagged = static_cast<std::size_t>(std::count_if(
-          starts.begin(), starts.end(), [](const auto& start) { return start.redelivered; }));
-      // Made more often: as often as the one before, by the broker's word, or because the message
-      // was on its way between two attempts when the broker went down.
-      const bool explained = starts.size() <= before + flagged ||
-                             (attempt > 1 && was_cut(before_ms, starts.back().now_ms));
-      extra += static_cast<int>(starts.size()) - 1;
-      if (!explained) ++unexplained;
-      // By the handler's own clock, not by what the header says.
-      if (attempt > 1 && starts.front().now_ms < before_ms + delay_ms) ++early;
-      before = starts.size();
-      before_ms = starts.front().now_ms;
+    const Repeats repeated = repeats(run, was_cut);
+    extra += repeated.extra;
+    unexplained += repeated.unexplained;
+    // By the handler's own clock, not by what the header says.
+    for (auto one = run.begin(), next = std::next(one); next != run.end(); one = next++) {
+      if (next->second.front().now_ms < one->second.front().now_ms + delay_ms) ++early;
     }
     if (dead > 1) ++twice_dead;
-    if (dead > 1 && std::cmp_greater(dead, before)) ++unexplained;
+    if (dead > 1 && std::cmp_greater(dead, repeated.last)) ++unexplained;
   }
   std::vector<long> lateness, lateness_in_restarts;
   std::string latest;
+  std::map<std::int64_t, long> worst;  // of every five seconds after a restart
   std::set<std::pair<std::string, int>> came;
   for (const CourierStart& start : it.starts()) {
     if (!start.late_ms) continue;
@@ -264,13 +294,9 @@ TEST_CASE(
       for (const Restart& restart : down) latest += " " + std::to_string(due - restart.up);
       latest += " ms after the restarts, late " + std::to_string(*start.late_ms) + " ms;";
     }
-  }
-  // How it goes on after each restart: the worst of every five seconds.
-  std::map<std::int64_t, long> worst;
-  for (const CourierStart& start : it.starts()) {
     const auto after = std::find_if(down.rbegin(), down.rend(),
                                     [&](const auto& window) { return window.up <= start.now_ms; });
-    if (!start.late_ms || after == down.rend() || start.redelivered) continue;
+    if (after == down.rend()) continue;
     long& most = worst[(start.now_ms - after->up) / 5000 * 5];
     most = std::max(most, *start.late_ms);
   }
@@ -539,27 +565,17 @@ TEST_CASE("consumers and supervisors killed at random moments of all of it: noth
   CHECK(lope->stop() == exited(0));
   take_arrived();
   const auto all = ways(it);
-  std::map<std::string, std::map<int, std::vector<CourierStart>>> runs;  // by id and attempt
-  for (const CourierStart& start : it.starts()) runs[start.id][start.attempt].push_back(start);
+  auto runs = runs_by_id(it);
+  // A relay that is killed may have published what it had already.
+  const auto relay_was_killed = [&](std::int64_t from_ms, std::int64_t to_ms) {
+    return std::any_of(relay_killed.begin(), relay_killed.end(),
+                       [&](std::int64_t at) { return from_ms <= at && at <= to_ms; });
+  };
   int lost = 0, unpublished = 0, wrongly_dead = 0, extra = 0, unexplained = 0;
   for (const std::string& id : load.confirmed()) {
-    // Made more often than the attempt before: by the broker's word, or it was on the ladder when a
-    // relay was killed, which may have published it already.
-    std::size_t before = 1;
-    std::int64_t before_ms = 0;
-    for (const auto& [attempt, starts] : runs[id]) {
-      const auto flagged = static_cast<std::size_t>(std::count_if(
-          starts.begin(), starts.end(), [](const auto& start) { return start.redelivered; }));
-      const std::int64_t last_ms = starts.back().now_ms;
-      const bool by_relay = attempt > 1 && std::any_of(relay_killed.begin(), relay_killed.end(),
-                                                       [&](const std::int64_t at) {
-                                                         return before_ms <= at && at <= last_ms;
-                                                       });
-      extra += static_cast<int>(starts.size()) - 1;
-      if (starts.size() > before + flagged && !by_relay) ++unexplained;
-      before = starts.size();
-      before_ms = starts.front().now_ms;
-    }
+    const Repeats repeated = repeats(runs[id], relay_was_killed);
+    extra += repeated.extra;
+    unexplained += repeated.unexplained;
     const int number = std::stoi(id.substr(1));
     const auto way = all.find(id);
     const bool acked = way != all.end() && way->second.acks > 0;
