@@ -7,8 +7,8 @@
 #include "cli/commands.h"
 #include "cli/inspect.h"
 #include "common/exit_code.h"
+#include "common/json.h"
 #include "common/option_kind.h"
-#include "common/settings_json.h"
 #include "common/spawn.h"
 #include "common/text.h"
 

@@ -14,7 +14,7 @@
 #include "cli/harmless.h"
 #include "cli/received.h"
 #include "common/exit_code.h"
-#include "common/settings_json.h"
+#include "common/json.h"
 #include "common/text.h"
 #include "consumer/dead_letter_probe.h"
 #include "consumer/delay_ladder.h"

@@ -3,6 +3,8 @@
 // the program lope-client.
 #pragma once
 
+#include <chrono>
+#include <optional>
 #include <string>
 
 #include "supervisor/settings_loader.h"
@@ -20,6 +22,22 @@ int check_command(const std::string& config_path, bool json);
 
 // Describes a handler file.
 int inspect_command(const std::string& path, bool json);
+
+struct StatusOptions {
+  std::string socket;  // empty: where daemons usually have it
+  bool json = false;
+  std::optional<std::chrono::milliseconds> watch;  // again each time this is over
+};
+// What a running daemon does. Exit code 75: none answers.
+int status_command(const StatusOptions& options);
+
+struct StopOptions {
+  std::string socket;
+  bool now = false;  // as QUIT does it, otherwise as TERM
+  bool wait = true;  // until it has ended
+  std::chrono::milliseconds limit{3'600'000};
+};
+int stop_command(const StopOptions& options);
 
 // Errors and warnings to standard error, one a line: "file:line:column: error: text".
 void print_problems(const supervisor::LoadedSettings& loaded);

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "common/settings_json.h"
+#include "common/json.h"
 #include "common/wall_time.h"
 #include "consumer/travel.h"
 
@@ -126,14 +126,6 @@ Result<Address> replay_address(const DeadLetter& letter, ReplayTo to, const std:
         "where to"};
   }
   return *letter.origin;
-}
-
-std::string age_text(std::int64_t age_ms) {
-  const std::int64_t seconds = std::max<std::int64_t>(age_ms, 0) / 1000;
-  if (seconds < 120) return std::to_string(seconds) + "s";
-  if (seconds < 120 * 60) return std::to_string(seconds / 60) + "m";
-  if (seconds < 48 * 3600) return std::to_string(seconds / 3600) + "h";
-  return std::to_string(seconds / 86400) + "d";
 }
 
 }  // namespace lope::cli

@@ -58,7 +58,4 @@ enum class ReplayTo {
 
 Result<Address> replay_address(const DeadLetter& letter, ReplayTo to, const std::string& queue);
 
-// "45s", "12m", "5h", "3d"
-std::string age_text(std::int64_t age_ms);
-
 }  // namespace lope::cli

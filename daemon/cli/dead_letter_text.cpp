@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdio>
 
+#include "cli/table.h"
 #include "common/text.h"
 #include "common/wall_time.h"
 #include "consumer/travel.h"
@@ -14,12 +15,6 @@ namespace {
 constexpr std::size_t kShownBody = 4096;
 constexpr std::size_t kShownReason = 60;
 constexpr std::size_t kShownName = 60;
-
-// Columns on a terminal, near enough: one a character.
-std::size_t width(std::string_view text) {
-  return static_cast<std::size_t>(
-      std::ranges::count_if(text, [](char c) { return (c & 0xC0) != 0x80; }));
-}
 
 std::string or_dash(std::string text) { return text.empty() ? "-" : text; }
 
@@ -81,23 +76,6 @@ std::string harmless(std::string_view text) {
 }
 
 }  // namespace
-
-std::string table_text(const std::vector<std::vector<std::string>>& rows) {
-  if (rows.empty()) return {};
-  std::vector<std::size_t> widths(rows.front().size());
-  for (const auto& row : rows) {
-    for (std::size_t i = 0; i < row.size(); ++i) widths[i] = std::max(widths[i], width(row[i]));
-  }
-  std::string text;
-  for (const auto& row : rows) {
-    for (std::size_t i = 0; i < row.size(); ++i) {
-      text += row[i];
-      if (i + 1 < row.size()) text += std::string(widths[i] - width(row[i]) + 2, ' ');
-    }
-    text += '\n';
-  }
-  return text;
-}
 
 std::vector<std::string> list_head() {
   return {"#", "MESSAGE ID", "AGE", "CODE", "REASON", "ATTEMPTS", "QUEUE"};

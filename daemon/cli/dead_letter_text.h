@@ -10,9 +10,6 @@
 
 namespace lope::cli {
 
-// Rows of as many cells as the first, aligned, two spaces between; each line with its newline.
-std::string table_text(const std::vector<std::vector<std::string>>& rows);
-
 std::vector<std::string> list_head();
 std::vector<std::string> list_row(const DeadLetter& letter, std::uint64_t number,
                                   std::int64_t now_ms);

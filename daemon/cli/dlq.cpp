@@ -15,6 +15,7 @@
 #include "cli/broker_client.h"
 #include "cli/dead_letter_text.h"
 #include "cli/harmless.h"
+#include "cli/table.h"
 #include "common/exit_code.h"
 #include "common/text.h"
 #include "consumer/travel.h"

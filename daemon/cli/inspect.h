@@ -7,8 +7,8 @@
 #include <vector>
 
 #include "common/fd.h"
+#include "common/json.h"
 #include "common/result.h"
-#include "common/settings_json.h"
 
 namespace lope::cli {
 

@@ -5,6 +5,7 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cerrno>
+#include <cmath>
 #include <cstdio>
 #include <exception>
 #include <string>
@@ -36,11 +37,11 @@ constexpr ClientCommand kClientCommands[] = {
     {"dlq", "Look into a queue of dead letters, send them back, delete them"},
 };
 
-constexpr std::string_view kLocalCommands[] = {"run", "check", "inspect"};
+constexpr std::string_view kLocalCommands[] = {"run", "check", "inspect", "status", "stop"};
 
 // Of versions to come: "not yet" is another answer than "unknown".
-constexpr std::string_view kLaterCommands[] = {
-    "status", "top", "reload", "pause", "resume", "scale", "stop", "try", "test", "new", "trace"};
+constexpr std::string_view kLaterCommands[] = {"top",     "reload", "pause", "resume", "scale",
+                                               "restart", "try",    "test",  "new",    "trace"};
 
 int become_client(char** argv) {
   const auto path = cli::program_path("lope-client");
@@ -93,6 +94,31 @@ int run_local(int argc, char** argv) {
   inspect.add_option("file", plugin_path, "The handler's .so file")->required();
   inspect.add_flag("--json", json, "Print JSON");
 
+  std::string socket;
+  const auto add_socket = [&](CLI::App& command) {
+    command.add_option("-s,--socket", socket,
+                       "The daemon's control socket; by default LOPE_SOCKET, or else\n"
+                       "/run/lope/control.sock or XDG_RUNTIME_DIR/lope/control.sock");
+  };
+  CLI::App& status = *app.add_subcommand("status", "What a running daemon does, group by group");
+  status.footer("Exit codes: 0 it has answered, 1 it refused, 75 no daemon answers.");
+  add_socket(status);
+  status.add_flag("--json", json, "Print one JSON object");
+  double watch_s = 1;
+  CLI::Option* const watch =
+      status.add_option("--watch", watch_s, "Again each second, or each so many, until Ctrl-C")
+          ->expected(0, 1)
+          ->check(CLI::Range(0.1, 3600.0));
+
+  CLI::App& stop =
+      *app.add_subcommand("stop", "Stop a running daemon, and wait until it has ended");
+  stop.footer("It finishes what runs, within shutdown_timeout, as at SIGTERM.");
+  add_socket(stop);
+  cli::StopOptions stop_options;
+  stop.add_flag("--now", stop_options.now, "At once: what is unfinished goes back to its queue");
+  bool no_wait = false;
+  stop.add_flag("--no-wait", no_wait, "Do not wait until it has ended");
+
   // Only for the list in the help: their words are read by lope-client.
   for (const ClientCommand& command : kClientCommands) {
     app.add_subcommand(std::string(command.name), command.help);
@@ -111,6 +137,18 @@ int run_local(int argc, char** argv) {
     return become_client(argv);
   }
   if (inspect.parsed()) return cli::inspect_command(plugin_path, json);
+  if (status.parsed()) {
+    cli::StatusOptions options{.socket = socket, .json = json, .watch = std::nullopt};
+    if (watch->count() > 0) {
+      options.watch = std::chrono::milliseconds(std::lround(watch_s * 1000));
+    }
+    return cli::status_command(options);
+  }
+  if (stop.parsed()) {
+    stop_options.socket = socket;
+    stop_options.wait = !no_wait;
+    return cli::stop_command(stop_options);
+  }
   std::fputs("lope: expected the command first; see lope --help\n", stderr);
   return kExitUsage;
 }

@@ -10,7 +10,7 @@
 #include "cli/broker_client.h"
 #include "common/clock.h"
 #include "common/exit_code.h"
-#include "common/settings_json.h"
+#include "common/json.h"
 #include "common/text.h"
 #include "common/units.h"
 #include "common/uuid.h"

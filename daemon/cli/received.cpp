@@ -5,7 +5,7 @@
 #include <cstdio>
 #include <variant>
 
-#include "common/settings_json.h"
+#include "common/json.h"
 #include "common/text.h"
 
 namespace lope::cli {

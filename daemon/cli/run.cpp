@@ -35,7 +35,8 @@ int run_command(const std::string& config_path) {
     std::fprintf(stderr, "lope: log: %s\n", opened.error().c_str());
     return kExitRefused;
   }
-  supervisor::Supervisor supervisor(loaded.settings, programs[0].get(), programs[1].get());
+  supervisor::Supervisor supervisor(loaded.settings, config_path, programs[0].get(),
+                                    programs[1].get());
   return supervisor.run();
 }
 

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cerrno>
 
+#include "common/clock.h"
 #include "common/text.h"
 
 namespace lope {
@@ -29,6 +30,16 @@ const char* to_string(GroupState state) {
     case GroupState::consuming: return "consuming";
     case GroupState::draining: return "draining";
     case GroupState::ended: return "ended";
+  }
+  return "unknown";
+}
+
+const char* to_string(WorkerState state) {
+  switch (state) {
+    case WorkerState::none: return "none";
+    case WorkerState::starting: return "starting";
+    case WorkerState::ready: return "ready";
+    case WorkerState::leaving: return "leaving";
   }
   return "unknown";
 }
@@ -80,22 +91,9 @@ bool OutcomeReader::next_after_death(WorkerBoard& board, Outcome& outcome) {
   return false;
 }
 
-void set_last_error(GroupBoard& board, std::string_view text) {
-  const std::size_t size = std::min(text.size(), board.last_error.size() - 1);
-  for (std::size_t i = 0; i < size; ++i) {
-    board.last_error[i].store(text[i], std::memory_order_relaxed);
-  }
-  board.last_error[size].store('\0', std::memory_order_release);
-}
-
-std::string last_error(const GroupBoard& board) {
-  std::string text;
-  for (const std::atomic<char>& c : board.last_error) {
-    const char value = c.load(std::memory_order_relaxed);
-    if (value == '\0') break;
-    text.push_back(value);
-  }
-  return text;
+void note_failure(GroupBoard& board, std::string_view text) {
+  board.last_failure.set(text);
+  board.last_failure_ms.store(unix_ms(), std::memory_order_relaxed);
 }
 
 template <typename Board>

@@ -3,6 +3,7 @@
 // one writer, named here; the other side only reads, and believes nothing it can check.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <cstddef>
@@ -12,6 +13,7 @@
 #include <string_view>
 
 #include "common/fd.h"
+#include "common/histogram.h"
 #include "common/result.h"
 
 namespace lope {
@@ -110,6 +112,34 @@ class OutcomeReader {
 enum class GroupState : std::uint32_t { starting, connecting, consuming, draining, ended };
 const char* to_string(GroupState state);
 
+// Text that another process may read at any moment. At most size - 1 bytes; a torn read shows a
+// mixture, no more.
+template <std::size_t size>
+struct BoardText {
+  std::array<std::atomic<char>, size> bytes;
+
+  void set(std::string_view text) {
+    const std::size_t length = std::min(text.size(), size - 1);
+    for (std::size_t i = 0; i < length; ++i) bytes[i].store(text[i], std::memory_order_relaxed);
+    bytes[length].store('\0', std::memory_order_release);
+  }
+  std::string get() const {
+    std::string text;
+    for (const std::atomic<char>& byte : bytes) {
+      const char value = byte.load(std::memory_order_relaxed);
+      if (value == '\0') break;
+      text.push_back(value);
+    }
+    return text;
+  }
+};
+
+enum class WorkerState : std::uint32_t { none, starting, ready, leaving };
+const char* to_string(WorkerState state);
+
+// Of one consumer there are at most so many workers at a time.
+inline constexpr std::size_t kMaxWorkers = 256;
+
 // Counters since the daemon started: a replaced consumer goes on where its predecessor stopped.
 struct GroupBoard {
   std::uint64_t build_id;
@@ -135,12 +165,31 @@ struct GroupBoard {
   std::atomic<std::uint64_t> killed_in_drain;
   std::atomic<std::uint64_t> worker_deaths;
   std::atomic<std::uint64_t> connections;  // opened so far
-  // Why it is not consuming. Text of at most size - 1 bytes; a torn read shows a mixture, no more.
-  std::array<std::atomic<char>, 512> last_error;
+  // What is here now, as of the latest turn.
+  std::atomic<std::uint64_t> running;      // with workers
+  std::atomic<std::uint64_t> held;         // of them, those that handlers keep
+  std::atomic<std::uint64_t> waiting;      // for a worker
+  std::atomic<std::uint64_t> unconfirmed;  // for the broker's confirms
+  // How long messages were inside their handler; see histogram.h.
+  std::array<std::atomic<std::uint64_t>, kHistogramClasses> handling;
+  BoardText<512> last_error;                   // why it is not consuming
+  BoardText<512> last_failure;                 // of a message or a worker
+  std::atomic<std::uint64_t> last_failure_ms;  // since 1970; 0: none
+  // As loaded; empty before.
+  BoardText<128> handler_name;
+  BoardText<64> handler_version;
+  BoardText<512> handler_file;
+  struct Worker {
+    std::atomic<std::uint32_t> state;  // WorkerState
+    std::atomic<std::int32_t> pid;
+    std::atomic<std::uint64_t> started_ms;  // since 1970
+    std::atomic<std::uint64_t> given;       // messages
+  };
+  std::array<Worker, kMaxWorkers> workers;
 };
 
-void set_last_error(GroupBoard& board, std::string_view text);
-std::string last_error(const GroupBoard& board);
+// What went wrong with a message or a worker, and that it was now.
+void note_failure(GroupBoard& board, std::string_view text);
 
 // One mapping of a board. Movable; unmaps at its end.
 template <typename Board>

@@ -1,5 +1,5 @@
 // What the configuration says, as plain values. The supervisor's settings_loader fills
-// them from YAML; settings_json carries them to the other processes. No behaviour here.
+// them from YAML; json carries them to the other processes. No behaviour here.
 #pragma once
 
 #include <chrono>
@@ -186,6 +186,7 @@ struct Settings {
   std::chrono::milliseconds ready_timeout{60000};
   LogSettings log;
   DelaySettings delays;
+  std::string control_socket;           // empty: default_control_socket()
   std::vector<GroupSettings> groups;    // in the order of the file; names unique
   std::vector<std::string> secret_env;  // variables that held a password: not handed on to workers
   friend bool operator==(const Settings&, const Settings&) = default;

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <linux/close_range.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -20,6 +21,9 @@ namespace {
 // Above every number a child is given, so that dup2 never overwrites a source.
 constexpr int kFirstSpareFd = 64;
 
+// The limit of descriptors that this process was started with; zeros when it still has that.
+rlimit first_limit{};
+
 // Runs in the child, between fork and exec of a possibly threaded parent: system calls only.
 [[noreturn]] void exec_child(const SpawnOptions& options, pid_t parent, int error_fd,
                              char* const* argv, char* const* envp) {
@@ -29,6 +33,8 @@ constexpr int kFirstSpareFd = 64;
   };
   if (::prctl(PR_SET_PDEATHSIG, options.parent_death_signal) < 0) fail(errno);
   if (::getppid() != parent) ::_exit(127);  // the parent died before prctl took effect
+
+  if (first_limit.rlim_max != 0) ::setrlimit(RLIMIT_NOFILE, &first_limit);
 
   sigset_t mask;
   ::sigfillset(&mask);
@@ -127,6 +133,13 @@ Result<ChildEnd> reap(const Child& child) {
 }
 
 void adopt_child_fds() { ::close_range(3, ~0u, CLOSE_RANGE_CLOEXEC); }
+
+void raise_descriptor_limit() {
+  rlimit limit{};
+  if (::getrlimit(RLIMIT_NOFILE, &limit) < 0 || limit.rlim_cur >= limit.rlim_max) return;
+  const rlimit raised{limit.rlim_max, limit.rlim_max};
+  if (::setrlimit(RLIMIT_NOFILE, &raised) == 0) first_limit = limit;
+}
 
 std::vector<std::string> environment_without(const std::vector<std::string>& names) {
   std::vector<std::string> result;

@@ -57,6 +57,10 @@ Result<ChildEnd> reap(const Child& child);
 // For the child, first thing in main(): marks the descriptors it was given close-on-exec again.
 void adopt_child_fds();
 
+// Lets this process open as many descriptors as it may. Its children get the limit that it was
+// started with: programs that use select() break with a higher one.
+void raise_descriptor_limit();
+
 // This process's environment less the variables named (and their values).
 std::vector<std::string> environment_without(const std::vector<std::string>& names);
 

@@ -9,11 +9,12 @@
 #include <charconv>
 #include <cmath>
 #include <csignal>
+#include <numeric>
 
 #include "common/backoff.h"
 #include "common/exit_code.h"
+#include "common/json.h"
 #include "common/log.h"
-#include "common/settings_json.h"
 #include "common/spawn.h"
 #include "common/text.h"
 #include "consumer/relay.h"
@@ -28,6 +29,7 @@ namespace {
 constexpr std::chrono::milliseconds kCloseGrace{500};
 constexpr std::chrono::milliseconds kStuckCheck{2};
 constexpr int kLastFlushes = 1000;
+constexpr std::chrono::milliseconds kNotes{100};
 // The memory of large bodies is kept so long for others.
 constexpr std::chrono::seconds kBodiesKept{5};
 // The longest that a finished outcome of tiny messages waits to be seen, and to be settled.
@@ -211,7 +213,7 @@ int Consumer::run() {
   }
   if (auto done = set_up(); !done) {
     log_error("cannot start the consumer", {{"reason", done.error()}});
-    set_last_error(board_, done.error());
+    board_.last_error.set(done.error());
     return kExitTemporary;
   }
   pool_->start();
@@ -589,6 +591,10 @@ void Consumer::on_outcome(WorkerProcess::Outcome& outcome) {
     put_back({&delivery});
     return;
   }
+  if (!outcome.settled) {
+    auto& count = board_.handling[histogram_class(outcome.duration_ns)];
+    count.store(count.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
+  }
   if (outcome.held) {
     ++held_[delivery.queue];
     delivery.alive = turn_began_;
@@ -715,6 +721,7 @@ Author Consumer::author() const {
 
 void Consumer::retry(Delivery& delivery, const Failure& failure) {
   count_outcome(true);
+  note(failure.reason);
   if (delivery.settled) {
     log_message(LogLevel::warn, "message given up (auto_ack)", delivery, failure.reason);
     table_.free(delivery);
@@ -783,6 +790,13 @@ void Consumer::count_outcome(bool failed) {
                        {"pause_ms", pause->length.count()}});
 }
 
+// For the board. Not each of thousands: nobody could read them.
+void Consumer::note(std::string_view failure) {
+  if (turn_began_ < next_note_) return;
+  next_note_ = turn_began_ + kNotes;
+  note_failure(board_, failure);
+}
+
 // Does the broker take a rejected message to somewhere, as far as we know?
 bool Consumer::dead_letters_by_broker(std::uint16_t queue) const {
   switch (settings_.group.dead_letter.to) {
@@ -797,6 +811,7 @@ void Consumer::dead_letter(Delivery& delivery, const DeadLetter& letter) {
   const bool by_broker = dead_letters_by_broker(delivery.queue);
   const bool parking = settings_.group.dead_letter.to == DeadLetterSettings::To::automatic;
   const std::string& queue = settings_.group.queues[delivery.queue].name;
+  note(letter.reason);
   log_warn(letter.code == dead_code::kRejected ? "message rejected" : "message given up",
            {{"group", settings_.group.name},
             {"handler", settings_.group.handler},
@@ -1237,7 +1252,7 @@ void Consumer::stop_now() {
 
 void Consumer::refuse(const std::string& reason) {
   log_error("group refused", {{"group", settings_.group.name}, {"reason", reason}});
-  set_last_error(board_, reason);
+  board_.last_error.set(reason);
   refused_ = true;
   begin_drain(settings_.shutdown_timeout);
 }
@@ -1265,13 +1280,23 @@ void Consumer::update_board() {
   } else {
     state = GroupState::consuming;
   }
+  const std::size_t here = waiting_.size() + suspects_.size() + delayed_.size();
+  const auto receiving = receiving_.size() - static_cast<std::size_t>(std::count(
+                                                 receiving_.begin(), receiving_.end(), nullptr));
+  const auto set = [](std::atomic<std::uint64_t>& gauge, std::size_t value) {
+    gauge.store(value, std::memory_order_relaxed);
+  };
+  set(board_.running, table_.in_use() - here - receiving - publishing_);
+  set(board_.held, std::accumulate(held_.begin(), held_.end(), std::size_t{0}));
+  set(board_.waiting, here);
+  set(board_.unconfirmed, publishing_);
   const auto ready = board_.workers_ready.load(std::memory_order_relaxed);
   if (state == reported_state_ && trouble == reported_trouble_ && ready == reported_ready_) return;
   reported_state_ = state;
   reported_trouble_ = trouble;
   reported_ready_ = ready;
   board_.state.store(static_cast<std::uint32_t>(state), std::memory_order_relaxed);
-  if (!refused_) set_last_error(board_, trouble);
+  if (!refused_) board_.last_error.set(trouble);
   Orders::report_change();
 }
 

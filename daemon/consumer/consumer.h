@@ -67,6 +67,7 @@ class Consumer {
   };
   void retry(Delivery& delivery, const Failure& failure);
   void count_outcome(bool failed);
+  void note(std::string_view failure);
   void dead_letter(Delivery& delivery, const DeadLetter& letter);
   void publish_for(Delivery& delivery, std::vector<std::string> publications);
   void publish_copy(Delivery& delivery, std::unique_ptr<Outbound> copy);
@@ -137,6 +138,7 @@ class Consumer {
   std::size_t nap_target_ = 0;       // deliveries that a nap is to bring
   std::uint64_t received_in_turn_ = 0;
   TimePoint turn_began_{};
+  TimePoint next_note_{};
   const Patience patience_;
   Breaker breaker_;
   RepeatedLog repeated_;

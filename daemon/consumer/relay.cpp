@@ -84,7 +84,7 @@ Result<void> Relay::set_up() {
 int Relay::run() {
   if (auto done = set_up(); !done) {
     log_error("cannot start the relay", {{"reason", done.error()}});
-    set_last_error(board_, done.error());
+    board_.last_error.set(done.error());
     return kExitTemporary;
   }
   session_->start();
@@ -335,7 +335,7 @@ void Relay::update_board() {
   reported_state_ = state;
   reported_trouble_ = trouble;
   board_.state.store(static_cast<std::uint32_t>(state), std::memory_order_relaxed);
-  set_last_error(board_, trouble);
+  board_.last_error.set(trouble);
   Orders::report_change();
 }
 

@@ -7,8 +7,8 @@
 #include <csignal>
 
 #include "common/backoff.h"
+#include "common/json.h"
 #include "common/log.h"
-#include "common/settings_json.h"
 #include "consumer/orphans.h"
 
 namespace lope::consumer {
@@ -105,6 +105,10 @@ void WorkerPool::start_worker(int index) {
     handler_name_ = handler.name;
     handler_version_ = handler.version;
     handler_file_ = handler.path;
+    board_.handler_name.set(handler.name);
+    board_.handler_version.set(handler.version);
+    board_.handler_file.set(handler.path);
+    show(index, WorkerState::ready);
     it.process->set_can_flush(handler.has_flush);
     set_ready_count();
     log_info("worker ready", {{"group", settings_.group.name},
@@ -154,6 +158,20 @@ void WorkerPool::start_worker(int index) {
     return;
   }
   slot.process = std::move(*started);
+  GroupBoard::Worker& shown = board_.workers[static_cast<std::size_t>(index)];
+  shown.given.store(0, std::memory_order_relaxed);
+  shown.started_ms.store(unix_ms(), std::memory_order_relaxed);
+  shown.pid.store(slot.process->pid(), std::memory_order_relaxed);
+  show(index, WorkerState::starting);
+}
+
+void WorkerPool::show(int index, WorkerState state) {
+  board_.workers[static_cast<std::size_t>(index)].state.store(static_cast<std::uint32_t>(state),
+                                                              std::memory_order_relaxed);
+}
+
+void WorkerPool::show_given(std::size_t index) {
+  board_.workers[index].given.store(slots_[index].process->given(), std::memory_order_relaxed);
 }
 
 void WorkerPool::set_ready_count() {
@@ -282,7 +300,13 @@ void WorkerPool::bury(int index) {
              {"waiting", remains.waiting.size()},
              {"reason", slot.failure},
              {"next", next}});
-  if (!clean) board_.worker_deaths.fetch_add(1, std::memory_order_relaxed);
+  if (!clean) {
+    board_.worker_deaths.fetch_add(1, std::memory_order_relaxed);
+    note_failure(board_, "worker " + std::to_string(index) + " ended by " + how + " while " +
+                             to_string(stage) +
+                             (slot.failure.empty() ? std::string() : ": " + slot.failure));
+  }
+  show(index, WorkerState::none);
   slot.process.reset();
   slot.ready = slot.exited = false;
   slot.ended.clear();
@@ -330,6 +354,7 @@ bool WorkerPool::dispatch(std::span<Delivery* const> deliveries) {
   const std::size_t index = (first_choice_ + static_cast<std::size_t>(choice)) % count;
   first_choice_ = (index + 1) % count;
   slots_[index].process->give(table_, deliveries);
+  show_given(index);
   return true;
 }
 
@@ -342,6 +367,7 @@ bool WorkerPool::probe(Delivery& delivery) {
   fresh->probing = true;
   Delivery* const alone[] = {&delivery};
   fresh->process->give(table_, alone);
+  show_given(static_cast<std::size_t>(fresh - slots_.begin()));
   return true;
 }
 
@@ -380,6 +406,7 @@ void WorkerPool::retire(Slot& slot) {
   if (!slot.probing || slot.process->in_flight() > 0 || slot.process->link_closed()) return;
   slot.process->close_link();
   slot.kill_at = Clock::now() + kEndingGrace;
+  show(static_cast<int>(&slot - slots_.data()), WorkerState::leaving);
 }
 
 std::vector<Delivery*> WorkerPool::take_back() {

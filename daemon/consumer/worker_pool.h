@@ -126,6 +126,8 @@ class WorkerPool {
   void start_worker(int index);
   void bury(int index);
   void set_ready_count();
+  void show(int index, WorkerState state);
+  void show_given(std::size_t index);
   void sweep();
   WorkerLoad load(const Slot& slot) const;
   static bool is_tiny(const Slot& slot);

@@ -3,15 +3,18 @@
 #include <fcntl.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <csignal>
+#include <cstdio>
 #include <iterator>
 
 #include "common/backoff.h"
 #include "common/exit_code.h"
+#include "common/json.h"
 #include "common/log.h"
-#include "common/settings_json.h"
 #include "common/text.h"
 
 namespace lope::supervisor {
@@ -31,6 +34,18 @@ ConsumerSettings consumer_settings(const Settings& settings, const GroupSettings
   consumer.group = group;
   consumer.relay = group.name == kRelayName;
   return consumer;
+}
+
+// 0 when it is gone.
+std::uint64_t resident_bytes(pid_t pid) {
+  const UniqueFd file(
+      ::open(("/proc/" + std::to_string(pid) + "/statm").c_str(), O_RDONLY | O_CLOEXEC));
+  char text[128] = {};
+  if (!file.valid() || ::read(file.get(), text, sizeof text - 1) <= 0) return 0;
+  unsigned long size = 0;
+  unsigned long resident = 0;  // in pages
+  if (std::sscanf(text, "%lu %lu", &size, &resident) != 2) return 0;
+  return resident * static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE));
 }
 
 // Neither passwords nor the line to systemd are for those below.
@@ -125,6 +140,9 @@ void Group::on_exit() {
   const auto end = reap(child_);
   const std::string how = end ? end->to_string() : end.error();
   board_->workers_ready.store(0, std::memory_order_relaxed);
+  for (auto* gauge : {&board_->running, &board_->held, &board_->waiting, &board_->unconfirmed}) {
+    gauge->store(0, std::memory_order_relaxed);
+  }
   board_->state.store(static_cast<std::uint32_t>(GroupState::ended), std::memory_order_relaxed);
   state_ = State::down;
   const bool clean = end && !end->signalled && end->code == kExitOk;
@@ -132,7 +150,7 @@ void Group::on_exit() {
   if (refused) {
     state_ = State::refused;
     log_error("group will not be started again",
-              {{"group", name()}, {"reason", last_error(*board_)}});
+              {{"group", name()}, {"reason", board_->last_error.get()}});
   } else if (stopping_) {
     if (!clean) ended_badly_ = true;
     log_event(clean ? LogLevel::info : LogLevel::warn, "consumer ended",
@@ -148,7 +166,7 @@ void Group::start_later(const std::string& reason) {
   const auto pause = kRestart.exponential(deaths_);
   const auto delay = pause / 2 + kRestart.full_jitter(deaths_, random_fraction()) / 2;
   ++deaths_;
-  set_last_error(*board_, reason);
+  board_->last_error.set(reason);
   log_error("consumer to be started again", {{"group", name()},
                                              {"consumer_pid", child_.pid},
                                              {"reason", reason},
@@ -163,9 +181,89 @@ bool Group::consuming() const {
 
 std::string Group::trouble() const {
   if (consuming()) return {};
-  const std::string reason = last_error(*board_);
+  const std::string reason = board_->last_error.get();
   if (state_ == State::refused) return "refused: " + reason;
   return reason.empty() ? "starting" : reason;
+}
+
+void Group::sample(TimePoint now) {
+  const auto value = [](const std::atomic<std::uint64_t>& counter) {
+    return counter.load(std::memory_order_relaxed);
+  };
+  Samples::Counts handling{};
+  std::transform(board_->handling.begin(), board_->handling.end(), handling.begin(), value);
+  samples_.take(now, value(board_->delivered), value(board_->acked) + value(board_->rejected),
+                handling);
+}
+
+GroupStatus Group::status() const {
+  const GroupBoard& board = *board_;
+  const auto value = [](const std::atomic<std::uint64_t>& counter) {
+    return counter.load(std::memory_order_relaxed);
+  };
+  const auto seconds_since = [now = unix_ms()](std::uint64_t then_ms) {
+    return then_ms == 0 || then_ms > now ? 0.0 : static_cast<double>(now - then_ms) / 1000;
+  };
+  GroupStatus status;
+  status.name = name();
+  switch (state_) {
+    case State::down: status.state = "down"; break;
+    case State::refused: status.state = "refused"; break;
+    case State::running:
+      status.state =
+          to_string(static_cast<GroupState>(board.state.load(std::memory_order_relaxed)));
+      break;
+  }
+  if (!consuming()) status.reason = board.last_error.get();
+  for (const QueueSettings& queue : settings_.group.queues) status.queues.push_back(queue.name);
+  status.handler = settings_.group.handler;
+  status.handler_name = board.handler_name.get();
+  status.handler_version = board.handler_version.get();
+  status.handler_file = board.handler_file.get();
+  if (state_ == State::running) {
+    status.consumer_pid = child_.pid;
+    status.uptime_s = std::chrono::duration<double>(Clock::now() - started_at_).count();
+    for (std::size_t i = 0; i < board.workers.size(); ++i) {
+      const GroupBoard::Worker& worker = board.workers[i];
+      const auto state = static_cast<WorkerState>(worker.state.load(std::memory_order_relaxed));
+      if (state == WorkerState::none) continue;
+      const pid_t pid = worker.pid.load(std::memory_order_relaxed);
+      status.workers.push_back({.index = static_cast<int>(i),
+                                .pid = pid,
+                                .state = to_string(state),
+                                .uptime_s = seconds_since(value(worker.started_ms)),
+                                .given = value(worker.given),
+                                .rss_bytes = resident_bytes(pid)});
+    }
+  }
+  status.workers_wanted = static_cast<std::uint64_t>(workers_wanted());
+  status.workers_ready = board.workers_ready.load(std::memory_order_relaxed);
+  status.running = value(board.running);
+  status.held = value(board.held);
+  status.waiting = value(board.waiting);
+  status.unconfirmed = value(board.unconfirmed);
+  status.rate_in = samples_.rate_in();
+  status.rate_out = samples_.rate_out();
+  status.handling_p50_ms = samples_.handling_ms(0.5);
+  status.handling_p99_ms = samples_.handling_ms(0.99);
+  status.delivered = value(board.delivered);
+  status.acked = value(board.acked);
+  status.retried = value(board.retried);
+  status.rejected = value(board.rejected);
+  status.dead_lettered = value(board.dead_lettered);
+  status.published = value(board.published);
+  status.crashes = value(board.crashes);
+  status.timeouts = value(board.timeouts);
+  status.worker_deaths = value(board.worker_deaths);
+  status.pauses = value(board.pauses);
+  status.handed_back = value(board.handed_back);
+  status.undeliverable = value(board.undeliverable);
+  status.connections = value(board.connections);
+  if (const std::uint64_t failed_ms = value(board.last_failure_ms); failed_ms != 0) {
+    status.last_failure = board.last_failure.get();
+    status.last_failure_s = seconds_since(failed_ms);
+  }
+  return status;
 }
 
 void Group::send(ControlType type, std::int64_t value) {

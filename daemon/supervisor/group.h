@@ -11,6 +11,8 @@
 #include "common/scoreboard.h"
 #include "common/settings.h"
 #include "common/spawn.h"
+#include "common/status.h"
+#include "supervisor/samples.h"
 
 namespace lope::supervisor {
 
@@ -36,6 +38,10 @@ class Group {
   bool consuming() const;
   // Why it is not; empty when it is.
   std::string trouble() const;
+
+  // About each second.
+  void sample(TimePoint now);
+  GroupStatus status() const;
 
   // A consumer that cannot be started is tried again with back-off, like one that died.
   void start();
@@ -66,6 +72,7 @@ class Group {
   bool ended_badly_ = false;
   int deaths_ = 0;  // in a row, each soon after its start
   TimePoint started_at_{};
+  Samples samples_;
   Child child_;
   UniqueFd control_;
   EventSource control_source_;

@@ -21,7 +21,7 @@
 
 #include "common/broker_url.h"
 #include "common/fd.h"
-#include "common/settings_json.h"
+#include "common/json.h"
 #include "common/text.h"
 #include "common/units.h"
 #include "supervisor/yaml_tree.h"
@@ -36,9 +36,9 @@ using std::chrono::milliseconds;
 
 // ---- Keys ----------------------------------------------------------------------------------
 
-constexpr std::string_view kFileKeys[] = {"broker",        "handlers_dir", "shutdown_timeout",
-                                          "ready_timeout", "log",          "delays",
-                                          "defaults",      "groups",       "include"};
+constexpr std::string_view kFileKeys[] = {
+    "broker", "handlers_dir", "shutdown_timeout", "ready_timeout", "log",
+    "delays", "control",      "defaults",         "groups",        "include"};
 constexpr std::string_view kIncludedKeys[] = {"groups"};
 constexpr std::string_view kBrokerKeys[] = {"url",
                                             "urls",
@@ -51,6 +51,7 @@ constexpr std::string_view kBrokerKeys[] = {"url",
 constexpr std::string_view kPasswordKeys[] = {"credential", "file", "env"};
 constexpr std::string_view kLogKeys[] = {"level", "format", "file"};
 constexpr std::string_view kDelaysKeys[] = {"prefix", "relay", "retry", "give_up"};
+constexpr std::string_view kControlKeys[] = {"socket"};
 constexpr std::string_view kDefaultsKeys[] = {"prefetch", "workers",       "threads", "auto_ack",
                                               "max_body", "start_timeout", "timeout", "retry",
                                               "crashes",  "dead_letter",   "breaker"};
@@ -94,10 +95,11 @@ constexpr KnownKeys kKnownKeys[] = {{"file", kFileKeys},       {"included file",
                                     {"declare", kDeclareKeys}, {"exchange", kExchangeKeys},
                                     {"bind", kBindKeys},       {"batch", kBatchKeys},
                                     {"retry", kRetryKeys},     {"dead_letter", kDeadLetterKeys},
-                                    {"breaker", kBreakerKeys}, {"delays", kDelaysKeys}};
+                                    {"breaker", kBreakerKeys}, {"delays", kDelaysKeys},
+                                    {"control", kControlKeys}};
 
 // Keys of versions to come: "not yet" is another answer than "unknown".
-constexpr std::string_view kLaterFileKeys[] = {"monitor", "control", "watch"};
+constexpr std::string_view kLaterFileKeys[] = {"monitor", "watch"};
 constexpr std::string_view kLaterBrokerKeys[] = {"tls"};
 constexpr std::string_view kLaterGroupKeys[] = {"recycle",  "watch",  "dedup",  "min_interval",
                                                 "journal",  "accept", "decode", "validate",
@@ -107,6 +109,7 @@ constexpr std::string_view kLaterGroupKeys[] = {"recycle",  "watch",  "dedup",  
 
 constexpr std::size_t kMaxShortString = 255;  // AMQP's names
 constexpr std::size_t kMaxUrls = 64;
+constexpr std::size_t kMaxSocketPath = 107;  // what the kernel takes
 constexpr std::size_t kMaxIncludedFiles = 1000;
 constexpr std::size_t kMaxPasswordBytes = 4096;
 constexpr std::size_t kMaxGroupName = 64;
@@ -285,6 +288,7 @@ class Loader {
   void check_password(const Value& value, std::optional<std::string>& secret);
   void log(const Value& value);
   void delays(const Value& value);
+  void control(const Value& value);
   void defaults(const Value& value);
   void groups(const Value& value);
   void group(const std::string& name, const Value& value);
@@ -738,6 +742,7 @@ void Loader::file(const YamlNode& root) {
   duration(top["ready_timeout"], settings.ready_timeout, kTimeoutRange);
   log(top["log"]);
   delays(top["delays"]);
+  control(top["control"]);
   defaults(top["defaults"]);
   const Value own = top["groups"];
   groups(own);
@@ -1020,6 +1025,18 @@ void Loader::delays(const Value& value) {
   boolean(keys["relay"], settings.relay);
   duration(keys["retry"], settings.retry, kRelayRetryRange);
   duration(keys["give_up"], settings.give_up, kGiveUpRange);
+}
+
+void Loader::control(const Value& value) {
+  const Map keys = map(value, kControlKeys);
+  const Value socket = keys["socket"];
+  std::string path;
+  if (!socket || !text(socket, path, "the path of a socket")) return;
+  if (path.empty() || path.size() > kMaxSocketPath) {
+    expected(socket, "the path of a socket, 1 to " + std::to_string(kMaxSocketPath) + " bytes");
+    return;
+  }
+  loaded_.settings.control_socket = resolve(path);
 }
 
 constexpr std::string_view kWhyPrefetchNotZero =

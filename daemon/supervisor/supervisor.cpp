@@ -2,13 +2,16 @@
 
 #include <fcntl.h>
 #include <sys/prctl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <csignal>
 
+#include "common/control_path.h"
 #include "common/exit_code.h"
 #include "common/log.h"
+#include "common/text.h"
 #include "supervisor/notify.h"
 
 namespace lope::supervisor {
@@ -17,6 +20,7 @@ namespace {
 
 // How long after a consumer's own deadline it is given to be gone.
 constexpr std::chrono::milliseconds kKillGrace{800};
+constexpr std::chrono::seconds kTick{1};
 // What a second TERM leaves.
 constexpr std::chrono::milliseconds kHurried{1000};
 
@@ -43,8 +47,10 @@ void lead_process_group() {
   (void)::setpgid(0, 0);
 }
 
-Supervisor::Supervisor(const Settings& settings, int consumer_program_fd, int worker_program_fd)
+Supervisor::Supervisor(const Settings& settings, std::string config, int consumer_program_fd,
+                       int worker_program_fd)
     : settings_(settings),
+      config_(std::move(config)),
       consumer_program_fd_(consumer_program_fd),
       worker_program_fd_(worker_program_fd) {}
 
@@ -75,6 +81,9 @@ Result<void> Supervisor::set_up() {
   auto ready = loop_->make_timer([this] { on_ready_timeout(); });
   if (!ready) return Error{ready.error()};
   ready_timer_ = std::move(*ready);
+  auto tick = loop_->make_timer([this] { on_tick(); });
+  if (!tick) return Error{tick.error()};
+  tick_timer_ = std::move(*tick);
   if (auto watchdog = loop_->enable_watchdog(); !watchdog) return watchdog;
 
   for (const GroupSettings& settings : settings_.groups) {
@@ -94,16 +103,19 @@ Result<void> Supervisor::set_up() {
 
 int Supervisor::run() {
   ::prctl(PR_SET_DUMPABLE, 0);  // it has the broker's password
+  raise_descriptor_limit();     // many may ask for its status
   ::signal(SIGPIPE, SIG_IGN);
   ::signal(SIGUSR2, SIG_IGN);
   if (auto done = set_up(); !done) {
     log_error("cannot start", {{"reason", done.error()}});
     return kExitTemporary;
   }
+  if (!serve_control()) return kExitRefused;
   log_info("starting",
            {{"version", LOPE_VERSION}, {"groups", groups_.size()}, {"process_group", ::getpgrp()}});
   ready_timer_.arm(Clock::now() + settings_.ready_timeout);
   for_each_process([](Group& group) { group.start(); });
+  on_tick();
   while (!done_) {
     if (auto ran = loop_->run_once(std::nullopt); !ran) {
       log_error("the event loop failed", {{"reason", ran.error()}});
@@ -111,6 +123,81 @@ int Supervisor::run() {
     }
   }
   return finish();
+}
+
+// False: nothing may be started.
+bool Supervisor::serve_control() {
+  const bool chosen = !settings_.control_socket.empty();
+  const std::string path = chosen ? settings_.control_socket : default_control_socket();
+  if (path.empty()) {
+    log_info("no control socket", {{"reason",
+                                    "neither control.socket nor LOPE_SOCKET nor "
+                                    "XDG_RUNTIME_DIR says where"}});
+    return true;
+  }
+  // The folder is made where only its last part is missing, as /run/lope is after a boot.
+  const std::string folder = path.substr(0, path.rfind('/'));
+  if (!folder.empty()) (void)::mkdir(folder.c_str(), 0755);
+  bool taken = false;
+  auto server = ControlServer::create(
+      *loop_, path,
+      [this](const ControlRequest& request, const ControlServer::Client& client) {
+        return carry_out(request, client);
+      },
+      taken);
+  if (server) {
+    control_ = std::move(*server);
+    return true;
+  }
+  if (chosen || taken) {
+    log_error("cannot start", {{"reason", "control socket: " + server.error()}});
+    return false;
+  }
+  log_warn("no control socket", {{"reason", server.error()}});
+  return true;
+}
+
+ControlAnswer Supervisor::carry_out(const ControlRequest& request,
+                                    const ControlServer::Client& client) {
+  static constexpr std::string_view kCommands[] = {"status", "stop"};
+  if (request.command == "status") return {.status = to_json(daemon_status())};
+  if (std::ranges::find(kCommands, request.command) == std::end(kCommands)) {
+    const std::string near = nearest(request.command, kCommands);
+    return {.error = "unknown command '" + escape(request.command, 64) + "'" +
+                     (near.empty() ? "" : ": did you mean '" + near + "'?")};
+  }
+  if (!client.may_act) {
+    return {.error = request.command + ": expected root or the daemon's own user, found user id " +
+                     std::to_string(client.uid) + ": others may only look"};
+  }
+  log_info("told over the control socket", {{"command", request.command},
+                                            {"now", request.now ? "true" : "false"},
+                                            {"uid", client.uid},
+                                            {"client_pid", client.pid}});
+  if (request.now) {
+    stop_now();
+    return {.text = "stopping now: unfinished messages go back"};
+  }
+  stop(SIGTERM);
+  return {.text = "stopping within " + std::to_string(settings_.shutdown_timeout.count()) + " ms"};
+}
+
+DaemonStatus Supervisor::daemon_status() const {
+  DaemonStatus status;
+  status.version = LOPE_VERSION;
+  status.pid = ::getpid();
+  status.state = phase_ == Phase::running ? "running" : "stopping";
+  status.uptime_s = std::chrono::duration<double>(Clock::now() - started_at_).count();
+  status.config = config_;
+  for (const auto& group : groups_) status.groups.push_back(group->status());
+  if (relay_ != nullptr) status.relay.push_back(relay_->status());
+  return status;
+}
+
+void Supervisor::on_tick() {
+  const TimePoint now = Clock::now();
+  for_each_process([now](Group& group) { group.sample(now); });
+  tick_timer_.arm(now + kTick);
 }
 
 void Supervisor::look() {

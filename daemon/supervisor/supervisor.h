@@ -7,14 +7,17 @@
 
 #include "common/event_loop.h"
 #include "common/settings.h"
+#include "common/status.h"
+#include "supervisor/control_server.h"
 #include "supervisor/group.h"
 
 namespace lope::supervisor {
 
 class Supervisor {
  public:
-  // The program descriptors, from open_program(), stay the caller's.
-  Supervisor(const Settings& settings, int consumer_program_fd, int worker_program_fd);
+  // The program descriptors, from open_program(), stay the caller's. `config`: the file's path.
+  Supervisor(const Settings& settings, std::string config, int consumer_program_fd,
+             int worker_program_fd);
 
   // Runs until it is told to stop, or no group is left that could run. Returns the exit code.
   int run();
@@ -23,6 +26,10 @@ class Supervisor {
   enum class Phase { running, draining, hurried };
 
   Result<void> set_up();
+  bool serve_control();
+  ControlAnswer carry_out(const ControlRequest& request, const ControlServer::Client& client);
+  DaemonStatus daemon_status() const;
+  void on_tick();
   void stop(int signal);
   void stop_now();
   void look();  // at the groups: ready? all gone? status?
@@ -32,6 +39,8 @@ class Supervisor {
   int finish();
 
   const Settings& settings_;
+  const std::string config_;
+  const TimePoint started_at_ = Clock::now();
   const int consumer_program_fd_;
   const int worker_program_fd_;
   std::unique_ptr<EventLoop> loop_;
@@ -51,7 +60,9 @@ class Supervisor {
   bool was_ready_ = false;  // every group at work, as last seen
   std::string last_status_;
   EventSource signal_sources_[5];
+  std::unique_ptr<ControlServer> control_;
   EventSource deadline_timer_;
+  EventSource tick_timer_;
   EventSource ready_timer_;
 };
 

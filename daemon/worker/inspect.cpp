@@ -9,8 +9,8 @@
 #include <string_view>
 
 #include "common/exit_code.h"
+#include "common/json.h"
 #include "common/plugin_file.h"
-#include "common/settings_json.h"
 #include "common/text.h"
 #include "worker/plugin.h"
 

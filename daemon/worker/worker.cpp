@@ -16,7 +16,7 @@
 #include <vector>
 
 #include "common/exit_code.h"
-#include "common/settings_json.h"
+#include "common/json.h"
 #include "common/spawn.h"
 #include "worker/crash_report.h"
 #include "worker/handler_thread.h"

@@ -100,7 +100,7 @@ expect_greeting() {
   sed "s|^broker: .*|broker: $LOPE_TEST_AMQP_URL|; s|^  greetings:|  $queue:|; s|durable: true|auto_delete: true|" \
     "$1/lope.yaml" >"$config"
   set -m
-  "$lope" run --config "$config" </dev/null >"$log" 2>&1 &
+  LOPE_SOCKET=$1/control.sock "$lope" run --config "$config" </dev/null >"$log" 2>&1 &
   group=$!
   set +m
   wait_for "$log" '] ready'

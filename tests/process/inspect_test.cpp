@@ -9,7 +9,7 @@
 #include <string>
 
 #include "common/exit_code.h"
-#include "common/settings_json.h"
+#include "common/json.h"
 #include "support/process.h"
 #include "support/temp_dir.h"
 

@@ -12,6 +12,9 @@ std::string config_text(const LopeOptions& options) {
   if (("\n" + options.top).find("\ndelays:") == std::string::npos) {
     text += "delays: { relay: false }\n";
   }
+  if (("\n" + options.top).find("\ncontrol:") == std::string::npos) {
+    text += "control: { socket: control.sock }\n";
+  }
   text += options.top;
   if (!text.ends_with('\n')) text += '\n';
   text += "groups:\n" + options.groups;

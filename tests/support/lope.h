@@ -23,8 +23,8 @@ struct LopeOptions {
 // For LopeOptions::top: with the relay, without which what is delayed does not come back.
 inline constexpr const char* kWithRelay = "delays: { relay: true }\n";
 
-// The configuration's text, with log level debug unless `top` has a `log:`, and without a relay
-// unless it has `delays:`.
+// The configuration's text, with log level debug unless `top` has a `log:`, without a relay unless
+// it has `delays:`, and with a control socket beside it unless it has `control:`.
 std::string config_text(const LopeOptions& options);
 
 class Lope {
@@ -36,6 +36,7 @@ class Lope {
   pid_t pid() const { return process_->pid(); }
   std::string config_path() const { return dir_.file("lope.yaml"); }
   const TempDir& dir() const { return dir_; }
+  std::string control_socket() const { return dir_.file("control.sock"); }
   // The whole log so far.
   std::string log() const { return process_->output(); }
 

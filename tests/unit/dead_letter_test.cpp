@@ -3,6 +3,7 @@
 #include <catch2/catch.hpp>
 
 #include "cli/dead_letter_text.h"
+#include "cli/table.h"
 
 namespace lope::cli {
 namespace {

@@ -104,13 +104,13 @@ TEST_CASE("the last error is kept, cut to its room", "[unit][scoreboard]") {
   UniqueFd fd;
   auto board = BoardMapping<GroupBoard>::create("test", fd);
   REQUIRE(board.ok());
-  CHECK(last_error(**board).empty());
-  set_last_error(**board, "connect: refused");
-  CHECK(last_error(**board) == "connect: refused");
-  set_last_error(**board, std::string(10'000, 'x'));
-  CHECK(last_error(**board) == std::string(511, 'x'));
-  set_last_error(**board, "");
-  CHECK(last_error(**board).empty());
+  CHECK((*board)->last_error.get().empty());
+  (*board)->last_error.set("connect: refused");
+  CHECK((*board)->last_error.get() == "connect: refused");
+  (*board)->last_error.set(std::string(10'000, 'x'));
+  CHECK((*board)->last_error.get() == std::string(511, 'x'));
+  (*board)->last_error.set("");
+  CHECK((*board)->last_error.get().empty());
 }
 
 }  // namespace lope

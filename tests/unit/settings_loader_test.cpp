@@ -13,7 +13,7 @@
 #include <nlohmann/json.hpp>
 #include <sstream>
 
-#include "common/settings_json.h"
+#include "common/json.h"
 #include "support/process.h"
 #include "support/temp_dir.h"
 
@@ -497,7 +497,7 @@ TEST_CASE("a wrong file is told with place, expected and found", "[unit][setting
       {"groups: {a: {handler: h}}\nxyz: x",
        "lope.yaml:2:1: unknown key 'xyz': expected broker, handlers_dir, shutdown_timeout, "
        "ready_timeout, "
-       "log, delays, defaults, groups or include"},
+       "log, delays, control, defaults, groups or include"},
       {"groups: {a: {handler: h, Workers: 1}}",
        "lope.yaml:1:26: groups.a: unknown key 'Workers': did you mean 'workers'?"},
       {"groups: {a: {handler: h}}\n\"x\\ny\\u009b\": 1",
@@ -826,6 +826,12 @@ TEST_CASE("a wrong value outside the groups is told too", "[unit][settings]") {
        "GB, GiB), from 1kB to 512MiB, found '999B'"},
       {"broker: {max_message_size: 1GiB}",
        "lope.yaml:2:28: broker.max_message_size: expected a size with a unit…"},
+      {"control: /run/x", "lope.yaml:2:10: control: expected a map of socket, found '/run/x'"},
+      {"control: {socket: \"\"}",
+       "lope.yaml:2:19: control.socket: expected the path of a socket, 1 to 107 bytes, "
+       "found the text ''"},
+      {"control: {socket: /" + std::string(107, 'x') + "}",
+       "lope.yaml:2:19: control.socket: expected the path of a socket, 1 to 107 bytes, found …"},
       {"delays: off",
        "lope.yaml:2:9: delays: expected a map of prefix, relay, retry and give_up, found 'off'"},
       {"delays: {prefix: \"\"}",
@@ -910,8 +916,6 @@ TEST_CASE("what later versions bring is not called unknown", "[unit][settings]")
              "lope.yaml:2:12: defaults: '" + key + "' is not available in this version"});
   check_bad({"groups: {a: {handler: h}}\nmonitor: {listen: x}",
              "lope.yaml:2:1: 'monitor' is not available in this version"});
-  check_bad({"groups: {a: {handler: h}}\ncontrol: {socket: x}",
-             "lope.yaml:2:1: 'control' is not available in this version"});
 }
 
 TEST_CASE("a timeout stays below the broker's own", "[unit][settings]") {

@@ -1,5 +1,5 @@
 // Settings on their way to the other processes.
-#include "common/settings_json.h"
+#include "common/json.h"
 
 #include <catch2/catch.hpp>
 #include <string>
@@ -58,7 +58,7 @@ ConsumerSettings full_settings() {
 
 }  // namespace
 
-TEST_CASE("consumer settings arrive as they were sent", "[unit][settings_json]") {
+TEST_CASE("consumer settings arrive as they were sent", "[unit][json]") {
   const ConsumerSettings sent = full_settings();
   const auto received = consumer_settings_from_json(to_json(sent));
   REQUIRE(received);
@@ -69,7 +69,7 @@ TEST_CASE("consumer settings arrive as they were sent", "[unit][settings_json]")
   CHECK(received->group == sent.group);
 }
 
-TEST_CASE("worker settings arrive as they were sent", "[unit][settings_json]") {
+TEST_CASE("worker settings arrive as they were sent", "[unit][json]") {
   WorkerSettings sent;
   sent.group = "orders";
   sent.worker_index = 2;
@@ -91,7 +91,7 @@ TEST_CASE("worker settings arrive as they were sent", "[unit][settings_json]") {
   CHECK(received->log_level == sent.log_level);
 }
 
-TEST_CASE("settings of another build are refused", "[unit][settings_json]") {
+TEST_CASE("settings of another build are refused", "[unit][json]") {
   std::string text = to_json(WorkerSettings{});
   const std::size_t id = text.find("\"build_id\":\"");
   REQUIRE(id != std::string::npos);
@@ -103,7 +103,7 @@ TEST_CASE("settings of another build are refused", "[unit][settings_json]") {
   CHECK_FALSE(worker_settings_from_json("{}"));
 }
 
-TEST_CASE("damaged settings are an error that tells no secret", "[unit][settings_json]") {
+TEST_CASE("damaged settings are an error that tells no secret", "[unit][json]") {
   const std::string good = to_json(full_settings());
   const std::string secret = "pass \\\"word\\\"";
   REQUIRE(good.find(secret) != std::string::npos);
@@ -127,7 +127,7 @@ TEST_CASE("damaged settings are an error that tells no secret", "[unit][settings
   CHECK(result.error().find("word") == std::string::npos);
 }
 
-TEST_CASE("a description of a handler arrives as it was sent", "[unit][settings_json]") {
+TEST_CASE("a description of a handler arrives as it was sent", "[unit][json]") {
   PluginDescription sent;
   sent.path = "/h/x.so";
   sent.name = "x";
@@ -162,21 +162,21 @@ TEST_CASE("a description of a handler arrives as it was sent", "[unit][settings_
   CHECK(to_json(sent).find('\n') == std::string::npos);
 }
 
-TEST_CASE("the error of a refused handler becomes ours", "[unit][settings_json]") {
+TEST_CASE("the error of a refused handler becomes ours", "[unit][json]") {
   const std::string text = "handler 'x.so': expected \"this\", found\nthat";
   const auto result = plugin_description_from_json(error_json(text));
   REQUIRE_FALSE(result);
   CHECK(result.error() == text);
 }
 
-TEST_CASE("whatever a handler's process writes, the answer is an error", "[unit][settings_json]") {
+TEST_CASE("whatever a handler's process writes, the answer is an error", "[unit][json]") {
   const std::string text =
       GENERATE(as<std::string>(), "", "null", "[]", "{}", "hello", "{\"name\":5}", "{\"error\":5}");
   CHECK_FALSE(plugin_description_from_json(text));
   CHECK_FALSE(plugin_description_from_json(std::string(100'000, '[')));
 }
 
-TEST_CASE("texts of a handler that are no UTF-8 do no harm", "[unit][settings_json]") {
+TEST_CASE("texts of a handler that are no UTF-8 do no harm", "[unit][json]") {
   PluginDescription sent;
   sent.name = "gr\xfc\xdf";
   const auto received = plugin_description_from_json(to_json(sent));
@@ -184,7 +184,7 @@ TEST_CASE("texts of a handler that are no UTF-8 do no harm", "[unit][settings_js
   CHECK(received->name == "gr\xef\xbf\xbd\xef\xbf\xbd");
 }
 
-TEST_CASE("a text becomes a JSON string", "[unit][settings_json]") {
+TEST_CASE("a text becomes a JSON string", "[unit][json]") {
   CHECK(json_quote("") == "\"\"");
   CHECK(json_quote("a \"b\"\n\\ü") == "\"a \\\"b\\\"\\n\\\\ü\"");
   CHECK(json_quote(std::string_view("\0", 1)) == "\"\\u0000\"");

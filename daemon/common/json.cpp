@@ -1,5 +1,5 @@
 // The only place that knows nlohmann-json.
-#include "common/settings_json.h"
+#include "common/json.h"
 
 #include <chrono>
 #include <cstdint>
@@ -11,6 +11,7 @@
 #include <utility>
 #include <variant>
 
+#include "common/status.h"
 #include "common/text.h"
 
 namespace lope {
@@ -24,6 +25,8 @@ using Json = nlohmann::ordered_json;
 std::string dump(const Json& json, int indent = -1) {
   return json.dump(indent, ' ', false, Json::error_handler_t::replace);
 }
+
+std::string shown(std::string_view text) { return "'" + escape(text, 80) + "'"; }
 
 std::string build_id() {
   char text[24];
@@ -277,6 +280,58 @@ void members(Io& io, T& settings) {
     io("default", settings.default_value);
     io("secret", settings.secret);
     io("help", settings.help);
+  } else if constexpr (Is<T, WorkerStatus>) {
+    io("index", settings.index);
+    io("pid", settings.pid);
+    io("state", settings.state);
+    io("uptime_s", settings.uptime_s);
+    io("given", settings.given);
+    io("rss_bytes", settings.rss_bytes);
+  } else if constexpr (Is<T, GroupStatus>) {
+    io("name", settings.name);
+    io("state", settings.state);
+    io("reason", settings.reason);
+    io("queues", settings.queues);
+    io("handler", settings.handler);
+    io("handler_name", settings.handler_name);
+    io("handler_version", settings.handler_version);
+    io("handler_file", settings.handler_file);
+    io("consumer_pid", settings.consumer_pid);
+    io("uptime_s", settings.uptime_s);
+    io("workers_wanted", settings.workers_wanted);
+    io("workers_ready", settings.workers_ready);
+    io("workers", settings.workers);
+    io("running", settings.running);
+    io("held", settings.held);
+    io("waiting", settings.waiting);
+    io("unconfirmed", settings.unconfirmed);
+    io("rate_in", settings.rate_in);
+    io("rate_out", settings.rate_out);
+    io("handling_p50_ms", settings.handling_p50_ms);
+    io("handling_p99_ms", settings.handling_p99_ms);
+    io("delivered", settings.delivered);
+    io("acked", settings.acked);
+    io("retried", settings.retried);
+    io("rejected", settings.rejected);
+    io("dead_lettered", settings.dead_lettered);
+    io("published", settings.published);
+    io("crashes", settings.crashes);
+    io("timeouts", settings.timeouts);
+    io("worker_deaths", settings.worker_deaths);
+    io("pauses", settings.pauses);
+    io("handed_back", settings.handed_back);
+    io("undeliverable", settings.undeliverable);
+    io("connections", settings.connections);
+    io("last_failure", settings.last_failure);
+    io("last_failure_s", settings.last_failure_s);
+  } else if constexpr (Is<T, DaemonStatus>) {
+    io("version", settings.version);
+    io("pid", settings.pid);
+    io("state", settings.state);
+    io("uptime_s", settings.uptime_s);
+    io("config", settings.config);
+    io("groups", settings.groups);
+    io("relay", settings.relay);
   } else {
     static_assert(Is<T, PluginDescription>);
     io("name", settings.name);
@@ -353,6 +408,70 @@ Result<PluginDescription> plugin_description_from_json(std::string_view text) {
   } catch (const std::exception& exception) {
     return Error{"description of a handler: " + escape(exception.what(), 256)};
   }
+}
+
+std::string to_json(const DaemonStatus& status) { return dump(Writer::convert(status)); }
+
+Result<DaemonStatus> daemon_status_from_json(std::string_view text) {
+  const Json json = Json::parse(text, nullptr, false);
+  if (!json.is_object()) return Error{"status: expected a JSON object"};
+  try {
+    DaemonStatus status;
+    Reader::convert(json, status);
+    return status;
+  } catch (const std::exception& exception) {
+    return Error{"status: " + escape(exception.what(), 256)};
+  }
+}
+
+std::string to_json(const ControlRequest& request) {
+  Json json = {{"command", request.command}};
+  if (!request.group.empty()) json["group"] = request.group;
+  if (request.now) json["now"] = true;
+  return dump(json);
+}
+
+Result<ControlRequest> control_request_from_json(std::string_view line) {
+  const Json json = Json::parse(line, nullptr, false);
+  if (!json.is_object()) return Error{"expected a JSON object on one line, found " + shown(line)};
+  ControlRequest request;
+  for (const auto& [name, value] : json.items()) {
+    const bool text = name == "command" || name == "group";
+    if (!text && name != "now") {
+      return Error{"expected command, group or now, found \"" + escape(name, 64) + '"'};
+    }
+    if (text ? !value.is_string() : !value.is_boolean()) {
+      return Error{"\"" + name + "\": expected " + (text ? "a text" : "true or false") +
+                   ", found " + shown(dump(value))};
+    }
+    if (name == "command") request.command = value.get<std::string>();
+    if (name == "group") request.group = value.get<std::string>();
+    if (name == "now") request.now = value.get<bool>();
+  }
+  if (request.command.empty()) return Error{"expected \"command\", found none"};
+  return request;
+}
+
+std::string to_json(const ControlAnswer& answer) {
+  if (!answer.error.empty()) return error_json(answer.error);
+  if (!answer.status.empty()) return "{\"status\":" + answer.status + "}";
+  return dump(Json{{"done", answer.text}});
+}
+
+Result<ControlAnswer> control_answer_from_json(std::string_view line) {
+  const Json json = Json::parse(line, nullptr, false);
+  if (!json.is_object()) return Error{"expected a JSON object, found " + shown(line)};
+  ControlAnswer answer;
+  if (const auto error = json.find("error"); error != json.end() && error->is_string()) {
+    answer.error = error->get<std::string>();
+  } else if (const auto status = json.find("status"); status != json.end()) {
+    answer.status = dump(*status);
+  } else if (const auto done = json.find("done"); done != json.end() && done->is_string()) {
+    answer.text = done->get<std::string>();
+  } else {
+    return Error{"expected \"error\", \"status\" or \"done\", found " + shown(line)};
+  }
+  return answer;
 }
 
 std::string json_quote(std::string_view text) { return dump(Json(std::string(text))); }

@@ -1,5 +1,5 @@
-// Settings as JSON text: how they travel to the other processes (in a memfd). Carries the build
-// id, and refuses another.
+// What travels between our programs as JSON. Settings (in a memfd) carry the build id, and another
+// is refused. What travels to and from the control socket is in status.h.
 #pragma once
 
 #include <string>

@@ -1,0 +1,66 @@
+// `lope status` and `lope stop`: what is asked of a running daemon.
+#include <unistd.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <thread>
+
+#include "cli/commands.h"
+#include "cli/daemon_client.h"
+#include "cli/status_text.h"
+#include "common/exit_code.h"
+
+namespace lope::cli {
+
+namespace {
+
+constexpr const char* kClearScreen = "\033[H\033[J";
+
+int fail(const char* command, const std::string& reason, int code) {
+  std::fprintf(stderr, "lope %s: %s\n", command, reason.c_str());
+  return code;
+}
+
+bool on_terminal() { return ::isatty(STDOUT_FILENO) == 1; }
+bool in_colour() { return on_terminal() && std::getenv("NO_COLOR") == nullptr; }
+
+}  // namespace
+
+int status_command(const StatusOptions& options) {
+  while (true) {
+    auto client = DaemonClient::connect(options.socket);
+    if (!client) return fail("status", client.error(), kExitTemporary);
+    const auto answer = client->ask({.command = "status"});
+    if (!answer) return fail("status", answer.error(), kExitFailed);
+    if (options.json) {
+      std::printf("%s\n", answer->status.c_str());
+    } else {
+      const auto status = daemon_status_from_json(answer->status);
+      if (!status) {
+        return fail("status", status.error() + ": the daemon is of another version", kExitFailed);
+      }
+      const std::string text = status_text(*status, in_colour());
+      std::printf("%s%s", options.watch && on_terminal() ? kClearScreen : "", text.c_str());
+    }
+    if (std::fflush(stdout) != 0) return fail("status", "cannot write its output", kExitFailed);
+    if (!options.watch) return kExitOk;
+    std::this_thread::sleep_for(*options.watch);
+  }
+}
+
+int stop_command(const StopOptions& options) {
+  auto client = DaemonClient::connect(options.socket);
+  if (!client) return fail("stop", client.error(), kExitTemporary);
+  const auto answer = client->ask({.command = "stop", .now = options.now});
+  if (!answer) return fail("stop", answer.error(), kExitFailed);
+  std::printf("%s\n", answer->text.c_str());
+  std::fflush(stdout);
+  if (!options.wait) return kExitOk;
+  if (!client->wait_end(options.limit)) {
+    return fail("stop", "the daemon has not ended within an hour", kExitTemporary);
+  }
+  std::printf("stopped\n");
+  return kExitOk;
+}
+
+}  // namespace lope::cli

@@ -1,0 +1,124 @@
+#include "cli/status_text.h"
+
+#include <cmath>
+#include <cstdio>
+#include <string_view>
+#include <vector>
+
+#include "cli/table.h"
+#include "common/text.h"
+
+namespace lope::cli {
+
+namespace {
+
+constexpr std::string_view kRed = "\033[31m";
+constexpr std::string_view kYellow = "\033[33m";
+constexpr std::string_view kPlain = "\033[0m";
+
+std::string age(double seconds) { return age_text(std::llround(seconds * 1000)); }
+
+// "0", "0.4", "12", "1234"
+std::string rate(double per_second) {
+  char text[32];
+  std::snprintf(text, sizeof text, per_second > 0 && per_second < 10 ? "%.1f" : "%.0f", per_second);
+  return text;
+}
+
+// "-", "12us", "1.5ms", "250ms", "12s"
+std::string duration(double ms) {
+  char text[32];
+  if (ms <= 0) return "-";
+  if (ms < 1) {
+    std::snprintf(text, sizeof text, "%.0fus", std::ceil(ms * 1000));
+  } else if (ms < 10'000) {
+    std::snprintf(text, sizeof text, ms < 10 ? "%.1fms" : "%.0fms", ms);
+  } else {
+    std::snprintf(text, sizeof text, "%.0fs", ms / 1000);
+  }
+  return text;
+}
+
+std::string handler(const GroupStatus& group) {
+  if (group.handler.empty()) return "-";
+  if (group.handler_name.empty()) return group.handler;
+  return escape(group.handler_name, 40) + " " + escape(group.handler_version, 20);
+}
+
+std::vector<std::string> row(const GroupStatus& group) {
+  const auto number = [](std::uint64_t value) { return std::to_string(value); };
+  return {group.name,
+          group.state,
+          handler(group),
+          group.workers_wanted == 0
+              ? "-"
+              : number(group.workers_ready) + "/" + number(group.workers_wanted),
+          rate(group.rate_in),
+          rate(group.rate_out),
+          number(group.running),
+          number(group.waiting),
+          number(group.retried),
+          number(group.dead_lettered + group.rejected),
+          number(group.crashes),
+          duration(group.handling_p50_ms),
+          duration(group.handling_p99_ms),
+          group.consumer_pid == 0 ? "-" : age(group.uptime_s)};
+}
+
+std::string_view colour_of(const GroupStatus& group) {
+  if (group.state == "consuming") {
+    return group.workers_ready < group.workers_wanted ? kYellow : std::string_view();
+  }
+  return group.state == "refused" || group.state == "down" ? kRed : kYellow;
+}
+
+std::string undeliverable_queue(const GroupStatus& relay) {
+  std::string queue = relay.queues.empty() ? std::string() : relay.queues.front();
+  constexpr std::string_view kDue = ".due";
+  if (queue.ends_with(kDue)) queue.resize(queue.size() - kDue.size());
+  return queue + ".undeliverable";
+}
+
+}  // namespace
+
+std::string status_text(const DaemonStatus& status, bool colour) {
+  std::vector<std::vector<std::string>> rows = {{"GROUP", "STATE", "HANDLER", "WORKERS", "IN/s",
+                                                 "OUT/s", "RUNNING", "WAITING", "RETRIED", "DEAD",
+                                                 "CRASHES", "P50", "P99", "UP"}};
+  std::vector<const GroupStatus*> all;
+  for (const GroupStatus& group : status.groups) all.push_back(&group);
+  for (const GroupStatus& relay : status.relay) all.push_back(&relay);
+  for (const GroupStatus* group : all) rows.push_back(row(*group));
+
+  std::string text = "lope " + status.version + " " + status.state + ", pid " +
+                     std::to_string(status.pid) + ", up " + age(status.uptime_s) + ", " +
+                     status.config + "\n";
+  const std::string table = table_text(rows);
+  std::size_t begin = 0;
+  for (std::size_t line = 0; begin < table.size(); ++line) {
+    const std::size_t end = table.find('\n', begin);
+    const std::string_view in = line > 0 && colour ? colour_of(*all[line - 1]) : "";
+    text += in;
+    text += table.substr(begin, end - begin);
+    if (!in.empty()) text += kPlain;
+    text += '\n';
+    begin = end + 1;
+  }
+  for (const GroupStatus* group : all) {
+    if (!group->reason.empty()) {
+      text += group->name + ": " + group->state + ": " + escape(group->reason) + "\n";
+    }
+    if (!group->last_failure.empty()) {
+      text += group->name + ": last failure, " + age(group->last_failure_s) +
+              " ago: " + escape(group->last_failure) + "\n";
+    }
+    if (group->undeliverable > 0) {
+      text += group->name + ": " + std::to_string(group->undeliverable) +
+              " delayed messages could not be delivered: see lope dlq list " +
+              undeliverable_queue(*group) + "\n";
+    }
+  }
+  return text;
+}
+
+}  // namespace lope::cli

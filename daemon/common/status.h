@@ -1,0 +1,90 @@
+// What a running daemon says of itself to `lope status`, as plain values, and as the JSON that
+// travels over the control socket.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "common/result.h"
+
+namespace lope {
+
+struct WorkerStatus {
+  int index = 0;  // as in "orders/0"
+  std::int64_t pid = 0;
+  std::string state;        // "starting", "ready", "leaving"
+  double uptime_s = 0;      // since its start
+  std::uint64_t given = 0;  // messages
+  std::uint64_t rss_bytes = 0;
+};
+
+struct GroupStatus {
+  std::string name;
+  // "starting", "connecting", "consuming", "draining", "ended", "refused", "down": its consumer is
+  // about to be started again.
+  std::string state;
+  std::string reason;  // why it does not consume; empty when it does
+  std::vector<std::string> queues;
+  std::string handler;                                      // as configured
+  std::string handler_name, handler_version, handler_file;  // as loaded; empty before
+  std::int64_t consumer_pid = 0;                            // 0: none
+  double uptime_s = 0;                                      // of the consumer
+  std::uint64_t workers_wanted = 0;
+  std::uint64_t workers_ready = 0;
+  std::vector<WorkerStatus> workers;
+  // Messages that are here now.
+  std::uint64_t running = 0;      // with workers
+  std::uint64_t held = 0;         // of them, those that handlers keep
+  std::uint64_t waiting = 0;      // for a worker
+  std::uint64_t unconfirmed = 0;  // for the broker's confirms
+  // A second, over the last ten.
+  double rate_in = 0;
+  double rate_out = 0;
+  // Of a message in its handler, over the last minute.
+  double handling_p50_ms = 0;
+  double handling_p99_ms = 0;
+  // Since the daemon started.
+  std::uint64_t delivered = 0, acked = 0, retried = 0, rejected = 0, dead_lettered = 0;
+  std::uint64_t published = 0, crashes = 0, timeouts = 0, worker_deaths = 0, pauses = 0;
+  std::uint64_t handed_back = 0, undeliverable = 0, connections = 0;
+  std::string last_failure;   // of a message or a worker; empty: none
+  double last_failure_s = 0;  // how long ago
+};
+
+struct DaemonStatus {
+  std::string version;
+  std::int64_t pid = 0;
+  std::string state;  // "running", "stopping"
+  double uptime_s = 0;
+  std::string config;
+  std::vector<GroupStatus> groups;  // in the order of the configuration
+  std::vector<GroupStatus> relay;   // one, or none
+};
+
+std::string to_json(const DaemonStatus& status);
+Result<DaemonStatus> daemon_status_from_json(std::string_view text);
+
+// ---- The control socket: a line of JSON each way.
+
+struct ControlRequest {
+  std::string command = {};
+  std::string group = {};  // empty: not given
+  bool now = false;
+};
+
+struct ControlAnswer {
+  std::string error = {};   // empty: done
+  std::string text = {};    // what was done, for people
+  std::string status = {};  // JSON of a DaemonStatus; empty: none was asked for
+};
+
+// Without the newline.
+std::string to_json(const ControlRequest& request);
+std::string to_json(const ControlAnswer& answer);
+// Errors say what was expected.
+Result<ControlRequest> control_request_from_json(std::string_view line);
+Result<ControlAnswer> control_answer_from_json(std::string_view line);
+
+}  // namespace lope

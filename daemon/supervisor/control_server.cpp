@@ -1,0 +1,241 @@
+#include "supervisor/control_server.h"
+
+#include <fcntl.h>
+#include <sys/epoll.h>
+#include <sys/file.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <utility>
+
+#include "common/log.h"
+#include "common/text.h"
+
+namespace lope::supervisor {
+
+namespace {
+
+constexpr std::size_t kMaxLine = 64 * 1024;
+constexpr std::size_t kMaxClients = 2000;
+constexpr int kAcceptedAtOnce = 64;
+constexpr int kBacklog = 1024;
+// A client that says nothing for so long, or does not read its answer.
+constexpr std::chrono::minutes kIdle{5};
+constexpr std::chrono::seconds kSlow{10};
+constexpr std::chrono::seconds kTend{1};
+constexpr mode_t kMode = 0660;
+
+Result<UniqueFd> take_lock(const std::string& path, bool& taken) {
+  taken = false;
+  const std::string name = path + ".lock";
+  UniqueFd lock(::open(name.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0640));
+  if (!lock.valid()) return Error{errno_text("open " + name, errno)};
+  if (::flock(lock.get(), LOCK_EX | LOCK_NB) < 0) {
+    if (errno != EWOULDBLOCK) return Error{errno_text("flock " + name, errno)};
+    taken = true;
+    char owner[32] = {};
+    [[maybe_unused]] const ssize_t n = ::pread(lock.get(), owner, sizeof owner - 1, 0);
+    owner[std::strcspn(owner, "\n")] = '\0';
+    return Error{
+        "'" + path + "': another lope, with pid " + escape(owner, 20) +
+        ", runs with this control socket: stop it, or give each a control.socket of its own"};
+  }
+  const std::string owner = std::to_string(::getpid()) + "\n";
+  if (::ftruncate(lock.get(), 0) < 0 ||
+      ::pwrite(lock.get(), owner.data(), owner.size(), 0) < static_cast<ssize_t>(owner.size())) {
+    return Error{errno_text("write " + name, errno)};
+  }
+  return lock;
+}
+
+Result<UniqueFd> listen_on(const std::string& path) {
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  if (path.size() >= sizeof address.sun_path) {
+    return Error{"'" + path + "': expected a path of at most " +
+                 std::to_string(sizeof address.sun_path - 1) + " bytes, found " +
+                 std::to_string(path.size())};
+  }
+  path.copy(address.sun_path, path.size());
+  UniqueFd socket(::socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
+  if (!socket.valid()) return Error{errno_text("socket", errno)};
+  struct stat there {};
+  if (::lstat(path.c_str(), &there) == 0) {
+    if (!S_ISSOCK(there.st_mode))
+      return Error{"'" + path + "': expected a socket, found another file"};
+    ::unlink(path.c_str());  // we have the lock: who made it is dead
+  }
+  const mode_t before = ::umask(static_cast<mode_t>(0777 & ~kMode));
+  const int bound =
+      ::bind(socket.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address);
+  const int error = errno;
+  ::umask(before);
+  if (bound < 0) return Error{errno_text("bind '" + path + "'", error)};
+  if (::listen(socket.get(), kBacklog) < 0)
+    return Error{errno_text("listen '" + path + "'", errno)};
+  return socket;
+}
+
+}  // namespace
+
+ControlServer::ControlServer(EventLoop& loop, std::string path, Handler handler)
+    : loop_(loop), path_(std::move(path)), handler_(std::move(handler)) {}
+
+ControlServer::~ControlServer() {
+  if (listener_.valid()) ::unlink(path_.c_str());
+}
+
+Result<std::unique_ptr<ControlServer>> ControlServer::create(EventLoop& loop,
+                                                             const std::string& path,
+                                                             Handler handler, bool& taken) {
+  std::unique_ptr<ControlServer> server(new ControlServer(loop, path, std::move(handler)));
+  auto lock = take_lock(path, taken);
+  if (!lock) return Error{lock.error()};
+  server->lock_ = std::move(*lock);
+  auto listener = listen_on(path);
+  if (!listener) return Error{listener.error()};
+  server->listener_ = std::move(*listener);
+  ControlServer* const self = server.get();
+  auto source =
+      loop.watch_fd(self->listener_.get(), EPOLLIN, [self](std::uint32_t) { self->accept_some(); });
+  if (!source) return Error{source.error()};
+  server->listener_source_ = std::move(*source);
+  auto timer = loop.make_timer([self] { self->tend(); });
+  if (!timer) return Error{timer.error()};
+  server->timer_ = std::move(*timer);
+  return server;
+}
+
+void ControlServer::accept_some() {
+  for (int i = 0; i < kAcceptedAtOnce; ++i) {
+    UniqueFd socket(::accept4(listener_.get(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
+    if (!socket.valid()) {
+      if (errno == EINTR || errno == ECONNABORTED) continue;
+      // Out of descriptors or memory: again when some have gone, not at once and for ever.
+      if (errno != EAGAIN) listener_source_.set_events(0);
+      break;
+    }
+    ucred peer{};
+    socklen_t size = sizeof peer;
+    if (::getsockopt(socket.get(), SOL_SOCKET, SO_PEERCRED, &peer, &size) < 0) continue;
+    const std::uint64_t id = next_id_++;
+    Connection& connection = connections_[id];
+    connection.client = {peer.uid, peer.pid, peer.uid == 0 || peer.uid == ::geteuid()};
+    connection.deadline = Clock::now() + kIdle;
+    auto source = loop_.watch_fd(socket.get(), EPOLLIN,
+                                 [this, id](std::uint32_t events) { on_event(id, events); });
+    if (!source) {
+      connections_.erase(id);
+      continue;
+    }
+    connection.socket = std::move(socket);
+    connection.source = std::move(*source);
+    if (connections_.size() > kMaxClients) {
+      refuse(connection, "expected at most " + std::to_string(kMaxClients) +
+                             " clients at a time, found more: try again");
+    }
+  }
+  if (!connections_.empty() && !timer_.armed()) timer_.arm(Clock::now() + kTend);
+}
+
+void ControlServer::on_event(std::uint64_t id, std::uint32_t events) {
+  const auto found = connections_.find(id);
+  if (found == connections_.end()) return;
+  Connection& connection = found->second;
+  if (!connection.ending && (events & (EPOLLIN | EPOLLHUP | EPOLLERR)) != 0) read(connection);
+  if (!connection.over) write(connection);
+  if (connection.over) {  // a source must not go inside its own callback
+    connection.source.stop();
+    timer_.arm(Clock::now());
+  }
+}
+
+void ControlServer::read(Connection& connection) {
+  char bytes[4096];
+  const ssize_t n = ::recv(connection.socket.get(), bytes, sizeof bytes, MSG_DONTWAIT);
+  if (n < 0 && (errno == EAGAIN || errno == EINTR)) return;
+  if (n <= 0) {
+    // What it still wants to hear it may have closed only its own side for.
+    connection.over = n < 0 || connection.output.empty();
+    connection.ending = true;
+    return;
+  }
+  connection.deadline = Clock::now() + kIdle;
+  connection.input.append(bytes, static_cast<std::size_t>(n));
+  answer_lines(connection);
+}
+
+// One at a time: the next when the answer to this one is written.
+void ControlServer::answer_lines(Connection& connection) {
+  if (connection.ending || !connection.output.empty()) return;
+  const std::size_t end = connection.input.find('\n');
+  if (end == std::string::npos) {
+    if (connection.input.size() > kMaxLine) {
+      refuse(connection, "expected a line of at most " + std::to_string(kMaxLine) +
+                             " bytes, found no end of it");
+    }
+    return;
+  }
+  const std::string line = connection.input.substr(0, end);
+  connection.input.erase(0, end + 1);
+  answer(connection, line);
+}
+
+void ControlServer::answer(Connection& connection, std::string_view line) {
+  const auto request = control_request_from_json(line);
+  const ControlAnswer answer = request ? handler_(*request, connection.client)
+                                       : ControlAnswer{.error = "control: " + request.error()};
+  connection.output = to_json(answer) + "\n";
+  connection.sent = 0;
+  connection.deadline = Clock::now() + kSlow;
+}
+
+void ControlServer::refuse(Connection& connection, const std::string& reason) {
+  connection.input.clear();
+  connection.output = to_json(ControlAnswer{.error = "control: " + reason}) + "\n";
+  connection.sent = 0;
+  connection.ending = true;
+  connection.deadline = Clock::now() + kSlow;
+  connection.source.set_events(EPOLLOUT);
+}
+
+void ControlServer::write(Connection& connection) {
+  if (!connection.output.empty()) {
+    const ssize_t n =
+        ::send(connection.socket.get(), connection.output.data() + connection.sent,
+               connection.output.size() - connection.sent, MSG_DONTWAIT | MSG_NOSIGNAL);
+    if (n < 0 && errno != EAGAIN && errno != EINTR) {
+      connection.over = true;
+      return;
+    }
+    if (n > 0) {
+      connection.sent += static_cast<std::size_t>(n);
+      connection.deadline = Clock::now() + kSlow;
+    }
+    if (connection.sent == connection.output.size()) {
+      connection.output.clear();
+      connection.deadline = Clock::now() + kIdle;
+      if (connection.ending) {
+        connection.over = true;
+        return;
+      }
+      answer_lines(connection);  // another line may be there already: its answer goes next time
+    }
+  }
+  connection.source.set_events(connection.output.empty() ? EPOLLIN : EPOLLOUT);
+}
+
+void ControlServer::tend() {
+  const TimePoint now = Clock::now();
+  std::erase_if(connections_, [&](const auto& entry) {
+    return entry.second.over || entry.second.deadline <= now;
+  });
+  listener_source_.set_events(EPOLLIN);
+  if (!connections_.empty()) timer_.arm(now + kTend);
+}
+
+}  // namespace lope::supervisor

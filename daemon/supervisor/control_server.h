@@ -1,0 +1,75 @@
+// The control socket: a Unix stream socket on which each side says one line of JSON at a time
+// (status.h). Who connects can harm nobody: lines, answers and clients are bounded, and nothing
+// here waits for anybody.
+#pragma once
+
+#include <sys/types.h>
+
+#include <chrono>
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <string_view>
+
+#include "common/event_loop.h"
+#include "common/fd.h"
+#include "common/status.h"
+
+namespace lope::supervisor {
+
+class ControlServer {
+ public:
+  // Who asks, by the kernel's word (SO_PEERCRED).
+  struct Client {
+    uid_t uid = 0;
+    pid_t pid = 0;
+    bool may_act = false;  // root, or our own user; others may look
+  };
+  using Handler = std::function<ControlAnswer(const ControlRequest&, const Client&)>;
+
+  // Serves on `path`, made anew with mode 0660; `<path>.lock` is locked as long as we live. A
+  // socket that a dead daemon has left is taken over. Errors: another daemon serves there, the path
+  // is too long, or the folder cannot be written to. `taken`: it was the first of these.
+  static Result<std::unique_ptr<ControlServer>> create(EventLoop& loop, const std::string& path,
+                                                       Handler handler, bool& taken);
+  ~ControlServer();
+  ControlServer(const ControlServer&) = delete;
+  ControlServer& operator=(const ControlServer&) = delete;
+
+ private:
+  struct Connection {
+    UniqueFd socket;
+    Client client;
+    std::string input;
+    std::string output;
+    std::size_t sent = 0;
+    bool ending = false;  // closed when its output is written
+    bool over = false;    // to be taken away
+    TimePoint deadline;   // to say something, or to take what we say
+    EventSource source;
+  };
+
+  ControlServer(EventLoop& loop, std::string path, Handler handler);
+  void accept_some();
+  void on_event(std::uint64_t id, std::uint32_t events);
+  void read(Connection& connection);
+  void answer_lines(Connection& connection);
+  void answer(Connection& connection, std::string_view line);
+  void write(Connection& connection);
+  void refuse(Connection& connection, const std::string& reason);
+  void tend();
+
+  EventLoop& loop_;
+  const std::string path_;
+  Handler handler_;
+  UniqueFd lock_;
+  UniqueFd listener_;
+  EventSource listener_source_;
+  EventSource timer_;
+  std::uint64_t next_id_ = 0;
+  std::map<std::uint64_t, Connection> connections_;
+};
+
+}  // namespace lope::supervisor

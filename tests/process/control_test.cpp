@@ -1,0 +1,328 @@
+// The control socket: what `lope status` and `lope stop` say to a running daemon, and what others
+// may send to it. Without a broker: the workers are ready and the consumers keep trying.
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <catch2/catch.hpp>
+#include <fstream>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "common/exit_code.h"
+#include "common/fd.h"
+#include "common/status.h"
+#include "support/ledger.h"
+#include "support/lope.h"
+
+using namespace lope;
+using namespace lope::test;
+using Catch::Contains;
+using Json = nlohmann::json;
+
+namespace {
+
+LopeOptions two_groups() {
+  LopeOptions options;
+  options.groups =
+      "  one: { handler: scripted, workers: 2 }\n"
+      "  two: { handler: scripted, queue: other }\n";
+  return options;
+}
+
+bool wait_for_workers(Lope& daemon, int count) {
+  return eventually(10s, [&] { return daemon.process().count_lines("worker ready") >= count; });
+}
+
+ProcessOptions with_socket(const Lope& daemon) {
+  ProcessOptions options;
+  options.env = {{"LOPE_SOCKET", daemon.control_socket()}};
+  return options;
+}
+
+// A client that says what it likes.
+class Client {
+ public:
+  explicit Client(const std::string& path) {
+    sockaddr_un address{};
+    address.sun_family = AF_UNIX;
+    path.copy(address.sun_path, sizeof address.sun_path - 1);
+    socket_.reset(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    connected_ =
+        ::connect(socket_.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) == 0;
+    const timeval limit{10, 0};
+    ::setsockopt(socket_.get(), SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
+    ::setsockopt(socket_.get(), SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit);
+  }
+  bool connected() const { return connected_; }
+  // False: the daemon has closed the connection, or does not read.
+  bool say(const std::string& bytes) {
+    return ::send(socket_.get(), bytes.data(), bytes.size(), MSG_NOSIGNAL) ==
+           static_cast<ssize_t>(bytes.size());
+  }
+  void end_of_file() { ::shutdown(socket_.get(), SHUT_WR); }
+  // The next line; empty at the end of the connection, or when none came within 10 s.
+  std::string line() {
+    while (true) {
+      if (const auto end = input_.find('\n'); end != std::string::npos) {
+        const std::string line = input_.substr(0, end);
+        input_.erase(0, end + 1);
+        return line;
+      }
+      char bytes[65536];
+      const ssize_t n = ::recv(socket_.get(), bytes, sizeof bytes, 0);
+      if (n <= 0) return {};
+      input_.append(bytes, static_cast<std::size_t>(n));
+    }
+  }
+  std::string ask(const std::string& request) { return say(request + "\n") ? line() : ""; }
+
+ private:
+  UniqueFd socket_;
+  bool connected_ = false;
+  std::string input_;
+};
+
+}  // namespace
+
+TEST_CASE("status tells of every group and worker", "[process][control]") {
+  Lope daemon(two_groups());
+  REQUIRE(wait_for_workers(daemon, 3));
+  const RunResult text = run_lope({"status"}, with_socket(daemon));
+  CHECK(text.status == exited(kExitOk));
+  CHECK_THAT(text.output, Contains("running, pid " + std::to_string(daemon.pid()) + ", up "));
+  CHECK_THAT(text.output, Contains(daemon.config_path()));
+  CHECK_THAT(text.output, Contains("one    connecting  scripted 1.0.0  2/2"));
+  CHECK_THAT(text.output, Contains("two    connecting  scripted 1.0.0  1/1"));
+  CHECK_THAT(text.output, Contains("one: connecting: broker 127.0.0.1:1: connect: "));
+  CHECK(text.output.find('\033') == std::string::npos);  // no terminal, no colours
+
+  const RunResult json = run_lope({"status", "--json"}, with_socket(daemon));
+  CHECK(json.status == exited(kExitOk));
+  const Json status = Json::parse(json.output);
+  CHECK(status["version"] == LOPE_VERSION);
+  CHECK(status["pid"] == daemon.pid());
+  CHECK(status["state"] == "running");
+  REQUIRE(status["groups"].size() == 2);
+  const Json& one = status["groups"][0];
+  CHECK(one["name"] == "one");
+  CHECK(one["queues"] == Json::array({"one"}));
+  CHECK(one["handler_file"] == std::string(LOPE_TEST_HANDLERS_DIR) + "/scripted.so");
+  CHECK(one["consumer_pid"] == daemon.consumers()[0]);
+  REQUIRE(one["workers"].size() == 2);
+  std::vector<pid_t> workers;
+  for (const Json& worker : one["workers"]) {
+    CHECK(worker["state"] == "ready");
+    CHECK(worker["rss_bytes"] > 1'000'000);
+    workers.push_back(worker["pid"]);
+  }
+  for (const Json& worker : status["groups"][1]["workers"]) workers.push_back(worker["pid"]);
+  std::sort(workers.begin(), workers.end());
+  CHECK(workers == daemon.workers());
+  CHECK(status["groups"][1]["queues"] == Json::array({"other"}));
+  CHECK(status["relay"].empty());
+}
+
+TEST_CASE("status shows a refused group and its reason, and a worker that died",
+          "[process][control]") {
+  LopeOptions options;
+  options.groups =
+      "  good: { handler: scripted }\n"
+      "  bad: { handler: create_throws }\n";
+  Lope daemon(options);
+  REQUIRE(wait_for_workers(daemon, 1));
+  const auto status = [&] { return run_lope({"status"}, with_socket(daemon)).output; };
+  CHECK(eventually(10s, [&] {
+    const std::string text = status();
+    return text.find("bad: ") != std::string::npos &&
+           text.find("bad: last failure, ") != std::string::npos;
+  }));
+  ::kill(daemon.workers().front(), SIGKILL);
+  CHECK(eventually(10s, [&] {
+    return status().find("good: last failure, 0s ago: worker 0 ended by SIGKILL while ready") !=
+           std::string::npos;
+  }));
+}
+
+TEST_CASE("stop drains and returns when the daemon has ended", "[process][control]") {
+  Lope daemon(two_groups());
+  REQUIRE(wait_for_workers(daemon, 3));
+  SECTION("in good order") {
+    const RunResult stopped = run_lope({"stop"}, with_socket(daemon));
+    CHECK(stopped.status == exited(kExitOk));
+    CHECK_THAT(stopped.output, Contains("stopping within 30000 ms\nstopped\n"));
+  }
+  SECTION("at once") {
+    const RunResult stopped = run_lope({"stop", "--now"}, with_socket(daemon));
+    CHECK(stopped.status == exited(kExitOk));
+    CHECK_THAT(stopped.output, Contains("stopping now: unfinished messages go back\nstopped\n"));
+  }
+  CHECK(daemon.process().wait_exit(5s) == exited(kExitOk));
+  CHECK(daemon.all_gone());
+  CHECK(::access(daemon.control_socket().c_str(), F_OK) != 0);
+  const RunResult nobody = run_lope({"status"}, with_socket(daemon));
+  CHECK(nobody.status == exited(kExitTemporary));
+  CHECK_THAT(nobody.output, Contains("no daemon answers: connect '" + daemon.control_socket()));
+}
+
+TEST_CASE("a second daemon on the same socket is refused, one after a crash takes it over",
+          "[process][control]") {
+  Lope daemon(two_groups());
+  REQUIRE(wait_for_workers(daemon, 3));
+  LopeOptions again = two_groups();
+  again.top = "control: { socket: " + daemon.control_socket() + " }\n";
+  {
+    Lope second(again);
+    CHECK(second.process().wait_exit(10s) == exited(kExitRefused));
+    CHECK_THAT(second.log(), Contains("another lope, with pid " + std::to_string(daemon.pid())));
+  }
+  CHECK(run_lope({"status"}, with_socket(daemon)).status == exited(kExitOk));
+
+  daemon.process().signal(SIGKILL);
+  REQUIRE(daemon.process().wait_exit(5s) == killed_by(SIGKILL));
+  CHECK(::access(daemon.control_socket().c_str(), F_OK) == 0);
+  Lope third(again);
+  REQUIRE(wait_for_workers(third, 3));
+  const RunResult status = run_lope({"status"}, with_socket(daemon));
+  CHECK(status.status == exited(kExitOk));
+  CHECK_THAT(status.output, Contains("pid " + std::to_string(third.pid())));
+}
+
+TEST_CASE("a socket that cannot be made refuses the start where it was chosen, and only there",
+          "[process][control]") {
+  LopeOptions options = two_groups();
+  SECTION("chosen") {
+    options.top = "control: { socket: /proc/nowhere/control.sock }\n";
+    Lope daemon(options);
+    CHECK(daemon.process().wait_exit(10s) == exited(kExitRefused));
+    CHECK_THAT(daemon.log(), Contains("control socket: open /proc/nowhere/control.sock.lock"));
+  }
+  SECTION("a file that is none") {
+    const TempDir dir;
+    dir.write("file", "of somebody\n");
+    options.top = "control: { socket: " + dir.file("file") + " }\n";
+    Lope daemon(options);
+    CHECK(daemon.process().wait_exit(10s) == exited(kExitRefused));
+    CHECK_THAT(daemon.log(), Contains("expected a socket, found another file"));
+    CHECK(lines_of_file(dir.file("file")) == std::vector<std::string>{"of somebody"});
+  }
+  SECTION("by default") {
+    options.top = "control: {}\n";
+    options.env = {{"LOPE_SOCKET", "/proc/nowhere/control.sock"}};
+    Lope daemon(options);
+    CHECK(wait_for_workers(daemon, 3));
+    CHECK(daemon.wait_for_line("no control socket"));
+    CHECK(daemon.stop() == exited(kExitOk));
+  }
+}
+
+TEST_CASE("requests: one line each way, and errors say what was expected", "[process][control]") {
+  Lope daemon(two_groups());
+  REQUIRE(wait_for_workers(daemon, 3));
+  struct stat info {};
+  REQUIRE(::stat(daemon.control_socket().c_str(), &info) == 0);
+  CHECK((info.st_mode & 07777) == 0660);
+
+  Client client(daemon.control_socket());
+  REQUIRE(client.connected());
+  const auto error = [&](const std::string& request) {
+    return Json::parse(client.ask(request))["error"].get<std::string>();
+  };
+  CHECK(error("") == "control: expected a JSON object on one line, found ''");
+  CHECK(error("[1]") == "control: expected a JSON object on one line, found '[1]'");
+  CHECK(error("\xff\x01") == "control: expected a JSON object on one line, found '\\xFF\\x01'");
+  CHECK(error("{}") == "control: expected \"command\", found none");
+  CHECK(error(R"({"command": 1})") == "control: \"command\": expected a text, found '1'");
+  CHECK(error(R"({"command": "stop", "now": "yes"})") ==
+        "control: \"now\": expected true or false, found '\\\"yes\\\"'");
+  CHECK(error(R"({"comand": "stop"})") ==
+        "control: expected command, group or now, found \"comand\"");
+  CHECK(error(R"({"command": "sttus"})") == "unknown command 'sttus': did you mean 'status'?");
+  // Several in one go are answered in their order; the last one's end of file is no hurry.
+  REQUIRE(client.say("{\"command\":\"a\"}\n{\"command\":\"status\"}\n{\"command\":\"b\"}\n"));
+  client.end_of_file();
+  CHECK(client.line() == R"({"error":"unknown command 'a'"})");
+  CHECK(Json::parse(client.line())["status"]["pid"] == daemon.pid());
+  CHECK(client.line() == R"({"error":"unknown command 'b'"})");
+  CHECK(client.line().empty());
+  CHECK(daemon.stop() == exited(kExitOk));
+}
+
+TEST_CASE("who is neither root nor the daemon's user may look and not act", "[process][control]") {
+  if (::geteuid() != 0) {
+    WARN("left out: only root can become another user");
+    return;
+  }
+  Lope daemon(two_groups());
+  REQUIRE(wait_for_workers(daemon, 3));
+  // The socket's mode keeps others out: this one is let in by its owner.
+  REQUIRE(::chmod(daemon.control_socket().c_str(), 0666) == 0);
+  ::chmod(daemon.dir().path().c_str(), 0755);
+  const auto as_nobody = [&](const std::string& command) {
+    return run({"setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", LOPE_BIN_DIR "/lope",
+                command},
+               with_socket(daemon));
+  };
+  const RunResult looked = as_nobody("status");
+  if (looked.output.find("failed to execute") != std::string::npos) {
+    WARN("left out: another user cannot reach " LOPE_BIN_DIR);
+    return;
+  }
+  INFO(looked.output);
+  CHECK(looked.status == exited(kExitOk));
+  const RunResult acted = as_nobody("stop");
+  CHECK(acted.status == exited(kExitFailed));
+  CHECK_THAT(acted.output, Contains("expected root or the daemon's own user, found user id 65534"));
+  CHECK(run_lope({"status"}, with_socket(daemon)).status == exited(kExitOk));
+}
+
+TEST_CASE("a thousand clients, endless lines and garbage do not disturb it", "[process][control]") {
+  rlimit limit{};
+  ::getrlimit(RLIMIT_NOFILE, &limit);
+  limit.rlim_cur = limit.rlim_max;
+  REQUIRE(::setrlimit(RLIMIT_NOFILE, &limit) == 0);
+  Lope daemon(two_groups());
+  REQUIRE(wait_for_workers(daemon, 3));
+  const std::vector<pid_t> workers = daemon.workers();
+
+  std::vector<std::unique_ptr<Client>> clients;
+  for (int i = 0; i < 1000; ++i) {
+    clients.push_back(std::make_unique<Client>(daemon.control_socket()));
+    REQUIRE(clients.back()->connected());
+    // Half a request, or none; or one whose answer is never read.
+    if (i % 3 == 0) clients.back()->say("{\"command\":");
+    if (i % 3 == 1) clients.back()->say("{\"command\":\"status\"}\n");
+  }
+  CHECK(run_lope({"status"}, with_socket(daemon)).status == exited(kExitOk));
+  {
+    Client endless(daemon.control_socket());
+    const std::string part(4096, 'x');
+    std::size_t said = 0;
+    while (said < (std::size_t{1} << 22) && endless.say(part)) said += part.size();
+    CHECK(said < (std::size_t{1} << 22));  // it is cut off…
+    CHECK_THAT(endless.line(), Contains("expected a line of at most 65536 bytes"));  // … and told
+  }
+  std::mt19937 random(7);
+  for (int i = 0; i < 2000; ++i) {
+    Client garbage(daemon.control_socket());
+    std::string bytes(random() % 300, '\0');
+    for (char& byte : bytes) byte = static_cast<char>(random());
+    if (i % 2 == 0) bytes += '\n';
+    garbage.say(bytes);
+  }
+  // One that was there from the beginning is served still.
+  CHECK_THAT(clients[2]->ask("{\"command\":\"status\"}"), Contains("\"status\""));
+  CHECK(clients[0]->ask("\"status\"}").find("\"status\"") != std::string::npos);
+  CHECK(daemon.workers() == workers);
+  // Its own limit is high; what it starts has the usual one.
+  std::ifstream limits("/proc/" + std::to_string(workers.front()) + "/limits");
+  const std::string text((std::istreambuf_iterator<char>(limits)), {});
+  CHECK_THAT(text, Contains("Max open files"));
+  CHECK(daemon.stop() == exited(kExitOk));
+}
