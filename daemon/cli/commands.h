@@ -7,6 +7,7 @@
 #include <optional>
 #include <string>
 
+#include "common/status.h"
 #include "supervisor/settings_loader.h"
 
 namespace lope::cli {
@@ -38,6 +39,9 @@ struct StopOptions {
   std::chrono::milliseconds limit{3'600'000};
 };
 int stop_command(const StopOptions& options);
+
+// Tells a running daemon to do something with one of its groups; prints what was done.
+int group_command(const std::string& socket, const ControlRequest& request);
 
 // Errors and warnings to standard error, one a line: "file:line:column: error: text".
 void print_problems(const supervisor::LoadedSettings& loaded);

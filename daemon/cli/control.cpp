@@ -1,4 +1,4 @@
-// `lope status` and `lope stop`: what is asked of a running daemon.
+// What is asked of a running daemon, and what it is told: status, stop, scale, restart.
 #include <unistd.h>
 
 #include <cstdio>
@@ -46,6 +46,16 @@ int status_command(const StatusOptions& options) {
     if (!options.watch) return kExitOk;
     std::this_thread::sleep_for(*options.watch);
   }
+}
+
+int group_command(const std::string& socket, const ControlRequest& request) {
+  const char* const command = request.command.c_str();
+  auto client = DaemonClient::connect(socket);
+  if (!client) return fail(command, client.error(), kExitTemporary);
+  const auto answer = client->ask(request);
+  if (!answer) return fail(command, answer.error(), kExitFailed);
+  std::printf("%s\n", answer->text.c_str());
+  return kExitOk;
 }
 
 int stop_command(const StopOptions& options) {

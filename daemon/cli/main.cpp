@@ -19,6 +19,7 @@
 
 namespace {
 
+using lope::ControlRequest;
 using lope::errno_text;
 using lope::escape;
 using lope::kExitFailed;
@@ -37,11 +38,12 @@ constexpr ClientCommand kClientCommands[] = {
     {"dlq", "Look into a queue of dead letters, send them back, delete them"},
 };
 
-constexpr std::string_view kLocalCommands[] = {"run", "check", "inspect", "status", "stop"};
+constexpr std::string_view kLocalCommands[] = {"run",  "check", "inspect", "status",
+                                               "stop", "scale", "restart"};
 
 // Of versions to come: "not yet" is another answer than "unknown".
-constexpr std::string_view kLaterCommands[] = {"top",     "reload", "pause", "resume", "scale",
-                                               "restart", "try",    "test",  "new",    "trace"};
+constexpr std::string_view kLaterCommands[] = {"top", "reload", "pause", "resume",
+                                               "try", "test",   "new",   "trace"};
 
 int become_client(char** argv) {
   const auto path = cli::program_path("lope-client");
@@ -119,6 +121,19 @@ int run_local(int argc, char** argv) {
   bool no_wait = false;
   stop.add_flag("--no-wait", no_wait, "Do not wait until it has ended");
 
+  ControlRequest request;
+  const auto add_group = [&](CLI::App& command) {
+    add_socket(command);
+    command.add_option("group", request.group, "The group's name")->required();
+  };
+  CLI::App& scale = *app.add_subcommand("scale", "Change how many workers a group has");
+  scale.footer("Until the daemon ends. What is running is finished first.");
+  add_group(scale);
+  scale.add_option("workers", request.workers, "1 to 256")->required()->check(CLI::Range(1, 256));
+  CLI::App& restart = *app.add_subcommand("restart", "Replace a group's workers without a gap");
+  restart.footer("A new one first; when it is ready an old one finishes what it has and leaves.");
+  add_group(restart);
+
   // Only for the list in the help: their words are read by lope-client.
   for (const ClientCommand& command : kClientCommands) {
     app.add_subcommand(std::string(command.name), command.help);
@@ -148,6 +163,11 @@ int run_local(int argc, char** argv) {
     stop_options.socket = socket;
     stop_options.wait = !no_wait;
     return cli::stop_command(stop_options);
+  }
+  for (const CLI::App* const command : {&scale, &restart}) {
+    if (!command->parsed()) continue;
+    request.command = command->get_name();
+    return cli::group_command(socket, request);
   }
   std::fputs("lope: expected the command first; see lope --help\n", stderr);
   return kExitUsage;

@@ -428,6 +428,7 @@ std::string to_json(const ControlRequest& request) {
   Json json = {{"command", request.command}};
   if (!request.group.empty()) json["group"] = request.group;
   if (request.now) json["now"] = true;
+  if (request.workers != 0) json["workers"] = request.workers;
   return dump(json);
 }
 
@@ -436,17 +437,23 @@ Result<ControlRequest> control_request_from_json(std::string_view line) {
   if (!json.is_object()) return Error{"expected a JSON object on one line, found " + shown(line)};
   ControlRequest request;
   for (const auto& [name, value] : json.items()) {
-    const bool text = name == "command" || name == "group";
-    if (!text && name != "now") {
-      return Error{"expected command, group or now, found \"" + escape(name, 64) + '"'};
+    const char* expected = nullptr;
+    if (name == "command" || name == "group") {
+      if (!value.is_string()) expected = "a text";
+    } else if (name == "now") {
+      if (!value.is_boolean()) expected = "true or false";
+    } else if (name == "workers") {
+      if (!value.is_number_integer() || value < 1 || value > 256) expected = "1 to 256";
+    } else {
+      return Error{"expected command, group, now or workers, found \"" + escape(name, 64) + '"'};
     }
-    if (text ? !value.is_string() : !value.is_boolean()) {
-      return Error{"\"" + name + "\": expected " + (text ? "a text" : "true or false") +
-                   ", found " + shown(dump(value))};
+    if (expected != nullptr) {
+      return Error{"\"" + name + "\": expected " + expected + ", found " + shown(dump(value))};
     }
     if (name == "command") request.command = value.get<std::string>();
     if (name == "group") request.group = value.get<std::string>();
     if (name == "now") request.now = value.get<bool>();
+    if (name == "workers") request.workers = value.get<int>();
   }
   if (request.command.empty()) return Error{"expected \"command\", found none"};
   return request;

@@ -137,8 +137,9 @@ struct BoardText {
 enum class WorkerState : std::uint32_t { none, starting, ready, leaving };
 const char* to_string(WorkerState state);
 
-// Of one consumer there are at most so many workers at a time.
-inline constexpr std::size_t kMaxWorkers = 256;
+// Of one consumer there are at most so many workers at a time: 256 that are wanted, and those that
+// are replaced.
+inline constexpr std::size_t kMaxWorkerSlots = 384;
 
 // Counters since the daemon started: a replaced consumer goes on where its predecessor stopped.
 struct GroupBoard {
@@ -185,7 +186,7 @@ struct GroupBoard {
     std::atomic<std::uint64_t> started_ms;  // since 1970
     std::atomic<std::uint64_t> given;       // messages
   };
-  std::array<Worker, kMaxWorkers> workers;
+  std::array<Worker, kMaxWorkerSlots> workers;
 };
 
 // What went wrong with a message or a worker, and that it was now.

@@ -72,6 +72,7 @@ struct ControlRequest {
   std::string command = {};
   std::string group = {};  // empty: not given
   bool now = false;
+  int workers = 0;  // 0: not given
 };
 
 struct ControlAnswer {

@@ -123,6 +123,12 @@ Result<void> Consumer::set_up() {
   Orders::Events orders_events;
   orders_events.on_drain = [this](std::chrono::milliseconds limit) { drain_within(limit); };
   orders_events.on_stop = [this] { stop_now(); };
+  orders_events.on_scale = [this](int workers) { scale(workers); };
+  orders_events.on_restart = [this] {
+    if (phase_ != Phase::running) return;
+    log_info("replacing the workers", {{"group", settings_.group.name}});
+    pool_->restart();
+  };
   auto orders = Orders::create(*loop_, settings_.shutdown_timeout, std::move(orders_events));
   if (!orders) return Error{orders.error()};
   orders_ = std::move(*orders);
@@ -133,13 +139,6 @@ Result<void> Consumer::set_up() {
     into = std::move(*made);
     return {};
   };
-  for (const QueueSettings& queue : settings_.group.queues) {
-    nap_target_ += static_cast<std::size_t>(queue.prefetch) / 5;
-    auto_ack_window_ += static_cast<std::size_t>(queue.prefetch);
-  }
-  const int calls = settings_.group.workers * settings_.group.threads * settings_.group.batch_size;
-  auto_ack_window_ = std::max(auto_ack_window_, static_cast<std::size_t>(calls));
-  nap_target_ = std::min<std::size_t>(nap_target_, 64);
   if (auto made = timer(delay_timer_, [] {}); !made) return made;
   if (auto made = timer(batch_timer_, [] {}); !made) return made;
   if (auto made = timer(bodies_timer_, [this] { trim_bodies(); }); !made) return made;
@@ -196,13 +195,36 @@ Result<void> Consumer::set_up() {
   pool_events.on_death = [this](WorkerProcess::Remains& remains, const std::string& how) {
     on_death(remains, how);
   };
+  pool_events.on_given_back = [this](std::vector<Delivery*> deliveries) {
+    on_given_back(std::move(deliveries));
+  };
   pool_events.on_keep_alive = [](Delivery& delivery) { delivery.alive = Clock::now(); };
   pool_events.on_refused = [this](const std::string& reason) { refuse(reason); };
   auto pool = WorkerPool::create(*loop_, settings_, kWorkerProgramFd, table_, board_,
                                  std::move(pool_events));
   if (!pool) return Error{pool.error()};
   pool_ = std::move(*pool);
+  count_windows();
   return {};
+}
+
+void Consumer::count_windows() {
+  nap_target_ = auto_ack_window_ = 0;
+  for (const QueueSettings& queue : settings_.group.queues) {
+    nap_target_ += static_cast<std::size_t>(queue.prefetch) / 5;
+    auto_ack_window_ += static_cast<std::size_t>(queue.prefetch);
+  }
+  const int calls = pool_->wanted() * settings_.group.threads * settings_.group.batch_size;
+  auto_ack_window_ = std::max(auto_ack_window_, static_cast<std::size_t>(calls));
+  nap_target_ = std::min<std::size_t>(nap_target_, 64);
+}
+
+void Consumer::scale(int workers) {
+  if (phase_ != Phase::running || workers == pool_->wanted()) return;
+  log_info("scaling",
+           {{"group", settings_.group.name}, {"workers", workers}, {"before", pool_->wanted()}});
+  pool_->scale(workers);
+  count_windows();
 }
 
 int Consumer::run() {
@@ -264,7 +286,7 @@ bool Consumer::turn() {
   if (pool_->may_be_stuck() && !stuck_timer_.armed()) {
     stuck_timer_.arm(Clock::now() + kStuckCheck);
   }
-  return more;
+  return more || pool_->tend_due();
 }
 
 void Consumer::wait(bool at_once) {
@@ -568,6 +590,12 @@ std::size_t Consumer::put_back(std::vector<Delivery*> deliveries) {
     (delivery->alone ? suspects_ : waiting_).push_front(delivery->index);
   }
   return stale;
+}
+
+// By a worker that leaves.
+void Consumer::on_given_back(std::vector<Delivery*> deliveries) {
+  for (Delivery* delivery : deliveries) no_longer_held(*delivery);
+  put_back(std::move(deliveries));
 }
 
 // ---- Outcomes

@@ -32,6 +32,8 @@ class Consumer {
   enum class Phase { running, draining, closing, ending, done };
 
   Result<void> set_up();
+  void scale(int workers);
+  void count_windows();
   // One round of everything; true: there is more to do at once.
   bool turn();
   // Until something happens, or only to look at signals, deaths and timers.
@@ -54,6 +56,7 @@ class Consumer {
   // Back to the head of the line, in their order; those of a channel that is gone are the broker's
   // again, and dropped. Returns how many were.
   std::size_t put_back(std::vector<Delivery*> deliveries);
+  void on_given_back(std::vector<Delivery*> deliveries);
   bool keep_body(std::uint16_t queue, const IncomingDelivery& incoming);
 
   // Outcomes

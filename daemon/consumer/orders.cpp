@@ -52,6 +52,12 @@ void Orders::read_control() {
   switch (message.type) {
     case ControlType::drain: events_.on_drain(std::chrono::milliseconds(message.value)); break;
     case ControlType::stop: events_.on_stop(); break;
+    case ControlType::scale:
+      if (events_.on_scale) events_.on_scale(static_cast<int>(message.value));
+      break;
+    case ControlType::restart:
+      if (events_.on_restart) events_.on_restart();
+      break;
     case ControlType::changed: break;  // ours
   }
 }

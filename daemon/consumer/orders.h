@@ -17,6 +17,9 @@ class Orders {
     std::function<void(std::chrono::milliseconds limit)> on_drain;
     // Leave now: told so, or the supervisor is gone.
     std::function<void()> on_stop;
+    // Of a group; a relay has neither.
+    std::function<void(int workers)> on_scale;
+    std::function<void()> on_restart;
   };
   // `limit`: of a drain that a signal asks for.
   static Result<std::unique_ptr<Orders>> create(EventLoop& loop, std::chrono::milliseconds limit,

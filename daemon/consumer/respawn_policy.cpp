@@ -1,5 +1,7 @@
 #include "consumer/respawn_policy.h"
 
+#include <algorithm>
+
 #include "common/backoff.h"
 
 namespace lope::consumer {
@@ -17,23 +19,27 @@ std::chrono::milliseconds pause_after(int deaths, double random) {
 }  // namespace
 
 std::optional<std::chrono::milliseconds> respawn_delay(RespawnHistory& history,
-                                                       const WorkerDeath& death, double random) {
+                                                       const WorkerDeath& death, int workers,
+                                                       double random) {
+  workers = std::max(workers, 1);
   if (death.was_ready) history.ever_ready = true;
   if (death.had_message) {
     history.idle_deaths = history.silent_deaths = history.hangs = 0;
     // No news, and it ends with the message's `crashes`.
     if (death.known) return std::chrono::milliseconds(0);
-    history.crashes = death.worked ? 0 : history.crashes + 1;
-    if (history.crashes <= kMaxCrashesAtOnce) return std::chrono::milliseconds(0);
-    return pause_after(history.crashes - kMaxCrashesAtOnce, random);
+    const int at_once = kMaxCrashesAtOnce * workers;
+    const bool news = history.crashes <= at_once || !death.beside;
+    history.crashes = death.worked ? 0 : history.crashes + (news ? 1 : 0);
+    if (history.crashes <= at_once) return std::chrono::milliseconds(0);
+    return pause_after(history.crashes - at_once, random);
   }
   history.crashes = 0;
   if (death.was_ready && death.age >= kHealthy) history.idle_deaths = 0;
-  ++history.idle_deaths;
+  if (history.idle_deaths == 0 || !death.beside) ++history.idle_deaths;
   history.silent_deaths = death.was_ready || death.explained ? 0 : history.silent_deaths + 1;
   history.hangs = death.hung ? history.hangs + 1 : 0;
-  if (!history.ever_ready &&
-      (history.silent_deaths >= kMaxDeathsNeverReady || history.hangs >= kMaxHangsNeverReady)) {
+  if (!history.ever_ready && (history.silent_deaths >= kMaxDeathsNeverReady * workers ||
+                              history.hangs >= kMaxHangsNeverReady * workers)) {
     return std::nullopt;
   }
   return pause_after(history.idle_deaths, random);

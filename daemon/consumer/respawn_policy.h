@@ -1,8 +1,8 @@
-// When a dead worker is replaced. Pure. A death with a message inside is charged to the message,
-// and a new worker comes at once, unless message after message is found to do that and none of the
-// workers gets anything done; one before ready, or with nothing inside, is the handler's or ours,
-// and the pauses grow. A handler that never once became ready, and never said why, is given up; one
-// that says that it cannot start yet is tried for ever.
+// When a dead worker of a group is replaced. Pure. A death with a message inside is charged to the
+// message, and a new worker comes at once, unless message after message is found to do that and
+// none of the workers gets anything done; one before ready, or with nothing inside, is the
+// handler's or ours, and the pauses grow. A handler that never once became ready, and never said
+// why, is given up; one that says that it cannot start yet is tried for ever.
 #pragma once
 
 #include <chrono>
@@ -26,13 +26,16 @@ struct WorkerDeath {
   bool worked = false;     // it has finished messages
   bool known = false;      // the messages inside have taken down workers before
   bool explained = false;  // the handler said why it could not start
+  bool beside = false;     // it was one of several: the successor of another is still waited for
   std::chrono::milliseconds age{0};
   bool hung = false;  // not ready within start_timeout: killed
 };
 
-// How long to wait before the next worker; nothing: give the group up. Updates the history.
+// How long to wait before the next worker; nothing: give the group up. Updates the history, which
+// is that of a group of so many workers: what is counted below is so often for each of them.
 std::optional<std::chrono::milliseconds> respawn_delay(RespawnHistory& history,
-                                                       const WorkerDeath& death, double random);
+                                                       const WorkerDeath& death, int workers,
+                                                       double random);
 
 // As many deaths in a row before ready mean that the handler does not load here.
 inline constexpr int kMaxDeathsNeverReady = 5;

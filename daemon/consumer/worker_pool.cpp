@@ -10,6 +10,7 @@
 #include "common/json.h"
 #include "common/log.h"
 #include "consumer/orphans.h"
+#include "consumer/roster.h"
 
 namespace lope::consumer {
 
@@ -56,19 +57,73 @@ WorkerPool::WorkerPool(EventLoop& loop, const ConsumerSettings& settings, int wo
       table_(table),
       board_(board),
       events_(std::move(events)),
-      slots_(static_cast<std::size_t>(settings.group.workers)) {
+      slots_(static_cast<std::size_t>(settings.group.workers)),
+      wanted_(settings.group.workers) {
   environment_ = environment_without({kWorkerIdVariable});
 }
 
 WorkerPool::~WorkerPool() { kill_all(); }
 
-void WorkerPool::start() {
-  for (std::size_t i = 0; i < slots_.size(); ++i) start_worker(static_cast<int>(i));
+void WorkerPool::start() { keep_roster(Clock::now()); }
+
+void WorkerPool::scale(int workers) {
+  wanted_ = workers;
+  roster_due_ = true;
+}
+
+void WorkerPool::restart() {
+  for (Slot& slot : slots_) slot.outdated = slot.process != nullptr;
+  roster_due_ = true;
+}
+
+int WorkerPool::free_place() {
+  const auto place = std::find_if(slots_.begin(), slots_.end(),
+                                  [](const Slot& slot) { return slot.process == nullptr; });
+  if (place != slots_.end()) return static_cast<int>(place - slots_.begin());
+  if (slots_.size() == kMaxWorkerSlots) return -1;
+  slots_.emplace_back();
+  return static_cast<int>(slots_.size()) - 1;
+}
+
+void WorkerPool::keep_roster(TimePoint now) {
+  if (stopping_ || refused_) return;
+  if (std::erase_if(pauses_, [now](TimePoint end) { return end <= now; }) > 0) roster_due_ = true;
+  if (!std::exchange(roster_due_, false)) return;
+  std::vector<RosterEntry> entries;
+  for (const Slot& slot : slots_) {
+    entries.push_back({.present = slot.process != nullptr,
+                       .ready = slot.ready,
+                       .leaving = slot.leaving,
+                       .outdated = slot.outdated});
+  }
+  const RosterPlan plan = plan_roster(entries, wanted_);
+  for (const std::size_t index : plan.leave) let_go(static_cast<int>(index));
+  const int starts = plan.start - static_cast<int>(pauses_.size());
+  for (int i = 0; i < starts; ++i) {
+    const int place = free_place();
+    if (place < 0) return;  // until one of those that leave has left
+    start_worker(place);
+  }
+}
+
+void WorkerPool::let_go(int index) {
+  Slot& slot = slots_[static_cast<std::size_t>(index)];
+  slot.leaving = true;
+  set_ready_count();
+  show(index, WorkerState::leaving);
+  log_info("worker leaves", {{"group", settings_.group.name},
+                             {"worker", index},
+                             {"worker_pid", slot.process->pid()},
+                             {"running", slot.process->in_flight()}});
+  std::vector<Delivery*> given_back = slot.process->take_back(table_);
+  ease_out(slot, given_back);
+  if (!given_back.empty()) events_.on_given_back(std::move(given_back));
 }
 
 void WorkerPool::start_worker(int index) {
   Slot& slot = slots_[static_cast<std::size_t>(index)];
   slot.ready = slot.exited = slot.hung = slot.refused = slot.probing = false;
+  slot.leaving = slot.outdated = false;
   slot.link_trouble.clear();
   slot.failure.clear();
   slot.mean_ns = -1;
@@ -101,6 +156,7 @@ void WorkerPool::start_worker(int index) {
     if (it.ready) return;
     it.ready = true;
     ever_ready_ = true;
+    roster_due_ = true;
     has_batch_ = handler.has_batch;
     handler_name_ = handler.name;
     handler_version_ = handler.version;
@@ -108,7 +164,7 @@ void WorkerPool::start_worker(int index) {
     board_.handler_name.set(handler.name);
     board_.handler_version.set(handler.version);
     board_.handler_file.set(handler.path);
-    show(index, WorkerState::ready);
+    show(index, it.leaving ? WorkerState::leaving : WorkerState::ready);
     it.process->set_can_flush(handler.has_flush);
     set_ready_count();
     log_info("worker ready", {{"group", settings_.group.name},
@@ -154,7 +210,8 @@ void WorkerPool::start_worker(int index) {
                                         {"worker", index},
                                         {"reason", started.error()},
                                         {"retry_ms", pause.count()}});
-    slot.restart_at = Clock::now() + pause;
+    pauses_.push_back(Clock::now() + pause);
+    roster_due_ = true;
     return;
   }
   slot.process = std::move(*started);
@@ -175,59 +232,64 @@ void WorkerPool::show_given(std::size_t index) {
 }
 
 void WorkerPool::set_ready_count() {
-  ready_ = static_cast<int>(
-      std::count_if(slots_.begin(), slots_.end(), [](const Slot& slot) { return slot.ready; }));
+  ready_ = static_cast<int>(std::count_if(
+      slots_.begin(), slots_.end(), [](const Slot& slot) { return slot.ready && !slot.leaving; }));
   board_.workers_ready.store(static_cast<std::uint32_t>(ready_), std::memory_order_relaxed);
 }
 
 bool WorkerPool::cannot_stay(const Slot& slot) const {
-  if (slot.process->link_closed()) return slot.probing && !stopping_;
+  if (slot.process->link_closed()) return (slot.probing || slot.leaving) && !stopping_;
   return !slot.link_trouble.empty();
 }
 
 void WorkerPool::tend() {
   const TimePoint now = Clock::now();
+  tend_due_ = false;
   TimePoint next = TimePoint::max();
+  std::vector<Delivery*> kept;
   for (std::size_t i = 0; i < slots_.size(); ++i) {
     Slot& slot = slots_[i];
-    if (slot.process != nullptr && slot.exited) {
+    if (slot.process == nullptr) continue;
+    if (slot.exited) {
       bury(static_cast<int>(i));
-    } else if (slot.process != nullptr && !slot.hung && cannot_stay(slot)) {
-      // It lives, but cannot be talked to, or was asked to end.
-      if (now < slot.kill_at) {
-        next = std::min(next, slot.kill_at);
-      } else {
-        const std::string reason = slot.process->link_closed()
-                                       ? "it does not end after the message that it ran alone"
-                                       : slot.link_trouble;
-        log_error("killing a worker", {{"group", settings_.group.name},
-                                       {"worker", i},
-                                       {"worker_pid", slot.process->pid()},
-                                       {"reason", reason}});
-        slot.process->kill(SIGKILL);
-        slot.kill_at = TimePoint::max();
-      }
+      continue;
     }
-    if (slot.process == nullptr && !stopping_ && !refused_) {
-      if (now >= slot.restart_at) {
-        start_worker(static_cast<int>(i));
-      }
-      if (slot.process == nullptr) next = std::min(next, slot.restart_at);
+    if (slot.leaving && !stopping_) ease_out(slot, kept);
+    if (slot.hung || !cannot_stay(slot)) continue;
+    // It lives, but cannot be talked to, or was asked to end.
+    if (now < slot.kill_at) {
+      next = std::min(next, slot.kill_at);
+    } else {
+      const std::string reason = !slot.process->link_closed() ? slot.link_trouble
+                                 : slot.probing
+                                     ? "it does not end after the message that it ran alone"
+                                     : "it does not end after its last message";
+      log_error("killing a worker", {{"group", settings_.group.name},
+                                     {"worker", i},
+                                     {"worker_pid", slot.process->pid()},
+                                     {"reason", reason}});
+      slot.process->kill(SIGKILL);
+      slot.kill_at = TimePoint::max();
     }
-    if (slot.process != nullptr && !slot.ready && !slot.exited && !slot.hung) {
-      const TimePoint limit = slot.process->started_at() + settings_.group.start_timeout;
-      if (now < limit) {
-        next = std::min(next, limit);
-      } else {
-        slot.hung = true;
-        log_error("killing a worker", {{"group", settings_.group.name},
-                                       {"worker", i},
-                                       {"worker_pid", slot.process->pid()},
-                                       {"reason", "not ready within start_timeout"},
-                                       {"limit_ms", settings_.group.start_timeout.count()},
-                                       {"stage", to_string(slot.process->stage())}});
-        slot.process->kill(SIGKILL);
-      }
+  }
+  if (!kept.empty()) events_.on_given_back(std::move(kept));
+  keep_roster(now);
+  for (const TimePoint end : pauses_) next = std::min(next, end);
+  for (std::size_t i = 0; i < slots_.size(); ++i) {
+    Slot& slot = slots_[i];
+    if (slot.process == nullptr || slot.ready || slot.exited || slot.hung) continue;
+    const TimePoint limit = slot.process->started_at() + settings_.group.start_timeout;
+    if (now < limit) {
+      next = std::min(next, limit);
+    } else {
+      slot.hung = true;
+      log_error("killing a worker", {{"group", settings_.group.name},
+                                     {"worker", i},
+                                     {"worker_pid", slot.process->pid()},
+                                     {"reason", "not ready within start_timeout"},
+                                     {"limit_ms", settings_.group.start_timeout.count()},
+                                     {"stage", to_string(slot.process->stage())}});
+      slot.process->kill(SIGKILL);
     }
   }
   if (next != TimePoint::max()) timer_.arm(next);
@@ -247,13 +309,12 @@ void WorkerPool::bury(int index) {
   const std::string how = end ? end->to_string() : end.error();
   const auto age =
       std::chrono::duration_cast<std::chrono::milliseconds>(Clock::now() - process.started_at());
-  const bool retired = slot.probing && process.link_closed() && !stopping_;
+  const bool retired = (slot.probing || slot.leaving) && process.link_closed() && !stopping_;
   const bool asked = process.link_closed() || stopping_;
   std::string next = "none: the group ends";
   std::string refusal;
   if (retired) {
-    slot.restart_at = Clock::now();
-    next = "a new worker at once";
+    next = slot.leaving ? "none: it has left" : "a new worker at once";
   } else if (!asked) {
     const WorkerDeath death{
         .was_ready = slot.ready,
@@ -262,11 +323,12 @@ void WorkerPool::bury(int index) {
         .known = std::all_of(remains.running.begin(), remains.running.end(),
                              [](const Delivery* inside) { return inside->crashes > 0; }),
         .explained = !slot.failure.empty(),
+        .beside = !pauses_.empty(),
         .age = age,
         .hung = slot.hung};
     // What has worked in this group is not given up for a refusal or a shortage that may pass.
-    slot.history.ever_ready = slot.history.ever_ready || ever_ready_;
-    const auto delay = respawn_delay(slot.history, death, random_fraction());
+    history_.ever_ready = history_.ever_ready || ever_ready_;
+    const auto delay = respawn_delay(history_, death, wanted_, random_fraction());
     if (slot.refused && !ever_ready_) {
       refusal = slot.failure;
     } else if (!delay && slot.hung) {
@@ -282,7 +344,7 @@ void WorkerPool::bury(int index) {
                 " while " + to_string(stage) +
                 (slot.failure.empty() ? std::string() : ": " + slot.failure);
     } else {
-      slot.restart_at = Clock::now() + *delay;
+      if (delay->count() > 0) pauses_.push_back(Clock::now() + *delay);
       next = delay->count() == 0 ? "a new worker at once"
                                  : "a new worker in " + std::to_string(delay->count()) + " ms";
     }
@@ -308,8 +370,9 @@ void WorkerPool::bury(int index) {
   }
   show(index, WorkerState::none);
   slot.process.reset();
-  slot.ready = slot.exited = false;
+  slot.ready = slot.exited = slot.leaving = slot.outdated = false;
   slot.ended.clear();
+  roster_due_ = true;
   set_ready_count();
   sweep();
   events_.on_death(remains, how);
@@ -331,7 +394,7 @@ WorkerLoad WorkerPool::load(const Slot& slot) const {
   WorkerLoad load;
   if (slot.process == nullptr) return load;
   load.ready = slot.ready && !slot.exited && !slot.process->link_closed() &&
-               slot.link_trouble.empty() && !slot.probing &&
+               slot.link_trouble.empty() && !slot.probing && !slot.leaving &&
                !(keep_fresh_ && slot.process->given() == 0);
   load.threads = settings_.group.threads;
   load.calls = slot.process->calls();
@@ -346,9 +409,17 @@ bool WorkerPool::dispatch(std::span<Delivery* const> deliveries) {
   const std::size_t count = slots_.size();
   if (count == 0) return false;
   loads_.clear();
+  std::size_t calls = 0;
+  bool any_leaves = false;
   for (std::size_t i = 0; i < count; ++i) {
-    loads_.push_back(load(slots_[(first_choice_ + i) % count]));
+    const Slot& slot = slots_[(first_choice_ + i) % count];
+    loads_.push_back(load(slot));
+    calls += loads_.back().calls;
+    any_leaves = any_leaves || slot.leaving;
   }
+  // While the old finish, the new take over one call at a time: there are never more than without.
+  const int limit = wanted_ * settings_.group.threads;
+  if (any_leaves && calls >= static_cast<std::size_t>(limit)) return false;
   const int choice = choose_worker(loads_, deliveries.size());
   if (choice < 0) return false;
   const std::size_t index = (first_choice_ + static_cast<std::size_t>(choice)) % count;
@@ -360,8 +431,8 @@ bool WorkerPool::dispatch(std::span<Delivery* const> deliveries) {
 
 bool WorkerPool::probe(Delivery& delivery) {
   const auto fresh = std::find_if(slots_.begin(), slots_.end(), [](const Slot& slot) {
-    return slot.process != nullptr && slot.ready && !slot.exited && slot.link_trouble.empty() &&
-           !slot.process->link_closed() && slot.process->given() == 0;
+    return slot.process != nullptr && slot.ready && !slot.leaving && !slot.exited &&
+           slot.link_trouble.empty() && !slot.process->link_closed() && slot.process->given() == 0;
   });
   if (fresh == slots_.end()) return false;
   fresh->probing = true;
@@ -397,13 +468,15 @@ void WorkerPool::collect() {
         slot.process->flush(table_);
       }
       retire(slot);
+      tend_due_ = tend_due_ || slot.leaving;
     }
   }
 }
 
-// A worker whose only message, a suspect, is done with.
+// A worker that gets nothing more, when it is done with what it had.
 void WorkerPool::retire(Slot& slot) {
-  if (!slot.probing || slot.process->in_flight() > 0 || slot.process->link_closed()) return;
+  if (!slot.probing && !slot.leaving) return;
+  if (slot.process->in_flight() > 0 || slot.process->link_closed()) return;
   slot.process->close_link();
   slot.kill_at = Clock::now() + kEndingGrace;
   show(static_cast<int>(&slot - slots_.data()), WorkerState::leaving);
@@ -424,7 +497,7 @@ bool WorkerPool::may_be_stuck() const {
   bool idle = false;
   bool queued = false;
   for (const Slot& slot : slots_) {
-    if (slot.process == nullptr || !slot.ready) continue;
+    if (slot.process == nullptr || !slot.ready || slot.leaving) continue;
     idle = idle || slot.process->calls() + slot.process->flushing() <
                        static_cast<std::size_t>(settings_.group.threads);
     queued = queued || slot.process->has_queued();
@@ -586,19 +659,24 @@ std::vector<Delivery*> WorkerPool::end_idle() {
   std::vector<Delivery*> kept;
   for (Slot& slot : slots_) {
     if (slot.process == nullptr) continue;
-    WorkerProcess& process = *slot.process;
-    if (process.held() > 0 && process.held() == process.in_flight()) {
-      if (!process.last_flush_asked()) {
-        process.ask_last_flush();
-        process.flush(table_);
-      } else if (process.last_flush_done()) {
-        const std::vector<Delivery*> taken = process.take_held(table_);
-        kept.insert(kept.end(), taken.begin(), taken.end());
-      }
-    }
-    if (process.in_flight() == 0) process.close_link();
+    ease_out(slot, kept);
+    if (slot.process->in_flight() == 0) slot.process->close_link();
   }
   return kept;
+}
+
+void WorkerPool::ease_out(Slot& slot, std::vector<Delivery*>& kept) {
+  WorkerProcess& process = *slot.process;
+  if (process.held() > 0 && process.held() == process.in_flight()) {
+    if (!process.last_flush_asked()) {
+      process.ask_last_flush();
+      process.flush(table_);
+    } else if (process.last_flush_done()) {
+      const std::vector<Delivery*> taken = process.take_held(table_);
+      kept.insert(kept.end(), taken.begin(), taken.end());
+    }
+  }
+  retire(slot);
 }
 
 int WorkerPool::kill_all() {

@@ -23,6 +23,8 @@ class WorkerPool {
     std::function<void(WorkerProcess::Outcome&)> on_outcome;
     // Its messages: what was inside a handler (with how the worker ended), and what was not.
     std::function<void(WorkerProcess::Remains&, const std::string& how)> on_death;
+    // Nobody has begun them, or who kept them has gone without settling them: for other workers.
+    std::function<void(std::vector<Delivery*>)> on_given_back;
     // A handler that keeps this delivery still works on it.
     std::function<void(Delivery&)> on_keep_alive;
     // The handler cannot be used: no worker is started any more.
@@ -38,6 +40,13 @@ class WorkerPool {
   void start();
   // Buries what has ended and starts what is due. Call once a turn.
   void tend();
+  // It has to be called once more before the loop sleeps.
+  bool tend_due() const { return tend_due_; }
+  // So many workers from now on: 0 to 256. New ones start, or the last ones finish and leave.
+  void scale(int workers);
+  int wanted() const { return wanted_; }
+  // Replaces every worker: new ones first, then the old ones finish what they have and leave.
+  void restart();
 
   // ---- Work
   // Gives the deliveries, for one call of a handler, to the worker they should go to; false: none
@@ -111,19 +120,23 @@ class WorkerPool {
     bool exited = false;
     bool hung = false;         // killed because it did not become ready in time
     bool probing = false;      // has one delivery, alone, and no other after it
+    bool outdated = false;     // to be replaced
+    bool leaving = false;      // gets nothing more, and ends when what it has is done
     std::string link_trouble;  // set: to be killed, unless it ends by itself before…
     TimePoint kill_at{};       // … then
     std::string ended;         // set: why it was ended, by a time limit
     std::string failure;       // what it said before it ended
     bool refused = false;
     double mean_ns = -1;
-    RespawnHistory history;
-    TimePoint restart_at{};
   };
 
   WorkerPool(EventLoop& loop, const ConsumerSettings& settings, int worker_program_fd,
              DeliveryTable& table, GroupBoard& board, Events events);
   void start_worker(int index);
+  int free_place();
+  void keep_roster(TimePoint now);
+  void let_go(int index);
+  void ease_out(Slot& slot, std::vector<Delivery*>& kept);
   void bury(int index);
   void set_ready_count();
   void show(int index, WorkerState state);
@@ -145,6 +158,11 @@ class WorkerPool {
   UniqueFd wake_;
   std::vector<std::string> environment_;
   std::vector<Slot> slots_;
+  int wanted_;
+  bool tend_due_ = false;
+  bool roster_due_ = true;  // something has changed in it
+  RespawnHistory history_;
+  std::vector<TimePoint> pauses_;  // for each, one worker fewer is started until then
   std::vector<WorkerLoad> loads_;  // scratch of dispatch()
   std::size_t first_choice_ = 0;
   int ready_ = 0;

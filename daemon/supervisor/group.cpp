@@ -186,6 +186,11 @@ std::string Group::trouble() const {
   return reason.empty() ? "starting" : reason;
 }
 
+void Group::scale(int workers) {
+  settings_.group.workers = workers;
+  send(ControlType::scale, workers);
+}
+
 void Group::sample(TimePoint now) {
   const auto value = [](const std::atomic<std::uint64_t>& counter) {
     return counter.load(std::memory_order_relaxed);

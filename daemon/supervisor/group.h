@@ -35,6 +35,8 @@ class Group {
   State state() const { return state_; }
   const GroupBoard& board() const { return *board_; }
   int workers_wanted() const { return settings_.group.workers; }
+  // Of this consumer and of those that follow it.
+  void scale(int workers);
   bool consuming() const;
   // Why it is not; empty when it is.
   std::string trouble() const;

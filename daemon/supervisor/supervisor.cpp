@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <csignal>
+#include <span>
 
 #include "common/control_path.h"
 #include "common/exit_code.h"
@@ -157,23 +158,60 @@ bool Supervisor::serve_control() {
   return true;
 }
 
+Group* Supervisor::group_named(const std::string& name) {
+  const auto found =
+      std::ranges::find_if(groups_, [&](const auto& group) { return group->name() == name; });
+  return found == groups_.end() ? nullptr : found->get();
+}
+
 ControlAnswer Supervisor::carry_out(const ControlRequest& request,
                                     const ControlServer::Client& client) {
-  static constexpr std::string_view kCommands[] = {"status", "stop"};
+  static constexpr std::string_view kCommands[] = {"status", "stop", "scale", "restart"};
+  const auto slip = [](std::string_view word, std::span<const std::string_view> known) {
+    const std::string near = nearest(word, known);
+    return near.empty() ? std::string() : ": did you mean '" + near + "'?";
+  };
   if (request.command == "status") return {.status = to_json(daemon_status())};
   if (std::ranges::find(kCommands, request.command) == std::end(kCommands)) {
-    const std::string near = nearest(request.command, kCommands);
     return {.error = "unknown command '" + escape(request.command, 64) + "'" +
-                     (near.empty() ? "" : ": did you mean '" + near + "'?")};
+                     slip(request.command, kCommands)};
   }
   if (!client.may_act) {
     return {.error = request.command + ": expected root or the daemon's own user, found user id " +
                      std::to_string(client.uid) + ": others may only look"};
   }
   log_info("told over the control socket", {{"command", request.command},
+                                            {"group", request.group},
+                                            {"workers", request.workers},
                                             {"now", request.now ? "true" : "false"},
                                             {"uid", client.uid},
                                             {"client_pid", client.pid}});
+  if (request.command == "stop") return stop_for(request);
+  Group* const group = group_named(request.group);
+  if (group == nullptr) {
+    std::vector<std::string_view> names;
+    for (const auto& each : groups_) names.push_back(each->name());
+    return {.error = request.command + ": no group '" + escape(request.group, 64) + "'" +
+                     slip(request.group, names)};
+  }
+  const std::string subject = "group '" + group->name() + "': ";
+  if (phase_ != Phase::running) return {.error = subject + "the daemon is stopping"};
+  if (group->state() == Group::State::refused) {
+    return {.error = subject + "it is refused: " + group->trouble()};
+  }
+  if (request.command == "scale") {
+    if (request.workers == 0)
+      return {.error = subject + "expected a number of workers, found none"};
+    const int before = group->workers_wanted();
+    group->scale(request.workers);
+    return {.text = subject + std::to_string(request.workers) + " workers, before " +
+                    std::to_string(before)};
+  }
+  group->send(ControlType::restart);
+  return {.text = subject + "replacing its workers"};
+}
+
+ControlAnswer Supervisor::stop_for(const ControlRequest& request) {
   if (request.now) {
     stop_now();
     return {.text = "stopping now: unfinished messages go back"};

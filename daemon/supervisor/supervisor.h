@@ -28,6 +28,8 @@ class Supervisor {
   Result<void> set_up();
   bool serve_control();
   ControlAnswer carry_out(const ControlRequest& request, const ControlServer::Client& client);
+  Group* group_named(const std::string& name);
+  ControlAnswer stop_for(const ControlRequest& request);
   DaemonStatus daemon_status() const;
   void on_tick();
   void stop(int signal);
