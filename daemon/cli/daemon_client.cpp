@@ -2,6 +2,7 @@
 
 #include <poll.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -48,6 +49,14 @@ bool readable(int fd, TimePoint end) {
 }
 
 }  // namespace
+
+DaemonClient::DaemonClient(UniqueFd socket) : socket_(std::move(socket)) {
+  ucred peer{};
+  socklen_t size = sizeof peer;
+  if (::getsockopt(socket_.get(), SOL_SOCKET, SO_PEERCRED, &peer, &size) == 0) {
+    daemon_.reset(static_cast<int>(::syscall(SYS_pidfd_open, peer.pid, 0)));
+  }
+}
 
 Result<DaemonClient> DaemonClient::connect(const std::string& socket) {
   const std::vector<std::string> places =
@@ -96,15 +105,9 @@ Result<ControlAnswer> DaemonClient::ask(const ControlRequest& request) {
   return answer;
 }
 
-bool DaemonClient::wait_end(std::chrono::milliseconds limit) {
-  const TimePoint end = Clock::now() + limit;
-  char byte = 0;
-  while (readable(socket_.get(), end)) {
-    const ssize_t n = ::recv(socket_.get(), &byte, 1, 0);
-    if (n < 0 && errno == EINTR) continue;
-    if (n <= 0) return true;
-  }
-  return false;
+bool DaemonClient::wait_end(std::chrono::milliseconds limit) const {
+  // Without a process to watch: it is gone already.
+  return !daemon_.valid() || readable(daemon_.get(), Clock::now() + limit);
 }
 
 }  // namespace lope::cli

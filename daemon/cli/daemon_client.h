@@ -17,13 +17,14 @@ class DaemonClient {
 
   // One request, one answer. An answer that is an error is one here, too. Waits 10 s at most.
   Result<ControlAnswer> ask(const ControlRequest& request);
-  // Until the daemon closes the connection, as it does when it ends; false: it has not in time.
-  bool wait_end(std::chrono::milliseconds limit);
+  // Until the daemon has ended; false: it has not in time.
+  bool wait_end(std::chrono::milliseconds limit) const;
 
  private:
-  explicit DaemonClient(UniqueFd socket) : socket_(std::move(socket)) {}
+  explicit DaemonClient(UniqueFd socket);
 
   UniqueFd socket_;
+  UniqueFd daemon_;  // its process
   std::string input_;
 };
 

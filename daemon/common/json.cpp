@@ -225,6 +225,7 @@ void members(Io& io, T& settings) {
     io("crashes", settings.crashes);
     io("dead_letter", settings.dead_letter);
     io("breaker", settings.breaker);
+    io("recycle", settings.recycle);
   } else if constexpr (Is<T, RetrySettings>) {
     io("attempts", settings.attempts);
     io("delay", settings.delay);
@@ -244,6 +245,10 @@ void members(Io& io, T& settings) {
     io("period", settings.period);
     io("pause", settings.pause);
     io("max_pause", settings.max_pause);
+  } else if constexpr (Is<T, RecycleSettings>) {
+    io("messages", settings.messages);
+    io("memory_bytes", settings.memory_bytes);
+    io("age", settings.age);
   } else if constexpr (Is<T, DelaySettings>) {
     io("prefix", settings.prefix);
     io("relay", settings.relay);
@@ -271,6 +276,7 @@ void members(Io& io, T& settings) {
     io("options", settings.options);
     io("batch", settings.batch);
     io("flush_interval", settings.flush_interval);
+    io("measures_memory", settings.measures_memory);
     io("max_message_bytes", settings.max_message_bytes);
     io("log_level", settings.log_level);
   } else if constexpr (Is<T, PluginDescription::Option>) {
@@ -318,6 +324,7 @@ void members(Io& io, T& settings) {
     io("crashes", settings.crashes);
     io("timeouts", settings.timeouts);
     io("worker_deaths", settings.worker_deaths);
+    io("recycled", settings.recycled);
     io("pauses", settings.pauses);
     io("handed_back", settings.handed_back);
     io("undeliverable", settings.undeliverable);
@@ -448,7 +455,8 @@ Result<ControlRequest> control_request_from_json(std::string_view line) {
       return Error{"expected command, group, now or workers, found \"" + escape(name, 64) + '"'};
     }
     if (expected != nullptr) {
-      return Error{"\"" + name + "\": expected " + expected + ", found " + shown(dump(value))};
+      const std::string found = value.is_structured() ? value.type_name() : shown(dump(value));
+      return Error{"\"" + name + "\": expected " + expected + ", found " + found};
     }
     if (name == "command") request.command = value.get<std::string>();
     if (name == "group") request.group = value.get<std::string>();

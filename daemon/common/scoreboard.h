@@ -68,6 +68,7 @@ struct WorkerBoard {
 
   // Written by the worker.
   alignas(64) std::atomic<std::uint32_t> stage;
+  std::atomic<std::uint64_t> resident_bytes;    // after its latest calls; 0: not measured
   alignas(64) std::atomic<std::uint64_t> tail;  // tickets given out
   struct alignas(64) Slot {
     std::atomic<std::uint64_t> sequence;  // of the delivery inside the handler; 0: none
@@ -165,6 +166,7 @@ struct GroupBoard {
   std::atomic<std::uint64_t> handed_back_in_drain;
   std::atomic<std::uint64_t> killed_in_drain;
   std::atomic<std::uint64_t> worker_deaths;
+  std::atomic<std::uint64_t> recycled;     // workers that were replaced for `recycle`
   std::atomic<std::uint64_t> connections;  // opened so far
   // What is here now, as of the latest turn.
   std::atomic<std::uint64_t> running;      // with workers

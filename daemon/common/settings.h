@@ -134,6 +134,15 @@ struct BreakerSettings {
   friend bool operator==(const BreakerSettings&, const BreakerSettings&) = default;
 };
 
+// When a worker is replaced. The limits are the latest: each worker's own is up to a tenth earlier,
+// so that they do not leave together.
+struct RecycleSettings {
+  int messages = 0;                  // that it was given; 0: any number
+  std::int64_t memory_bytes = 0;     // resident; 0: any. At this it gets nothing more
+  std::chrono::milliseconds age{0};  // 0: any
+  friend bool operator==(const RecycleSettings&, const RecycleSettings&) = default;
+};
+
 inline constexpr std::size_t kMaxDelayPrefix = 100;  // the names made of it are AMQP's too
 
 // The delay ladder, shared by every daemon on the virtual host that names the same prefix.
@@ -166,6 +175,7 @@ struct GroupSettings {
   int crashes = 3;  // workers that a message may take down, 1 to 100
   DeadLetterSettings dead_letter;
   BreakerSettings breaker;
+  RecycleSettings recycle;
   friend bool operator==(const GroupSettings&, const GroupSettings&) = default;
 };
 
@@ -214,6 +224,7 @@ struct WorkerSettings {
   std::vector<std::pair<std::string, std::string>> options;
   bool batch = false;  // handle_batch() for every delivery
   std::chrono::milliseconds flush_interval{1000};
+  bool measures_memory = false;                        // it says how much it has
   std::int64_t max_message_bytes = 128 * 1024 * 1024;  // of a publication
   LogLevel log_level = LogLevel::info;
 };

@@ -48,6 +48,7 @@ struct GroupStatus {
   // Since the daemon started.
   std::uint64_t delivered = 0, acked = 0, retried = 0, rejected = 0, dead_lettered = 0;
   std::uint64_t published = 0, crashes = 0, timeouts = 0, worker_deaths = 0, pauses = 0;
+  std::uint64_t recycled = 0;  // workers
   std::uint64_t handed_back = 0, undeliverable = 0, connections = 0;
   std::string last_failure;   // of a message or a worker; empty: none
   double last_failure_s = 0;  // how long ago

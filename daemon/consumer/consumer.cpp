@@ -196,7 +196,7 @@ Result<void> Consumer::set_up() {
     on_death(remains, how);
   };
   pool_events.on_given_back = [this](std::vector<Delivery*> deliveries) {
-    on_given_back(std::move(deliveries));
+    put_back(std::move(deliveries));
   };
   pool_events.on_keep_alive = [](Delivery& delivery) { delivery.alive = Clock::now(); };
   pool_events.on_refused = [this](const std::string& reason) { refuse(reason); };
@@ -590,12 +590,6 @@ std::size_t Consumer::put_back(std::vector<Delivery*> deliveries) {
     (delivery->alone ? suspects_ : waiting_).push_front(delivery->index);
   }
   return stale;
-}
-
-// By a worker that leaves.
-void Consumer::on_given_back(std::vector<Delivery*> deliveries) {
-  for (Delivery* delivery : deliveries) no_longer_held(*delivery);
-  put_back(std::move(deliveries));
 }
 
 // ---- Outcomes

@@ -56,7 +56,6 @@ class Consumer {
   // Back to the head of the line, in their order; those of a channel that is gone are the broker's
   // again, and dropped. Returns how many were.
   std::size_t put_back(std::vector<Delivery*> deliveries);
-  void on_given_back(std::vector<Delivery*> deliveries);
   bool keep_body(std::uint16_t queue, const IncomingDelivery& incoming);
 
   // Outcomes

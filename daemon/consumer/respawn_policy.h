@@ -18,6 +18,14 @@ struct RespawnHistory {
   int crashes = 0;          // in a row: with a fresh message inside, and nothing finished before
   int hangs = 0;            // of these, in a row, those that had to be killed at start_timeout
   bool ever_ready = false;  // this group's handler has worked before
+  TimePoint counted_at = TimePoint::min();  // when the latest died that was no other's companion
+
+  // Is the death of a worker that began then one with the latest that counted? If not, it counts.
+  bool is_beside(TimePoint started, TimePoint now) {
+    if (started <= counted_at) return true;
+    counted_at = now;
+    return false;
+  }
 };
 
 struct WorkerDeath {
@@ -26,7 +34,7 @@ struct WorkerDeath {
   bool worked = false;     // it has finished messages
   bool known = false;      // the messages inside have taken down workers before
   bool explained = false;  // the handler said why it could not start
-  bool beside = false;     // it was one of several: the successor of another is still waited for
+  bool beside = false;     // RespawnHistory::is_beside()
   std::chrono::milliseconds age{0};
   bool hung = false;  // not ready within start_timeout: killed
 };

@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cmath>
 #include <csignal>
 
 #include "common/backoff.h"
@@ -24,6 +25,8 @@ constexpr std::chrono::milliseconds kLinkGrace{200};
 constexpr std::chrono::milliseconds kEndingGrace{5000};
 // From SIGABRT, which leaves a core and a backtrace, to SIGKILL.
 constexpr std::chrono::milliseconds kAbortGrace{1000};
+// With so much of `recycle.memory` a worker's successor is started.
+constexpr double kEnough = 0.85;
 
 }  // namespace
 
@@ -69,11 +72,13 @@ void WorkerPool::start() { keep_roster(Clock::now()); }
 void WorkerPool::scale(int workers) {
   wanted_ = workers;
   roster_due_ = true;
+  pauses_.clear();
 }
 
 void WorkerPool::restart() {
   for (Slot& slot : slots_) slot.outdated = slot.process != nullptr;
   roster_due_ = true;
+  pauses_.clear();  // whatever they were for, this is another attempt
 }
 
 int WorkerPool::free_place() {
@@ -89,21 +94,40 @@ void WorkerPool::keep_roster(TimePoint now) {
   if (stopping_ || refused_) return;
   if (std::erase_if(pauses_, [now](TimePoint end) { return end <= now; }) > 0) roster_due_ = true;
   if (!std::exchange(roster_due_, false)) return;
-  std::vector<RosterEntry> entries;
-  for (const Slot& slot : slots_) {
-    entries.push_back({.present = slot.process != nullptr,
-                       .ready = slot.ready,
-                       .leaving = slot.leaving,
-                       .outdated = slot.outdated});
-  }
-  const RosterPlan plan = plan_roster(entries, wanted_);
-  for (const std::size_t index : plan.leave) let_go(static_cast<int>(index));
+  RosterPlan plan;
+  do {
+    std::vector<RosterEntry> entries;
+    for (const Slot& slot : slots_) {
+      entries.push_back({.present = slot.process != nullptr,
+                         .ready = slot.ready,
+                         .leaving = slot.leaving,
+                         .outdated = slot.outdated});
+    }
+    plan = plan_roster(entries, wanted_);
+    for (const std::size_t index : plan.leave) let_go(static_cast<int>(index));
+  } while (!plan.leave.empty());  // who leaves makes room for another
   const int starts = plan.start - static_cast<int>(pauses_.size());
   for (int i = 0; i < starts; ++i) {
     const int place = free_place();
     if (place < 0) return;  // until one of those that leave has left
     start_worker(place);
   }
+  if (keep_fresh_ && plan.start == 0) make_one_fresh();
+}
+
+// Suspects wait for a worker that has had nothing. Those that there are were given something, and
+// nobody's death will bring another.
+void WorkerPool::make_one_fresh() {
+  Slot* used = nullptr;
+  for (Slot& slot : slots_) {
+    if (slot.process == nullptr || slot.leaving || slot.exited) continue;
+    // There is one, or there will be when this one ends or is ready.
+    if (slot.probing || slot.outdated || slot.process->given() == 0) return;
+    used = &slot;
+  }
+  if (used == nullptr) return;
+  used->outdated = true;
+  roster_due_ = tend_due_ = true;
 }
 
 void WorkerPool::let_go(int index) {
@@ -115,15 +139,16 @@ void WorkerPool::let_go(int index) {
                              {"worker", index},
                              {"worker_pid", slot.process->pid()},
                              {"running", slot.process->in_flight()}});
-  std::vector<Delivery*> given_back = slot.process->take_back(table_);
-  ease_out(slot, given_back);
-  if (!given_back.empty()) events_.on_given_back(std::move(given_back));
+  if (auto given_back = slot.process->take_back(table_); !given_back.empty()) {
+    events_.on_given_back(std::move(given_back));
+  }
+  ease_out(slot);
 }
 
 void WorkerPool::start_worker(int index) {
   Slot& slot = slots_[static_cast<std::size_t>(index)];
   slot.ready = slot.exited = slot.hung = slot.refused = slot.probing = false;
-  slot.leaving = slot.outdated = false;
+  slot.leaving = slot.outdated = slot.flush_asked = false;
   slot.link_trouble.clear();
   slot.failure.clear();
   slot.mean_ns = -1;
@@ -138,6 +163,7 @@ void WorkerPool::start_worker(int index) {
   worker.options = settings_.group.options;
   worker.batch = settings_.group.batch_size > 1;
   worker.flush_interval = settings_.group.flush_interval;
+  worker.measures_memory = settings_.group.recycle.memory_bytes > 0;
   worker.max_message_bytes = settings_.broker.max_message_bytes;
   worker.log_level = settings_.log.level;
 
@@ -157,6 +183,7 @@ void WorkerPool::start_worker(int index) {
     it.ready = true;
     ever_ready_ = true;
     roster_due_ = true;
+    if (it.leaving) it.kill_at = Clock::now() + leaving_grace();
     has_batch_ = handler.has_batch;
     handler_name_ = handler.name;
     handler_version_ = handler.version;
@@ -220,6 +247,52 @@ void WorkerPool::start_worker(int index) {
   shown.started_ms.store(unix_ms(), std::memory_order_relaxed);
   shown.pid.store(slot.process->pid(), std::memory_order_relaxed);
   show(index, WorkerState::starting);
+  set_limits(slot);
+}
+
+// Each a little earlier than the settings say, at random: those that started together do not leave
+// together. With memory there has to be time for the successor to get ready.
+void WorkerPool::set_limits(Slot& slot) const {
+  const RecycleSettings& limits = settings_.group.recycle;
+  const double share = 1 - random_fraction() / 10;
+  slot.last_given = static_cast<std::uint64_t>(std::ceil(limits.messages * share));
+  slot.last_bytes =
+      static_cast<std::uint64_t>(static_cast<double>(limits.memory_bytes) * kEnough * share);
+  slot.last_moment = TimePoint::max();
+  if (limits.age.count() > 0) {
+    slot.last_moment = slot.process->started_at() +
+                       std::chrono::duration_cast<Clock::duration>(limits.age * share);
+  }
+}
+
+void WorkerPool::recycle(int index, TimePoint now) {
+  Slot& slot = slots_[static_cast<std::size_t>(index)];
+  if (!slot.ready || slot.leaving || slot.probing) return;
+  WorkerProcess& process = *slot.process;
+  const std::uint64_t bytes = process.board().resident_bytes.load(std::memory_order_relaxed);
+  if (!slot.outdated) {
+    const char* reason = nullptr;
+    if (slot.last_given != 0 && process.given() >= slot.last_given) reason = "messages";
+    if (slot.last_bytes != 0 && bytes >= slot.last_bytes) reason = "memory";
+    if (now >= slot.last_moment) reason = "age";
+    if (reason == nullptr) return;
+    slot.outdated = roster_due_ = true;
+    board_.recycled.fetch_add(1, std::memory_order_relaxed);
+    log_info("worker to be replaced", {{"group", settings_.group.name},
+                                       {"worker", index},
+                                       {"worker_pid", process.pid()},
+                                       {"reason", reason},
+                                       {"messages", process.given()},
+                                       {"resident_bytes", bytes}});
+  }
+  if (has_all_its_memory(slot) && process.has_queued()) {
+    events_.on_given_back(process.take_back(table_));
+  }
+}
+
+bool WorkerPool::has_all_its_memory(const Slot& slot) const {
+  const auto most = static_cast<std::uint64_t>(settings_.group.recycle.memory_bytes);
+  return most != 0 && slot.process->board().resident_bytes.load(std::memory_order_relaxed) >= most;
 }
 
 void WorkerPool::show(int index, WorkerState state) {
@@ -238,15 +311,18 @@ void WorkerPool::set_ready_count() {
 }
 
 bool WorkerPool::cannot_stay(const Slot& slot) const {
-  if (slot.process->link_closed()) return (slot.probing || slot.leaving) && !stopping_;
+  // One that is asked to leave before it is ready has until start_timeout.
+  if (slot.process->link_closed()) {
+    return (slot.probing || (slot.leaving && slot.ready)) && !stopping_;
+  }
   return !slot.link_trouble.empty();
 }
 
 void WorkerPool::tend() {
   const TimePoint now = Clock::now();
   tend_due_ = false;
+  const bool recycles = settings_.group.recycle != RecycleSettings{} && !stopping_;
   TimePoint next = TimePoint::max();
-  std::vector<Delivery*> kept;
   for (std::size_t i = 0; i < slots_.size(); ++i) {
     Slot& slot = slots_[i];
     if (slot.process == nullptr) continue;
@@ -254,7 +330,11 @@ void WorkerPool::tend() {
       bury(static_cast<int>(i));
       continue;
     }
-    if (slot.leaving && !stopping_) ease_out(slot, kept);
+    if (slot.leaving && !stopping_) ease_out(slot);
+    if (recycles) {
+      recycle(static_cast<int>(i), now);
+      if (!slot.outdated) next = std::min(next, slot.last_moment);
+    }
     if (slot.hung || !cannot_stay(slot)) continue;
     // It lives, but cannot be talked to, or was asked to end.
     if (now < slot.kill_at) {
@@ -272,7 +352,6 @@ void WorkerPool::tend() {
       slot.kill_at = TimePoint::max();
     }
   }
-  if (!kept.empty()) events_.on_given_back(std::move(kept));
   keep_roster(now);
   for (const TimePoint end : pauses_) next = std::min(next, end);
   for (std::size_t i = 0; i < slots_.size(); ++i) {
@@ -323,7 +402,7 @@ void WorkerPool::bury(int index) {
         .known = std::all_of(remains.running.begin(), remains.running.end(),
                              [](const Delivery* inside) { return inside->crashes > 0; }),
         .explained = !slot.failure.empty(),
-        .beside = !pauses_.empty(),
+        .beside = history_.is_beside(process.started_at(), Clock::now()),
         .age = age,
         .hung = slot.hung};
     // What has worked in this group is not given up for a refusal or a shortage that may pass.
@@ -343,6 +422,8 @@ void WorkerPool::bury(int index) {
                 std::to_string(kMaxDeathsNeverReady) + " times in a row, at last by " + how +
                 " while " + to_string(stage) +
                 (slot.failure.empty() ? std::string() : ": " + slot.failure);
+    } else if (slot.leaving) {
+      next = "none: it was leaving";
     } else {
       if (delay->count() > 0) pauses_.push_back(Clock::now() + *delay);
       next = delay->count() == 0 ? "a new worker at once"
@@ -362,7 +443,7 @@ void WorkerPool::bury(int index) {
              {"waiting", remains.waiting.size()},
              {"reason", slot.failure},
              {"next", next}});
-  if (!clean) {
+  if (!clean && !(asked && slot.leaving)) {
     board_.worker_deaths.fetch_add(1, std::memory_order_relaxed);
     note_failure(board_, "worker " + std::to_string(index) + " ended by " + how + " while " +
                              to_string(stage) +
@@ -395,7 +476,7 @@ WorkerLoad WorkerPool::load(const Slot& slot) const {
   if (slot.process == nullptr) return load;
   load.ready = slot.ready && !slot.exited && !slot.process->link_closed() &&
                slot.link_trouble.empty() && !slot.probing && !slot.leaving &&
-               !(keep_fresh_ && slot.process->given() == 0);
+               !has_all_its_memory(slot) && !(keep_fresh_ && slot.process->given() == 0);
   load.threads = settings_.group.threads;
   load.calls = slot.process->calls();
   load.flushing = slot.process->flushing();
@@ -410,12 +491,13 @@ bool WorkerPool::dispatch(std::span<Delivery* const> deliveries) {
   if (count == 0) return false;
   loads_.clear();
   std::size_t calls = 0;
-  bool any_leaves = false;
+  bool any_leaves = false;  // with a call, and another comes in its place
   for (std::size_t i = 0; i < count; ++i) {
     const Slot& slot = slots_[(first_choice_ + i) % count];
     loads_.push_back(load(slot));
     calls += loads_.back().calls;
-    any_leaves = any_leaves || slot.leaving;
+    any_leaves = any_leaves || (slot.leaving && slot.outdated && loads_.back().calls > 0);
+    if (slot.leaving && !slot.outdated) calls -= loads_.back().calls;  // one fewer from now on
   }
   // While the old finish, the new take over one call at a time: there are never more than without.
   const int limit = wanted_ * settings_.group.threads;
@@ -478,7 +560,8 @@ void WorkerPool::retire(Slot& slot) {
   if (!slot.probing && !slot.leaving) return;
   if (slot.process->in_flight() > 0 || slot.process->link_closed()) return;
   slot.process->close_link();
-  slot.kill_at = Clock::now() + kEndingGrace;
+  slot.kill_at = Clock::now() + (slot.leaving ? leaving_grace() : kEndingGrace);
+  tend_due_ = true;
   show(static_cast<int>(&slot - slots_.data()), WorkerState::leaving);
 }
 
@@ -659,24 +742,35 @@ std::vector<Delivery*> WorkerPool::end_idle() {
   std::vector<Delivery*> kept;
   for (Slot& slot : slots_) {
     if (slot.process == nullptr) continue;
-    ease_out(slot, kept);
-    if (slot.process->in_flight() == 0) slot.process->close_link();
+    WorkerProcess& process = *slot.process;
+    if (process.held() > 0 && process.held() == process.in_flight()) {
+      if (!process.last_flush_asked()) {
+        process.ask_last_flush();
+        process.flush(table_);
+      } else if (process.last_flush_done()) {
+        const std::vector<Delivery*> taken = process.take_held(table_);
+        kept.insert(kept.end(), taken.begin(), taken.end());
+      }
+    }
+    if (process.in_flight() == 0) process.close_link();
   }
   return kept;
 }
 
-void WorkerPool::ease_out(Slot& slot, std::vector<Delivery*>& kept) {
+// Unlike at a drain nobody is in a hurry: what a handler keeps it settles when it likes, within the
+// time limits.
+void WorkerPool::ease_out(Slot& slot) {
   WorkerProcess& process = *slot.process;
-  if (process.held() > 0 && process.held() == process.in_flight()) {
-    if (!process.last_flush_asked()) {
-      process.ask_last_flush();
-      process.flush(table_);
-    } else if (process.last_flush_done()) {
-      const std::vector<Delivery*> taken = process.take_held(table_);
-      kept.insert(kept.end(), taken.begin(), taken.end());
-    }
+  if (!slot.flush_asked && process.held() > 0 && process.held() == process.in_flight()) {
+    slot.flush_asked = true;
+    process.ask_flush(FlushReason::window_full);
+    process.flush(table_);
   }
   retire(slot);
+}
+
+std::chrono::milliseconds WorkerPool::leaving_grace() const {
+  return std::max(kEndingGrace, settings_.shutdown_timeout);
 }
 
 int WorkerPool::kill_all() {

@@ -23,7 +23,7 @@ class WorkerPool {
     std::function<void(WorkerProcess::Outcome&)> on_outcome;
     // Its messages: what was inside a handler (with how the worker ended), and what was not.
     std::function<void(WorkerProcess::Remains&, const std::string& how)> on_death;
-    // Nobody has begun them, or who kept them has gone without settling them: for other workers.
+    // By a worker that has not begun them: they are for others.
     std::function<void(std::vector<Delivery*>)> on_given_back;
     // A handler that keeps this delivery still works on it.
     std::function<void(Delivery&)> on_keep_alive;
@@ -55,7 +55,10 @@ class WorkerPool {
   // Gives it, alone, to a worker that has had none before, and ends that worker afterwards; false:
   // there is none now. While `want`, such workers are kept for this.
   bool probe(Delivery& delivery);
-  void keep_fresh_workers(bool want) { keep_fresh_ = want; }
+  void keep_fresh_workers(bool want) {
+    roster_due_ = roster_due_ || want != keep_fresh_;
+    keep_fresh_ = want;
+  }
   // Can its handler take several at once?
   bool has_batch() const { return has_batch_; }
   void flush();
@@ -122,12 +125,17 @@ class WorkerPool {
     bool probing = false;      // has one delivery, alone, and no other after it
     bool outdated = false;     // to be replaced
     bool leaving = false;      // gets nothing more, and ends when what it has is done
+    bool flush_asked = false;  // while leaving
     std::string link_trouble;  // set: to be killed, unless it ends by itself before…
     TimePoint kill_at{};       // … then
     std::string ended;         // set: why it was ended, by a time limit
     std::string failure;       // what it said before it ended
     bool refused = false;
     double mean_ns = -1;
+    // When it is to be replaced.
+    std::uint64_t last_given = 0;
+    std::uint64_t last_bytes = 0;
+    TimePoint last_moment{};
   };
 
   WorkerPool(EventLoop& loop, const ConsumerSettings& settings, int worker_program_fd,
@@ -135,8 +143,12 @@ class WorkerPool {
   void start_worker(int index);
   int free_place();
   void keep_roster(TimePoint now);
+  void set_limits(Slot& slot) const;
+  void recycle(int index, TimePoint now);
+  bool has_all_its_memory(const Slot& slot) const;
   void let_go(int index);
-  void ease_out(Slot& slot, std::vector<Delivery*>& kept);
+  void ease_out(Slot& slot);
+  void make_one_fresh();
   void bury(int index);
   void set_ready_count();
   void show(int index, WorkerState state);
@@ -148,6 +160,8 @@ class WorkerPool {
   // `thread`: whose call it is over; -1: nobody's alone.
   void end(int index, const std::string& reason, std::chrono::milliseconds limit, int thread);
   bool cannot_stay(const Slot& slot) const;
+  // For destroy().
+  std::chrono::milliseconds leaving_grace() const;
 
   EventLoop& loop_;
   const ConsumerSettings& settings_;

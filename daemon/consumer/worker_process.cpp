@@ -148,7 +148,9 @@ void WorkerProcess::ask_flush(FlushReason reason) {
   // One that waits to be sent says the newer reason, unless it is half sent.
   for (std::size_t i = next_unsent_ + (sent_of_first_ > 0 ? 1 : 0); i < unsent_.size(); ++i) {
     if (unsent_[i].type != FrameType::flush) continue;
-    unsent_[i].value = value;
+    // The last flush is reported, and waited for.
+    if (unsent_[i].value != static_cast<std::uint64_t>(FlushReason::drain))
+      unsent_[i].value = value;
     return;
   }
   unsent_.push_back({FrameType::flush, value});

@@ -32,7 +32,7 @@ constexpr mode_t kMode = 0660;
 Result<UniqueFd> take_lock(const std::string& path, bool& taken) {
   taken = false;
   const std::string name = path + ".lock";
-  UniqueFd lock(::open(name.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0640));
+  UniqueFd lock(::open(name.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600));
   if (!lock.valid()) return Error{errno_text("open " + name, errno)};
   if (::flock(lock.get(), LOCK_EX | LOCK_NB) < 0) {
     if (errno != EWOULDBLOCK) return Error{errno_text("flock " + name, errno)};
@@ -40,9 +40,10 @@ Result<UniqueFd> take_lock(const std::string& path, bool& taken) {
     char owner[32] = {};
     [[maybe_unused]] const ssize_t n = ::pread(lock.get(), owner, sizeof owner - 1, 0);
     owner[std::strcspn(owner, "\n")] = '\0';
+    const std::string who = owner[0] == '\0' ? "" : ", with pid " + escape(owner, 20) + ",";
     return Error{
-        "'" + path + "': another lope, with pid " + escape(owner, 20) +
-        ", runs with this control socket: stop it, or give each a control.socket of its own"};
+        "'" + path + "': another lope" + who +
+        " runs with this control socket: stop it, or give each a control.socket of its own"};
   }
   const std::string owner = std::to_string(::getpid()) + "\n";
   if (::ftruncate(lock.get(), 0) < 0 ||
@@ -67,7 +68,14 @@ Result<UniqueFd> listen_on(const std::string& path) {
   if (::lstat(path.c_str(), &there) == 0) {
     if (!S_ISSOCK(there.st_mode))
       return Error{"'" + path + "': expected a socket, found another file"};
-    ::unlink(path.c_str());  // we have the lock: who made it is dead
+    // We have the lock: a lope that made it is dead. But somebody else may be there.
+    if (::connect(socket.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) == 0 ||
+        errno != ECONNREFUSED) {
+      return Error{"'" + path +
+                   "': expected a socket that nobody serves any more, found one that is "
+                   "not Lope's"};
+    }
+    ::unlink(path.c_str());
   }
   const mode_t before = ::umask(static_cast<mode_t>(0777 & ~kMode));
   const int bound =
@@ -116,7 +124,10 @@ void ControlServer::accept_some() {
     if (!socket.valid()) {
       if (errno == EINTR || errno == ECONNABORTED) continue;
       // Out of descriptors or memory: again when some have gone, not at once and for ever.
-      if (errno != EAGAIN) listener_source_.set_events(0);
+      if (errno != EAGAIN) {
+        listener_source_.set_events(0);
+        timer_.arm(Clock::now() + kTend);
+      }
       break;
     }
     ucred peer{};
@@ -134,7 +145,8 @@ void ControlServer::accept_some() {
     }
     connection.socket = std::move(socket);
     connection.source = std::move(*source);
-    if (connections_.size() > kMaxClients) {
+    // Others must not keep out those who may act.
+    if (connections_.size() > (connection.client.may_act ? 2 : 1) * kMaxClients) {
       refuse(connection, "expected at most " + std::to_string(kMaxClients) +
                              " clients at a time, found more: try again");
     }
@@ -164,7 +176,6 @@ void ControlServer::read(Connection& connection) {
     connection.ending = true;
     return;
   }
-  connection.deadline = Clock::now() + kIdle;
   connection.input.append(bytes, static_cast<std::size_t>(n));
   answer_lines(connection);
 }
@@ -192,6 +203,7 @@ void ControlServer::answer(Connection& connection, std::string_view line) {
   connection.output = to_json(answer) + "\n";
   connection.sent = 0;
   connection.deadline = Clock::now() + kSlow;
+  connection.patient = request && request->command == "stop";
 }
 
 void ControlServer::refuse(Connection& connection, const std::string& reason) {
@@ -218,7 +230,7 @@ void ControlServer::write(Connection& connection) {
     }
     if (connection.sent == connection.output.size()) {
       connection.output.clear();
-      connection.deadline = Clock::now() + kIdle;
+      connection.deadline = connection.patient ? TimePoint::max() : Clock::now() + kIdle;
       if (connection.ending) {
         connection.over = true;
         return;

@@ -143,6 +143,9 @@ void Group::on_exit() {
   for (auto* gauge : {&board_->running, &board_->held, &board_->waiting, &board_->unconfirmed}) {
     gauge->store(0, std::memory_order_relaxed);
   }
+  for (GroupBoard::Worker& worker : board_->workers) {
+    worker.state.store(static_cast<std::uint32_t>(WorkerState::none), std::memory_order_relaxed);
+  }
   board_->state.store(static_cast<std::uint32_t>(GroupState::ended), std::memory_order_relaxed);
   state_ = State::down;
   const bool clean = end && !end->signalled && end->code == kExitOk;
@@ -260,6 +263,7 @@ GroupStatus Group::status() const {
   status.crashes = value(board.crashes);
   status.timeouts = value(board.timeouts);
   status.worker_deaths = value(board.worker_deaths);
+  status.recycled = value(board.recycled);
   status.pauses = value(board.pauses);
   status.handed_back = value(board.handed_back);
   status.undeliverable = value(board.undeliverable);

@@ -54,7 +54,7 @@ constexpr std::string_view kDelaysKeys[] = {"prefix", "relay", "retry", "give_up
 constexpr std::string_view kControlKeys[] = {"socket"};
 constexpr std::string_view kDefaultsKeys[] = {"prefetch", "workers",       "threads", "auto_ack",
                                               "max_body", "start_timeout", "timeout", "retry",
-                                              "crashes",  "dead_letter",   "breaker"};
+                                              "crashes",  "dead_letter",   "breaker", "recycle"};
 constexpr std::string_view kGroupKeys[] = {"queue",
                                            "queues",
                                            "handler",
@@ -74,7 +74,9 @@ constexpr std::string_view kGroupKeys[] = {"queue",
                                            "retry",
                                            "crashes",
                                            "dead_letter",
-                                           "breaker"};
+                                           "breaker",
+                                           "recycle"};
+constexpr std::string_view kRecycleKeys[] = {"messages", "memory", "age"};
 constexpr std::string_view kBatchKeys[] = {"size", "wait"};
 constexpr std::string_view kRetryKeys[] = {"attempts", "delay", "backoff", "max_delay", "jitter"};
 constexpr std::string_view kDeadLetterKeys[] = {"exchange", "key", "queue", "declare", "type"};
@@ -96,14 +98,14 @@ constexpr KnownKeys kKnownKeys[] = {{"file", kFileKeys},       {"included file",
                                     {"bind", kBindKeys},       {"batch", kBatchKeys},
                                     {"retry", kRetryKeys},     {"dead_letter", kDeadLetterKeys},
                                     {"breaker", kBreakerKeys}, {"delays", kDelaysKeys},
-                                    {"control", kControlKeys}};
+                                    {"control", kControlKeys}, {"recycle", kRecycleKeys}};
 
 // Keys of versions to come: "not yet" is another answer than "unknown".
 constexpr std::string_view kLaterFileKeys[] = {"monitor", "watch"};
 constexpr std::string_view kLaterBrokerKeys[] = {"tls"};
-constexpr std::string_view kLaterGroupKeys[] = {"recycle",  "watch",  "dedup",  "min_interval",
-                                                "journal",  "accept", "decode", "validate",
-                                                "order_by", "order",  "rate",   "consumer_timeout"};
+constexpr std::string_view kLaterGroupKeys[] = {"watch",  "dedup",  "min_interval",    "journal",
+                                                "accept", "decode", "validate",        "order_by",
+                                                "order",  "rate",   "consumer_timeout"};
 
 // ---- Limits --------------------------------------------------------------------------------
 
@@ -150,6 +152,8 @@ constexpr DurationRange kPeriodRange{0ms, 1h, "from 0 to 1h"};
 constexpr DurationRange kPauseRange{10ms, 1h, "from 10ms to 1h"};
 constexpr DurationRange kMaxPauseRange{10ms, 24h, "from 10ms to 1d"};
 constexpr DurationRange kRelayRetryRange{1s, 24h, "from 1s to 1d"};
+constexpr SizeRange kRecycleMemoryRange{16 << 20, std::int64_t{1} << 40, "from 16MiB to 1024GiB"};
+constexpr DurationRange kRecycleAgeRange{1s, 8760h, "from 1s to 365d"};
 constexpr DurationRange kGiveUpRange{0s, 720h, "from 0s to 30d"};
 
 // The broker looks at its consumer_timeout once in a while, and an ack takes its time.
@@ -297,6 +301,7 @@ class Loader {
   void retry(const Value& value, RetrySettings& target);
   void dead_letter(const Value& value, DeadLetterSettings& target);
   void breaker(const Value& value, BreakerSettings& target);
+  void recycle(const Value& value, RecycleSettings& target);
   void check_timeout(const Map& keys, const Value& value, const GroupSettings& group);
   void check_dead_letter(const Map& keys, const Value& value, const GroupSettings& group);
   void queue_keys(const Map& map, QueueDefaults& target);
@@ -1062,6 +1067,7 @@ void Loader::shared_keys(const Map& keys, GroupSettings& target) {
   integer(keys["crashes"], target.crashes, 1, 100);
   dead_letter(keys["dead_letter"], target.dead_letter);
   breaker(keys["breaker"], target.breaker);
+  recycle(keys["recycle"], target.recycle);
 }
 
 void Loader::workers(const Value& value, int& target) {
@@ -1140,6 +1146,21 @@ void Loader::breaker(const Value& value, BreakerSettings& target) {
   duration(keys["period"], target.period, kPeriodRange);
   ordered(keys, {"pause", target.pause, kPauseRange},
           {"max_pause", target.max_pause, kMaxPauseRange});
+}
+
+void Loader::recycle(const Value& value, RecycleSettings& target) {
+  if (!value) return;
+  if (value.is(YamlType::boolean) && !yaml_boolean(*value.node)) {
+    target = {};
+    return;
+  }
+  if (!value.is(YamlType::map)) {
+    return expected(value, "false, or a map of " + list_of(kRecycleKeys, " and "));
+  }
+  const Map keys = map(value, kRecycleKeys);
+  integer(keys["messages"], target.messages, 1, 2'000'000'000);
+  size(keys["memory"], target.memory_bytes, kRecycleMemoryRange);
+  duration(keys["age"], target.age, kRecycleAgeRange);
 }
 
 bool is_group_name(std::string_view name) {

@@ -137,8 +137,8 @@ bool Supervisor::serve_control() {
     return true;
   }
   // The folder is made where only its last part is missing, as /run/lope is after a boot.
-  const std::string folder = path.substr(0, path.rfind('/'));
-  if (!folder.empty()) (void)::mkdir(folder.c_str(), 0755);
+  const std::size_t slash = path.rfind('/');
+  if (slash != std::string::npos && slash > 0) (void)::mkdir(path.substr(0, slash).c_str(), 0755);
   bool taken = false;
   auto server = ControlServer::create(
       *loop_, path,
@@ -213,9 +213,11 @@ ControlAnswer Supervisor::carry_out(const ControlRequest& request,
 
 ControlAnswer Supervisor::stop_for(const ControlRequest& request) {
   if (request.now) {
-    stop_now();
+    if (!stopped_now_) stop_now();
     return {.text = "stopping now: unfinished messages go back"};
   }
+  // Who asks again goes on waiting; to hurry it there is `now`.
+  if (phase_ != Phase::running) return {.text = "stopping already"};
   stop(SIGTERM);
   return {.text = "stopping within " + std::to_string(settings_.shutdown_timeout.count()) + " ms"};
 }
@@ -327,6 +329,7 @@ void Supervisor::stop(int signal) {
 }
 
 void Supervisor::stop_now() {
+  stopped_now_ = true;
   phase_ = Phase::hurried;
   log_warn("stopping now: unfinished messages go back");
   notify_stopping(kHurried);

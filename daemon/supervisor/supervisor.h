@@ -57,6 +57,7 @@ class Supervisor {
   std::unique_ptr<Group> relay_;  // forwards what is due; no group is late because of it
   Phase phase_ = Phase::running;
   bool done_ = false;
+  bool stopped_now_ = false;
   bool all_refused_ = false;
   bool ready_ = false;      // said so
   bool was_ready_ = false;  // every group at work, as last seen

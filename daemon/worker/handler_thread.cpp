@@ -16,6 +16,9 @@ namespace lope::worker {
 
 namespace {
 
+// How often the memory is looked at: in less than that nobody fills much.
+constexpr std::uint64_t kMeasureEveryNs = 1'000'000;
+
 std::uint64_t sequence_of(const Inbox::Lease& lease) {
   FrameHead head;
   std::memcpy(&head, lease.frame.data(), sizeof head);
@@ -37,6 +40,7 @@ HandlerThread::HandlerThread(const WorkerSettings& settings, const Plugin& plugi
       held_(held),
       host_(settings, plugin, thread_index, board, link, held) {
   slot_.tid.store(::gettid(), std::memory_order_relaxed);
+  if (settings.measures_memory) memory_.emplace();
 }
 
 HandlerThread::Created HandlerThread::create() {
@@ -91,6 +95,11 @@ void HandlerThread::handle() {
   call_handler(count);
   const std::uint64_t ended = monotonic_ns();
   slot_.started_ns.store(0, std::memory_order_relaxed);
+  // Before the outcomes: who reads those sees it.
+  if (memory_ && ended >= measure_due_ns_) {
+    board_.resident_bytes.store(memory_->bytes(), std::memory_order_relaxed);
+    measure_due_ns_ = ended + kMeasureEveryNs;
+  }
 
   const std::uint64_t duration = (ended - started) / count;
   for (std::size_t i = 0; i < count; ++i) {

@@ -3,10 +3,12 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "worker/host.h"
 #include "worker/inbox.h"
+#include "worker/memory.h"
 #include "worker/messages.h"
 
 namespace lope::worker {
@@ -47,6 +49,8 @@ class HandlerThread {
   HeldMessages& held_;
   Host host_;
   lope_handler* instance_ = nullptr;
+  std::optional<ResidentMemory> memory_;  // when it is to be measured
+  std::uint64_t measure_due_ns_ = 0;
   std::uint64_t flush_due_ns_ = 0;  // CLOCK_MONOTONIC; 0: nothing to flush
   Inbox::Flushes flushes_;
   bool drained_ = false;    // has flushed for the last time

@@ -119,15 +119,112 @@ TEST_CASE("a worker that is replaced finishes its message, and none runs beside 
   told(daemon, {"restart", "g"});
   REQUIRE(eventually(10s, [&] {
     const Json group = group_of(daemon);
-    return group["workers"].size() == 2 && group["workers_ready"] == 1 && group["waiting"] == 5;
+    std::set<std::string> states;
+    for (const Json& worker : group["workers"]) states.insert(worker["state"]);
+    return states == std::set<std::string>{"leaving", "ready"} && group["waiting"] == 5;
   }));
   CHECK(pids(daemon).contains(*first.begin()));
-  CHECK(lines_of_file(files.file("started")) == std::vector<std::string>{"long"});
   files.write("go", "");
   CHECK(eventually(10s, [&] { return lines_of_file(files.file("done")).size() == 6; }));
   CHECK(eventually(10s, [&] { return settled(daemon, 1, first); }));
+  CHECK(lines_of_file(files.file("done")).front() == "long");
   CHECK(lines_of_file(files.file("done")) == lines_of_file(files.file("started")));
   CHECK(daemon.stop() == exited(kExitOk));
+}
+
+TEST_CASE("a busy worker holds up the replacement of no other", "[broker][roster]") {
+  Broker broker;
+  const std::string queue = broker.make_queue("roster");
+  const TempDir files;
+  Lope daemon({.broker = broker.url(),
+               .groups = "  g: { queue: " + queue +
+                         ", handler: scripted, options: { started: " + files.file("started") +
+                         ", file: " + files.file("done") + " }, workers: 4 }\n"});
+  REQUIRE(daemon.wait_ready());
+  REQUIRE(eventually(10s, [&] { return settled(daemon, 4); }));
+  const auto first = pids(daemon);
+  broker.publish(queue, "until:" + files.file("go"), "long");
+  REQUIRE(eventually(10s, [&] { return lines_of_file(files.file("started")).size() == 1; }));
+  told(daemon, {"restart", "g"});
+  // Four new ones, and the one that is busy.
+  REQUIRE(eventually(10s, [&] {
+    const Json group = group_of(daemon);
+    std::size_t old = 0;
+    for (const Json& worker : group["workers"]) old += first.contains(worker["pid"]) ? 1u : 0u;
+    return group["workers_ready"] == 4 && group["workers"].size() == 5 && old == 1;
+  }));
+  // They work.
+  broker.publish(queue, "ack", "short");
+  CHECK(eventually(10s, [&] { return lines_of_file(files.file("done")).size() == 1; }));
+  // A drain ends it all, in good order.
+  daemon.process().signal_group(SIGTERM);
+  files.write("go", "");
+  CHECK(daemon.process().wait_exit(20s) == exited(kExitOk));
+  CHECK(lines_of_file(files.file("done")) == std::vector<std::string>{"short", "long"});
+  CHECK(broker.message_count(queue) == 0);
+  CHECK(daemon.all_gone());
+}
+
+TEST_CASE("what a leaving worker dies with is run again, each alone", "[broker][roster]") {
+  Broker broker;
+  const std::string queue = broker.make_queue("roster");
+  const TempDir files;
+  Lope daemon({.broker = broker.url(),
+               .groups = "  g: { queue: " + queue +
+                         ", handler: scripted, options: { started: " + files.file("started") +
+                         ", file: " + files.file("done") + " }, threads: 3 }\n"});
+  REQUIRE(daemon.wait_ready());
+  const pid_t first = *pids(daemon).begin();
+  for (const char* id : {"one", "two"}) broker.publish(queue, "until:" + files.file("go"), id);
+  REQUIRE(eventually(10s, [&] { return lines_of_file(files.file("started")).size() == 2; }));
+  told(daemon, {"restart", "g"});
+  REQUIRE(daemon.wait_for_line("worker leaves"));
+  broker.publish(queue, "ack", "three");  // so that nobody is fresh
+  REQUIRE(eventually(10s, [&] { return lines_of_file(files.file("done")).size() == 1; }));
+  ::kill(first, SIGKILL);
+  files.write("go", "");
+  CHECK(eventually(10s, [&] { return lines_of_file(files.file("done")).size() == 3; }));
+  CHECK(eventually(10s, [&] { return settled(daemon, 1, {first}); }));
+  CHECK(daemon.stop() == exited(kExitOk));
+  CHECK(broker.message_count(queue) == 0);
+  CHECK(lines_with(daemon.log(), "message retried").empty());  // nobody is charged
+}
+
+TEST_CASE("what the handler of a leaving worker keeps it settles itself, once",
+          "[broker][roster]") {
+  Gathered it;
+  Lope daemon(it.options("    prefetch: 50\n    flush_interval: 1h\n"));
+  REQUIRE(daemon.wait_ready());
+  const auto first = pids(daemon);
+  it.publish(std::vector<std::string>(20, "later:1000"));
+  REQUIRE(eventually(10s, [&] { return group_of(daemon)["held"] == 20; }));
+  told(daemon, {"restart", "gather"});
+  CHECK(eventually(10s, [&] { return settled(daemon, 1, first); }));
+  CHECK(daemon.stop() == exited(kExitOk));
+  CHECK(it.broker.message_count(it.queue) == 0);
+  CHECK(it.lines("done").size() == 20);
+}
+
+TEST_CASE("who says stop a second time waits on, and hurries nobody", "[broker][roster]") {
+  Broker broker;
+  const std::string queue = broker.make_queue("roster");
+  const TempDir files;
+  Lope daemon({.broker = broker.url(),
+               .groups = "  g: { queue: " + queue + ", handler: scripted, options: { started: " +
+                         files.file("started") + ", file: " + files.file("done") + " } }\n"});
+  REQUIRE(daemon.wait_ready());
+  broker.publish(queue, "until:" + files.file("go"), "long");
+  REQUIRE(eventually(10s, [&] { return lines_of_file(files.file("started")).size() == 1; }));
+  CHECK(told(daemon, {"stop", "--no-wait"}) == "stopping within 30000 ms\n");
+  CHECK(told(daemon, {"stop", "--no-wait"}) == "stopping already\n");
+  CHECK_THAT(told(daemon, {"status"}), Contains("lope " LOPE_VERSION " stopping, pid "));
+  Process third({LOPE_BIN_DIR "/lope", "stop"}, with_socket(daemon));
+  CHECK(third.wait_for_line("stopping already").has_value());
+  files.write("go", "");
+  CHECK(third.wait_for_line("stopped").has_value());
+  CHECK(daemon.process().wait_exit(1s) == exited(kExitOk));
+  CHECK(lines_of_file(files.file("done")) == std::vector<std::string>{"long"});
+  CHECK(broker.message_count(queue) == 0);
 }
 
 TEST_CASE("a worker that is replaced settles what its handler keeps", "[broker][roster]") {

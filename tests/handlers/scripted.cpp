@@ -7,6 +7,7 @@
 //   hang                                      never returns
 //   chatter                                   never returns, and writes log lines all the while
 //   sleep:MS                                  returns after so long, whatever happens
+//   leak:BYTES                                takes so much memory, and keeps it for ever
 //   until:FILE                                returns once that file is there
 //   stdout:TEXT | stderr:TEXT | log:TEXT      writes a line there
 //   fork                                      leaves a child that lives on and keeps what it got
@@ -25,8 +26,10 @@
 #include <cstdio>
 #include <cstdlib>
 #include <lope/handler.hpp>
+#include <mutex>
 #include <string>
 #include <system_error>
+#include <vector>
 
 namespace {
 
@@ -136,6 +139,13 @@ class Scripted final : public lope::Handler {
       unsigned ms = 0;
       std::from_chars(text.data(), text.data() + text.size(), ms);
       wait_for(std::chrono::milliseconds(ms));
+    } else if (word == "leak") {
+      std::size_t bytes = 0;
+      std::from_chars(text.data(), text.data() + text.size(), bytes);
+      static auto& kept = *new std::vector<std::vector<char>>;
+      static std::mutex mutex;
+      const std::lock_guard<std::mutex> lock(mutex);
+      kept.emplace_back(bytes, 'x');
     } else if (word == "until") {
       while (::access(text.c_str(), F_OK) != 0) wait_for(std::chrono::milliseconds(5));
     } else if (word == "stdout") {

@@ -8,7 +8,6 @@
 
 #include <algorithm>
 #include <catch2/catch.hpp>
-#include <fstream>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <random>
@@ -212,6 +211,21 @@ TEST_CASE("a socket that cannot be made refuses the start where it was chosen, a
     CHECK_THAT(daemon.log(), Contains("expected a socket, found another file"));
     CHECK(lines_of_file(dir.file("file")) == std::vector<std::string>{"of somebody"});
   }
+  SECTION("a socket that somebody else serves") {
+    const TempDir dir;
+    sockaddr_un address{};
+    address.sun_family = AF_UNIX;
+    const std::string path = dir.file("theirs");
+    path.copy(address.sun_path, sizeof address.sun_path - 1);
+    const UniqueFd theirs(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    REQUIRE(::bind(theirs.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) == 0);
+    REQUIRE(::listen(theirs.get(), 1) == 0);
+    options.top = "control: { socket: " + path + " }\n";
+    Lope daemon(options);
+    CHECK(daemon.process().wait_exit(10s) == exited(kExitRefused));
+    CHECK_THAT(daemon.log(), Contains("found one that is not Lope's"));
+    CHECK(Client(path).connected());
+  }
   SECTION("by default") {
     options.top = "control: {}\n";
     options.env = {{"LOPE_SOCKET", "/proc/nowhere/control.sock"}};
@@ -285,9 +299,12 @@ TEST_CASE("who is neither root nor the daemon's user may look and not act", "[pr
 TEST_CASE("a thousand clients, endless lines and garbage do not disturb it", "[process][control]") {
   rlimit limit{};
   ::getrlimit(RLIMIT_NOFILE, &limit);
-  limit.rlim_cur = limit.rlim_max;
+  REQUIRE(limit.rlim_max >= 2000);
+  limit.rlim_cur = 1000;  // what the daemon is started with
   REQUIRE(::setrlimit(RLIMIT_NOFILE, &limit) == 0);
   Lope daemon(two_groups());
+  limit.rlim_cur = limit.rlim_max;  // our own
+  REQUIRE(::setrlimit(RLIMIT_NOFILE, &limit) == 0);
   REQUIRE(wait_for_workers(daemon, 3));
   const std::vector<pid_t> workers = daemon.workers();
 
@@ -321,8 +338,13 @@ TEST_CASE("a thousand clients, endless lines and garbage do not disturb it", "[p
   CHECK(clients[0]->ask("\"status\"}").find("\"status\"") != std::string::npos);
   CHECK(daemon.workers() == workers);
   // Its own limit is high; what it starts has the usual one.
-  std::ifstream limits("/proc/" + std::to_string(workers.front()) + "/limits");
-  const std::string text((std::istreambuf_iterator<char>(limits)), {});
-  CHECK_THAT(text, Contains("Max open files"));
+  const auto soft_limit = [](pid_t pid) {
+    rlimit of_it{};
+    REQUIRE(::prlimit(pid, RLIMIT_NOFILE, nullptr, &of_it) == 0);
+    return of_it.rlim_cur;
+  };
+  CHECK(soft_limit(daemon.pid()) == limit.rlim_max);
+  CHECK(soft_limit(daemon.consumers().front()) == 1000);
+  CHECK(soft_limit(workers.front()) == 1000);
   CHECK(daemon.stop() == exited(kExitOk));
 }

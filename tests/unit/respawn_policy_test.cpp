@@ -1,6 +1,8 @@
 #include "consumer/respawn_policy.h"
 
 #include <catch2/catch.hpp>
+#include <random>
+#include <set>
 
 #include "consumer/retry_policy.h"
 
@@ -80,6 +82,31 @@ TEST_CASE("workers that die together make one pause, not a row of them", "[unit]
     CHECK(respawn_delay(history, idle, 4, 1.0) == pause);
     idle.beside = true;
     for (int i = 0; i < 3; ++i) CHECK(respawn_delay(history, idle, 4, 1.0) == pause);
+  }
+}
+
+TEST_CASE("the pauses grow too where many workers die soon and out of step", "[unit][respawn]") {
+  for (const int workers : {1, 4, 8, 64}) {
+    CAPTURE(workers);
+    RespawnHistory history;
+    history.ever_ready = true;
+    std::mt19937 random(static_cast<unsigned>(workers));
+    std::multiset<TimePoint> starts;
+    for (int i = 0; i < workers; ++i) starts.insert(TimePoint{1h});
+    TimePoint now{};
+    int deaths = 0;
+    while (now < TimePoint{1h + 5min}) {
+      const TimePoint started = *starts.begin();
+      starts.erase(starts.begin());
+      now = started + 20ms;
+      const bool beside = history.is_beside(started, now);
+      const auto pause = respawn_delay(history, {.was_ready = true, .beside = beside, .age = 20ms},
+                                       workers, static_cast<double>(random() % 1000) / 1000);
+      REQUIRE(pause.has_value());
+      starts.insert(now + *pause);
+      ++deaths;
+    }
+    CHECK(deaths < 30 * workers);
   }
 }
 

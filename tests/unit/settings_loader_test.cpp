@@ -274,6 +274,20 @@ TEST_CASE("what a group says of failing messages is taken as written", "[unit][s
   CHECK(group.breaker == BreakerSettings{true, 0.01, 1, 0ms, 1h, 24h});
 }
 
+TEST_CASE("recycle: all of it, a part of it, and none", "[unit][settings]") {
+  const auto recycle = [](const std::string& defaults, const std::string& own) {
+    return good("defaults: {" + defaults + "}\ngroups: {a: {handler: h" + own + "}}")
+        .groups.front()
+        .recycle;
+  };
+  CHECK(recycle("", "") == RecycleSettings{});
+  CHECK(recycle("", ", recycle: {messages: 5, memory: 200MiB, age: 1d}") ==
+        RecycleSettings{5, 200 << 20, 24h});
+  CHECK(recycle("recycle: {age: 1h}", "") == RecycleSettings{0, 0, 1h});
+  CHECK(recycle("recycle: {age: 1h}", ", recycle: {messages: 1}") == RecycleSettings{1, 0, 1h});
+  CHECK(recycle("recycle: {age: 1h}", ", recycle: false") == RecycleSettings{});
+}
+
 TEST_CASE("retry, dead_letter and breaker have short forms", "[unit][settings]") {
   RetrySettings three;
   three.attempts = 3;
@@ -673,6 +687,15 @@ TEST_CASE("a wrong value of a group is told with place, expected and found", "[u
       {"dead_letter: {queue: a}",
        "groups.a.dead_letter.queue: expected a queue that is not the group's own, found 'a': its "
        "dead letters would come again"},
+      {"recycle: true", "groups.a.recycle: expected false, or a map of messages, memory and age…"},
+      {"recycle: {messages: 0}",
+       "groups.a.recycle.messages: expected a whole number from 1 to 2000000000, found 0"},
+      {"recycle: {memory: 1MiB}",
+       "groups.a.recycle.memory: expected a size with a unit (B, kB, KiB, MB, MiB, GB, GiB), from "
+       "16MiB to 1024GiB, found '1MiB'"},
+      {"recycle: {age: 999ms}",
+       "groups.a.recycle.age: expected a duration with a unit (ms, s, m, h, d), from 1s to 365d, "
+       "found '999ms'"},
       {"breaker: off",
        "groups.a.breaker: expected true, false, or a map of failures, outcomes, period, pause and "
        "max_pause, found 'off'"},
@@ -908,8 +931,8 @@ TEST_CASE("a wrong value outside the groups is told too", "[unit][settings]") {
 
 TEST_CASE("what later versions bring is not called unknown", "[unit][settings]") {
   const std::string key =
-      GENERATE(as<std::string>(), "recycle", "watch", "dedup", "min_interval", "journal", "accept",
-               "decode", "validate", "order_by", "order", "rate", "consumer_timeout");
+      GENERATE(as<std::string>(), "watch", "dedup", "min_interval", "journal", "accept", "decode",
+               "validate", "order_by", "order", "rate", "consumer_timeout");
   check_bad({"groups: {a: {handler: h, " + key + ": {x: 1}}}",
              "lope.yaml:1:26: groups.a: '" + key + "' is not available in this version"});
   check_bad({"groups: {a: {handler: h}}\ndefaults: {" + key + ": 1}",
