@@ -36,7 +36,6 @@ struct StopOptions {
   std::string socket;
   bool now = false;  // as QUIT does it, otherwise as TERM
   bool wait = true;  // until it has ended
-  std::chrono::milliseconds limit{3'600'000};
 };
 int stop_command(const StopOptions& options);
 

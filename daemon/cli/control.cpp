@@ -14,11 +14,21 @@ namespace lope::cli {
 
 namespace {
 
+constexpr std::chrono::hours kLongestStop{1};
 constexpr const char* kClearScreen = "\033[H\033[J";
 
 int fail(const char* command, const std::string& reason, int code) {
   std::fprintf(stderr, "lope %s: %s\n", command, reason.c_str());
   return code;
+}
+
+// Prints what was done.
+int tell(DaemonClient& client, const ControlRequest& request) {
+  const auto answer = client.ask(request);
+  if (!answer) return fail(request.command.c_str(), answer.error(), kExitFailed);
+  std::printf("%s\n", answer->text.c_str());
+  std::fflush(stdout);
+  return kExitOk;
 }
 
 bool on_terminal() { return ::isatty(STDOUT_FILENO) == 1; }
@@ -49,24 +59,17 @@ int status_command(const StatusOptions& options) {
 }
 
 int group_command(const std::string& socket, const ControlRequest& request) {
-  const char* const command = request.command.c_str();
   auto client = DaemonClient::connect(socket);
-  if (!client) return fail(command, client.error(), kExitTemporary);
-  const auto answer = client->ask(request);
-  if (!answer) return fail(command, answer.error(), kExitFailed);
-  std::printf("%s\n", answer->text.c_str());
-  return kExitOk;
+  if (!client) return fail(request.command.c_str(), client.error(), kExitTemporary);
+  return tell(*client, request);
 }
 
 int stop_command(const StopOptions& options) {
   auto client = DaemonClient::connect(options.socket);
   if (!client) return fail("stop", client.error(), kExitTemporary);
-  const auto answer = client->ask({.command = "stop", .now = options.now});
-  if (!answer) return fail("stop", answer.error(), kExitFailed);
-  std::printf("%s\n", answer->text.c_str());
-  std::fflush(stdout);
-  if (!options.wait) return kExitOk;
-  if (!client->wait_end(options.limit)) {
+  const int told = tell(*client, {.command = "stop", .now = options.now});
+  if (told != kExitOk || !options.wait) return told;
+  if (!client->wait_end(kLongestStop)) {
     return fail("stop", "the daemon has not ended within an hour", kExitTemporary);
   }
   std::printf("stopped\n");

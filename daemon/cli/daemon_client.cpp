@@ -3,7 +3,6 @@
 #include <poll.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -21,13 +20,11 @@ constexpr std::chrono::seconds kAnswer{10};
 constexpr std::size_t kMaxAnswer = 64 << 20;
 
 Result<UniqueFd> connect_to(const std::string& path) {
-  sockaddr_un address{};
-  address.sun_family = AF_UNIX;
-  if (path.size() >= sizeof address.sun_path) return Error{"'" + path + "': the path is too long"};
-  path.copy(address.sun_path, path.size());
+  const auto address = unix_address(path);
+  if (!address) return Error{address.error()};
   UniqueFd socket(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
   if (!socket.valid()) return Error{errno_text("socket", errno)};
-  if (::connect(socket.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) == 0) {
+  if (::connect(socket.get(), reinterpret_cast<const sockaddr*>(&*address), sizeof *address) == 0) {
     return socket;
   }
   const int error = errno;

@@ -1,5 +1,6 @@
 #include "common/control_path.h"
 
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include <cstdlib>
@@ -22,6 +23,17 @@ std::string user_socket() {
 }
 
 }  // namespace
+
+Result<sockaddr_un> unix_address(const std::string& path) {
+  if (path.size() > kMaxSocketPath) {
+    return Error{"'" + path + "': expected a path of at most " + std::to_string(kMaxSocketPath) +
+                 " bytes, found " + std::to_string(path.size())};
+  }
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  path.copy(address.sun_path, path.size());
+  return address;
+}
 
 std::string default_control_socket() {
   if (std::string given = variable("LOPE_SOCKET"); !given.empty()) return given;

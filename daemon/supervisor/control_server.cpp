@@ -5,14 +5,13 @@
 #include <sys/file.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #include <cerrno>
 #include <cstring>
 #include <utility>
 
-#include "common/log.h"
+#include "common/control_path.h"
 #include "common/text.h"
 
 namespace lope::supervisor {
@@ -54,14 +53,9 @@ Result<UniqueFd> take_lock(const std::string& path, bool& taken) {
 }
 
 Result<UniqueFd> listen_on(const std::string& path) {
-  sockaddr_un address{};
-  address.sun_family = AF_UNIX;
-  if (path.size() >= sizeof address.sun_path) {
-    return Error{"'" + path + "': expected a path of at most " +
-                 std::to_string(sizeof address.sun_path - 1) + " bytes, found " +
-                 std::to_string(path.size())};
-  }
-  path.copy(address.sun_path, path.size());
+  const auto address = unix_address(path);
+  if (!address) return Error{address.error()};
+  const auto* const named = reinterpret_cast<const sockaddr*>(&*address);
   UniqueFd socket(::socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
   if (!socket.valid()) return Error{errno_text("socket", errno)};
   struct stat there {};
@@ -69,8 +63,7 @@ Result<UniqueFd> listen_on(const std::string& path) {
     if (!S_ISSOCK(there.st_mode))
       return Error{"'" + path + "': expected a socket, found another file"};
     // We have the lock: a lope that made it is dead. But somebody else may be there.
-    if (::connect(socket.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) == 0 ||
-        errno != ECONNREFUSED) {
+    if (::connect(socket.get(), named, sizeof *address) == 0 || errno != ECONNREFUSED) {
       return Error{"'" + path +
                    "': expected a socket that nobody serves any more, found one that is "
                    "not Lope's"};
@@ -78,8 +71,7 @@ Result<UniqueFd> listen_on(const std::string& path) {
     ::unlink(path.c_str());
   }
   const mode_t before = ::umask(static_cast<mode_t>(0777 & ~kMode));
-  const int bound =
-      ::bind(socket.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address);
+  const int bound = ::bind(socket.get(), named, sizeof *address);
   const int error = errno;
   ::umask(before);
   if (bound < 0) return Error{errno_text("bind '" + path + "'", error)};
@@ -203,7 +195,6 @@ void ControlServer::answer(Connection& connection, std::string_view line) {
   connection.output = to_json(answer) + "\n";
   connection.sent = 0;
   connection.deadline = Clock::now() + kSlow;
-  connection.patient = request && request->command == "stop";
 }
 
 void ControlServer::refuse(Connection& connection, const std::string& reason) {
@@ -230,7 +221,7 @@ void ControlServer::write(Connection& connection) {
     }
     if (connection.sent == connection.output.size()) {
       connection.output.clear();
-      connection.deadline = connection.patient ? TimePoint::max() : Clock::now() + kIdle;
+      connection.deadline = Clock::now() + kIdle;
       if (connection.ending) {
         connection.over = true;
         return;

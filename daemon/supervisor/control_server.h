@@ -45,10 +45,9 @@ class ControlServer {
     std::string input;
     std::string output;
     std::size_t sent = 0;
-    bool ending = false;   // closed when its output is written
-    bool over = false;     // to be taken away
-    bool patient = false;  // it waits for our end
-    TimePoint deadline;    // to say something, or to take what we say
+    bool ending = false;  // closed when its output is written
+    bool over = false;    // to be taken away
+    TimePoint deadline;   // to say something, or to take what we say
     EventSource source;
   };
 

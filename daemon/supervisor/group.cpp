@@ -36,6 +36,10 @@ ConsumerSettings consumer_settings(const Settings& settings, const GroupSettings
   return consumer;
 }
 
+std::uint64_t value(const std::atomic<std::uint64_t>& counter) {
+  return counter.load(std::memory_order_relaxed);
+}
+
 // 0 when it is gone.
 std::uint64_t resident_bytes(pid_t pid) {
   const UniqueFd file(
@@ -195,9 +199,6 @@ void Group::scale(int workers) {
 }
 
 void Group::sample(TimePoint now) {
-  const auto value = [](const std::atomic<std::uint64_t>& counter) {
-    return counter.load(std::memory_order_relaxed);
-  };
   Samples::Counts handling{};
   std::transform(board_->handling.begin(), board_->handling.end(), handling.begin(), value);
   samples_.take(now, value(board_->delivered), value(board_->acked) + value(board_->rejected),
@@ -206,9 +207,6 @@ void Group::sample(TimePoint now) {
 
 GroupStatus Group::status() const {
   const GroupBoard& board = *board_;
-  const auto value = [](const std::atomic<std::uint64_t>& counter) {
-    return counter.load(std::memory_order_relaxed);
-  };
   const auto seconds_since = [now = unix_ms()](std::uint64_t then_ms) {
     return then_ms == 0 || then_ms > now ? 0.0 : static_cast<double>(now - then_ms) / 1000;
   };

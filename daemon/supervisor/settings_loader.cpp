@@ -20,6 +20,7 @@
 #include <utility>
 
 #include "common/broker_url.h"
+#include "common/control_path.h"
 #include "common/fd.h"
 #include "common/json.h"
 #include "common/text.h"
@@ -111,7 +112,6 @@ constexpr std::string_view kLaterGroupKeys[] = {"watch",  "dedup",  "min_interva
 
 constexpr std::size_t kMaxShortString = 255;  // AMQP's names
 constexpr std::size_t kMaxUrls = 64;
-constexpr std::size_t kMaxSocketPath = 107;  // what the kernel takes
 constexpr std::size_t kMaxIncludedFiles = 1000;
 constexpr std::size_t kMaxPasswordBytes = 4096;
 constexpr std::size_t kMaxGroupName = 64;

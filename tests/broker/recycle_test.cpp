@@ -53,6 +53,12 @@ class Peaks {
   std::thread thread_;
 };
 
+// A group that writes down every message.
+std::string appending(const std::string& queue, const std::string& path, const std::string& more) {
+  return "  g: { queue: " + queue + ", handler: append_id, options: { file: " + path +
+         ", flag: true }, " + more + " }\n";
+}
+
 // Nothing was interrupted, and the connection stayed.
 void check_undisturbed(const Lope& daemon) {
   CHECK(lines_with(daemon.log(), "] connected ").size() == 1);
@@ -69,10 +75,10 @@ TEST_CASE("workers are replaced after so many messages: nothing lost, nothing tw
   const std::string queue = broker.make_queue("recycle");
   const TempDir files;
   const std::string path = files.file("ids");
-  Lope daemon({.broker = broker.url(),
-               .groups = "  g: { queue: " + queue + ", handler: append_id, options: { file: " +
-                         path + ", flag: true }, workers: 3, threads: 2, prefetch: 100, " +
-                         "recycle: { messages: 500 } }\n"});
+  Lope daemon(
+      {.broker = broker.url(),
+       .groups = appending(queue, path,
+                           "workers: 3, threads: 2, prefetch: 100, recycle: { messages: 500 }")});
   REQUIRE(daemon.wait_ready());
   RatePublisher load(broker.url(), 5000, 4s, [&](int i) {
     return Publication{.routing_key = queue, .body = "x", .message_id = std::to_string(i)};
@@ -130,8 +136,7 @@ TEST_CASE("workers are replaced when they are old, one after another", "[broker]
   const TempDir files;
   const std::string path = files.file("ids");
   Lope daemon({.broker = broker.url(),
-               .groups = "  g: { queue: " + queue + ", handler: append_id, options: { file: " +
-                         path + ", flag: true }, workers: 4, recycle: { age: 1s } }\n"});
+               .groups = appending(queue, path, "workers: 4, recycle: { age: 1s }")});
   REQUIRE(daemon.wait_ready());
   RatePublisher load(broker.url(), 200, 4s, [&](int i) {
     return Publication{.routing_key = queue, .body = "x", .message_id = std::to_string(i)};

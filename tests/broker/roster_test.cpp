@@ -54,6 +54,13 @@ std::set<pid_t> pids(const Lope& daemon) {
   return pids;
 }
 
+// A group that writes down what it has begun and what it has done.
+std::string scripted(const std::string& queue, const TempDir& files, const std::string& more) {
+  return "  g: { queue: " + queue +
+         ", handler: scripted, options: { started: " + files.file("started") +
+         ", file: " + files.file("done") + " }" + more + " }\n";
+}
+
 }  // namespace
 
 TEST_CASE("workers are replaced and their number changed under load: nothing lost, nothing twice",
@@ -107,10 +114,7 @@ TEST_CASE("a worker that is replaced finishes its message, and none runs beside 
   Broker broker;
   const std::string queue = broker.make_queue("roster");
   const TempDir files;
-  Lope daemon({.broker = broker.url(),
-               .groups = "  g: { queue: " + queue +
-                         ", handler: scripted, options: { started: " + files.file("started") +
-                         ", file: " + files.file("done") + " }, prefetch: 10 }\n"});
+  Lope daemon({.broker = broker.url(), .groups = scripted(queue, files, ", prefetch: 10")});
   REQUIRE(daemon.wait_ready());
   const auto first = pids(daemon);
   broker.publish(queue, "until:" + files.file("go"), "long");
@@ -136,10 +140,7 @@ TEST_CASE("a busy worker holds up the replacement of no other", "[broker][roster
   Broker broker;
   const std::string queue = broker.make_queue("roster");
   const TempDir files;
-  Lope daemon({.broker = broker.url(),
-               .groups = "  g: { queue: " + queue +
-                         ", handler: scripted, options: { started: " + files.file("started") +
-                         ", file: " + files.file("done") + " }, workers: 4 }\n"});
+  Lope daemon({.broker = broker.url(), .groups = scripted(queue, files, ", workers: 4")});
   REQUIRE(daemon.wait_ready());
   REQUIRE(eventually(10s, [&] { return settled(daemon, 4); }));
   const auto first = pids(daemon);
@@ -169,10 +170,7 @@ TEST_CASE("what a leaving worker dies with is run again, each alone", "[broker][
   Broker broker;
   const std::string queue = broker.make_queue("roster");
   const TempDir files;
-  Lope daemon({.broker = broker.url(),
-               .groups = "  g: { queue: " + queue +
-                         ", handler: scripted, options: { started: " + files.file("started") +
-                         ", file: " + files.file("done") + " }, threads: 3 }\n"});
+  Lope daemon({.broker = broker.url(), .groups = scripted(queue, files, ", threads: 3")});
   REQUIRE(daemon.wait_ready());
   const pid_t first = *pids(daemon).begin();
   for (const char* id : {"one", "two"}) broker.publish(queue, "until:" + files.file("go"), id);
@@ -209,9 +207,7 @@ TEST_CASE("who says stop a second time waits on, and hurries nobody", "[broker][
   Broker broker;
   const std::string queue = broker.make_queue("roster");
   const TempDir files;
-  Lope daemon({.broker = broker.url(),
-               .groups = "  g: { queue: " + queue + ", handler: scripted, options: { started: " +
-                         files.file("started") + ", file: " + files.file("done") + " } }\n"});
+  Lope daemon({.broker = broker.url(), .groups = scripted(queue, files, "")});
   REQUIRE(daemon.wait_ready());
   broker.publish(queue, "until:" + files.file("go"), "long");
   REQUIRE(eventually(10s, [&] { return lines_of_file(files.file("started")).size() == 1; }));
