@@ -42,6 +42,12 @@ int stop_command(const StopOptions& options);
 // Tells a running daemon to do something with one of its groups; prints what was done.
 int group_command(const std::string& socket, const ControlRequest& request);
 
+// Has a running daemon read its configuration again; `wait`: until what is new works.
+int reload_command(const std::string& socket, bool wait);
+
+// Changes what a running daemon logs.
+int log_level_command(const std::string& socket, const std::string& level);
+
 // Errors and warnings to standard error, one a line: "file:line:column: error: text".
 void print_problems(const supervisor::LoadedSettings& loaded);
 

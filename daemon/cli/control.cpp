@@ -1,4 +1,4 @@
-// What is asked of a running daemon, and what it is told: status, stop, scale, restart.
+// What is asked of a running daemon, and what it is told.
 #include <unistd.h>
 
 #include <cstdio>
@@ -15,6 +15,7 @@ namespace lope::cli {
 namespace {
 
 constexpr std::chrono::hours kLongestStop{1};
+constexpr std::chrono::hours kLongestReload{1};
 constexpr const char* kClearScreen = "\033[H\033[J";
 
 int fail(const char* command, const std::string& reason, int code) {
@@ -23,8 +24,9 @@ int fail(const char* command, const std::string& reason, int code) {
 }
 
 // Prints what was done.
-int tell(DaemonClient& client, const ControlRequest& request) {
-  const auto answer = client.ask(request);
+int tell(DaemonClient& client, const ControlRequest& request,
+         std::chrono::seconds limit = DaemonClient::kAnswer) {
+  const auto answer = client.ask(request, limit);
   if (!answer) return fail(request.command.c_str(), answer.error(), kExitFailed);
   std::printf("%s\n", answer->text.c_str());
   std::fflush(stdout);
@@ -62,6 +64,18 @@ int group_command(const std::string& socket, const ControlRequest& request) {
   auto client = DaemonClient::connect(socket);
   if (!client) return fail(request.command.c_str(), client.error(), kExitTemporary);
   return tell(*client, request);
+}
+
+int reload_command(const std::string& socket, bool wait) {
+  auto client = DaemonClient::connect(socket);
+  if (!client) return fail("reload", client.error(), kExitTemporary);
+  return tell(*client, {.command = "reload", .wait = wait}, kLongestReload);
+}
+
+int log_level_command(const std::string& socket, const std::string& level) {
+  auto client = DaemonClient::connect(socket);
+  if (!client) return fail("log-level", client.error(), kExitTemporary);
+  return tell(*client, {.command = "log-level", .level = level});
 }
 
 int stop_command(const StopOptions& options) {

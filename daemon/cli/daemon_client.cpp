@@ -16,7 +16,6 @@ namespace lope::cli {
 
 namespace {
 
-constexpr std::chrono::seconds kAnswer{10};
 constexpr std::size_t kMaxAnswer = 64 << 20;
 
 Result<UniqueFd> connect_to(const std::string& path) {
@@ -68,20 +67,22 @@ Result<DaemonClient> DaemonClient::connect(const std::string& socket) {
                ". Is it running? --socket says where its control socket is"};
 }
 
-Result<ControlAnswer> DaemonClient::ask(const ControlRequest& request) {
+Result<ControlAnswer> DaemonClient::ask(const ControlRequest& request, std::chrono::seconds limit,
+                                        int attached) {
   const std::string line = to_json(request) + "\n";
   std::size_t sent = 0;
   while (sent < line.size()) {
-    const ssize_t n = ::send(socket_.get(), line.data() + sent, line.size() - sent, MSG_NOSIGNAL);
+    const ssize_t n = send_with_fd(socket_.get(), line.data() + sent, line.size() - sent,
+                                   sent == 0 ? attached : -1);
     if (n < 0 && errno == EINTR) continue;
     if (n < 0) return Error{errno_text("control socket: send", errno)};
     sent += static_cast<std::size_t>(n);
   }
-  const TimePoint end = Clock::now() + kAnswer;
+  const TimePoint end = Clock::now() + limit;
   std::size_t newline = input_.find('\n');
   while (newline == std::string::npos) {
     if (!readable(socket_.get(), end)) {
-      return Error{"the daemon has not answered within " + std::to_string(kAnswer.count()) +
+      return Error{"the daemon has not answered within " + std::to_string(limit.count()) +
                    " s: it hangs, or is stopped"};
     }
     char bytes[65536];

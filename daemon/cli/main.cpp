@@ -15,7 +15,9 @@
 #include "cli/commands.h"
 #include "cli/programs.h"
 #include "common/exit_code.h"
+#include "common/spawn.h"
 #include "common/text.h"
+#include "supervisor/load_child.h"
 
 namespace {
 
@@ -38,12 +40,12 @@ constexpr ClientCommand kClientCommands[] = {
     {"dlq", "Look into a queue of dead letters, send them back, delete them"},
 };
 
-constexpr std::string_view kLocalCommands[] = {"run",  "check", "inspect", "status",
-                                               "stop", "scale", "restart"};
+constexpr std::string_view kLocalCommands[] = {"run",   "check",  "inspect",  "status",
+                                               "stop",  "reload", "scale",    "restart",
+                                               "pause", "resume", "log-level"};
 
 // Of versions to come: "not yet" is another answer than "unknown".
-constexpr std::string_view kLaterCommands[] = {"top", "reload", "pause", "resume",
-                                               "try", "test",   "new",   "trace"};
+constexpr std::string_view kLaterCommands[] = {"top", "try", "test", "new", "trace"};
 
 int become_client(char** argv) {
   const auto path = cli::program_path("lope-client");
@@ -121,6 +123,22 @@ int run_local(int argc, char** argv) {
   bool no_wait = false;
   stop.add_flag("--no-wait", no_wait, "Do not wait until it has ended");
 
+  CLI::App& reload =
+      *app.add_subcommand("reload", "Have a running daemon read its configuration again");
+  reload.footer(
+      "It is checked first, and its new handlers are tried: when anything is wrong, nothing is\n"
+      "changed, and the exit code is 1. Only the groups that differ change. SIGHUP does the same.");
+  add_socket(reload);
+  bool wait_for_reload = false;
+  reload.add_flag("--wait", wait_for_reload, "Until what is new works");
+  CLI::App& log_level = *app.add_subcommand("log-level", "Change what a running daemon logs");
+  log_level.footer("Until the configuration is loaded again with another level.");
+  add_socket(log_level);
+  std::string level;
+  log_level.add_option("level", level, "debug, info, warn or error")
+      ->required()
+      ->check(CLI::IsMember({"debug", "info", "warn", "error"}));
+
   ControlRequest request;
   const auto add_group = [&](CLI::App& command) {
     add_socket(command);
@@ -133,6 +151,12 @@ int run_local(int argc, char** argv) {
   CLI::App& restart = *app.add_subcommand("restart", "Replace a group's workers without a gap");
   restart.footer("A new one first; when it is ready an old one finishes what it has and leaves.");
   add_group(restart);
+
+  CLI::App& pause = *app.add_subcommand("pause", "Stop taking a group's messages, until resume");
+  pause.footer("What runs is finished; the rest stays in its queue, for others or for later.");
+  add_group(pause);
+  CLI::App& resume = *app.add_subcommand("resume", "Go on with a paused group");
+  add_group(resume);
 
   // Only for the list in the help: their words are read by lope-client.
   for (const ClientCommand& command : kClientCommands) {
@@ -164,7 +188,9 @@ int run_local(int argc, char** argv) {
     stop_options.wait = !no_wait;
     return cli::stop_command(stop_options);
   }
-  for (const CLI::App* const command : {&scale, &restart}) {
+  if (reload.parsed()) return cli::reload_command(socket, wait_for_reload);
+  if (log_level.parsed()) return cli::log_level_command(socket, level);
+  for (const CLI::App* const command : {&scale, &restart, &pause, &resume}) {
     if (!command->parsed()) continue;
     request.command = command->get_name();
     return cli::group_command(socket, request);
@@ -176,6 +202,10 @@ int run_local(int argc, char** argv) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  if (argc == 2 && argv[0] == std::string_view(lope::supervisor::kLoadProgram)) {
+    lope::adopt_child_fds();
+    return lope::supervisor::run_load_child(argv[1]);
+  }
   const std::string_view command = argc > 1 ? argv[1] : "";
   if (std::ranges::find(kClientCommands, command, &ClientCommand::name) !=
       std::end(kClientCommands)) {

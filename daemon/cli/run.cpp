@@ -2,41 +2,50 @@
 #include <unistd.h>
 
 #include <cstdio>
+#include <iterator>
+#include <string>
+#include <utility>
 
 #include "cli/commands.h"
 #include "cli/programs.h"
 #include "common/exit_code.h"
 #include "common/log.h"
 #include "common/spawn.h"
+#include "supervisor/handler_store.h"
+#include "supervisor/reload.h"
 #include "supervisor/settings_loader.h"
 #include "supervisor/supervisor.h"
 
 namespace lope::cli {
 
 int run_command(const std::string& config_path) {
-  const supervisor::LoadedSettings loaded = supervisor::load_settings(config_path);
+  supervisor::LoadedSettings loaded = supervisor::load_settings(config_path);
   print_problems(loaded);
   if (!loaded.errors.empty()) return kExitRefused;
 
   adopt_child_fds();  // what our own parent left open is not for ours
-  UniqueFd programs[2];
-  const char* const names[2] = {"lope-consumer", "lope-worker"};
-  for (int i = 0; i < 2; ++i) {
-    const auto path = program_path(names[i]);
-    auto opened = path ? open_program(*path) : Result<UniqueFd>(Error{path.error()});
-    if (!opened) {
-      std::fprintf(stderr, "lope: %s\n", opened.error().c_str());
+  UniqueFd files[3];
+  const char* const names[] = {"", "lope-consumer", "lope-worker"};
+  for (std::size_t i = 0; i < std::size(names); ++i) {
+    const auto path = i == 0 ? Result<std::string>("/proc/self/exe") : program_path(names[i]);
+    auto program = path ? open_program(*path) : Result<UniqueFd>(Error{path.error()});
+    if (!program) {
+      std::fprintf(stderr, "lope: %s\n", program.error().c_str());
       return kExitFailed;
     }
-    programs[i] = std::move(*opened);
+    files[i] = std::move(*program);
   }
+  const supervisor::Programs programs{files[0].get(), files[1].get(), files[2].get()};
   supervisor::lead_process_group();
   if (auto opened = open_log(loaded.settings.log, "lope"); !opened) {
     std::fprintf(stderr, "lope: log: %s\n", opened.error().c_str());
     return kExitRefused;
   }
-  supervisor::Supervisor supervisor(loaded.settings, config_path, programs[0].get(),
-                                    programs[1].get());
+  const std::string cache = supervisor::default_cache_dir();
+  for (const std::string& trouble : supervisor::keep_handlers(loaded.settings, cache)) {
+    log_warn("configuration", {{"reason", trouble}});
+  }
+  supervisor::Supervisor supervisor(std::move(loaded.settings), config_path, programs);
   return supervisor.run();
 }
 

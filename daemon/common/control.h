@@ -11,6 +11,11 @@ enum class ControlType : std::uint32_t {
   stop = 2,     // stop now
   scale = 3,    // so many workers: `value`
   restart = 4,  // replace all workers, one after another
+  pause = 5,    // begin no message, and take none from the broker
+  resume = 6,
+  settings = 7,   // other ones, from the memfd that comes with it; `value` 1: replace all workers
+  log_level = 8,  // `value`: LogLevel
+  trace = 9,      // write about the next messages, so many, to the pipe that comes with it
   // consumer to supervisor
   changed = 16,  // look at the group's board
 };

@@ -113,6 +113,24 @@ ssize_t send_with_fd(int socket, const void* bytes, std::size_t size, int fd) {
   return ::sendmsg(socket, &message, MSG_NOSIGNAL);
 }
 
+ssize_t receive_with_fd(int socket, void* bytes, std::size_t size, UniqueFd& fd) {
+  iovec part{bytes, size};
+  msghdr message{};
+  message.msg_iov = &part;
+  message.msg_iovlen = 1;
+  alignas(cmsghdr) char ancillary[CMSG_SPACE(sizeof(int))] = {};
+  message.msg_control = ancillary;
+  message.msg_controllen = sizeof ancillary;
+  const ssize_t n = ::recvmsg(socket, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+  const cmsghdr* const with = n < 0 ? nullptr : CMSG_FIRSTHDR(&message);
+  if (with != nullptr && with->cmsg_level == SOL_SOCKET && with->cmsg_type == SCM_RIGHTS) {
+    int received = -1;
+    std::memcpy(&received, CMSG_DATA(with), sizeof received);
+    fd.reset(received);
+  }
+  return n;
+}
+
 Result<void> set_nonblocking(int fd, bool nonblocking) {
   const int flags = ::fcntl(fd, F_GETFL);
   if (flags < 0) return Error{errno_text("fcntl(F_GETFL)", errno)};

@@ -209,10 +209,13 @@ void members(Io& io, T& settings) {
   } else if constexpr (Is<T, GroupSettings>) {
     io("name", settings.name);
     io("handler", settings.handler);
+    io("handler_copy", settings.handler_copy);
+    io("handler_missing", settings.handler_missing);
     io("options_json", settings.options_json);
     io("options", settings.options);
     io("queues", settings.queues);
     io("workers", settings.workers);
+    io("workers_max", settings.workers_max);
     io("threads", settings.threads);
     io("batch_size", settings.batch_size);
     io("batch_wait", settings.batch_wait);
@@ -266,19 +269,36 @@ void members(Io& io, T& settings) {
     io("log", settings.log);
     io("delays", settings.delays);
     io("group", settings.group);
+    io("paused", settings.paused);
+    io("generation", settings.generation);
+  } else if constexpr (Is<T, Settings>) {
+    io("broker", settings.broker);
+    io("handlers_dir", settings.handlers_dir);
+    io("shutdown_timeout", settings.shutdown_timeout);
+    io("ready_timeout", settings.ready_timeout);
+    io("log", settings.log);
+    io("delays", settings.delays);
+    io("control_socket", settings.control_socket);
+    io("watch", settings.watch);
+    io("groups", settings.groups);
+    io("secret_env", settings.secret_env);
+  } else if constexpr (Is<T, LoadReport>) {
+    io("errors", settings.errors);
+    io("warnings", settings.warnings);
+    io("settings", settings.settings);
   } else if constexpr (Is<T, WorkerSettings>) {
     io("group", settings.group);
     io("worker_index", settings.worker_index);
     io("threads", settings.threads);
     io("handlers_dir", settings.handlers_dir);
     io("handler", settings.handler);
+    io("handler_copy", settings.handler_copy);
     io("options_json", settings.options_json);
     io("options", settings.options);
     io("batch", settings.batch);
     io("flush_interval", settings.flush_interval);
     io("measures_memory", settings.measures_memory);
     io("max_message_bytes", settings.max_message_bytes);
-    io("log_level", settings.log_level);
   } else if constexpr (Is<T, PluginDescription::Option>) {
     io("name", settings.name);
     io("kind", settings.kind);
@@ -304,7 +324,10 @@ void members(Io& io, T& settings) {
     io("handler_file", settings.handler_file);
     io("consumer_pid", settings.consumer_pid);
     io("uptime_s", settings.uptime_s);
+    io("note", settings.note);
     io("workers_wanted", settings.workers_wanted);
+    io("workers_min", settings.workers_min);
+    io("workers_max", settings.workers_max);
     io("workers_ready", settings.workers_ready);
     io("workers", settings.workers);
     io("running", settings.running);
@@ -337,6 +360,8 @@ void members(Io& io, T& settings) {
     io("state", settings.state);
     io("uptime_s", settings.uptime_s);
     io("config", settings.config);
+    io("last_reload", settings.last_reload);
+    io("last_reload_s", settings.last_reload_s);
     io("groups", settings.groups);
     io("relay", settings.relay);
   } else {
@@ -388,12 +413,24 @@ std::string to_json(const ConsumerSettings& settings) { return settings_text(set
 
 std::string to_json(const WorkerSettings& settings) { return settings_text(settings); }
 
+std::string to_json(const Settings& settings) { return settings_text(settings); }
+
+Result<Settings> settings_from_json(std::string_view text) {
+  return settings_from<Settings>(text, "settings");
+}
+
 Result<ConsumerSettings> consumer_settings_from_json(std::string_view text) {
   return settings_from<ConsumerSettings>(text, "consumer settings");
 }
 
 Result<WorkerSettings> worker_settings_from_json(std::string_view text) {
   return settings_from<WorkerSettings>(text, "worker settings");
+}
+
+std::string to_json(const LoadReport& report) { return settings_text(report); }
+
+Result<LoadReport> load_report_from_json(std::string_view text) {
+  return settings_from<LoadReport>(text, "report about the configuration");
 }
 
 std::string to_json(const PluginDescription& description, int indent) {
@@ -436,6 +473,9 @@ std::string to_json(const ControlRequest& request) {
   if (!request.group.empty()) json["group"] = request.group;
   if (request.now) json["now"] = true;
   if (request.workers != 0) json["workers"] = request.workers;
+  if (request.wait) json["wait"] = true;
+  if (!request.level.empty()) json["level"] = request.level;
+  if (request.count != 0) json["count"] = request.count;
   return dump(json);
 }
 
@@ -445,14 +485,17 @@ Result<ControlRequest> control_request_from_json(std::string_view line) {
   ControlRequest request;
   for (const auto& [name, value] : json.items()) {
     const char* expected = nullptr;
-    if (name == "command" || name == "group") {
+    if (name == "command" || name == "group" || name == "level") {
       if (!value.is_string()) expected = "a text";
-    } else if (name == "now") {
+    } else if (name == "now" || name == "wait") {
       if (!value.is_boolean()) expected = "true or false";
+    } else if (name == "count") {
+      if (!value.is_number_integer() || value < 1 || value > 1000) expected = "1 to 1000";
     } else if (name == "workers") {
       if (!value.is_number_integer() || value < 1 || value > 256) expected = "1 to 256";
     } else {
-      return Error{"expected command, group, now or workers, found \"" + escape(name, 64) + '"'};
+      return Error{"expected command, group, now, workers, wait, level or count, found \"" +
+                   escape(name, 64) + '"'};
     }
     if (expected != nullptr) {
       const std::string found = value.is_structured() ? value.type_name() : shown(dump(value));
@@ -462,6 +505,9 @@ Result<ControlRequest> control_request_from_json(std::string_view line) {
     if (name == "group") request.group = value.get<std::string>();
     if (name == "now") request.now = value.get<bool>();
     if (name == "workers") request.workers = value.get<int>();
+    if (name == "wait") request.wait = value.get<bool>();
+    if (name == "level") request.level = value.get<std::string>();
+    if (name == "count") request.count = value.get<int>();
   }
   if (request.command.empty()) return Error{"expected \"command\", found none"};
   return request;

@@ -13,8 +13,19 @@ namespace lope {
 
 std::string to_json(const ConsumerSettings& settings);
 std::string to_json(const WorkerSettings& settings);
+std::string to_json(const Settings& settings);
 Result<ConsumerSettings> consumer_settings_from_json(std::string_view text);
 Result<WorkerSettings> worker_settings_from_json(std::string_view text);
+Result<Settings> settings_from_json(std::string_view text);
+
+// What a throw-away child found in the configuration for a reload; see supervisor/load_child.h.
+struct LoadReport {
+  std::vector<std::string> errors;  // every one; then the settings mean nothing
+  std::vector<std::string> warnings;
+  Settings settings;
+};
+std::string to_json(const LoadReport& report);
+Result<LoadReport> load_report_from_json(std::string_view text);
 
 // What a throw-away child found out about a handler file; see worker/inspect.h.
 struct PluginDescription {

@@ -296,6 +296,8 @@ Result<void> reopen_log() { return current_log()->sink->open(); }
 
 bool log_enabled(LogLevel level) { return current_log()->logger.should_log(spdlog_level(level)); }
 
+void set_log_level(LogLevel level) { current_log()->logger.set_level(spdlog_level(level)); }
+
 void log_event(LogLevel level, std::string_view event, Fields fields) {
   if (!log_enabled(level)) return;
   try {

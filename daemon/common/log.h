@@ -37,6 +37,7 @@ Result<void> open_log(const LogSettings& settings, std::string_view program);
 Result<void> reopen_log();
 
 bool log_enabled(LogLevel level);
+void set_log_level(LogLevel level);
 
 // `event` is a fixed phrase; everything that varies is a field. Thread-safe. A write that fails
 // (full disk) is counted and said on the next line that can be written.

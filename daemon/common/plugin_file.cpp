@@ -195,6 +195,7 @@ class Segments {
 
 struct Dynamic {
   std::uint64_t symbols = 0, strings = 0, strings_size = 0, hash = 0, gnu_hash = 0;
+  std::vector<std::uint64_t> run_paths;  // in the strings
 };
 
 // How many entries the dynamic symbol table has; its length stands nowhere but in the hash tables.
@@ -230,6 +231,7 @@ std::optional<std::uint64_t> symbol_count(const ElfFile& file, const Segments& s
 
 // The symbols a plugin may be known by.
 struct PluginSymbols {
+  bool looks_around = false;
   std::optional<Elf64_Sym> ours;
   std::vector<std::string> others;  // lope_plugin_v2 and the like
 };
@@ -248,6 +250,12 @@ std::optional<PluginSymbols> find_symbols(const ElfFile& file, const Segments& s
 
   PluginSymbols found;
   const std::string_view all_names(strings->data(), strings->size());
+  for (const std::uint64_t path : dynamic.run_paths) {
+    if (path >= all_names.size()) continue;
+    const std::string_view from_here = all_names.substr(path);
+    const std::string_view text = from_here.substr(0, from_here.find('\0'));
+    found.looks_around = found.looks_around || text.find("ORIGIN") != std::string_view::npos;
+  }
   for (const Elf64_Sym& symbol : *symbols) {
     const unsigned char binding = ELF64_ST_BIND(symbol.st_info);
     if (symbol.st_shndx == SHN_UNDEF || symbol.st_name >= all_names.size()) continue;
@@ -324,6 +332,8 @@ Result<PluginFile> check_elf(const std::string& path, const ElfFile& file) {
       case DT_STRSZ: dynamic.strings_size = entry.d_un.d_val; break;
       case DT_HASH: dynamic.hash = entry.d_un.d_ptr; break;
       case DT_GNU_HASH: dynamic.gnu_hash = entry.d_un.d_ptr; break;
+      case DT_RPATH:
+      case DT_RUNPATH: dynamic.run_paths.push_back(entry.d_un.d_val); break;
       case DT_SYMENT:
         if (entry.d_un.d_val != sizeof(Elf64_Sym)) return broken;
         break;
@@ -366,7 +376,7 @@ Result<PluginFile> check_elf(const std::string& path, const ElfFile& file) {
     return refusal(path, "a handler for host ABI 1." + std::to_string(kHandlerAbiMinor),
                    "one that asks for host ABI 1." + std::to_string(abi_minor));
   }
-  return PluginFile{path, struct_size, abi_minor};
+  return PluginFile{path, struct_size, abi_minor, symbols->looks_around};
 }
 
 // `path` is resolved.

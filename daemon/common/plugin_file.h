@@ -18,6 +18,8 @@ struct PluginFile {
   std::string path;           // resolved: no symlink left in it
   std::uint32_t struct_size;  // of lope_plugin_v1, as written in the file
   std::uint32_t abi_minor;    // the lowest host minor it asks for
+  bool looks_around = false;  // for libraries beside it ($ORIGIN): a copy elsewhere would not load
+  std::string copy = {};      // of it, the one to load; empty: the file itself
 };
 
 // `<handlers_dir>/<name>.so` if the name is a plain file name, its real path stays inside the real

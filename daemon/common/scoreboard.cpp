@@ -28,6 +28,8 @@ const char* to_string(GroupState state) {
     case GroupState::starting: return "starting";
     case GroupState::connecting: return "connecting";
     case GroupState::consuming: return "consuming";
+    case GroupState::paused: return "paused";
+    case GroupState::failed: return "failed";
     case GroupState::draining: return "draining";
     case GroupState::ended: return "ended";
   }

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -63,6 +64,7 @@ struct WorkerBoard {
   alignas(
       64) std::atomic<std::uint64_t> revoked_below;  // no delivery with a lower sequence may start
   std::atomic<std::uint32_t> stopping;
+  std::atomic<std::uint32_t> log_level;  // LogLevel: what handlers say below it nobody hears
   alignas(64) std::atomic<std::uint32_t> consumer_asleep;  // the worker clears it when it wakes the
                                                            // consumer
 
@@ -110,7 +112,15 @@ class OutcomeReader {
   std::uint64_t head_ = 0;
 };
 
-enum class GroupState : std::uint32_t { starting, connecting, consuming, draining, ended };
+enum class GroupState : std::uint32_t {
+  starting,
+  connecting,
+  consuming,
+  paused,  // told to
+  failed,  // its workers die one after another: paused, to be tried again later
+  draining,
+  ended
+};
 const char* to_string(GroupState state);
 
 // Text that another process may read at any moment. At most size - 1 bytes; a torn read shows a
@@ -142,13 +152,22 @@ const char* to_string(WorkerState state);
 // are replaced.
 inline constexpr std::size_t kMaxWorkerSlots = 384;
 
+// A consumer that stands still for much longer hangs.
+inline constexpr std::chrono::seconds kProgress{2};
+
 // Counters since the daemon started: a replaced consumer goes on where its predecessor stopped.
 struct GroupBoard {
   std::uint64_t build_id;
   // All written by the consumer.
   std::atomic<std::uint32_t> state;
   std::atomic<std::uint32_t> workers_ready;
-  std::atomic<std::uint64_t> progress;  // grows with every turn of the loop
+  std::atomic<std::uint32_t> workers_wanted;
+  std::atomic<std::uint64_t> generation;  // ConsumerSettings::generation that all workers are of
+  // Workers of the latest generation that died before they had finished anything, with nothing
+  // inside that had taken down others.
+  std::atomic<std::uint64_t> failed_starts;
+  std::atomic<std::uint64_t>
+      progress;  // grows with every turn of the loop: each kProgress at least
   std::atomic<std::uint64_t> delivered;
   std::atomic<std::uint64_t> acked;
   std::atomic<std::uint64_t> retried;  // decided

@@ -158,11 +158,14 @@ struct DelaySettings {
 struct GroupSettings {
   std::string name;
   std::string handler;              // as written; the file is <handlers_dir>/<handler>.so
+  std::string handler_copy;         // of that file, the one to load; empty: load the file itself
+  std::string handler_missing;      // set: why there is none; the group waits for it
   std::string options_json = "{}";  // the `options:` map, as JSON
   std::vector<std::pair<std::string, std::string>>
       options;                                     // the same, nested keys joined with '.'
   std::vector<QueueSettings> queues;               // at least one
   int workers = 1;                                 // processes, 1 to 256
+  int workers_max = 0;                             // above `workers`: as many as there is work for
   int threads = 1;                                 // handler instances in each, 1 to 256
   int batch_size = 1;                              // messages handed over together, 1 to kMaxBatch
   std::chrono::milliseconds batch_wait{1000};      // a batch is not full: the oldest waits so long
@@ -197,6 +200,7 @@ struct Settings {
   LogSettings log;
   DelaySettings delays;
   std::string control_socket;           // empty: default_control_socket()
+  bool watch = false;                   // the folder of handlers, for new and replaced files
   std::vector<GroupSettings> groups;    // in the order of the file; names unique
   std::vector<std::string> secret_env;  // variables that held a password: not handed on to workers
   friend bool operator==(const Settings&, const Settings&) = default;
@@ -211,6 +215,9 @@ struct ConsumerSettings {
   LogSettings log;
   DelaySettings delays;
   GroupSettings group;
+  bool paused = false;           // from the start
+  std::uint64_t generation = 1;  // grows with each change
+  friend bool operator==(const ConsumerSettings&, const ConsumerSettings&) = default;
 };
 
 // What one lope-worker gets: nothing of the broker.
@@ -220,13 +227,13 @@ struct WorkerSettings {
   int threads = 1;
   std::string handlers_dir;
   std::string handler;
+  std::string handler_copy;
   std::string options_json;
   std::vector<std::pair<std::string, std::string>> options;
   bool batch = false;  // handle_batch() for every delivery
   std::chrono::milliseconds flush_interval{1000};
   bool measures_memory = false;                        // it says how much it has
   std::int64_t max_message_bytes = 128 * 1024 * 1024;  // of a publication
-  LogLevel log_level = LogLevel::info;
 };
 
 }  // namespace lope

@@ -17,9 +17,10 @@ namespace lope {
 // Descriptor numbers our programs find in place at start (0 to 2 are the usual ones).
 inline constexpr int kSettingsFd = 3;  // memfd with JSON
 inline constexpr int kScoreboardFd =
-    4;                             // shared memory: group board (consumer), worker board (worker)
-inline constexpr int kLinkFd = 5;  // socket to the parent
-inline constexpr int kWakeFd = 6;  // worker: eventfd that wakes its consumer
+    4;                               // shared memory: group board (consumer), worker board (worker)
+inline constexpr int kLinkFd = 5;    // socket to the parent
+inline constexpr int kWakeFd = 6;    // worker: eventfd that wakes its consumer
+inline constexpr int kReportFd = 5;  // lope-load: pipe to the supervisor
 inline constexpr int kWorkerProgramFd = 6;  // consumer: the lope-worker to run
 
 struct SpawnOptions {

@@ -22,8 +22,8 @@ struct WorkerStatus {
 
 struct GroupStatus {
   std::string name;
-  // "starting", "connecting", "consuming", "draining", "ended", "refused", "down": its consumer is
-  // about to be started again.
+  // "starting", "connecting", "consuming", "paused", "failed": paused, to be tried again later,
+  // "draining", "ended", "refused", "down": its consumer is about to be started again.
   std::string state;
   std::string reason;  // why it does not consume; empty when it does
   std::vector<std::string> queues;
@@ -31,7 +31,9 @@ struct GroupStatus {
   std::string handler_name, handler_version, handler_file;  // as loaded; empty before
   std::int64_t consumer_pid = 0;                            // 0: none
   double uptime_s = 0;                                      // of the consumer
+  std::string note;  // that it was rolled back, and why; empty: nothing of that kind
   std::uint64_t workers_wanted = 0;
+  std::uint64_t workers_min = 0, workers_max = 0;  // 0: they are not scaled by themselves
   std::uint64_t workers_ready = 0;
   std::vector<WorkerStatus> workers;
   // Messages that are here now.
@@ -60,6 +62,8 @@ struct DaemonStatus {
   std::string state;  // "running", "stopping"
   double uptime_s = 0;
   std::string config;
+  std::string last_reload;          // what came of it; empty: there was none
+  double last_reload_s = 0;         // how long ago
   std::vector<GroupStatus> groups;  // in the order of the configuration
   std::vector<GroupStatus> relay;   // one, or none
 };
@@ -74,6 +78,9 @@ struct ControlRequest {
   std::string group = {};  // empty: not given
   bool now = false;
   int workers = 0;  // 0: not given
+  bool wait = false;
+  std::string level = {};
+  int count = 0;  // 0: not given
 };
 
 struct ControlAnswer {

@@ -54,9 +54,9 @@ class Breaker {
   void forget_old(TimePoint now);
   void forget_all();
 
-  const BreakerSettings settings_;
-  const std::size_t outcomes_;
-  const std::size_t probe_;
+  BreakerSettings settings_;
+  std::size_t outcomes_;
+  std::size_t probe_;
   std::deque<Step> steps_;             // since the last pause
   std::size_t seen_ = 0, failed_ = 0;  // in all steps
   bool probing_ = false;

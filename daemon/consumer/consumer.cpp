@@ -100,16 +100,16 @@ void take_travel(DeliveryView& view, Delivery& delivery) {
 
 }  // namespace
 
-Consumer::Consumer(const ConsumerSettings& settings, GroupBoard& board)
-    : settings_(settings),
+Consumer::Consumer(ConsumerSettings settings, GroupBoard& board)
+    : settings_(std::move(settings)),
       board_(board),
       host_(host_name()),
-      patience_(patience(settings)),
-      breaker_(settings.group.breaker),
-      receiving_(settings.group.queues.size()),
-      held_(settings.group.queues.size()),
-      probed_(settings.group.queues.size()) {
-  for (const QueueSettings& queue : settings.group.queues) {
+      patience_(patience(settings_)),
+      breaker_(settings_.group.breaker),
+      receiving_(settings_.group.queues.size()),
+      held_(settings_.group.queues.size()),
+      probed_(settings_.group.queues.size()) {
+  for (const QueueSettings& queue : settings_.group.queues) {
     has_dead_letter_exchange_.push_back(
         queue.declare && find(queue.declaration.arguments, "x-dead-letter-exchange") != nullptr);
   }
@@ -121,15 +121,27 @@ Result<void> Consumer::set_up() {
   loop_ = std::move(*loop);
 
   Orders::Events orders_events;
-  orders_events.on_drain = [this](std::chrono::milliseconds limit) { drain_within(limit); };
+  orders_events.on_drain = [this](std::optional<std::chrono::milliseconds> limit) {
+    drain_within(limit.value_or(settings_.shutdown_timeout));
+  };
   orders_events.on_stop = [this] { stop_now(); };
   orders_events.on_scale = [this](int workers) { scale(workers); };
   orders_events.on_restart = [this] {
     if (phase_ != Phase::running) return;
     log_info("replacing the workers", {{"group", settings_.group.name}});
-    pool_->restart();
+    // That is what a failed group waits for, only sooner.
+    if (failed_) {
+      on_retry();
+    } else {
+      pool_->restart();
+    }
   };
-  auto orders = Orders::create(*loop_, settings_.shutdown_timeout, std::move(orders_events));
+  orders_events.on_pause = [this](bool on) { pause(on); };
+  orders_events.on_settings = [this](const ConsumerSettings& next, bool replace_workers) {
+    take_settings(next, replace_workers);
+  };
+  orders_events.on_log_level = [this](LogLevel level) { pool_->set_log_level(level); };
+  auto orders = Orders::create(*loop_, std::move(orders_events));
   if (!orders) return Error{orders.error()};
   orders_ = std::move(*orders);
 
@@ -139,6 +151,12 @@ Result<void> Consumer::set_up() {
     into = std::move(*made);
     return {};
   };
+  if (auto made = timer(tick_timer_, [this] { tick_timer_.arm(Clock::now() + kProgress); });
+      !made) {
+    return made;
+  }
+  tick_timer_.arm(Clock::now());
+  if (auto made = timer(retry_timer_, [this] { on_retry(); }); !made) return made;
   if (auto made = timer(delay_timer_, [] {}); !made) return made;
   if (auto made = timer(batch_timer_, [] {}); !made) return made;
   if (auto made = timer(bodies_timer_, [this] { trim_bodies(); }); !made) return made;
@@ -200,11 +218,15 @@ Result<void> Consumer::set_up() {
   };
   pool_events.on_keep_alive = [](Delivery& delivery) { delivery.alive = Clock::now(); };
   pool_events.on_refused = [this](const std::string& reason) { refuse(reason); };
+  pool_events.on_crash_loop = [this](const std::string& reason, std::chrono::milliseconds pause) {
+    fail(reason, pause);
+  };
   auto pool = WorkerPool::create(*loop_, settings_, kWorkerProgramFd, table_, board_,
                                  std::move(pool_events));
   if (!pool) return Error{pool.error()};
   pool_ = std::move(*pool);
   count_windows();
+  if (settings_.paused) pause(true);
   return {};
 }
 
@@ -225,6 +247,95 @@ void Consumer::scale(int workers) {
            {{"group", settings_.group.name}, {"workers", workers}, {"before", pool_->wanted()}});
   pool_->scale(workers);
   count_windows();
+}
+
+// The supervisor sends only what can be changed while messages run; for the rest it starts another
+// consumer.
+void Consumer::take_settings(const ConsumerSettings& next, bool replace_workers) {
+  if (phase_ != Phase::running) return;
+  log_info("configuration changed", {{"group", settings_.group.name},
+                                     {"generation", next.generation},
+                                     {"workers", replace_workers ? "to be replaced" : "stay"}});
+  if (next.log.level != settings_.log.level) {
+    set_log_level(next.log.level);
+    pool_->set_log_level(next.log.level);
+  }
+  if (next.group.breaker != settings_.group.breaker) breaker_ = Breaker(next.group.breaker);
+  settings_ = next;
+  patience_ = patience(settings_);
+  scale(settings_.group.workers);
+  pool_->settings_changed(replace_workers);
+  count_windows();
+  if (failed_ && replace_workers) pool_->retry();
+  limit_timer_.arm(Clock::now());  // it may be over already
+}
+
+// ---- Being quiet: no message begins, and none comes. What runs finishes.
+
+void Consumer::pause(bool on) {
+  if (phase_ != Phase::running || on == paused_) return;
+  log_info(on ? "paused" : "resumed", {{"group", settings_.group.name}});
+  paused_ = on;
+  quiet();
+}
+
+void Consumer::fail(const std::string& reason, std::chrono::milliseconds pause) {
+  if (phase_ != Phase::running) return;
+  log_error("group failed",
+            {{"group", settings_.group.name}, {"reason", reason}, {"retry_ms", pause.count()}});
+  failed_ = true;
+  failure_reason_ = reason;
+  retry_timer_.arm(Clock::now() + pause);
+  quiet();
+}
+
+void Consumer::on_retry() {
+  if (phase_ != Phase::running || !failed_) return;
+  log_info("trying a failed group again", {{"group", settings_.group.name}});
+  pool_->retry();
+}
+
+void Consumer::end_failure() {
+  if (!failed_ || pool_->given_up() || pool_->ready_count() == 0) return;
+  failed_ = false;
+  quiet();
+}
+
+void Consumer::quiet() {
+  if (!is_quiet()) {
+    session_->resume();
+    return;
+  }
+  pool_->collect();
+  put_back(pool_->take_back());
+  // The broker would delete an auto-delete queue, and all that is in it.
+  const auto goes_with_us = [](const QueueSettings& queue) {
+    return queue.declare && queue.declaration.auto_delete;
+  };
+  if (std::ranges::none_of(settings_.group.queues, goes_with_us)) session_->pause();
+}
+
+// What no handler has begun is for others, now that it cannot come straight back to us. What is
+// acked already is ours alone.
+void Consumer::hand_back_while_quiet() {
+  if (phase_ != Phase::running || !session_->paused() || !session_->cancelled()) return;
+  std::size_t count = 0;
+  for (std::deque<std::uint32_t>* const line : {&waiting_, &suspects_}) {
+    std::erase_if(*line, [&](std::uint32_t index) {
+      Delivery& delivery = table_.at(index);
+      if (delivery.settled) return false;
+      settle(delivery, Verdict::hand_back);
+      ++count;
+      return true;
+    });
+  }
+  for (const std::uint32_t index : delayed_) settle(table_.at(index), Verdict::requeue);
+  delayed_.clear();
+  if (count == 0) return;
+  log_info("messages handed back",
+           {{"group", settings_.group.name},
+            {"messages", count},
+            {"reason", paused_ ? "the group is paused" : "the group has failed"}});
 }
 
 int Consumer::run() {
@@ -258,6 +369,7 @@ bool Consumer::turn() {
   pool_->announce_awake();
   pool_->collect();
   pool_->tend();
+  end_failure();
   if (!waiting_.empty()) hand_out();  // reading takes a while
   if (!session_started_ && pool_->ready_count() > 0 && phase_ == Phase::running) {
     session_started_ = true;
@@ -269,6 +381,7 @@ bool Consumer::turn() {
   received_in_turn_ = std::max(session_->received(), received) - received;
   hand_out();
   pool_->collect();
+  hand_back_while_quiet();
   // These outcomes made room: nothing else may wake us for it.
   if (!waiting_.empty() || !suspects_.empty()) hand_out();
   ask_flush_when_full();
@@ -481,7 +594,7 @@ void Consumer::hand_out() {
 }
 
 void Consumer::dispatch() {
-  if (phase_ != Phase::running) return;
+  if (phase_ != Phase::running || is_quiet()) return;
   no_room_ = false;
   if (breaker_.paused(turn_began_)) {
     pause_timer_.arm(breaker_.resumes_at());
@@ -1095,7 +1208,7 @@ void Consumer::settle(Delivery& delivery, Verdict verdict) {
       case Verdict::requeue: break;  // counted when it was decided
       case Verdict::hand_back:
         add(board_.handed_back);
-        add(board_.handed_back_in_drain);
+        if (phase_ != Phase::running) add(board_.handed_back_in_drain);
         break;
     }
   }
@@ -1294,6 +1407,12 @@ void Consumer::update_board() {
   std::string trouble;
   if (phase_ != Phase::running) {
     state = GroupState::draining;
+  } else if (failed_) {
+    state = GroupState::failed;
+    trouble = failure_reason_;
+  } else if (paused_) {
+    state = GroupState::paused;
+    trouble = "paused";
   } else if (pool_->ready_count() == 0) {
     trouble = "no worker is ready";
   } else if (!session_->consuming()) {
@@ -1337,7 +1456,7 @@ int run_consumer() {
     ::dprintf(STDERR_FILENO, "lope-consumer: %s\n", trouble.c_str());
     return kExitTemporary;
   }
-  const auto settings = consumer_settings_from_json(*json);
+  auto settings = consumer_settings_from_json(*json);
   if (!settings) {
     ::dprintf(STDERR_FILENO, "lope-consumer: settings: %s\n", settings.error().c_str());
     return kExitTemporary;
@@ -1353,7 +1472,7 @@ int run_consumer() {
     Relay relay(*settings, **board);
     return relay.run();
   }
-  Consumer consumer(*settings, **board);
+  Consumer consumer(std::move(*settings), **board);
   return consumer.run();
 }
 

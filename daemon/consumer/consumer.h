@@ -23,7 +23,7 @@ namespace lope::consumer {
 
 class Consumer {
  public:
-  Consumer(const ConsumerSettings& settings, GroupBoard& board);
+  Consumer(ConsumerSettings settings, GroupBoard& board);
 
   // Runs until the group is drained, stopped or refused. Returns the exit code.
   int run();
@@ -33,7 +33,15 @@ class Consumer {
 
   Result<void> set_up();
   void scale(int workers);
+  void take_settings(const ConsumerSettings& next, bool replace_workers);
   void count_windows();
+  void pause(bool on);
+  void fail(const std::string& reason, std::chrono::milliseconds pause);
+  void on_retry();
+  void end_failure();
+  void quiet();
+  bool is_quiet() const { return paused_ || failed_; }
+  void hand_back_while_quiet();
   // One round of everything; true: there is more to do at once.
   bool turn();
   // Until something happens, or only to look at signals, deaths and timers.
@@ -117,7 +125,7 @@ class Consumer {
 
   void update_board();
 
-  const ConsumerSettings& settings_;
+  ConsumerSettings settings_;
   GroupBoard& board_;
   std::unique_ptr<EventLoop> loop_;
   std::unique_ptr<Orders> orders_;
@@ -128,6 +136,9 @@ class Consumer {
   const std::string host_;
   Phase phase_ = Phase::running;
   bool session_started_ = false;
+  bool paused_ = false;  // told so
+  bool failed_ = false;  // until the next try
+  std::string failure_reason_;
   bool refused_ = false;
   bool killed_ = false;     // something had to be
   bool stopped_ = false;    // at once, without a drain
@@ -141,7 +152,7 @@ class Consumer {
   std::uint64_t received_in_turn_ = 0;
   TimePoint turn_began_{};
   TimePoint next_note_{};
-  const Patience patience_;
+  Patience patience_;
   Breaker breaker_;
   RepeatedLog repeated_;
   int requeues_in_a_row_ = 0;                   // of copies that could not be published
@@ -162,6 +173,8 @@ class Consumer {
   std::string reported_trouble_;
   std::uint32_t reported_ready_ = 0;
 
+  EventSource tick_timer_;
+  EventSource retry_timer_;
   EventSource delay_timer_;
   EventSource batch_timer_;
   EventSource bodies_timer_;

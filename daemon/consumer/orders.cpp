@@ -5,20 +5,21 @@
 
 #include <cerrno>
 #include <csignal>
+#include <cstdlib>
 #include <iterator>
 #include <utility>
 
 #include "common/control.h"
+#include "common/json.h"
 #include "common/log.h"
 #include "common/spawn.h"
 
 namespace lope::consumer {
 
-Result<std::unique_ptr<Orders>> Orders::create(EventLoop& loop, std::chrono::milliseconds limit,
-                                               Events events) {
+Result<std::unique_ptr<Orders>> Orders::create(EventLoop& loop, Events events) {
   std::unique_ptr<Orders> orders(new Orders(std::move(events)));
   Orders* const self = orders.get();
-  const auto drain = [self, limit](int, int) { self->events_.on_drain(limit); };
+  const auto drain = [self](int, int) { self->events_.on_drain(std::nullopt); };
   const std::pair<int, std::function<void(int, int)>> signals[] = {
       {SIGTERM, drain},
       {SIGINT, drain},
@@ -42,7 +43,8 @@ Result<std::unique_ptr<Orders>> Orders::create(EventLoop& loop, std::chrono::mil
 
 void Orders::read_control() {
   ControlMessage message{};
-  const ssize_t n = ::recv(kLinkFd, &message, sizeof message, MSG_DONTWAIT);
+  UniqueFd attached;
+  const ssize_t n = receive_with_fd(kLinkFd, &message, sizeof message, attached);
   if (n < 0 && (errno == EAGAIN || errno == EINTR)) return;
   if (n != sizeof message) {  // our supervisor is gone, and with it our reason to be
     control_source_.stop();
@@ -58,8 +60,36 @@ void Orders::read_control() {
     case ControlType::restart:
       if (events_.on_restart) events_.on_restart();
       break;
+    case ControlType::pause:
+    case ControlType::resume:
+      if (events_.on_pause) events_.on_pause(message.type == ControlType::pause);
+      break;
+    case ControlType::settings: take_settings(attached.get(), message.value != 0); break;
+    case ControlType::log_level: {
+      const auto level = static_cast<LogLevel>(message.value);
+      set_log_level(level);
+      if (events_.on_log_level) events_.on_log_level(level);
+      break;
+    }
+    case ControlType::trace:
+      if (events_.on_trace) {
+        events_.on_trace(static_cast<int>(message.value), std::move(attached));
+      }
+      break;
     case ControlType::changed: break;  // ours
   }
+}
+
+void Orders::take_settings(int fd, bool replace_workers) {
+  const auto json = read_all_at(fd);
+  const auto settings =
+      json ? consumer_settings_from_json(*json) : Result<ConsumerSettings>(Error{json.error()});
+  if (!settings) {
+    // Ours and of one build: only a lack of memory is left as a reason.
+    log_error("cannot take other settings", {{"reason", settings.error()}});
+    std::abort();  // our parent starts us again, with them
+  }
+  if (events_.on_settings) events_.on_settings(*settings, replace_workers);
 }
 
 void Orders::report_change() {

@@ -5,30 +5,37 @@
 #include <chrono>
 #include <functional>
 #include <memory>
+#include <optional>
 
 #include "common/event_loop.h"
+#include "common/fd.h"
+#include "common/settings.h"
 
 namespace lope::consumer {
 
 class Orders {
  public:
   struct Events {
-    // Finish within this, and leave. Told again with less time: hurry.
-    std::function<void(std::chrono::milliseconds limit)> on_drain;
+    // Finish within this, or else within shutdown_timeout, and leave. Told again with less time:
+    // hurry.
+    std::function<void(std::optional<std::chrono::milliseconds> limit)> on_drain;
     // Leave now: told so, or the supervisor is gone.
     std::function<void()> on_stop;
     // Of a group; a relay has neither.
     std::function<void(int workers)> on_scale;
     std::function<void()> on_restart;
+    std::function<void(bool)> on_pause;
+    std::function<void(const ConsumerSettings&, bool replace_workers)> on_settings;
+    std::function<void(LogLevel)> on_log_level;
+    std::function<void(int messages, UniqueFd output)> on_trace;
   };
-  // `limit`: of a drain that a signal asks for.
-  static Result<std::unique_ptr<Orders>> create(EventLoop& loop, std::chrono::milliseconds limit,
-                                                Events events);
+  static Result<std::unique_ptr<Orders>> create(EventLoop& loop, Events events);
   static void report_change();
 
  private:
   explicit Orders(Events events) : events_(std::move(events)) {}
   void read_control();
+  void take_settings(int fd, bool replace_workers);
 
   Events events_;
   EventSource signal_sources_[5];

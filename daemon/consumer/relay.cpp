@@ -29,14 +29,20 @@ Result<void> Relay::set_up() {
   if (!loop) return Error{loop.error()};
   loop_ = std::move(*loop);
   Orders::Events orders_events;
-  orders_events.on_drain = [this](std::chrono::milliseconds limit) { drain(limit); };
+  orders_events.on_drain = [this](std::optional<std::chrono::milliseconds> limit) {
+    drain(limit.value_or(settings_.shutdown_timeout));
+  };
   orders_events.on_stop = [this] { stop(); };
-  auto orders = Orders::create(*loop_, settings_.shutdown_timeout, std::move(orders_events));
+  auto orders = Orders::create(*loop_, std::move(orders_events));
   if (!orders) return Error{orders.error()};
   orders_ = std::move(*orders);
   auto delay = loop_->make_timer([this] { hand_back_due(); });
   if (!delay) return Error{delay.error()};
   delay_timer_ = std::move(*delay);
+  auto tick = loop_->make_timer([this] { tick_timer_.arm(Clock::now() + kProgress); });
+  if (!tick) return Error{tick.error()};
+  tick_timer_ = std::move(*tick);
+  tick_timer_.arm(Clock::now());
   auto deadline = loop_->make_timer([this] {
     overtime_ = true;
     if (closing_) stop();

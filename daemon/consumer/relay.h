@@ -68,6 +68,7 @@ class Relay {
   GroupState reported_state_ = GroupState::starting;
   std::string reported_trouble_;
 
+  EventSource tick_timer_;
   EventSource delay_timer_;
   EventSource deadline_timer_;
 };

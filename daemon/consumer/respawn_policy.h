@@ -49,6 +49,10 @@ std::optional<std::chrono::milliseconds> respawn_delay(RespawnHistory& history,
 inline constexpr int kMaxDeathsNeverReady = 5;
 // So many workers in a row may die in their very first messages before the pauses grow.
 inline constexpr int kMaxCrashesAtOnce = 5;
+// So many times in a row workers may die before they are ready or with nothing inside, and none
+// live for a minute: with the pauses, that takes about a minute. After one more the group is left
+// alone for a while.
+inline constexpr int kMaxIdleDeaths = 10;
 // A hang costs a whole start_timeout each time: fewer do.
 inline constexpr int kMaxHangsNeverReady = 2;
 

@@ -4,6 +4,7 @@
 #include <sys/epoll.h>
 
 #include <algorithm>
+#include <utility>
 
 #include "common/backoff.h"
 #include "common/log.h"
@@ -150,7 +151,11 @@ void Session::on_connect_ended() {
   next_tick_ = Clock::now() + tick_;
   for (Channel& channel : channels_) {
     channel.failures = 0;
-    begin_subscription(channel);
+    if (paused_) {
+      channel.state = Channel::State::cancelled;
+    } else {
+      begin_subscription(channel);
+    }
   }
   arm_timer();
   events_.on_change();
@@ -169,7 +174,7 @@ void Session::connection_lost(const std::string& reason) {
   probe_open_ = probe_asked_ = false;
   for (Channel& channel : channels_) {
     events_.on_channel_lost(queue_of(channel));
-    if (cancelling_) channel.state = Channel::State::cancelled;
+    if (is_to_be_quiet()) channel.state = Channel::State::cancelled;
   }
   if (state_ == State::closing || cancelling_) {
     log_warn("connection lost while ending", {{"group", group_}, {"reason", reason}});
@@ -269,7 +274,7 @@ void Session::subscription_failed(Channel& channel, const std::string& reason) {
   channel.retry_at = Clock::now() +
                      kResubscribe.full_jitter(channel.failures++, random_fraction()) +
                      kResubscribe.base;
-  channel.state = cancelling_ ? Channel::State::cancelled : Channel::State::down;
+  channel.state = is_to_be_quiet() ? Channel::State::cancelled : Channel::State::down;
   arm_timer();
   events_.on_change();
 }
@@ -366,6 +371,7 @@ void Session::on_ok(ChannelNumber number_, Reply reply, std::string_view text) {
   Channel& it = *found;
   if (it.state == Channel::State::cancelling && reply == Reply::cancel) {
     it.state = Channel::State::cancelled;
+    if (!is_to_be_quiet()) begin_subscription(it);  // resumed meanwhile
     return;
   }
   const bool setting_up = it.state == Channel::State::setting_up;
@@ -381,12 +387,12 @@ void Session::on_ok(ChannelNumber number_, Reply reply, std::string_view text) {
     return;
   }
   if (!last) {
-    if (cancelling_) it.state = Channel::State::cancelled;
+    if (is_to_be_quiet()) it.state = Channel::State::cancelled;
     return;
   }
   it.consumer_tag = text;
   it.steps.clear();
-  it.state = cancelling_ ? Channel::State::cancelling : Channel::State::consuming;
+  it.state = is_to_be_quiet() ? Channel::State::cancelling : Channel::State::consuming;
   log_info("consuming", {{"group", group_},
                          {"queue", it.settings.name},
                          {"prefetch", it.settings.prefetch},
@@ -560,24 +566,40 @@ std::string Session::trouble() const {
 
 // ---- Ending
 
+void Session::end_subscription(Channel& channel) {
+  switch (channel.state) {
+    case Channel::State::consuming:
+      channel.state = Channel::State::cancelling;
+      channel.step_sent = false;
+      break;
+    case Channel::State::down: channel.state = Channel::State::cancelled; break;
+    case Channel::State::setting_up:
+      // With a request under way its answer decides; see on_ok().
+      if (!channel.step_sent) channel.state = Channel::State::cancelled;
+      break;
+    case Channel::State::cancelling:
+    case Channel::State::cancelled:
+    case Channel::State::securing: break;
+  }
+}
+
+void Session::pause() {
+  paused_ = true;
+  for (Channel& channel : channels_) end_subscription(channel);
+}
+
+void Session::resume() {
+  if (!std::exchange(paused_, false) || cancelling_ || state_ != State::connected) return;
+  // One that is just being cancelled begins when that is done.
+  for (Channel& channel : channels_) {
+    if (channel.state == Channel::State::cancelled) begin_subscription(channel);
+  }
+  arm_timer();
+}
+
 void Session::cancel() {
   cancelling_ = true;
-  for (Channel& channel : channels_) {
-    switch (channel.state) {
-      case Channel::State::consuming:
-        channel.state = Channel::State::cancelling;
-        channel.step_sent = false;
-        break;
-      case Channel::State::down: channel.state = Channel::State::cancelled; break;
-      case Channel::State::setting_up:
-        // With a request under way its answer decides; see on_ok().
-        if (!channel.step_sent) channel.state = Channel::State::cancelled;
-        break;
-      case Channel::State::cancelling:
-      case Channel::State::cancelled:
-      case Channel::State::securing: break;
-    }
-  }
+  for (Channel& channel : channels_) end_subscription(channel);
   if (state_ == State::connecting || state_ == State::waiting || state_ == State::idle) {
     state_ = State::closed;
     timer_.disarm();

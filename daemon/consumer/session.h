@@ -80,6 +80,11 @@ class Session final : private ConnectionEvents {
   void wake_for_anything();
   void wake_for_body();
 
+  // Ends consuming on all queues, until resume(). What was delivered can be settled meanwhile, and
+  // the connection stays, or comes back when it is lost. Also before start().
+  void pause();
+  void resume();
+  bool paused() const { return paused_; }
   // Ends consuming on all queues and does not begin again.
   void cancel();
   // No delivery can arrive any more.
@@ -142,6 +147,9 @@ class Session final : private ConnectionEvents {
   void on_connect_ended();
   void connection_lost(const std::string& reason);
   void begin_subscription(Channel& channel);
+  void end_subscription(Channel& channel);
+  // No channel is to consume.
+  bool is_to_be_quiet() const { return cancelling_ || paused_; }
   void subscription_failed(Channel& channel, const std::string& reason);
   void channel_lost(Channel& channel);
   void void_channel(Channel& channel);
@@ -175,6 +183,7 @@ class Session final : private ConnectionEvents {
   const std::string group_;
   State state_ = State::idle;
   bool cancelling_ = false;
+  bool paused_ = false;
   std::vector<Channel> channels_;
   std::unique_ptr<Connector> connector_;
   std::unique_ptr<Connection> connection_;

@@ -10,6 +10,7 @@
 #include "common/backoff.h"
 #include "common/json.h"
 #include "common/log.h"
+#include "consumer/orders.h"
 #include "consumer/orphans.h"
 #include "consumer/roster.h"
 
@@ -27,6 +28,8 @@ constexpr std::chrono::milliseconds kEndingGrace{5000};
 constexpr std::chrono::milliseconds kAbortGrace{1000};
 // With so much of `recycle.memory` a worker's successor is started.
 constexpr double kEnough = 0.85;
+// So long a group is left alone whose workers only die.
+constexpr std::chrono::minutes kFailedPause{5};
 
 }  // namespace
 
@@ -61,7 +64,8 @@ WorkerPool::WorkerPool(EventLoop& loop, const ConsumerSettings& settings, int wo
       board_(board),
       events_(std::move(events)),
       slots_(static_cast<std::size_t>(settings.group.workers)),
-      wanted_(settings.group.workers) {
+      wanted_(settings.group.workers),
+      log_level_(settings.log.level) {
   environment_ = environment_without({kWorkerIdVariable});
 }
 
@@ -79,6 +83,52 @@ void WorkerPool::restart() {
   for (Slot& slot : slots_) slot.outdated = slot.process != nullptr;
   roster_due_ = true;
   pauses_.clear();  // whatever they were for, this is another attempt
+}
+
+void WorkerPool::settings_changed(bool replace) {
+  roster_due_ = tend_due_ = true;
+  if (replace) {
+    board_.failed_starts.store(0, std::memory_order_relaxed);
+    refused_ = false;
+    restart();
+  }
+  for (Slot& slot : slots_) {
+    if (slot.process == nullptr) continue;
+    if (!replace) slot.generation = settings_.generation;
+    set_limits(slot);
+  }
+  show_generation();
+}
+
+void WorkerPool::set_log_level(LogLevel level) {
+  log_level_ = level;
+  for (Slot& slot : slots_) {
+    if (slot.process != nullptr) slot.process->set_log_level(level);
+  }
+}
+
+// Said when there are as many workers of the latest settings as there should be.
+void WorkerPool::show_generation() {
+  if (board_.generation.load(std::memory_order_relaxed) == settings_.generation) return;
+  int ready = 0;
+  for (const Slot& slot : slots_) {
+    if (slot.process == nullptr || slot.leaving) continue;
+    if (slot.outdated) return;
+    if (slot.ready && slot.generation == settings_.generation) ++ready;
+  }
+  if (ready < wanted_) return;
+  board_.generation.store(settings_.generation, std::memory_order_relaxed);
+  if (settings_.generation > 1) {
+    log_info("all workers are of the latest configuration",
+             {{"group", settings_.group.name}, {"generation", settings_.generation}});
+  }
+  Orders::report_change();
+}
+
+void WorkerPool::retry() {
+  given_up_ = false;
+  roster_due_ = tend_due_ = true;
+  pauses_.clear();
 }
 
 int WorkerPool::free_place() {
@@ -103,7 +153,7 @@ void WorkerPool::keep_roster(TimePoint now) {
                          .leaving = slot.leaving,
                          .outdated = slot.outdated});
     }
-    plan = plan_roster(entries, wanted_);
+    plan = plan_roster(entries, given_up_ ? 0 : wanted_);
     for (const std::size_t index : plan.leave) let_go(static_cast<int>(index));
   } while (!plan.leave.empty());  // who leaves makes room for another
   const int starts = plan.start - static_cast<int>(pauses_.size());
@@ -159,13 +209,13 @@ void WorkerPool::start_worker(int index) {
   worker.threads = settings_.group.threads;
   worker.handlers_dir = settings_.handlers_dir;
   worker.handler = settings_.group.handler;
+  worker.handler_copy = settings_.group.handler_copy;
   worker.options_json = settings_.group.options_json;
   worker.options = settings_.group.options;
   worker.batch = settings_.group.batch_size > 1;
   worker.flush_interval = settings_.group.flush_interval;
   worker.measures_memory = settings_.group.recycle.memory_bytes > 0;
   worker.max_message_bytes = settings_.broker.max_message_bytes;
-  worker.log_level = settings_.log.level;
 
   WorkerProcess::Start start;
   start.slot = index;
@@ -175,6 +225,7 @@ void WorkerPool::start_worker(int index) {
   start.title = settings_.group.name + "/" + std::to_string(index);
   start.settings_json = to_json(worker);
   start.environment = environment_;
+  start.log_level = log_level_;
 
   WorkerProcess::Events events;
   events.on_ready = [this, index](const HandlerIdentity& handler) {
@@ -184,7 +235,7 @@ void WorkerPool::start_worker(int index) {
     ever_ready_ = true;
     roster_due_ = true;
     if (it.leaving) it.kill_at = Clock::now() + leaving_grace();
-    has_batch_ = handler.has_batch;
+    it.has_batch = handler.has_batch;
     handler_name_ = handler.name;
     handler_version_ = handler.version;
     handler_file_ = handler.path;
@@ -242,6 +293,7 @@ void WorkerPool::start_worker(int index) {
     return;
   }
   slot.process = std::move(*started);
+  slot.generation = settings_.generation;
   GroupBoard::Worker& shown = board_.workers[static_cast<std::size_t>(index)];
   shown.given.store(0, std::memory_order_relaxed);
   shown.started_ms.store(unix_ms(), std::memory_order_relaxed);
@@ -308,6 +360,19 @@ void WorkerPool::set_ready_count() {
   ready_ = static_cast<int>(std::count_if(
       slots_.begin(), slots_.end(), [](const Slot& slot) { return slot.ready && !slot.leaving; }));
   board_.workers_ready.store(static_cast<std::uint32_t>(ready_), std::memory_order_relaxed);
+  has_batch_ = ready_ > 0 && std::ranges::all_of(slots_, [](const Slot& slot) {
+                 return !slot.ready || slot.leaving || slot.has_batch;
+               });
+  show_generation();
+}
+
+// The new workers of a reload die before they have done anything, and not over a message that has
+// taken down others.
+void WorkerPool::count_failed_start(const Slot& slot, const WorkerDeath& death) {
+  if (slot.generation != settings_.generation || death.worked) return;
+  if (death.had_message && death.known) return;
+  board_.failed_starts.fetch_add(1, std::memory_order_relaxed);
+  Orders::report_change();
 }
 
 bool WorkerPool::cannot_stay(const Slot& slot) const {
@@ -405,6 +470,7 @@ void WorkerPool::bury(int index) {
         .beside = history_.is_beside(process.started_at(), Clock::now()),
         .age = age,
         .hung = slot.hung};
+    count_failed_start(slot, death);
     // What has worked in this group is not given up for a refusal or a shortage that may pass.
     history_.ever_ready = history_.ever_ready || ever_ready_;
     const auto delay = respawn_delay(history_, death, wanted_, random_fraction());
@@ -431,6 +497,12 @@ void WorkerPool::bury(int index) {
     }
     if (!refusal.empty()) next = "none: the group is refused";
   }
+  const bool loops =
+      refusal.empty() && !given_up_ && !refused_ && history_.idle_deaths > kMaxIdleDeaths;
+  if (loops) {
+    given_up_ = true;
+    next = "none: the group has failed";
+  }
   const bool clean = end && !end->signalled && end->code == 0 && asked;
   log_event(clean ? LogLevel::info : LogLevel::warn, "worker ended",
             {{"group", settings_.group.name},
@@ -456,10 +528,19 @@ void WorkerPool::bury(int index) {
   roster_due_ = true;
   set_ready_count();
   sweep();
+  const std::string said = std::exchange(slot.failure, {});
   events_.on_death(remains, how);
   if (!refusal.empty() && !refused_) {
     refused_ = true;
     events_.on_refused(refusal);
+  }
+  if (loops) {
+    events_.on_crash_loop("its workers died " + std::to_string(history_.idle_deaths) +
+                              " times in a row before they were ready or with nothing inside, at "
+                              "last by " +
+                              how + " while " + to_string(stage) +
+                              (said.empty() ? "" : ": " + said),
+                          kFailedPause);
   }
 }
 
@@ -477,7 +558,7 @@ WorkerLoad WorkerPool::load(const Slot& slot) const {
   load.ready = slot.ready && !slot.exited && !slot.process->link_closed() &&
                slot.link_trouble.empty() && !slot.probing && !slot.leaving &&
                !has_all_its_memory(slot) && !(keep_fresh_ && slot.process->given() == 0);
-  load.threads = settings_.group.threads;
+  load.threads = static_cast<int>(slot.process->threads());
   load.calls = slot.process->calls();
   load.flushing = slot.process->flushing();
   load.owed = slot.process->owed();
@@ -581,8 +662,7 @@ bool WorkerPool::may_be_stuck() const {
   bool queued = false;
   for (const Slot& slot : slots_) {
     if (slot.process == nullptr || !slot.ready || slot.leaving) continue;
-    idle = idle || slot.process->calls() + slot.process->flushing() <
-                       static_cast<std::size_t>(settings_.group.threads);
+    idle = idle || slot.process->calls() + slot.process->flushing() < slot.process->threads();
     queued = queued || slot.process->has_queued();
   }
   return idle && queued;

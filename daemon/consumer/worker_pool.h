@@ -29,6 +29,9 @@ class WorkerPool {
     std::function<void(Delivery&)> on_keep_alive;
     // The handler cannot be used: no worker is started any more.
     std::function<void(const std::string& reason)> on_refused;
+    // Workers die one after another, before they are ready or with nothing inside: there are none
+    // until retry(), which is due after `pause`.
+    std::function<void(const std::string& reason, std::chrono::milliseconds pause)> on_crash_loop;
   };
 
   static Result<std::unique_ptr<WorkerPool>> create(EventLoop& loop,
@@ -47,6 +50,12 @@ class WorkerPool {
   int wanted() const { return wanted_; }
   // Replaces every worker: new ones first, then the old ones finish what they have and leave.
   void restart();
+  // The settings are other ones now. `replace`: in a way that only new workers can follow.
+  void settings_changed(bool replace);
+  void set_log_level(LogLevel level);
+  // After on_crash_loop: workers are started again, and given up again at the next such death.
+  void retry();
+  bool given_up() const { return given_up_; }
 
   // ---- Work
   // Gives the deliveries, for one call of a handler, to the worker they should go to; false: none
@@ -60,7 +69,7 @@ class WorkerPool {
     keep_fresh_ = want;
   }
   // Can its handler take several at once?
-  bool has_batch() const { return has_batch_; }
+  bool has_batch() const { return has_batch_; }  // and that of every other worker
   void flush();
   // No delivery will name this segment of shared memory again.
   void forget(std::uint64_t segment);
@@ -131,6 +140,8 @@ class WorkerPool {
     std::string ended;         // set: why it was ended, by a time limit
     std::string failure;       // what it said before it ended
     bool refused = false;
+    bool has_batch = false;        // its handler
+    std::uint64_t generation = 0;  // of the settings that it was started with
     double mean_ns = -1;
     // When it is to be replaced.
     std::uint64_t last_given = 0;
@@ -151,6 +162,8 @@ class WorkerPool {
   void make_one_fresh();
   void bury(int index);
   void set_ready_count();
+  void show_generation();
+  void count_failed_start(const Slot& slot, const WorkerDeath& death);
   void show(int index, WorkerState state);
   void show_given(std::size_t index);
   void sweep();
@@ -183,9 +196,11 @@ class WorkerPool {
   bool ever_ready_ = false;  // a worker of this group has been ready
   bool stopping_ = false;
   bool refused_ = false;
+  bool given_up_ = false;  // until retry()
   bool has_batch_ = false;
   bool keep_fresh_ = false;
   std::string handler_name_, handler_version_, handler_file_;
+  LogLevel log_level_;
   std::size_t orphans_ = 0;  // killed by the last sweep, not yet reaped
   EventSource wake_source_;
   EventSource timer_;

@@ -37,6 +37,7 @@ Result<std::unique_ptr<WorkerProcess>> WorkerProcess::start(EventLoop& loop, con
   auto board = BoardMapping<WorkerBoard>::create("lope-worker-board", board_fd);
   if (!board) return Error{board.error()};
   worker->board_ = std::move(*board);
+  worker->set_log_level(start.log_level);
   auto settings = make_memfd("lope-worker-settings", start.settings_json);
   if (!settings) return Error{settings.error()};
   auto link = make_stream_pair();
@@ -469,6 +470,10 @@ void WorkerProcess::announce_awake() {
 }
 
 void WorkerProcess::set_stopping() { board_->stopping.store(1, std::memory_order_relaxed); }
+
+void WorkerProcess::set_log_level(LogLevel level) {
+  board_->log_level.store(static_cast<std::uint32_t>(level), std::memory_order_relaxed);
+}
 
 void WorkerProcess::close_link() {
   if (link_closed_) return;

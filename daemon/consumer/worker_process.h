@@ -51,6 +51,7 @@ class WorkerProcess {
     std::string title;          // argv[1]: "hello/0"
     std::string settings_json;  // WorkerSettings
     std::vector<std::string> environment;
+    LogLevel log_level = LogLevel::info;
   };
   static Result<std::unique_ptr<WorkerProcess>> start(EventLoop& loop, const Start& start,
                                                       Events events);
@@ -148,6 +149,9 @@ class WorkerProcess {
 
   // ---- Ending
   void set_stopping();
+  // What its handlers say below this nobody hears.
+  void set_log_level(LogLevel level);
+  std::size_t threads() const { return threads_; }
   // Asks it to end: the link's end of file.
   void close_link();
   bool link_closed() const { return link_closed_; }

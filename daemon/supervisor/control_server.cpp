@@ -127,7 +127,10 @@ void ControlServer::accept_some() {
     if (::getsockopt(socket.get(), SOL_SOCKET, SO_PEERCRED, &peer, &size) < 0) continue;
     const std::uint64_t id = next_id_++;
     Connection& connection = connections_[id];
-    connection.client = {peer.uid, peer.pid, peer.uid == 0 || peer.uid == ::geteuid()};
+    connection.client = {.id = id,
+                         .uid = peer.uid,
+                         .pid = peer.pid,
+                         .may_act = peer.uid == 0 || peer.uid == ::geteuid()};
     connection.deadline = Clock::now() + kIdle;
     auto source = loop_.watch_fd(socket.get(), EPOLLIN,
                                  [this, id](std::uint32_t events) { on_event(id, events); });
@@ -160,11 +163,12 @@ void ControlServer::on_event(std::uint64_t id, std::uint32_t events) {
 
 void ControlServer::read(Connection& connection) {
   char bytes[4096];
-  const ssize_t n = ::recv(connection.socket.get(), bytes, sizeof bytes, MSG_DONTWAIT);
+  const ssize_t n =
+      receive_with_fd(connection.socket.get(), bytes, sizeof bytes, connection.attached);
   if (n < 0 && (errno == EAGAIN || errno == EINTR)) return;
   if (n <= 0) {
     // What it still wants to hear it may have closed only its own side for.
-    connection.over = n < 0 || connection.output.empty();
+    connection.over = n < 0 || (connection.output.empty() && !connection.waiting);
     connection.ending = true;
     return;
   }
@@ -174,7 +178,7 @@ void ControlServer::read(Connection& connection) {
 
 // One at a time: the next when the answer to this one is written.
 void ControlServer::answer_lines(Connection& connection) {
-  if (connection.ending || !connection.output.empty()) return;
+  if (connection.ending || connection.waiting || !connection.output.empty()) return;
   const std::size_t end = connection.input.find('\n');
   if (end == std::string::npos) {
     if (connection.input.size() > kMaxLine) {
@@ -185,16 +189,35 @@ void ControlServer::answer_lines(Connection& connection) {
   }
   const std::string line = connection.input.substr(0, end);
   connection.input.erase(0, end + 1);
-  answer(connection, line);
+  carry_out(connection, line);
 }
 
-void ControlServer::answer(Connection& connection, std::string_view line) {
+void ControlServer::carry_out(Connection& connection, std::string_view line) {
   const auto request = control_request_from_json(line);
-  const ControlAnswer answer = request ? handler_(*request, connection.client)
-                                       : ControlAnswer{.error = "control: " + request.error()};
+  if (!request) {
+    say(connection, {.error = "control: " + request.error()});
+    return;
+  }
+  connection.client.attached = connection.attached.get();
+  // The answer may come before the handler returns.
+  connection.waiting = true;
+  connection.deadline = TimePoint::max();
+  if (const auto answer = handler_(*request, connection.client)) say(connection, *answer);
+  connection.attached.reset();
+}
+
+void ControlServer::say(Connection& connection, const ControlAnswer& answer) {
+  connection.waiting = false;
   connection.output = to_json(answer) + "\n";
   connection.sent = 0;
   connection.deadline = Clock::now() + kSlow;
+}
+
+void ControlServer::answer(std::uint64_t client, const ControlAnswer& answer) {
+  const auto found = connections_.find(client);
+  if (found == connections_.end() || !found->second.waiting) return;
+  say(found->second, answer);
+  found->second.source.set_events(EPOLLOUT);
 }
 
 void ControlServer::refuse(Connection& connection, const std::string& reason) {

@@ -10,6 +10,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -23,11 +24,14 @@ class ControlServer {
  public:
   // Who asks, by the kernel's word (SO_PEERCRED).
   struct Client {
+    std::uint64_t id = 0;
     uid_t uid = 0;
     pid_t pid = 0;
     bool may_act = false;  // root, or our own user; others may look
+    int attached = -1;     // the descriptor that came with the request; not the handler's to keep
   };
-  using Handler = std::function<ControlAnswer(const ControlRequest&, const Client&)>;
+  // Nothing: the answer comes later, by answer().
+  using Handler = std::function<std::optional<ControlAnswer>(const ControlRequest&, const Client&)>;
 
   // Serves on `path`, made anew with mode 0660; `<path>.lock` is locked as long as we live. A
   // socket that a dead daemon has left is taken over. Errors: another daemon serves there, the path
@@ -38,6 +42,9 @@ class ControlServer {
   ControlServer(const ControlServer&) = delete;
   ControlServer& operator=(const ControlServer&) = delete;
 
+  // To a client that has been waiting for it; nobody hears it when that has gone.
+  void answer(std::uint64_t client, const ControlAnswer& answer);
+
  private:
   struct Connection {
     UniqueFd socket;
@@ -45,9 +52,11 @@ class ControlServer {
     std::string input;
     std::string output;
     std::size_t sent = 0;
-    bool ending = false;  // closed when its output is written
-    bool over = false;    // to be taken away
-    TimePoint deadline;   // to say something, or to take what we say
+    UniqueFd attached;
+    bool waiting = false;  // for an answer that comes later
+    bool ending = false;   // closed when its output is written
+    bool over = false;     // to be taken away
+    TimePoint deadline;    // to say something, or to take what we say
     EventSource source;
   };
 
@@ -56,7 +65,8 @@ class ControlServer {
   void on_event(std::uint64_t id, std::uint32_t events);
   void read(Connection& connection);
   void answer_lines(Connection& connection);
-  void answer(Connection& connection, std::string_view line);
+  void carry_out(Connection& connection, std::string_view line);
+  static void say(Connection& connection, const ControlAnswer& answer);
   void write(Connection& connection);
   void refuse(Connection& connection, const std::string& reason);
   void tend();

@@ -10,19 +10,16 @@
 #include <csignal>
 #include <cstdio>
 #include <iterator>
+#include <utility>
 
 #include "common/backoff.h"
 #include "common/exit_code.h"
 #include "common/json.h"
 #include "common/log.h"
 #include "common/text.h"
+#include "supervisor/handler_store.h"
 
 namespace lope::supervisor {
-
-namespace {
-
-constexpr Backoff kRestart{std::chrono::milliseconds(100), std::chrono::milliseconds(30'000)};
-constexpr std::chrono::minutes kHealthy{1};
 
 ConsumerSettings consumer_settings(const Settings& settings, const GroupSettings& group) {
   ConsumerSettings consumer;
@@ -35,6 +32,27 @@ ConsumerSettings consumer_settings(const Settings& settings, const GroupSettings
   consumer.relay = group.name == kRelayName;
   return consumer;
 }
+
+std::vector<std::string> child_environment(const Settings& settings) {
+  std::vector<std::string> left_out = {"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"};
+  left_out.insert(left_out.end(), settings.secret_env.begin(), settings.secret_env.end());
+  return environment_without(left_out);
+}
+
+namespace {
+
+constexpr Backoff kRestart{std::chrono::milliseconds(100), std::chrono::milliseconds(30'000)};
+constexpr std::chrono::minutes kHealthy{1};
+// So many times in a row, each soon after its start, a consumer is started again at once.
+constexpr int kMaxDeaths = 10;
+constexpr std::chrono::minutes kFailedPause{5};
+// A consumer whose loop has not turned during so many samples, about a second each, hangs. They are
+// counted, not timed: when this process itself was stopped the consumer may have been, too.
+constexpr int kHung = 10;
+// A new handler is on trial for so long, and so many of its workers may die before they have done
+// anything.
+constexpr std::chrono::minutes kTrial{1};
+constexpr std::uint64_t kMaxFailedStarts = 3;
 
 std::uint64_t value(const std::atomic<std::uint64_t>& counter) {
   return counter.load(std::memory_order_relaxed);
@@ -52,42 +70,61 @@ std::uint64_t resident_bytes(pid_t pid) {
   return resident * static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE));
 }
 
-// Neither passwords nor the line to systemd are for those below.
-std::vector<std::string> child_environment(const Settings& settings) {
-  std::vector<std::string> left_out = {"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"};
-  left_out.insert(left_out.end(), settings.secret_env.begin(), settings.secret_env.end());
-  return environment_without(left_out);
-}
-
 }  // namespace
 
-Group::Group(EventLoop& loop, const Settings& settings, const GroupSettings& group,
-             int consumer_program_fd, int worker_program_fd, std::function<void()> on_change)
+Group::Group(EventLoop& loop, ConsumerSettings settings, const Programs& programs,
+             std::vector<std::string> environment, std::function<void()> on_change)
     : loop_(loop),
-      settings_(consumer_settings(settings, group)),
-      consumer_program_fd_(consumer_program_fd),
-      worker_program_fd_(worker_program_fd),
-      environment_(child_environment(settings)),
+      settings_(std::move(settings)),
+      from_file_(settings_),
+      programs_(programs),
+      environment_(std::move(environment)),
       on_change_(std::move(on_change)) {}
 
-Result<std::unique_ptr<Group>> Group::create(EventLoop& loop, const Settings& settings,
-                                             const GroupSettings& group, int consumer_program_fd,
-                                             int worker_program_fd,
+Result<std::unique_ptr<Group>> Group::create(EventLoop& loop, const ConsumerSettings& settings,
+                                             const Programs& programs,
+                                             std::vector<std::string> environment,
                                              std::function<void()> on_change) {
-  std::unique_ptr<Group> made(new Group(loop, settings, group, consumer_program_fd,
-                                        worker_program_fd, std::move(on_change)));
+  std::unique_ptr<Group> made(
+      new Group(loop, settings, programs, std::move(environment), std::move(on_change)));
   auto board = BoardMapping<GroupBoard>::create("lope-group-board", made->board_fd_);
   if (!board) return Error{board.error()};
   made->board_ = std::move(*board);
   auto timer = loop.make_timer([self = made.get()] { self->start(); });
   if (!timer) return Error{timer.error()};
   made->restart_timer_ = std::move(*timer);
+  made->hold();
   return made;
 }
 
+// Only to keep it from being tidied away: without, it is there all the same for an hour.
+void Group::hold() {
+  copy_.reset();
+  if (settings_.group.handler_copy.empty()) return;
+  auto held = hold_copy(settings_.group.handler_copy);
+  if (held) {
+    copy_ = std::move(*held);
+  } else {
+    log_warn("cannot hold the copy of a handler", {{"group", name()}, {"reason", held.error()}});
+  }
+}
+
 void Group::start() {
-  if (stopping_ || state_ != State::down) return;
+  if (stopping_ || state_ == State::running || state_ == State::refused) return;
+  if (before_ != nullptr && old_first_) return;
+  if (!settings_.group.handler_missing.empty()) {
+    if (state_ != State::waiting) {
+      log_warn("group waits for its handler",
+               {{"group", name()}, {"reason", settings_.group.handler_missing}});
+    }
+    state_ = State::waiting;
+    board_->last_error.set(settings_.group.handler_missing);
+    on_change_();
+    return;
+  }
+  state_ = State::down;
   started_at_ = Clock::now();
+  still_ = 0;
   if (auto spawned = spawn_consumer(); !spawned) start_later(spawned.error());
 }
 
@@ -100,14 +137,14 @@ Result<void> Group::spawn_consumer() {
   if (!null.valid()) return Error{errno_text("open /dev/null", errno)};
 
   SpawnOptions options;
-  options.program_fd = consumer_program_fd_;
+  options.program_fd = programs_.consumer;
   options.argv = {settings_.relay ? "lope-relay" : "lope-consumer", name()};
   options.env = environment_;
   options.fds = {{null.get(), 0},
                  {json->get(), kSettingsFd},
                  {board_fd_.get(), kScoreboardFd},
                  {control->second.get(), kLinkFd},
-                 {worker_program_fd_, kWorkerProgramFd}};
+                 {programs_.worker, kWorkerProgramFd}};
   options.blocked_signals.assign(std::begin(kGroupSignals), std::end(kGroupSignals));
   auto child = spawn(options);
   if (!child) return Error{child.error()};
@@ -171,25 +208,48 @@ void Group::on_exit() {
 void Group::start_later(const std::string& reason) {
   if (Clock::now() - started_at_ >= kHealthy) deaths_ = 0;
   const auto pause = kRestart.exponential(deaths_);
-  const auto delay = pause / 2 + kRestart.full_jitter(deaths_, random_fraction()) / 2;
-  ++deaths_;
+  std::chrono::milliseconds delay =
+      pause / 2 + kRestart.full_jitter(deaths_, random_fraction()) / 2;
+  if (++deaths_ > kMaxDeaths) {
+    state_ = State::failed;
+    delay = kFailedPause;
+  }
   board_->last_error.set(reason);
-  log_error("consumer to be started again", {{"group", name()},
-                                             {"consumer_pid", child_.pid},
-                                             {"reason", reason},
-                                             {"delay_ms", delay.count()}});
+  log_error(state_ == State::failed ? "group failed" : "consumer to be started again",
+            {{"group", name()},
+             {"consumer_pid", child_.pid},
+             {"reason", reason},
+             {"in_a_row", deaths_},
+             {"delay_ms", delay.count()}});
   restart_timer_.arm(Clock::now() + delay);
 }
 
+void Group::look_for_hang() {
+  if (state_ != State::running) return;
+  const std::uint64_t progress = value(board_->progress);
+  still_ = progress == std::exchange(progress_, progress) ? still_ + 1 : 0;
+  if (still_ < kHung) return;
+  still_ = 0;
+  log_error("killing a consumer that hangs",
+            {{"group", name()}, {"consumer_pid", child_.pid}, {"still_for_s", kHung}});
+  // Not signal(): it is to be started again.
+  ::kill(child_.pid, SIGKILL);
+}
+
+GroupState Group::state_on_board() const {
+  return static_cast<GroupState>(board_->state.load(std::memory_order_relaxed));
+}
+
 bool Group::consuming() const {
-  return state_ == State::running && board_->state.load(std::memory_order_relaxed) ==
-                                         static_cast<std::uint32_t>(GroupState::consuming);
+  return state_ == State::running && state_on_board() == GroupState::consuming;
 }
 
 std::string Group::trouble() const {
   if (consuming()) return {};
   const std::string reason = board_->last_error.get();
   if (state_ == State::refused) return "refused: " + reason;
+  if (state_ == State::failed) return "failed: " + reason;
+  if (state_ == State::waiting) return "waiting for its handler: " + reason;
   return reason.empty() ? "starting" : reason;
 }
 
@@ -198,11 +258,63 @@ void Group::scale(int workers) {
   send(ControlType::scale, workers);
 }
 
+void Group::pause(bool on) {
+  settings_.paused = on;
+  send(on ? ControlType::pause : ControlType::resume);
+}
+
+std::string Group::not_to_be_paused() const {
+  for (const QueueSettings& queue : settings_.group.queues) {
+    if (!queue.declare || !queue.declaration.auto_delete) continue;
+    return "queue '" + queue.name +
+           "' is auto_delete: without a consumer the broker would delete it with all its messages";
+  }
+  return {};
+}
+
+void Group::restart_workers() {
+  if (state_ != State::failed) {
+    send(ControlType::restart);
+    return;
+  }
+  restart_timer_.disarm();
+  start();
+}
+
 void Group::sample(TimePoint now) {
-  Samples::Counts handling{};
-  std::transform(board_->handling.begin(), board_->handling.end(), handling.begin(), value);
-  samples_.take(now, value(board_->delivered), value(board_->acked) + value(board_->rejected),
-                handling);
+  look_for_hang();
+  const Counts all = counts();
+  samples_.take(now, all.delivered, all.acked + all.rejected, all.handling);
+  if (before_ != nullptr) before_->look_for_hang();
+  if (previous_ != nullptr && now >= changed_at_ + kTrial) {
+    previous_.reset();
+    previous_copy_.reset();
+  }
+  tend();
+}
+
+void Group::Counts::add(const GroupBoard& board) {
+  delivered += value(board.delivered);
+  acked += value(board.acked);
+  retried += value(board.retried);
+  rejected += value(board.rejected);
+  dead_lettered += value(board.dead_lettered);
+  published += value(board.published);
+  crashes += value(board.crashes);
+  timeouts += value(board.timeouts);
+  worker_deaths += value(board.worker_deaths);
+  recycled += value(board.recycled);
+  pauses += value(board.pauses);
+  handed_back += value(board.handed_back);
+  undeliverable += value(board.undeliverable);
+  connections += value(board.connections);
+  for (std::size_t i = 0; i < handling.size(); ++i) handling[i] += value(board.handling[i]);
+}
+
+Group::Counts Group::counts() const {
+  Counts all = before_ != nullptr ? before_->counts() : earlier_;
+  all.add(*board_);
+  return all;
 }
 
 GroupStatus Group::status() const {
@@ -214,11 +326,10 @@ GroupStatus Group::status() const {
   status.name = name();
   switch (state_) {
     case State::down: status.state = "down"; break;
+    case State::waiting: status.state = "waiting"; break;
+    case State::failed: status.state = "failed"; break;
     case State::refused: status.state = "refused"; break;
-    case State::running:
-      status.state =
-          to_string(static_cast<GroupState>(board.state.load(std::memory_order_relaxed)));
-      break;
+    case State::running: status.state = to_string(state_on_board()); break;
   }
   if (!consuming()) status.reason = board.last_error.get();
   for (const QueueSettings& queue : settings_.group.queues) status.queues.push_back(queue.name);
@@ -242,6 +353,7 @@ GroupStatus Group::status() const {
                                 .rss_bytes = resident_bytes(pid)});
     }
   }
+  status.note = note_;
   status.workers_wanted = static_cast<std::uint64_t>(workers_wanted());
   status.workers_ready = board.workers_ready.load(std::memory_order_relaxed);
   status.running = value(board.running);
@@ -252,20 +364,21 @@ GroupStatus Group::status() const {
   status.rate_out = samples_.rate_out();
   status.handling_p50_ms = samples_.handling_ms(0.5);
   status.handling_p99_ms = samples_.handling_ms(0.99);
-  status.delivered = value(board.delivered);
-  status.acked = value(board.acked);
-  status.retried = value(board.retried);
-  status.rejected = value(board.rejected);
-  status.dead_lettered = value(board.dead_lettered);
-  status.published = value(board.published);
-  status.crashes = value(board.crashes);
-  status.timeouts = value(board.timeouts);
-  status.worker_deaths = value(board.worker_deaths);
-  status.recycled = value(board.recycled);
-  status.pauses = value(board.pauses);
-  status.handed_back = value(board.handed_back);
-  status.undeliverable = value(board.undeliverable);
-  status.connections = value(board.connections);
+  const Counts all = counts();
+  status.delivered = all.delivered;
+  status.acked = all.acked;
+  status.retried = all.retried;
+  status.rejected = all.rejected;
+  status.dead_lettered = all.dead_lettered;
+  status.published = all.published;
+  status.crashes = all.crashes;
+  status.timeouts = all.timeouts;
+  status.worker_deaths = all.worker_deaths;
+  status.recycled = all.recycled;
+  status.pauses = all.pauses;
+  status.handed_back = all.handed_back;
+  status.undeliverable = all.undeliverable;
+  status.connections = all.connections;
   if (const std::uint64_t failed_ms = value(board.last_failure_ms); failed_ms != 0) {
     status.last_failure = board.last_failure.get();
     status.last_failure_s = seconds_since(failed_ms);
@@ -273,15 +386,152 @@ GroupStatus Group::status() const {
   return status;
 }
 
-void Group::send(ControlType type, std::int64_t value) {
+void Group::send(ControlType type, std::int64_t value, int fd) {
   if (state_ != State::running) return;
   const ControlMessage message{type, 0, value};
-  // Fails only for a consumer that is at its end, which its pidfd tells.
-  [[maybe_unused]] const ssize_t n =
-      ::send(control_.get(), &message, sizeof message, MSG_DONTWAIT | MSG_NOSIGNAL);
+  // Fails only for a consumer that is at its end, which its pidfd tells, or that has stood still
+  // for long.
+  if (send_with_fd(control_.get(), &message, sizeof message, fd) < 0 && errno == EAGAIN) {
+    log_error("a consumer does not read what it is told", {{"group", name()}});
+  }
+}
+
+bool Group::running() const {
+  return state_ == State::running || (before_ != nullptr && before_->running());
+}
+
+bool Group::ended_badly() const {
+  return ended_badly_ || (before_ != nullptr && before_->ended_badly());
+}
+
+std::uint64_t Group::of_drain(std::atomic<std::uint64_t> GroupBoard::*counter) const {
+  return value((*board_).*counter) + (before_ != nullptr ? before_->of_drain(counter) : 0);
+}
+
+void Group::set_stopping() {
+  stopping_ = true;
+  if (before_ != nullptr) before_->set_stopping();
+}
+
+void Group::drain(std::chrono::milliseconds limit) {
+  set_stopping();
+  send(ControlType::drain, limit.count());
+  if (before_ != nullptr) before_->drain(limit);
+}
+
+void Group::stop_now() {
+  set_stopping();
+  send(ControlType::stop);
+  if (before_ != nullptr) before_->stop_now();
+}
+
+// ---- Other settings
+
+void Group::apply(const ConsumerSettings& from_file, GroupChange change) {
+  const bool other_handler = change == GroupChange::workers;
+  if (other_handler) {
+    previous_ = std::make_unique<ConsumerSettings>(from_file_);
+    previous_copy_ = std::move(copy_);
+    changed_at_ = Clock::now();
+    board_->failed_starts.store(0, std::memory_order_relaxed);
+  }
+  ConsumerSettings next = from_file;
+  // What was said by `lope scale` holds until the file says something else.
+  if (from_file.group.workers == from_file_.group.workers) {
+    next.group.workers = settings_.group.workers;
+  }
+  next.paused = settings_.paused;
+  next.generation = settings_.generation + 1;
+  from_file_ = from_file;
+  settings_ = std::move(next);
+  hold();
+  note_.clear();
+  if (state_ == State::running) {
+    auto json = make_memfd("lope-consumer-settings", to_json(settings_));
+    if (json) {
+      send(ControlType::settings, other_handler ? 1 : 0, json->get());
+      return;
+    }
+    log_error("killing a consumer that cannot be told of its settings",
+              {{"group", name()}, {"reason", json.error()}});
+    ::kill(child_.pid, SIGKILL);  // the next one gets them
+    return;
+  }
+  deaths_ = 0;
+  if (state_ == State::refused) state_ = State::down;
+  restart_timer_.disarm();
+  start();
+}
+
+void Group::follow(std::unique_ptr<Group> old, bool old_first) {
+  if (from_file_.group.workers == old->from_file_.group.workers) {
+    settings_.group.workers = old->settings_.group.workers;
+  }
+  settings_.paused = old->settings_.paused;
+  settings_.generation = old->settings_.generation + 1;
+  const GroupSettings& before = old->from_file_.group;
+  if (before.handler_copy != from_file_.group.handler_copy ||
+      before.options != from_file_.group.options) {
+    previous_ = std::make_unique<ConsumerSettings>(old->from_file_);
+    if (auto held = hold_copy(before.handler_copy)) previous_copy_ = std::move(*held);
+    changed_at_ = Clock::now();
+  }
+  samples_ = old->samples_;
+  before_ = std::move(old);
+  old_first_ = old_first;
+}
+
+void Group::tend() {
+  if (before_ == nullptr) return;
+  before_->tend();
+  if (!before_->running()) {
+    earlier_ = before_->counts();
+    ended_badly_ = ended_badly_ || before_->ended_badly();
+    before_.reset();
+    log_info("the old consumer has left", {{"group", name()}});
+    if (old_first_) start();
+    return;
+  }
+  const bool ready = consuming() || (state_ == State::running && settings_.paused);
+  if (before_draining_ || !(old_first_ || ready)) return;
+  before_draining_ = true;
+  log_info("draining the old consumer", {{"group", name()}, {"consumer_pid", before_->child_.pid}});
+  before_->drain(settings_.shutdown_timeout);
+}
+
+std::string Group::unfinished() const {
+  if (state_ == State::waiting || state_ == State::refused) return {};  // no wait will help
+  if (before_ != nullptr && !before_draining_) return name() + ": its old consumer is still there";
+  if (!consuming() && !settings_.paused) return name() + ": " + trouble();
+  if (settings_.relay || value(board_->generation) == settings_.generation) return {};
+  return name() + ": its old workers are still there";
+}
+
+std::string Group::failure() const {
+  if (!note_.empty()) return "group '" + name() + "': " + note_;
+  const bool failed = state_ == State::refused || state_ == State::failed ||
+                      (state_ == State::running && state_on_board() == GroupState::failed);
+  return failed ? "group '" + name() + "': " + trouble() : std::string();
+}
+
+void Group::set_log_level(LogLevel level) {
+  settings_.log.level = level;
+  send(ControlType::log_level, static_cast<std::int64_t>(level));
+  if (before_ != nullptr) before_->set_log_level(level);
+}
+
+std::string Group::to_roll_back() const {
+  if (previous_ == nullptr || value(board_->failed_starts) < kMaxFailedStarts) return {};
+  return "its new workers die at once: " + board_->last_failure.get();
+}
+
+ConsumerSettings Group::take_previous() {
+  const std::unique_ptr<ConsumerSettings> previous = std::move(previous_);
+  return *previous;
 }
 
 void Group::signal(int signal) {
+  if (before_ != nullptr) before_->signal(signal);
   if (state_ != State::running) return;
   if (signal == SIGKILL) ended_badly_ = true;
   ::kill(child_.pid, signal);

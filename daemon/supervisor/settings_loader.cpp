@@ -38,8 +38,8 @@ using std::chrono::milliseconds;
 // ---- Keys ----------------------------------------------------------------------------------
 
 constexpr std::string_view kFileKeys[] = {
-    "broker", "handlers_dir", "shutdown_timeout", "ready_timeout", "log",
-    "delays", "control",      "defaults",         "groups",        "include"};
+    "broker", "handlers_dir", "watch",    "shutdown_timeout", "ready_timeout", "log",
+    "delays", "control",      "defaults", "groups",           "include"};
 constexpr std::string_view kIncludedKeys[] = {"groups"};
 constexpr std::string_view kBrokerKeys[] = {"url",
                                             "urls",
@@ -743,6 +743,7 @@ void Loader::file(const YamlNode& root) {
       }
     }
   }
+  boolean(top["watch"], settings.watch);
   duration(top["shutdown_timeout"], settings.shutdown_timeout, kTimeoutRange);
   duration(top["ready_timeout"], settings.ready_timeout, kTimeoutRange);
   log(top["log"]);

@@ -13,6 +13,7 @@
 #include "common/exit_code.h"
 #include "common/log.h"
 #include "common/text.h"
+#include "supervisor/handler_store.h"
 #include "supervisor/notify.h"
 
 namespace lope::supervisor {
@@ -48,12 +49,8 @@ void lead_process_group() {
   (void)::setpgid(0, 0);
 }
 
-Supervisor::Supervisor(const Settings& settings, std::string config, int consumer_program_fd,
-                       int worker_program_fd)
-    : settings_(settings),
-      config_(std::move(config)),
-      consumer_program_fd_(consumer_program_fd),
-      worker_program_fd_(worker_program_fd) {}
+Supervisor::Supervisor(Settings settings, std::string config, const Programs& programs)
+    : settings_(std::move(settings)), config_(std::move(config)), programs_(programs) {}
 
 Result<void> Supervisor::set_up() {
   auto loop = EventLoop::create();
@@ -64,7 +61,7 @@ Result<void> Supervisor::set_up() {
       {SIGTERM, [this](int signal, int) { stop(signal); }},
       {SIGINT, [this](int signal, int) { stop(signal); }},
       {SIGQUIT, [this](int, int) { stop_now(); }},
-      {SIGHUP, [](int, int) { log_warn("reload is not available in this version"); }},
+      {SIGHUP, [this](int, int) { reload(false, std::nullopt); }},
       {SIGUSR1, [this](int, int) {
          if (auto reopened = reopen_log(); !reopened) {
            log_error("cannot open the log file again", {{"reason", reopened.error()}});
@@ -85,21 +82,28 @@ Result<void> Supervisor::set_up() {
   auto tick = loop_->make_timer([this] { on_tick(); });
   if (!tick) return Error{tick.error()};
   tick_timer_ = std::move(*tick);
+  auto tend_timer = loop_->make_timer([this] { tend(); });
+  if (!tend_timer) return Error{tend_timer.error()};
+  tend_timer_ = std::move(*tend_timer);
   if (auto watchdog = loop_->enable_watchdog(); !watchdog) return watchdog;
 
   for (const GroupSettings& settings : settings_.groups) {
-    auto group = Group::create(*loop_, settings_, settings, consumer_program_fd_,
-                               worker_program_fd_, [this] { look(); });
+    auto group = make_group(settings_, settings);
     if (!group) return Error{"group '" + settings.name + "': " + group.error()};
     groups_.push_back(std::move(*group));
   }
   if (settings_.delays.relay) {
-    auto relay = Group::create(*loop_, settings_, relay_settings(settings_.delays),
-                               consumer_program_fd_, worker_program_fd_, [this] { look(); });
+    auto relay = make_group(settings_, relay_settings(settings_.delays));
     if (!relay) return Error{"relay: " + relay.error()};
     relay_ = std::move(*relay);
   }
   return {};
+}
+
+Result<std::unique_ptr<Group>> Supervisor::make_group(const Settings& settings,
+                                                      const GroupSettings& group) {
+  return Group::create(*loop_, consumer_settings(settings, group), programs_,
+                       child_environment(settings), [this] { look(); });
 }
 
 int Supervisor::run() {
@@ -112,6 +116,8 @@ int Supervisor::run() {
     return kExitTemporary;
   }
   if (!serve_control()) return kExitRefused;
+  tidy_copies(default_cache_dir());
+  watch_handlers();
   log_info("starting",
            {{"version", LOPE_VERSION}, {"groups", groups_.size()}, {"process_group", ::getpgrp()}});
   ready_timer_.arm(Clock::now() + settings_.ready_timeout);
@@ -164,21 +170,23 @@ Group* Supervisor::group_named(const std::string& name) {
   return found == groups_.end() ? nullptr : found->get();
 }
 
-ControlAnswer Supervisor::carry_out(const ControlRequest& request,
-                                    const ControlServer::Client& client) {
-  static constexpr std::string_view kCommands[] = {"status", "stop", "scale", "restart"};
+std::optional<ControlAnswer> Supervisor::carry_out(const ControlRequest& request,
+                                                   const ControlServer::Client& client) {
+  static constexpr std::string_view kCommands[] = {"status", "stop",   "scale",  "restart",
+                                                   "pause",  "resume", "reload", "log-level"};
   const auto slip = [](std::string_view word, std::span<const std::string_view> known) {
     const std::string near = nearest(word, known);
     return near.empty() ? std::string() : ": did you mean '" + near + "'?";
   };
-  if (request.command == "status") return {.status = to_json(daemon_status())};
+  const auto refused = [](std::string why) { return ControlAnswer{.error = std::move(why)}; };
+  if (request.command == "status") return ControlAnswer{.status = to_json(daemon_status())};
   if (std::ranges::find(kCommands, request.command) == std::end(kCommands)) {
-    return {.error = "unknown command '" + escape(request.command, 64) + "'" +
-                     slip(request.command, kCommands)};
+    return refused("unknown command '" + escape(request.command, 64) + "'" +
+                   slip(request.command, kCommands));
   }
   if (!client.may_act) {
-    return {.error = request.command + ": expected root or the daemon's own user, found user id " +
-                     std::to_string(client.uid) + ": others may only look"};
+    return refused(request.command + ": expected root or the daemon's own user, found user id " +
+                   std::to_string(client.uid) + ": others may only look");
   }
   log_info("told over the control socket", {{"command", request.command},
                                             {"group", request.group},
@@ -187,13 +195,24 @@ ControlAnswer Supervisor::carry_out(const ControlRequest& request,
                                             {"uid", client.uid},
                                             {"client_pid", client.pid}});
   if (request.command == "stop") return stop_for(request);
+  if (request.command == "reload") {
+    if (phase_ != Phase::running) return refused("reload: the daemon is stopping");
+    reload(false, Asker{client.id, request.wait});
+    return std::nullopt;  // when it is decided
+  }
+  if (request.command == "log-level") return set_level(request.level);
   Group* const group = group_named(request.group);
   if (group == nullptr) {
     std::vector<std::string_view> names;
     for (const auto& each : groups_) names.push_back(each->name());
-    return {.error = request.command + ": no group '" + escape(request.group, 64) + "'" +
-                     slip(request.group, names)};
+    return refused(request.command + ": no group '" + escape(request.group, 64) + "'" +
+                   slip(request.group, names));
   }
+  return carry_out_for(*group, request);
+}
+
+ControlAnswer Supervisor::carry_out_for(Group& it, const ControlRequest& request) {
+  Group* const group = &it;
   const std::string subject = "group '" + group->name() + "': ";
   if (phase_ != Phase::running) return {.error = subject + "the daemon is stopping"};
   if (group->state() == Group::State::refused) {
@@ -207,7 +226,17 @@ ControlAnswer Supervisor::carry_out(const ControlRequest& request,
     return {.text = subject + std::to_string(request.workers) + " workers, before " +
                     std::to_string(before)};
   }
-  group->send(ControlType::restart);
+  if (request.command == "pause" || request.command == "resume") {
+    const bool on = request.command == "pause";
+    if (group->paused() == on) return {.text = subject + (on ? "paused already" : "not paused")};
+    if (const std::string why = group->not_to_be_paused(); on && !why.empty()) {
+      return {.error = subject + why};
+    }
+    group->pause(on);
+    return {.text = subject + (on ? "paused: what runs is finished, the rest stays in its queue"
+                                  : "resumed")};
+  }
+  group->restart_workers();
   return {.text = subject + "replacing its workers"};
 }
 
@@ -229,6 +258,10 @@ DaemonStatus Supervisor::daemon_status() const {
   status.state = phase_ == Phase::running ? "running" : "stopping";
   status.uptime_s = std::chrono::duration<double>(Clock::now() - started_at_).count();
   status.config = config_;
+  status.last_reload = last_reload_;
+  if (!last_reload_.empty()) {
+    status.last_reload_s = std::chrono::duration<double>(Clock::now() - last_reload_at_).count();
+  }
   for (const auto& group : groups_) status.groups.push_back(group->status());
   if (relay_ != nullptr) status.relay.push_back(relay_->status());
   return status;
@@ -237,31 +270,55 @@ DaemonStatus Supervisor::daemon_status() const {
 void Supervisor::on_tick() {
   const TimePoint now = Clock::now();
   for_each_process([now](Group& group) { group.sample(now); });
+  if (watch_ != nullptr) watch_->tend();
+  tend();
   tick_timer_.arm(now + kTick);
 }
 
-void Supervisor::look() {
+void Supervisor::tend() {
+  for_each_process([](Group& group) { group.tend(); });
+  const auto is_gone = [](const auto& group) { return !group->running(); };
+  if (phase_ == Phase::running) {
+    std::erase_if(leaving_, [&](const auto& group) {
+      if (is_gone(group)) log_info("group is gone", {{"group", group->name()}});
+      return is_gone(group);
+    });
+    roll_back_the_dying();
+  }
+  go_on_reloading();
+  answer_waiting();
+  judge();
+}
+
+// Not at once: groups may not come and go while one of their own callbacks runs, from where this is
+// called mostly.
+void Supervisor::look() { tend_timer_.arm(Clock::now()); }
+
+void Supervisor::judge() {
   if (phase_ != Phase::running || all_refused_) {
     bool running = false;
-    for_each_process(
-        [&](Group& group) { running = running || group.state() == Group::State::running; });
+    for_each_process([&](Group& group) { running = running || group.running(); });
     done_ = !running;
     return;
   }
-  const auto refused = [](const auto& group) { return group->state() == Group::State::refused; };
+  // Without somebody who looks after its file a group waits for good.
+  const auto refused = [this](const auto& group) {
+    return group->state() == Group::State::refused ||
+           (group->state() == Group::State::waiting && !settings_.watch);
+  };
   if (std::all_of(groups_.begin(), groups_.end(), refused)) {
     log_error("every group is refused: nothing to run");
     all_refused_ = true;
     if (relay_ != nullptr) {
-      relay_->set_stopping();
-      relay_->send(ControlType::stop);
+      relay_->stop_now();
       deadline_timer_.arm(Clock::now() + kHurried);
     }
-    look();
+    judge();
     return;
   }
   const bool at_work = std::all_of(groups_.begin(), groups_.end(), [&](const auto& group) {
-    return group->consuming() || refused(group);
+    return group->consuming() || group->paused() || refused(group) ||
+           group->state() == Group::State::waiting;
   });
   const std::string status_now = status();
   if (at_work && !was_ready_) {
@@ -320,10 +377,7 @@ void Supervisor::stop(int signal) {
   } else {
     return;
   }
-  for_each_process([limit](Group& group) {
-    group.set_stopping();
-    group.send(ControlType::drain, limit.count());
-  });
+  for_each_process([limit](Group& group) { group.drain(limit); });
   deadline_timer_.arm(Clock::now() + limit + kKillGrace);
   look();
 }
@@ -333,20 +387,242 @@ void Supervisor::stop_now() {
   phase_ = Phase::hurried;
   log_warn("stopping now: unfinished messages go back");
   notify_stopping(kHurried);
-  for_each_process([](Group& group) {
-    group.set_stopping();
-    group.send(ControlType::stop);
-  });
+  for_each_process([](Group& group) { group.stop_now(); });
   deadline_timer_.arm(Clock::now() + kHurried);
   look();
 }
 
 void Supervisor::on_deadline() {
   for_each_process([](Group& group) {
-    if (group.state() != Group::State::running) return;
+    if (!group.running()) return;
     log_error("killing a consumer that did not end", {{"group", group.name()}});
     group.signal(SIGKILL);
   });
+}
+
+// ---- Other settings
+
+void Supervisor::reload(bool handlers, std::optional<Asker> asker) {
+  if (phase_ != Phase::running || all_refused_) return;
+  if (reload_ != nullptr && !reload_->over()) {
+    again_handlers_ = handlers && (!again_ || again_handlers_);
+    again_ = true;
+    if (asker) asking_again_.push_back(*asker);
+    return;
+  }
+  if (asker) asking_.push_back(*asker);
+  reload_handlers_ = handlers;
+  log_info(handlers ? "looking at the handlers again" : "reading the configuration again",
+           {{"file", handlers ? settings_.handlers_dir : config_}});
+  reload_ = std::make_unique<Reload>(*loop_, programs_, handlers ? std::string() : config_,
+                                     settings_, child_environment(settings_),
+                                     [this](Reload::Verdict& verdict) { on_verdict(verdict); });
+}
+
+void Supervisor::on_verdict(Reload::Verdict& verdict) {
+  for (const std::string& warning : verdict.warnings) {
+    log_warn(reload_handlers_ ? "handler left alone" : "configuration", {{"reason", warning}});
+  }
+  std::string text;
+  const bool refused = !verdict.errors.empty();
+  if (phase_ != Phase::running) {
+    text = "the daemon is stopping";
+  } else if (refused) {
+    for (const std::string& error : verdict.errors) {
+      log_error("reload refused: nothing is changed", {{"reason", error}});
+      text += (text.empty() ? "" : "\n") + error;
+    }
+  } else {
+    text = take(std::move(verdict.settings));
+  }
+  last_reload_ = refused ? "refused: " + text : text;
+  last_reload_at_ = Clock::now();
+  for (const Asker& asker : asking_) {
+    if (refused || phase_ != Phase::running) {
+      control_->answer(asker.client, {.error = "reload refused, nothing is changed: " + text});
+    } else if (asker.wait) {
+      waiting_.push_back(asker);
+      waiting_text_ = text;
+      waiting_until_ = Clock::now() + settings_.ready_timeout;
+    } else {
+      control_->answer(asker.client, {.text = text});
+    }
+  }
+  asking_.clear();
+  look();  // and what is to follow begins in tend()
+}
+
+// Returns what is done, for people.
+std::string Supervisor::take(Settings next) {
+  std::size_t unchanged = 0;
+  std::string changes;
+  const auto say = [&](const std::string& name, const std::string& what) {
+    changes += "; " + name + ": " + what;
+    log_info("group changes", {{"group", name}, {"how", what}});
+  };
+  if (next.control_socket != settings_.control_socket) {
+    log_warn("control.socket is what it was: it changes only with a restart");
+  }
+  if (next.log != settings_.log) {
+    if (auto opened = open_log(next.log, "lope"); !opened) {
+      log_error("cannot open the log", {{"reason", opened.error()}});
+    }
+  }
+  std::vector<std::unique_ptr<Group>> groups;
+  for (const GroupSettings& settings : next.groups) {
+    const auto found = std::ranges::find_if(groups_, [&](const auto& group) {
+      return group != nullptr && group->name() == settings.name;
+    });
+    if (found == groups_.end()) {
+      auto made = make_group(next, settings);
+      if (!made) {
+        log_error("cannot add a group", {{"group", settings.name}, {"reason", made.error()}});
+        continue;
+      }
+      say(settings.name, "added");
+      groups.push_back(std::move(*made));
+      groups.back()->start();
+      continue;
+    }
+    const ConsumerSettings wanted = consumer_settings(next, settings);
+    const GroupChange change = change_between((*found)->from_file(), wanted);
+    if (change == GroupChange::none) {
+      ++unchanged;
+    } else {
+      say(settings.name, to_string(change));
+      change_group(*found, wanted, change, next);
+    }
+    groups.push_back(std::move(*found));
+  }
+  for (auto& group : groups_) {
+    if (group == nullptr) continue;
+    say(group->name(), "removed");
+    group->drain(next.shutdown_timeout);
+    leaving_.push_back(std::move(group));
+  }
+  groups_ = std::move(groups);
+
+  const GroupSettings relay = relay_settings(next.delays);
+  if (relay_ == nullptr && next.delays.relay) {
+    if (auto made = make_group(next, relay)) {
+      relay_ = std::move(*made);
+      relay_->start();
+    }
+  } else if (relay_ != nullptr && !next.delays.relay) {
+    relay_->drain(next.shutdown_timeout);
+    leaving_.push_back(std::move(relay_));
+  } else if (relay_ != nullptr) {
+    const ConsumerSettings wanted = consumer_settings(next, relay);
+    const GroupChange change = change_between(relay_->from_file(), wanted);
+    if (change != GroupChange::none) change_group(relay_, wanted, change, next);
+  }
+  const bool watched_otherwise =
+      next.watch != settings_.watch || next.handlers_dir != settings_.handlers_dir;
+  settings_ = std::move(next);
+  if (watched_otherwise) watch_handlers();
+  tidy_copies(default_cache_dir());
+  std::string text = std::to_string(unchanged) + " of " + std::to_string(groups_.size()) +
+                     " groups unchanged" + changes;
+  log_info("reloaded", {{"result", text}});
+  return text;
+}
+
+void Supervisor::change_group(std::unique_ptr<Group>& group, const ConsumerSettings& next,
+                              GroupChange change, const Settings& settings) {
+  if (change != GroupChange::consumer) {
+    group->apply(next, change);
+    return;
+  }
+  auto made =
+      Group::create(*loop_, next, programs_, child_environment(settings), [this] { look(); });
+  if (!made) {
+    log_error("cannot change a group", {{"group", group->name()}, {"reason", made.error()}});
+    return;
+  }
+  const bool old_first = one_at_a_time(group->from_file().group, next.group);
+  (*made)->follow(std::move(group), old_first);
+  group = std::move(*made);
+  group->start();
+}
+
+void Supervisor::roll_back_the_dying() {
+  for (auto& group : groups_) {
+    const std::string why = group->to_roll_back();
+    if (why.empty()) continue;
+    const ConsumerSettings previous = group->take_previous();
+    log_error("rolled back", {{"group", group->name()},
+                              {"reason", why},
+                              {"handler", previous.group.handler},
+                              {"file", previous.group.handler_copy}});
+    const GroupChange change = change_between(group->from_file(), previous);
+    change_group(group, previous, change, settings_);
+    group->forget_previous();
+    group->set_note("rolled back: " + why);
+    const auto place = std::ranges::find(settings_.groups, group->name(), &GroupSettings::name);
+    if (place != settings_.groups.end()) *place = previous.group;
+  }
+}
+
+void Supervisor::watch_handlers() {
+  watch_.reset();
+  if (!settings_.watch) return;
+  const auto matters = [this](std::string_view handler) {
+    return std::ranges::find(settings_.groups, handler, &GroupSettings::handler) !=
+           settings_.groups.end();
+  };
+  auto watch = HandlerWatch::create(*loop_, settings_.handlers_dir, matters,
+                                    [this] { reload(true, std::nullopt); });
+  if (watch) {
+    watch_ = std::move(*watch);
+  } else {
+    log_error("cannot watch the folder of handlers", {{"reason", watch.error()}});
+  }
+}
+
+void Supervisor::go_on_reloading() {
+  if (reload_ == nullptr || !reload_->over()) return;
+  reload_.reset();
+  if (!std::exchange(again_, false)) return;
+  asking_ = std::exchange(asking_again_, {});
+  reload(std::exchange(again_handlers_, true), std::nullopt);
+}
+
+void Supervisor::answer_waiting() {
+  if (waiting_.empty()) return;
+  std::string unfinished;
+  std::string failed;
+  for_each_process([&](Group& group) {
+    if (unfinished.empty()) unfinished = group.unfinished();
+    if (failed.empty()) failed = group.failure();
+  });
+  const bool late = Clock::now() >= waiting_until_;
+  if (failed.empty() && !unfinished.empty() && !late && phase_ == Phase::running) return;
+  ControlAnswer answer{.text = waiting_text_};
+  if (phase_ != Phase::running) {
+    answer = {.error = "the daemon is stopping"};
+  } else if (!failed.empty()) {
+    answer = {.error = "reloaded, but " + failed};
+  } else if (!unfinished.empty()) {
+    answer = {.error = "reloaded, but not all of it works within ready_timeout: " + unfinished};
+  }
+  for (const Asker& asker : waiting_) control_->answer(asker.client, answer);
+  waiting_.clear();
+}
+
+ControlAnswer Supervisor::set_level(const std::string& level) {
+  static constexpr std::pair<std::string_view, LogLevel> kLevels[] = {{"debug", LogLevel::debug},
+                                                                      {"info", LogLevel::info},
+                                                                      {"warn", LogLevel::warn},
+                                                                      {"error", LogLevel::error}};
+  const auto found =
+      std::ranges::find(kLevels, level, &std::pair<std::string_view, LogLevel>::first);
+  if (found == std::end(kLevels)) {
+    return {.error = "log-level: expected debug, info, warn or error, found '" + escape(level, 64) +
+                     "'"};
+  }
+  set_log_level(found->second);
+  for_each_process([&](Group& group) { group.set_log_level(found->second); });
+  return {.text = "log level " + level + " until the configuration is loaded again with another"};
 }
 
 int Supervisor::finish() {
@@ -355,9 +631,9 @@ int Supervisor::finish() {
   std::uint64_t killed = 0;
   bool badly = false;
   for (const auto& group : groups_) {
-    finished += group->board().finished_in_drain.load();
-    handed_back += group->board().handed_back_in_drain.load();
-    killed += group->board().killed_in_drain.load();
+    finished += group->finished_in_drain();
+    handed_back += group->handed_back_in_drain();
+    killed += group->killed_in_drain();
     badly = badly || group->ended_badly();
   }
   int code = badly ? kExitFailed : kExitOk;

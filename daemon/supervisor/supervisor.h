@@ -3,6 +3,8 @@
 #pragma once
 
 #include <memory>
+#include <optional>
+#include <string>
 #include <vector>
 
 #include "common/event_loop.h"
@@ -10,14 +12,15 @@
 #include "common/status.h"
 #include "supervisor/control_server.h"
 #include "supervisor/group.h"
+#include "supervisor/handler_watch.h"
+#include "supervisor/reload.h"
 
 namespace lope::supervisor {
 
 class Supervisor {
  public:
-  // The program descriptors, from open_program(), stay the caller's. `config`: the file's path.
-  Supervisor(const Settings& settings, std::string config, int consumer_program_fd,
-             int worker_program_fd);
+  // The programs' descriptors, from open_program(), stay the caller's. `config`: the file's path.
+  Supervisor(Settings settings, std::string config, const Programs& programs);
 
   // Runs until it is told to stop, or no group is left that could run. Returns the exit code.
   int run();
@@ -27,33 +30,56 @@ class Supervisor {
 
   Result<void> set_up();
   bool serve_control();
-  ControlAnswer carry_out(const ControlRequest& request, const ControlServer::Client& client);
+  std::optional<ControlAnswer> carry_out(const ControlRequest& request,
+                                         const ControlServer::Client& client);
+  ControlAnswer carry_out_for(Group& group, const ControlRequest& request);
   Group* group_named(const std::string& name);
   ControlAnswer stop_for(const ControlRequest& request);
+  ControlAnswer set_level(const std::string& level);
+
+  // ---- Other settings
+  struct Asker {
+    std::uint64_t client;
+    bool wait;  // until what is new works
+  };
+  // `handlers`: only their files. Nothing when it is asked for by a signal or by the files.
+  void reload(bool handlers, std::optional<Asker> asker);
+  void on_verdict(Reload::Verdict& verdict);
+  std::string take(Settings next);
+  Result<std::unique_ptr<Group>> make_group(const Settings& settings, const GroupSettings& group);
+  void change_group(std::unique_ptr<Group>& group, const ConsumerSettings& next, GroupChange change,
+                    const Settings& settings);
+  void roll_back_the_dying();
+  void watch_handlers();
+  void go_on_reloading();
+  void answer_waiting();
+  void tend();
   DaemonStatus daemon_status() const;
   void on_tick();
   void stop(int signal);
   void stop_now();
-  void look();  // at the groups: ready? all gone? status?
+  void look();   // soon, at the groups:
+  void judge();  // ready? all gone? status?
   void on_deadline();
   void on_ready_timeout();
   std::string status() const;
   int finish();
 
-  const Settings& settings_;
+  Settings settings_;
   const std::string config_;
   const TimePoint started_at_ = Clock::now();
-  const int consumer_program_fd_;
-  const int worker_program_fd_;
+  const Programs programs_;
   std::unique_ptr<EventLoop> loop_;
   // Calls f(Group&) for each group, and for the relay.
   template <typename F>
   void for_each_process(F f) {
     for (const auto& group : groups_) f(*group);
+    for (const auto& group : leaving_) f(*group);
     if (relay_ != nullptr) f(*relay_);
   }
 
-  std::vector<std::unique_ptr<Group>> groups_;
+  std::vector<std::unique_ptr<Group>> groups_;   // in the order of the file
+  std::vector<std::unique_ptr<Group>> leaving_;  // that the file has no more; drained
   std::unique_ptr<Group> relay_;  // forwards what is due; no group is late because of it
   Phase phase_ = Phase::running;
   bool done_ = false;
@@ -67,6 +93,20 @@ class Supervisor {
   EventSource deadline_timer_;
   EventSource tick_timer_;
   EventSource ready_timer_;
+  EventSource tend_timer_;
+
+  std::unique_ptr<HandlerWatch> watch_;
+  std::unique_ptr<Reload> reload_;
+  bool reload_handlers_ = false;     // the one that runs is of handlers only
+  std::vector<Asker> asking_;        // for the one that runs
+  bool again_ = false;               // another one is to follow
+  bool again_handlers_ = true;       // of handlers only
+  std::vector<Asker> asking_again_;  // for that one
+  std::vector<Asker> waiting_;       // until what is new works
+  std::string waiting_text_;         // what they are told then
+  TimePoint waiting_until_{};
+  std::string last_reload_;
+  TimePoint last_reload_at_{};
 };
 
 // Makes this process the leader of its own group, unless it is one, or sits on a terminal as part

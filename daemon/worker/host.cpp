@@ -79,7 +79,8 @@ struct Host::Calls {
   }
 
   static int32_t log_enabled(const lope_host* host, int32_t level) noexcept {
-    return level >= static_cast<int32_t>(self(host).settings_.log_level) ? 1 : 0;
+    const auto lowest = self(host).board_.log_level.load(std::memory_order_relaxed);
+    return level >= static_cast<int32_t>(lowest) ? 1 : 0;
   }
 
   static uint64_t monotonic(const lope_host*) noexcept { return monotonic_ns(); }

@@ -120,7 +120,7 @@ Result<Plugin> load_plugin(const PluginFile& file) {
     // moment we could choose. So the list is never destroyed.
     static auto& libraries = *new std::list<boost::dll::shared_library>();
     boost::dll::shared_library& library = libraries.emplace_back();
-    library.load(file.path, error,
+    library.load(file.copy.empty() ? file.path : file.copy, error,
                  boost::dll::load_mode::rtld_now | boost::dll::load_mode::rtld_local);
     if (error || !library.is_loaded()) {
       const char* text = ::dlerror();

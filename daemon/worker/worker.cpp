@@ -13,6 +13,7 @@
 #include <mutex>
 #include <system_error>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "common/exit_code.h"
@@ -115,8 +116,15 @@ int run_worker() {
   ::pthread_atfork(nullptr, nullptr, leave_to_child);
 
   enter(WorkerStage::checking);
-  const auto file = find_plugin(settings->handlers_dir, settings->handler);
+  auto file = settings->handler_copy.empty()
+                  ? find_plugin(settings->handlers_dir, settings->handler)
+                  : check_plugin(settings->handler_copy);
   if (!file) return refuse(file.error());
+  if (!settings->handler_copy.empty()) {
+    // People know it by where it came from.
+    file->copy =
+        std::exchange(file->path, settings->handlers_dir + "/" + settings->handler + ".so");
+  }
   enter(WorkerStage::loading);
   const auto plugin = load_plugin(*file);
   if (!plugin) return refuse(plugin.error());

@@ -1,58 +1,28 @@
 // Workers that come and go while messages do: `lope scale` and `lope restart` under load.
 #include <catch2/catch.hpp>
-#include <nlohmann/json.hpp>
 #include <random>
 #include <set>
 #include <string>
 #include <thread>
 
-#include "common/exit_code.h"
 #include "support/broker.h"
 #include "support/gather.h"
 #include "support/ledger.h"
 #include "support/log_lines.h"
 #include "support/lope.h"
+#include "support/talk.h"
 
 using namespace lope;
 using namespace lope::test;
 using Catch::Contains;
-using Json = nlohmann::json;
 
 namespace {
 
-ProcessOptions with_socket(const Lope& daemon) {
-  ProcessOptions options;
-  options.env = {{"LOPE_SOCKET", daemon.control_socket()}};
-  return options;
-}
-
-std::string told(const Lope& daemon, std::vector<std::string> arguments) {
-  const RunResult result = run_lope(std::move(arguments), with_socket(daemon));
-  INFO(result.output);
-  CHECK(result.status == exited(kExitOk));
-  return result.output;
-}
-
-Json group_of(const Lope& daemon) {
-  return Json::parse(told(daemon, {"status", "--json"}))["groups"][0];
-}
-
-// As many as wanted, all ready, nobody leaving, and none of these.
 bool settled(const Lope& daemon, std::size_t wanted, const std::set<pid_t>& without = {}) {
-  const Json group = group_of(daemon);
-  if (group["workers"].size() != wanted) return false;
-  for (const Json& worker : group["workers"]) {
-    if (worker["state"] != "ready" || without.contains(worker["pid"].get<pid_t>())) return false;
-  }
-  return true;
+  return has_settled(group_of(daemon), wanted, without);
 }
 
-std::set<pid_t> pids(const Lope& daemon) {
-  std::set<pid_t> pids;
-  const Json group = group_of(daemon);
-  for (const Json& worker : group["workers"]) pids.insert(worker["pid"].get<pid_t>());
-  return pids;
-}
+std::set<pid_t> pids(const Lope& daemon) { return pids_in(group_of(daemon)); }
 
 // A group that writes down what it has begun and what it has done.
 std::string scripted(const std::string& queue, const TempDir& files, const std::string& more) {

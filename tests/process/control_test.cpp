@@ -256,7 +256,7 @@ TEST_CASE("requests: one line each way, and errors say what was expected", "[pro
   CHECK(error(R"({"command": "stop", "now": "yes"})") ==
         "control: \"now\": expected true or false, found '\\\"yes\\\"'");
   CHECK(error(R"({"comand": "stop"})") ==
-        "control: expected command, group, now or workers, found \"comand\"");
+        "control: expected command, group, now, workers, wait, level or count, found \"comand\"");
   CHECK(error(R"({"command": "sttus"})") == "unknown command 'sttus': did you mean 'status'?");
   // Several in one go are answered in their order; the last one's end of file is no hurry.
   REQUIRE(client.say("{\"command\":\"a\"}\n{\"command\":\"status\"}\n{\"command\":\"b\"}\n"));

@@ -26,6 +26,7 @@ Lope::Lope(const LopeOptions& options) {
   dir_.write("lope.yaml", config_text(options));
   ProcessOptions process;
   process.env = options.env;
+  process.env.emplace_back("CACHE_DIRECTORY", dir_.file("cache"));
   process_ = std::make_unique<Process>(
       std::vector<std::string>{LOPE_BIN_DIR "/lope", "run", "--config", config_path()}, process);
 }

@@ -54,7 +54,7 @@ struct Fixture {
     settings.worker_index = 3;
     settings.options = {{"size", "12"}, {"db.host", "here"}};
     settings.options_json = R"({"size":12,"db":{"host":"here"}})";
-    settings.log_level = LogLevel::info;
+    board->log_level.store(static_cast<std::uint32_t>(LogLevel::info));
     table.struct_size = sizeof(lope_plugin);
     table.name = "test";
     table.version = "1";

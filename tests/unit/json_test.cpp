@@ -78,7 +78,6 @@ TEST_CASE("worker settings arrive as they were sent", "[unit][json]") {
   sent.handler = "shop";
   sent.options_json = R"({"a":[1,"x"]})";
   sent.options = {{"a.0", "1"}, {"a.1", "x"}};
-  sent.log_level = LogLevel::debug;
   const auto received = worker_settings_from_json(to_json(sent));
   REQUIRE(received);
   CHECK(received->group == sent.group);
@@ -88,7 +87,6 @@ TEST_CASE("worker settings arrive as they were sent", "[unit][json]") {
   CHECK(received->handler == sent.handler);
   CHECK(received->options_json == sent.options_json);
   CHECK(received->options == sent.options);
-  CHECK(received->log_level == sent.log_level);
 }
 
 TEST_CASE("settings of another build are refused", "[unit][json]") {

@@ -509,7 +509,7 @@ TEST_CASE("a wrong file is told with place, expected and found", "[unit][setting
       {"groups: {a: {handler: h}}\nbrokr: x",
        "lope.yaml:2:1: unknown key 'brokr': did you mean 'broker'?"},
       {"groups: {a: {handler: h}}\nxyz: x",
-       "lope.yaml:2:1: unknown key 'xyz': expected broker, handlers_dir, shutdown_timeout, "
+       "lope.yaml:2:1: unknown key 'xyz': expected broker, handlers_dir, watch, shutdown_timeout, "
        "ready_timeout, "
        "log, delays, control, defaults, groups or include"},
       {"groups: {a: {handler: h, Workers: 1}}",
