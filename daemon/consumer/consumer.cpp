@@ -156,6 +156,8 @@ Result<void> Consumer::set_up() {
     return made;
   }
   tick_timer_.arm(Clock::now());
+  if (auto made = timer(autoscale_timer_, [this] { autoscale(); }); !made) return made;
+  autoscale_timer_.arm(Clock::now());
   if (auto made = timer(retry_timer_, [this] { on_retry(); }); !made) return made;
   if (auto made = timer(delay_timer_, [] {}); !made) return made;
   if (auto made = timer(batch_timer_, [] {}); !made) return made;
@@ -249,6 +251,23 @@ void Consumer::scale(int workers) {
   count_windows();
 }
 
+void Consumer::autoscale() {
+  const GroupSettings& group = settings_.group;
+  if (group.workers_max <= group.workers || phase_ != Phase::running) return;
+  const TimePoint now = Clock::now();
+  autoscale_timer_.arm(now + Autoscaler::kInterval);
+  if (is_quiet() || breaker_.paused(now)) return;
+  const int wanted = autoscaler_.decide({.wanted = pool_->wanted(),
+                                         .min = group.workers,
+                                         .max = group.workers_max,
+                                         .threads = group.threads,
+                                         .settled = pool_->settled(),
+                                         .full = no_room_ && !waiting_.empty(),
+                                         .calls = static_cast<int>(pool_->calls())},
+                                        now);
+  scale(wanted);
+}
+
 // The supervisor sends only what can be changed while messages run; for the rest it starts another
 // consumer.
 void Consumer::take_settings(const ConsumerSettings& next, bool replace_workers) {
@@ -263,7 +282,11 @@ void Consumer::take_settings(const ConsumerSettings& next, bool replace_workers)
   if (next.group.breaker != settings_.group.breaker) breaker_ = Breaker(next.group.breaker);
   settings_ = next;
   patience_ = patience(settings_);
-  scale(settings_.group.workers);
+  if (settings_.group.workers_max > settings_.group.workers) {
+    autoscale_timer_.arm(Clock::now());
+  } else {
+    scale(settings_.group.workers);
+  }
   pool_->settings_changed(replace_workers);
   count_windows();
   if (failed_ && replace_workers) pool_->retry();

@@ -11,6 +11,7 @@
 #include "common/repeated_log.h"
 #include "common/scoreboard.h"
 #include "common/settings.h"
+#include "consumer/autoscale.h"
 #include "consumer/breaker.h"
 #include "consumer/copies.h"
 #include "consumer/delivery_table.h"
@@ -33,6 +34,7 @@ class Consumer {
 
   Result<void> set_up();
   void scale(int workers);
+  void autoscale();
   void take_settings(const ConsumerSettings& next, bool replace_workers);
   void count_windows();
   void pause(bool on);
@@ -154,6 +156,7 @@ class Consumer {
   TimePoint next_note_{};
   Patience patience_;
   Breaker breaker_;
+  Autoscaler autoscaler_;
   RepeatedLog repeated_;
   int requeues_in_a_row_ = 0;                   // of copies that could not be published
   std::size_t publishing_ = 0;                  // deliveries in that state
@@ -174,6 +177,7 @@ class Consumer {
   std::uint32_t reported_ready_ = 0;
 
   EventSource tick_timer_;
+  EventSource autoscale_timer_;
   EventSource retry_timer_;
   EventSource delay_timer_;
   EventSource batch_timer_;

@@ -71,10 +71,14 @@ WorkerPool::WorkerPool(EventLoop& loop, const ConsumerSettings& settings, int wo
 
 WorkerPool::~WorkerPool() { kill_all(); }
 
-void WorkerPool::start() { keep_roster(Clock::now()); }
+void WorkerPool::start() {
+  scale(wanted_);
+  keep_roster(Clock::now());
+}
 
 void WorkerPool::scale(int workers) {
   wanted_ = workers;
+  board_.workers_wanted.store(static_cast<std::uint32_t>(workers), std::memory_order_relaxed);
   roster_due_ = true;
   pauses_.clear();
 }
@@ -698,6 +702,14 @@ void WorkerPool::ask_flush(FlushReason reason) {
   for (Slot& slot : slots_) {
     if (slot.process != nullptr && slot.process->held() > 0) slot.process->ask_flush(reason);
   }
+}
+
+std::size_t WorkerPool::calls() const {
+  std::size_t count = 0;
+  for (const Slot& slot : slots_) {
+    if (slot.process != nullptr) count += slot.process->calls();
+  }
+  return count;
 }
 
 std::size_t WorkerPool::in_flight() const {

@@ -82,6 +82,10 @@ class WorkerPool {
   // Might take_back_stuck() find something a little later?
   bool may_be_stuck() const;
 
+  // Calls of handlers that workers have, running or given ahead.
+  std::size_t calls() const;
+  // As many are at work as are wanted.
+  bool settled() const { return ready_ == wanted_; }
   // Deliveries with workers, and of them those that handlers keep.
   std::size_t in_flight() const;
   std::size_t held() const;

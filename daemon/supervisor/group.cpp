@@ -253,6 +253,11 @@ std::string Group::trouble() const {
   return reason.empty() ? "starting" : reason;
 }
 
+int Group::workers_wanted() const {
+  const auto said = board_->workers_wanted.load(std::memory_order_relaxed);
+  return state_ == State::running && said > 0 ? static_cast<int>(said) : settings_.group.workers;
+}
+
 void Group::scale(int workers) {
   settings_.group.workers = workers;
   send(ControlType::scale, workers);
@@ -354,6 +359,10 @@ GroupStatus Group::status() const {
     }
   }
   status.note = note_;
+  if (scales_itself()) {
+    status.workers_min = static_cast<std::uint64_t>(settings_.group.workers);
+    status.workers_max = static_cast<std::uint64_t>(settings_.group.workers_max);
+  }
   status.workers_wanted = static_cast<std::uint64_t>(workers_wanted());
   status.workers_ready = board.workers_ready.load(std::memory_order_relaxed);
   status.running = value(board.running);

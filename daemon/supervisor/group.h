@@ -46,7 +46,8 @@ class Group {
   // A process of it, or of one that it follows, is there.
   bool running() const;
   const GroupBoard& board() const { return *board_; }
-  int workers_wanted() const { return settings_.group.workers; }
+  int workers_wanted() const;
+  bool scales_itself() const { return settings_.group.workers_max > settings_.group.workers; }
   // Of this consumer and of those that follow it.
   void scale(int workers);
   void pause(bool on);

@@ -1,5 +1,6 @@
 // Private copies of handler files. A worker loads the copy, so whatever happens to the file itself,
-// it goes on. A copy is in a folder named by its content, and never changes; debuggers find it there.
+// it goes on. A copy is in a folder named by its content, and never changes; debuggers find it
+// there.
 #pragma once
 
 #include <string>
@@ -17,8 +18,8 @@ std::string default_cache_dir();
 
 // Sets handler_copy or handler_missing of each group, as its file is now; both stay empty for a
 // file that cannot be a handler, which its worker refuses with the reason. Copies go to
-// `<cache_dir>/handlers/<hash>`, made when they are missing. Returns why some handlers are loaded without
-// one. Slow: it reads the files.
+// `<cache_dir>/handlers/<hash>`, made when they are missing. Returns why some handlers are loaded
+// without one. Slow: it reads the files.
 std::vector<std::string> keep_handlers(Settings& settings, const std::string& cache_dir);
 
 // As long as it lives nobody takes the copy away.

@@ -77,6 +77,7 @@ constexpr std::string_view kGroupKeys[] = {"queue",
                                            "dead_letter",
                                            "breaker",
                                            "recycle"};
+constexpr std::string_view kWorkersKeys[] = {"min", "max"};
 constexpr std::string_view kRecycleKeys[] = {"messages", "memory", "age"};
 constexpr std::string_view kBatchKeys[] = {"size", "wait"};
 constexpr std::string_view kRetryKeys[] = {"attempts", "delay", "backoff", "max_delay", "jitter"};
@@ -99,14 +100,15 @@ constexpr KnownKeys kKnownKeys[] = {{"file", kFileKeys},       {"included file",
                                     {"bind", kBindKeys},       {"batch", kBatchKeys},
                                     {"retry", kRetryKeys},     {"dead_letter", kDeadLetterKeys},
                                     {"breaker", kBreakerKeys}, {"delays", kDelaysKeys},
-                                    {"control", kControlKeys}, {"recycle", kRecycleKeys}};
+                                    {"control", kControlKeys}, {"recycle", kRecycleKeys},
+                                    {"workers", kWorkersKeys}};
 
 // Keys of versions to come: "not yet" is another answer than "unknown".
-constexpr std::string_view kLaterFileKeys[] = {"monitor", "watch"};
+constexpr std::string_view kLaterFileKeys[] = {"monitor"};
 constexpr std::string_view kLaterBrokerKeys[] = {"tls"};
-constexpr std::string_view kLaterGroupKeys[] = {"watch",  "dedup",  "min_interval",    "journal",
-                                                "accept", "decode", "validate",        "order_by",
-                                                "order",  "rate",   "consumer_timeout"};
+constexpr std::string_view kLaterGroupKeys[] = {"dedup",  "min_interval",    "journal",  "accept",
+                                                "decode", "validate",        "order_by", "order",
+                                                "rate",   "consumer_timeout"};
 
 // ---- Limits --------------------------------------------------------------------------------
 
@@ -116,6 +118,7 @@ constexpr std::size_t kMaxIncludedFiles = 1000;
 constexpr std::size_t kMaxPasswordBytes = 4096;
 constexpr std::size_t kMaxGroupName = 64;
 constexpr int kMaxAttempts = 1000;
+constexpr int kMaxWorkers = 256;
 
 struct SizeRange {
   std::int64_t min, max;
@@ -297,7 +300,7 @@ class Loader {
   void groups(const Value& value);
   void group(const std::string& name, const Value& value);
   void shared_keys(const Map& keys, GroupSettings& target);
-  void workers(const Value& value, int& target);
+  void workers(const Value& value, GroupSettings& target);
   void retry(const Value& value, RetrySettings& target);
   void dead_letter(const Value& value, DeadLetterSettings& target);
   void breaker(const Value& value, BreakerSettings& target);
@@ -1058,7 +1061,7 @@ void Loader::defaults(const Value& value) {
 // What `defaults` may say for every group, and each group for itself. What is left out stays as it
 // is in `target`.
 void Loader::shared_keys(const Map& keys, GroupSettings& target) {
-  workers(keys["workers"], target.workers);
+  workers(keys["workers"], target);
   integer(keys["threads"], target.threads, 1, 256);
   boolean(keys["auto_ack"], target.auto_ack);
   size(keys["max_body"], target.max_body_bytes, kBodyRange);
@@ -1071,13 +1074,26 @@ void Loader::shared_keys(const Map& keys, GroupSettings& target) {
   recycle(keys["recycle"], target.recycle);
 }
 
-void Loader::workers(const Value& value, int& target) {
-  if (value && value.is(YamlType::map)) {
-    return error(value,
-                 "a range of workers is not available in this version: expected a whole number "
-                 "from 1 to 256");
+void Loader::workers(const Value& value, GroupSettings& target) {
+  if (!value) return;
+  if (!value.is(YamlType::map)) {
+    target.workers_max = 0;
+    return integer(value, target.workers, 1, kMaxWorkers);
   }
-  integer(value, target, 1, 256);
+  const Map keys = map(value, kWorkersKeys);
+  for (const std::string_view key : kWorkersKeys) {
+    if (!keys.has(key)) error(value, "expected '" + std::string(key) + "', found none");
+  }
+  int least = 1;
+  int most = kMaxWorkers;
+  integer(keys["min"], least, 1, kMaxWorkers);
+  integer(keys["max"], most, 1, kMaxWorkers);
+  if (least > most) {
+    return error(value, "expected min to be at most max, found " + std::to_string(least) + " and " +
+                            std::to_string(most));
+  }
+  target.workers = least;
+  target.workers_max = most;
 }
 
 void Loader::retry(const Value& value, RetrySettings& target) {

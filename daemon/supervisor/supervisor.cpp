@@ -221,6 +221,9 @@ ControlAnswer Supervisor::carry_out_for(Group& it, const ControlRequest& request
   if (request.command == "scale") {
     if (request.workers == 0)
       return {.error = subject + "expected a number of workers, found none"};
+    if (group->scales_itself()) {
+      return {.error = subject + "it has its number of workers by itself: workers: {min, max}"};
+    }
     const int before = group->workers_wanted();
     group->scale(request.workers);
     return {.text = subject + std::to_string(request.workers) + " workers, before " +

@@ -358,8 +358,7 @@ TEST_CASE("HUP, USR1 and USR2 to the group harm nobody", "[process][supervisor]"
   REQUIRE(before.size() == 6);
   for (const int signal : {SIGHUP, SIGUSR1, SIGUSR2, SIGHUP}) daemon.process().signal_group(signal);
   // The supervisor has taken the second HUP: the others have had theirs.
-  CHECK(eventually(kSoon,
-                   [&] { return daemon.process().count_lines("reloaded") >= 1; }));
+  CHECK(eventually(kSoon, [&] { return daemon.process().count_lines("reloaded") >= 1; }));
   CHECK_THAT(daemon.log(), Contains("2 of 2 groups unchanged"));
   CHECK(everybody(daemon) == before);
   CHECK(daemon.stop(kQuickly) == exited(kExitOk));

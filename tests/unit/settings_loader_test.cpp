@@ -121,6 +121,18 @@ TEST_CASE("the smallest file has every default", "[unit][settings]") {
   CHECK(load("broker: amqp://localhost\ngroups:\n  hello: { handler: log }\n").warnings.empty());
 }
 
+TEST_CASE("workers are a number, or a range", "[unit][settings]") {
+  const GroupSettings range =
+      good("groups: { a: { handler: log, workers: {min: 2, max: 5} } }").groups[0];
+  CHECK(range.workers == 2);
+  CHECK(range.workers_max == 5);
+  const GroupSettings number =
+      good("defaults: {workers: {min: 2, max: 5}}\ngroups: { a: { handler: log, workers: 3 } }")
+          .groups[0];
+  CHECK(number.workers == 3);
+  CHECK(number.workers_max == 0);
+}
+
 TEST_CASE("the broker may be left out", "[unit][settings]") {
   CHECK(good("groups: { a: { handler: log } }").broker == BrokerSettings{});
 }
@@ -579,8 +591,11 @@ TEST_CASE("a wrong value of a group is told with place, expected and found", "[u
       {"workers: 99999999999999999999",
        "groups.a.workers: expected a whole number from 1 to 256, found 9…"},
       {"workers: [1]", "groups.a.workers: expected a whole number from 1 to 256, found a list"},
-      {"workers: {min: 1, max: 2}",
-       "groups.a.workers: a range of workers is not available in this version: …"},
+      {"workers: {min: 3, max: 2}",
+       "groups.a.workers: expected min to be at most max, found 3 and 2"},
+      {"workers: {min: 3}", "groups.a.workers: expected 'max', found none"},
+      {"workers: {min: 1, max: 257}",
+       "groups.a.workers.max: expected a whole number from 1 to 256, found 257"},
       {"workers: 010", "expected a number without a leading zero…"},
       {"workers: 08", "expected a number without a leading zero…"},
       {"workers: -010", "expected a number without a leading zero…"},
@@ -931,7 +946,7 @@ TEST_CASE("a wrong value outside the groups is told too", "[unit][settings]") {
 
 TEST_CASE("what later versions bring is not called unknown", "[unit][settings]") {
   const std::string key =
-      GENERATE(as<std::string>(), "watch", "dedup", "min_interval", "journal", "accept", "decode",
+      GENERATE(as<std::string>(), "dedup", "min_interval", "journal", "accept", "decode",
                "validate", "order_by", "order", "rate", "consumer_timeout");
   check_bad({"groups: {a: {handler: h, " + key + ": {x: 1}}}",
              "lope.yaml:1:26: groups.a: '" + key + "' is not available in this version"});
@@ -1425,6 +1440,9 @@ TEST_CASE("schema and loader agree", "[unit][settings]") {
       {true, "groups: {a: {handler: h}}"},
       {true, read_file(LOPE_SOURCE_DIR "/config/lope.yaml")},
       {true, "broker: amqp://localhost\ngroups: {a: {handler: h}}"},
+      {true, "watch: true\ngroups: {a: {handler: h, workers: {min: 2, max: 5}}}"},
+      {false, "groups: {a: {handler: h, workers: {min: 2}}}"},
+      {false, "groups: {a: {handler: h, workers: {min: 2, max: 5, most: 6}}}"},
       {true,
        "broker: {urls: [amqp://a, amqp://b/v], user: guest, heartbeat: 0}\ngroups: {a: {handler: "
        "h}}"},
@@ -1486,7 +1504,6 @@ TEST_CASE("schema and loader agree", "[unit][settings]") {
       {false, "groups: {a: {handler: h, prefetch: 65536}}"},
       {false, "groups: {a: {handler: h, workers: 257}}"},
       {false, "groups: {a: {handler: h, workers: 1.5}}"},
-      {false, "groups: {a: {handler: h, workers: {min: 1, max: 2}}}"},
       {false, "groups: {a: {handler: h, threads: 0}}"},
       {false, "groups: {a: {handler: h, auto_ack: 1}}"},
       {false, "groups: {a: {handler: h, max_body: 5}}"},
