@@ -32,6 +32,9 @@ struct StatusOptions {
 // What a running daemon does. Exit code 75: none answers.
 int status_command(const StatusOptions& options);
 
+// The same, live, on the terminal.
+int top_command(const std::string& socket);
+
 struct StopOptions {
   std::string socket;
   bool now = false;  // as QUIT does it, otherwise as TERM
@@ -47,6 +50,15 @@ int reload_command(const std::string& socket, bool wait);
 
 // Changes what a running daemon logs.
 int log_level_command(const std::string& socket, const std::string& level);
+
+struct TraceOptions {
+  std::string socket;
+  std::string group;
+  int messages = 1;
+  bool json = false;
+};
+// Prints the way of the next messages of a group, each when it is over.
+int trace_command(const TraceOptions& options);
 
 // Errors and warnings to standard error, one a line: "file:line:column: error: text".
 void print_problems(const supervisor::LoadedSettings& loaded);

@@ -1,6 +1,7 @@
 // What is asked of a running daemon, and what it is told.
 #include <unistd.h>
 
+#include <cerrno>
 #include <cstdio>
 #include <cstdlib>
 #include <thread>
@@ -9,6 +10,7 @@
 #include "cli/daemon_client.h"
 #include "cli/status_text.h"
 #include "common/exit_code.h"
+#include "common/fd.h"
 
 namespace lope::cli {
 
@@ -76,6 +78,40 @@ int log_level_command(const std::string& socket, const std::string& level) {
   auto client = DaemonClient::connect(socket);
   if (!client) return fail("log-level", client.error(), kExitTemporary);
   return tell(*client, {.command = "log-level", .level = level});
+}
+
+int trace_command(const TraceOptions& options) {
+  auto client = DaemonClient::connect(options.socket);
+  if (!client) return fail("trace", client.error(), kExitTemporary);
+  auto pipe = make_pipe();
+  if (!pipe) return fail("trace", pipe.error(), kExitFailed);
+  const auto answer =
+      client->ask({.command = "trace", .group = options.group, .count = options.messages},
+                  DaemonClient::kAnswer, pipe->second.get());
+  if (!answer) return fail("trace", answer.error(), kExitFailed);
+  pipe->second.reset();
+  std::fprintf(stderr, "%s\n", answer->text.c_str());
+  std::string text;
+  int seen = 0;
+  char bytes[16 * 1024];
+  while (true) {
+    const ssize_t n = ::read(pipe->first.get(), bytes, sizeof bytes);
+    if (n < 0 && errno == EINTR) continue;
+    if (n <= 0) break;
+    text.append(bytes, static_cast<std::size_t>(n));
+    for (std::size_t end = text.find('\n'); end != std::string::npos; end = text.find('\n')) {
+      const std::string line = text.substr(0, end);
+      text.erase(0, end + 1);
+      ++seen;
+      std::printf("%s\n", options.json ? line.c_str() : trace_text(line).c_str());
+    }
+    std::fflush(stdout);
+  }
+  if (seen == options.messages) return kExitOk;
+  return fail("trace",
+              "the group's consumer has ended: saw " + std::to_string(seen) + " of " +
+                  std::to_string(options.messages) + " messages",
+              kExitFailed);
 }
 
 int stop_command(const StopOptions& options) {

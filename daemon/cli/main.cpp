@@ -40,12 +40,12 @@ constexpr ClientCommand kClientCommands[] = {
     {"dlq", "Look into a queue of dead letters, send them back, delete them"},
 };
 
-constexpr std::string_view kLocalCommands[] = {"run",   "check",  "inspect",  "status",
-                                               "stop",  "reload", "scale",    "restart",
-                                               "pause", "resume", "log-level"};
+constexpr std::string_view kLocalCommands[] = {"run",    "check",     "inspect", "status",  "top",
+                                               "stop",   "reload",    "scale",   "restart", "pause",
+                                               "resume", "log-level", "trace"};
 
 // Of versions to come: "not yet" is another answer than "unknown".
-constexpr std::string_view kLaterCommands[] = {"top", "try", "test", "new", "trace"};
+constexpr std::string_view kLaterCommands[] = {"try", "test", "new"};
 
 int become_client(char** argv) {
   const auto path = cli::program_path("lope-client");
@@ -114,6 +114,10 @@ int run_local(int argc, char** argv) {
           ->expected(0, 1)
           ->check(CLI::Range(0.1, 3600.0));
 
+  CLI::App& top = *app.add_subcommand("top", "The same live, on one screen");
+  top.footer("Keys sort the groups, pause and resume them; its last line says which.");
+  add_socket(top);
+
   CLI::App& stop =
       *app.add_subcommand("stop", "Stop a running daemon, and wait until it has ended");
   stop.footer("It finishes what runs, within shutdown_timeout, as at SIGTERM.");
@@ -158,6 +162,16 @@ int run_local(int argc, char** argv) {
   CLI::App& resume = *app.add_subcommand("resume", "Go on with a paused group");
   add_group(resume);
 
+  CLI::App& trace =
+      *app.add_subcommand("trace", "Show the way of a group's next messages, and its times");
+  trace.footer("Each when it is over. Of their content only the size is shown.");
+  add_group(trace);
+  int traced = 1;
+  trace.add_option("-n", traced, "So many messages")
+      ->check(CLI::Range(1, 1000))
+      ->capture_default_str();
+  trace.add_flag("--json", json, "Print a JSON object a line");
+
   // Only for the list in the help: their words are read by lope-client.
   for (const ClientCommand& command : kClientCommands) {
     app.add_subcommand(std::string(command.name), command.help);
@@ -183,6 +197,7 @@ int run_local(int argc, char** argv) {
     }
     return cli::status_command(options);
   }
+  if (top.parsed()) return cli::top_command(socket);
   if (stop.parsed()) {
     stop_options.socket = socket;
     stop_options.wait = !no_wait;
@@ -190,6 +205,10 @@ int run_local(int argc, char** argv) {
   }
   if (reload.parsed()) return cli::reload_command(socket, wait_for_reload);
   if (log_level.parsed()) return cli::log_level_command(socket, level);
+  if (trace.parsed()) {
+    return cli::trace_command(
+        {.socket = socket, .group = request.group, .messages = traced, .json = json});
+  }
   for (const CLI::App* const command : {&scale, &restart, &pause, &resume}) {
     if (!command->parsed()) continue;
     request.command = command->get_name();

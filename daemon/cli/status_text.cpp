@@ -81,6 +81,24 @@ std::string undeliverable_queue(const GroupStatus& relay) {
 
 }  // namespace
 
+std::string trace_text(const std::string& line) {
+  const auto trace = message_trace_from_json(line);
+  if (!trace) return line;
+  std::string text =
+      "message " +
+      (trace->message_id.empty() ? "without an id" : "'" + escape(trace->message_id, 128) + "'") +
+      " from queue '" + escape(trace->queue, 256) + "', tag " +
+      std::to_string(trace->delivery_tag) + ", " + std::to_string(trace->body_bytes) +
+      " bytes, attempt " + std::to_string(trace->attempt) +
+      (trace->redelivered ? ", redelivered" : "") + "\n";
+  for (const TraceStep& step : trace->steps) {
+    char when[32];
+    std::snprintf(when, sizeof when, "%11.3f ms  ", static_cast<double>(step.us) / 1000);
+    text += when + escape(step.what, 512) + "\n";
+  }
+  return text;
+}
+
 std::string status_text(const DaemonStatus& status, bool colour) {
   std::vector<std::vector<std::string>> rows = {{"GROUP", "STATE", "HANDLER", "WORKERS", "IN/s",
                                                  "OUT/s", "RUNNING", "WAITING", "RETRIED", "DEAD",

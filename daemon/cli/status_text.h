@@ -11,4 +11,7 @@ namespace lope::cli {
 // something to tell. `colour`: with the escape sequences of a terminal.
 std::string status_text(const DaemonStatus& status, bool colour);
 
+// One line of a trace, for people; lines that are none come back as they are.
+std::string trace_text(const std::string& line);
+
 }  // namespace lope::cli

@@ -306,6 +306,18 @@ void members(Io& io, T& settings) {
     io("default", settings.default_value);
     io("secret", settings.secret);
     io("help", settings.help);
+  } else if constexpr (Is<T, TraceStep>) {
+    io("us", settings.us);
+    io("what", settings.what);
+  } else if constexpr (Is<T, MessageTrace>) {
+    io("message_id", settings.message_id);
+    io("queue", settings.queue);
+    io("delivery_tag", settings.delivery_tag);
+    io("attempt", settings.attempt);
+    io("redelivered", settings.redelivered);
+    io("body_bytes", settings.body_bytes);
+    io("came_unix_ms", settings.came_unix_ms);
+    io("steps", settings.steps);
   } else if constexpr (Is<T, WorkerStatus>) {
     io("index", settings.index);
     io("pid", settings.pid);
@@ -456,16 +468,31 @@ Result<PluginDescription> plugin_description_from_json(std::string_view text) {
 
 std::string to_json(const DaemonStatus& status) { return dump(Writer::convert(status)); }
 
-Result<DaemonStatus> daemon_status_from_json(std::string_view text) {
+std::string to_json(const MessageTrace& trace) { return dump(Writer::convert(trace)); }
+
+namespace {
+
+template <typename T>
+Result<T> read_as(std::string_view text, const std::string& subject) {
   const Json json = Json::parse(text, nullptr, false);
-  if (!json.is_object()) return Error{"status: expected a JSON object"};
+  if (!json.is_object()) return Error{subject + ": expected a JSON object"};
   try {
-    DaemonStatus status;
-    Reader::convert(json, status);
-    return status;
+    T value;
+    Reader::convert(json, value);
+    return value;
   } catch (const std::exception& exception) {
-    return Error{"status: " + escape(exception.what(), 256)};
+    return Error{subject + ": " + escape(exception.what(), 256)};
   }
+}
+
+}  // namespace
+
+Result<DaemonStatus> daemon_status_from_json(std::string_view text) {
+  return read_as<DaemonStatus>(text, "status");
+}
+
+Result<MessageTrace> message_trace_from_json(std::string_view text) {
+  return read_as<MessageTrace>(text, "trace");
 }
 
 std::string to_json(const ControlRequest& request) {

@@ -71,6 +71,26 @@ struct DaemonStatus {
 std::string to_json(const DaemonStatus& status);
 Result<DaemonStatus> daemon_status_from_json(std::string_view text);
 
+// ---- A message's way, as `lope trace` gets it, a line of JSON each
+
+struct TraceStep {
+  std::int64_t us = 0;  // since it came
+  std::string what;
+};
+
+struct MessageTrace {
+  std::string message_id, queue;
+  std::uint64_t delivery_tag = 0;
+  std::uint32_t attempt = 1;
+  bool redelivered = false;
+  std::uint64_t body_bytes = 0;
+  std::uint64_t came_unix_ms = 0;
+  std::vector<TraceStep> steps;
+};
+
+std::string to_json(const MessageTrace& trace);
+Result<MessageTrace> message_trace_from_json(std::string_view text);
+
 // ---- The control socket: a line of JSON each way.
 
 struct ControlRequest {

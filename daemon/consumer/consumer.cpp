@@ -68,6 +68,21 @@ std::string message_id(const Delivery& delivery) {
   return view ? std::string((*view)[TextProperty::message_id]) : std::string();
 }
 
+std::string name_of(const WorkerProcess::Outcome& outcome) {
+  std::string name = "nothing known";
+  if (outcome.not_started)
+    name = "nothing: it was not begun";
+  else if (outcome.held)
+    name = "HOLD";
+  else if (outcome.outcome == kAck)
+    name = "ACK";
+  else if (outcome.outcome == kRetry)
+    name = "RETRY";
+  else if (outcome.outcome == kReject)
+    name = "REJECT";
+  return outcome.reason.empty() ? name : name + " (" + outcome.reason + ")";
+}
+
 // What earlier attempts have left in the headers. The handler sees where the message was first
 // published to, wherever it has been since.
 void take_travel(DeliveryView& view, Delivery& delivery) {
@@ -139,6 +154,9 @@ Result<void> Consumer::set_up() {
   orders_events.on_pause = [this](bool on) { pause(on); };
   orders_events.on_settings = [this](const ConsumerSettings& next, bool replace_workers) {
     take_settings(next, replace_workers);
+  };
+  orders_events.on_trace = [this](int messages, UniqueFd output) {
+    tracer_.start(messages, std::move(output));
   };
   orders_events.on_log_level = [this](LogLevel level) { pool_->set_log_level(level); };
   auto orders = Orders::create(*loop_, std::move(orders_events));
@@ -539,6 +557,7 @@ char* Consumer::on_delivery(std::uint16_t queue, std::uint64_t epoch,
   take_travel(view, delivery);
   view[TextProperty::queue] = settings_.group.queues[queue].name;
   receiving_[queue] = &delivery;
+  if (tracer_.active()) tracer_.begin(delivery, view);
   delivery.body_size = incoming.body_size;
   if (incoming.body_size >= kSharedBody) delivery.body = table_.bodies().take(incoming.body_size);
   if (delivery.body == nullptr) return encode_delivery(view, incoming.body_size, delivery.frame);
@@ -577,7 +596,7 @@ void Consumer::on_channel_lost(std::uint16_t queue) {
   const auto drop = [&](std::uint32_t index) {
     Delivery& delivery = table_.at(index);
     if (delivery.queue != queue || delivery.settled) return false;  // auto_ack: it is ours alone
-    table_.free(delivery);
+    release(delivery);
     ++dropped;
     return true;
   };
@@ -585,7 +604,7 @@ void Consumer::on_channel_lost(std::uint16_t queue) {
   std::erase_if(delayed_, drop);
   std::erase_if(suspects_, drop);
   if (receiving_[queue] != nullptr) {
-    table_.free(*std::exchange(receiving_[queue], nullptr));
+    release(*std::exchange(receiving_[queue], nullptr));
     ++dropped;
   }
   std::size_t running = 0;
@@ -595,7 +614,7 @@ void Consumer::on_channel_lost(std::uint16_t queue) {
         !delivery.settled) {
       stop_publishing(delivery);
       ++unconfirmed;
-      table_.free(delivery);
+      release(delivery);
       return;
     }
     const bool at_worker =
@@ -679,6 +698,9 @@ bool Consumer::batch_is_due() const {
 }
 
 void Consumer::given_to_worker(Delivery& delivery) {
+  if (tracer_.active()) {
+    tracer_.step(delivery, "given to worker " + std::to_string(delivery.worker));
+  }
   if (!settings_.group.auto_ack || delivery.settled) return;
   delivery.settled = true;
   add(board_.acked);
@@ -716,7 +738,7 @@ std::size_t Consumer::put_back(std::vector<Delivery*> deliveries) {
   std::size_t stale = 0;
   for (Delivery* delivery : deliveries) {
     if (!delivery->settled && !session_->current(delivery->queue, delivery->epoch)) {
-      table_.free(*delivery);
+      release(*delivery);
       ++stale;
       continue;
     }
@@ -739,7 +761,7 @@ bool Consumer::drop_if_stale(Delivery& delivery) {
             {"delivery_tag", delivery.tag},
             {"message_id", message_id(delivery)},
             {"reason", "its channel is gone: the message may be handled twice"}});
-  table_.free(delivery);
+  release(delivery);
   return true;
 }
 
@@ -748,6 +770,10 @@ void Consumer::on_outcome(WorkerProcess::Outcome& outcome) {
   if (outcome.not_started) {
     put_back({&delivery});
     return;
+  }
+  if (tracer_.active()) {
+    tracer_.step(delivery, "its handler says " + name_of(outcome) + ", after " +
+                               std::to_string(outcome.duration_ns / 1000) + " us inside");
   }
   if (!outcome.settled) {
     auto& count = board_.handling[histogram_class(outcome.duration_ns)];
@@ -803,7 +829,7 @@ void Consumer::on_death(WorkerProcess::Remains& remains, const std::string& how)
     const bool late = std::exchange(delivery->late, false);
     if (killed_ || stopped_) {  // it was we who ended it, and counted it
       if (!delivery->settled) session_->finish(delivery->queue, delivery->tag, Verdict::hand_back);
-      table_.free(*delivery);
+      release(*delivery);
     } else if (phase_ != Phase::running && guilty > 1) {
       hand_back(*delivery);  // nobody can be charged any more
     } else if (ended && !late) {
@@ -882,7 +908,7 @@ void Consumer::retry(Delivery& delivery, const Failure& failure) {
   note(failure.reason);
   if (delivery.settled) {
     log_message(LogLevel::warn, "message given up (auto_ack)", delivery, failure.reason);
-    table_.free(delivery);
+    release(delivery);
     return;
   }
   const std::uint32_t crashes = delivery.crashes + (failure.crashed ? 1 : 0);
@@ -894,6 +920,10 @@ void Consumer::retry(Delivery& delivery, const Failure& failure) {
     return;
   }
   add(board_.retried);
+  if (tracer_.active()) {
+    tracer_.step(delivery, "another attempt in " + std::to_string(decision.delay.count()) +
+                               " ms: " + failure.reason);
+  }
   log_warn("message retried", {{"group", settings_.group.name},
                                {"handler", settings_.group.handler},
                                {"queue", settings_.group.queues[delivery.queue].name},
@@ -970,6 +1000,9 @@ void Consumer::dead_letter(Delivery& delivery, const DeadLetter& letter) {
   const bool parking = settings_.group.dead_letter.to == DeadLetterSettings::To::automatic;
   const std::string& queue = settings_.group.queues[delivery.queue].name;
   note(letter.reason);
+  if (tracer_.active()) {
+    tracer_.step(delivery, "a dead letter, " + std::string(letter.code) + ": " + letter.reason);
+  }
   log_warn(letter.code == dead_code::kRejected ? "message rejected" : "message given up",
            {{"group", settings_.group.name},
             {"handler", settings_.group.handler},
@@ -999,6 +1032,10 @@ void Consumer::publish_for(Delivery& delivery, std::vector<std::string> publicat
   delivery.state = Delivery::State::publishing;
   delivery.worker = -1;
   ++publishing_;
+  if (tracer_.active()) {
+    tracer_.step(delivery, "its handler's publications, " + std::to_string(publications.size()) +
+                               ", wait for the broker's confirms");
+  }
   const std::uint64_t cause = table_.new_sequence(delivery);
   delivery.unconfirmed = static_cast<std::uint32_t>(publications.size());
   for (std::string& each : publications) {
@@ -1034,6 +1071,7 @@ void Consumer::on_fate(std::unique_ptr<Outbound> outbound, Fate fate, const std:
                                       : board_.dead_lettered);
     if (--delivery->unconfirmed > 0) return;
     --publishing_;
+    tracer_.step(*delivery, "all that was published for it is confirmed");
     if (kind == CopyKind::publication) {
       count_outcome(false);
     } else {
@@ -1220,7 +1258,13 @@ void Consumer::take_from_handler(Delivery& held, const std::string& reason) {
   retry(held, {reason});
 }
 
+void Consumer::release(Delivery& delivery) {
+  tracer_.end(delivery);
+  table_.free(delivery);
+}
+
 void Consumer::settle(Delivery& delivery, Verdict verdict) {
+  tracer_.step(delivery, to_string(verdict));
   const bool finished = verdict == Verdict::ack || verdict == Verdict::reject;
   if (finished && phase_ != Phase::running) add(board_.finished_in_drain);
   if (!delivery.settled) {
@@ -1235,7 +1279,7 @@ void Consumer::settle(Delivery& delivery, Verdict verdict) {
         break;
     }
   }
-  table_.free(delivery);
+  release(delivery);
 }
 
 void Consumer::hand_back_delayed_that_are_due() {

@@ -18,6 +18,7 @@
 #include "consumer/orders.h"
 #include "consumer/publisher.h"
 #include "consumer/session.h"
+#include "consumer/tracer.h"
 #include "consumer/worker_pool.h"
 
 namespace lope::consumer {
@@ -108,6 +109,7 @@ class Consumer {
   void hand_back(Delivery& delivery);
   void no_longer_held(Delivery& delivery);
   void settle(Delivery& delivery, Verdict verdict);
+  void release(Delivery& delivery);
   bool drop_if_stale(Delivery& delivery);
   void trim_bodies();
   void hand_back_delayed_that_are_due();
@@ -157,6 +159,7 @@ class Consumer {
   Patience patience_;
   Breaker breaker_;
   Autoscaler autoscaler_;
+  Tracer tracer_;
   RepeatedLog repeated_;
   int requeues_in_a_row_ = 0;                   // of copies that could not be published
   std::size_t publishing_ = 0;                  // deliveries in that state

@@ -5,6 +5,16 @@
 
 namespace lope::consumer {
 
+const char* to_string(Verdict verdict) {
+  switch (verdict) {
+    case Verdict::ack: return "acked";
+    case Verdict::reject: return "rejected: the broker's dead letter, or dropped";
+    case Verdict::requeue: return "back to its queue, for another attempt";
+    case Verdict::hand_back: return "handed back to its queue";
+  }
+  return "";
+}
+
 bool Settlement::delivered(std::uint64_t tag) {
   if (tag != next_) return false;
   ++next_;

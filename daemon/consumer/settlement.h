@@ -17,6 +17,8 @@ enum class Verdict : std::uint8_t {
   hand_back,  // nack with requeue: never tried
 };
 
+const char* to_string(Verdict verdict);
+
 struct SettleOp {
   Verdict verdict;
   bool multiple;  // of an ack: all tags up to this one

@@ -172,8 +172,8 @@ Group* Supervisor::group_named(const std::string& name) {
 
 std::optional<ControlAnswer> Supervisor::carry_out(const ControlRequest& request,
                                                    const ControlServer::Client& client) {
-  static constexpr std::string_view kCommands[] = {"status", "stop",   "scale",  "restart",
-                                                   "pause",  "resume", "reload", "log-level"};
+  static constexpr std::string_view kCommands[] = {
+      "status", "stop", "scale", "restart", "pause", "resume", "reload", "log-level", "trace"};
   const auto slip = [](std::string_view word, std::span<const std::string_view> known) {
     const std::string near = nearest(word, known);
     return near.empty() ? std::string() : ": did you mean '" + near + "'?";
@@ -208,6 +208,7 @@ std::optional<ControlAnswer> Supervisor::carry_out(const ControlRequest& request
     return refused(request.command + ": no group '" + escape(request.group, 64) + "'" +
                    slip(request.group, names));
   }
+  if (request.command == "trace") return trace(*group, request, client);
   return carry_out_for(*group, request);
 }
 
@@ -241,6 +242,21 @@ ControlAnswer Supervisor::carry_out_for(Group& it, const ControlRequest& request
   }
   group->restart_workers();
   return {.text = subject + "replacing its workers"};
+}
+
+ControlAnswer Supervisor::trace(Group& group, const ControlRequest& request,
+                                const ControlServer::Client& client) {
+  const std::string subject = "group '" + group.name() + "': ";
+  if (client.attached < 0) {
+    return {.error = subject + "expected a pipe with the request, to write to, found none"};
+  }
+  if (group.state() != Group::State::running) {
+    return {.error = subject + "it does not run: " + group.trouble()};
+  }
+  const int messages = request.count == 0 ? 1 : request.count;
+  group.send(ControlType::trace, messages, client.attached);
+  return {.text = subject + "writing down the next " + std::to_string(messages) +
+                  (messages == 1 ? " message" : " messages")};
 }
 
 ControlAnswer Supervisor::stop_for(const ControlRequest& request) {

@@ -35,6 +35,8 @@ class Supervisor {
   ControlAnswer carry_out_for(Group& group, const ControlRequest& request);
   Group* group_named(const std::string& name);
   ControlAnswer stop_for(const ControlRequest& request);
+  ControlAnswer trace(Group& group, const ControlRequest& request,
+                      const ControlServer::Client& client);
   ControlAnswer set_level(const std::string& level);
 
   // ---- Other settings
