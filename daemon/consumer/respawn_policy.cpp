@@ -34,7 +34,7 @@ std::optional<std::chrono::milliseconds> respawn_delay(RespawnHistory& history,
     return pause_after(history.crashes - at_once, random);
   }
   history.crashes = 0;
-  if (death.was_ready && death.age >= kHealthy) history.idle_deaths = 0;
+  if (death.was_ready && (death.age >= kHealthy || death.worked)) history.idle_deaths = 0;
   if (history.idle_deaths == 0 || !death.beside) ++history.idle_deaths;
   history.silent_deaths = death.was_ready || death.explained ? 0 : history.silent_deaths + 1;
   history.hangs = death.hung ? history.hangs + 1 : 0;

@@ -1,7 +1,8 @@
 // When a dead worker of a group is replaced. Pure. A death with a message inside is charged to the
 // message, and a new worker comes at once, unless message after message is found to do that and
 // none of the workers gets anything done; one before ready, or with nothing inside, is the
-// handler's or ours, and the pauses grow. A handler that never once became ready, and never said
+// handler's or ours, and the pauses grow until a worker has finished a message or lived for a
+// minute. A handler that never once became ready, and never said
 // why, is given up; one that says that it cannot start yet is tried for ever.
 #pragma once
 

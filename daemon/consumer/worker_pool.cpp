@@ -206,6 +206,7 @@ void WorkerPool::start_worker(int index) {
   slot.link_trouble.clear();
   slot.failure.clear();
   slot.mean_ns = -1;
+  slot.deaf_since = TimePoint::max();
 
   WorkerSettings worker;
   worker.group = settings_.group.name;
@@ -774,7 +775,10 @@ TimePoint WorkerPool::end_late(std::chrono::nanoseconds limit) {
     if (late.next_ns != 0) {
       next = std::min(next, now + std::chrono::nanoseconds(late.next_ns - now_ns));
     }
-    if (late.thread < 0) continue;
+    if (late.thread < 0) {
+      next = std::min(next, end_deaf(i, now, std::chrono::ceil<std::chrono::milliseconds>(limit)));
+      continue;
+    }
     for (Delivery* delivery : late.deliveries) delivery->late = true;
     if (late.flush) {
       table_.for_each([i](Delivery& delivery) {
@@ -790,6 +794,25 @@ TimePoint WorkerPool::end_late(std::chrono::nanoseconds limit) {
         limit_ms, late.thread);
   }
   return next;
+}
+
+// A process that was stopped, or whose own threads are all stuck outside of any call: nothing of
+// what it was given has begun, so nobody is charged.
+TimePoint WorkerPool::end_deaf(std::size_t index, TimePoint now, std::chrono::milliseconds limit) {
+  Slot& slot = slots_[index];
+  const bool deaf = slot.process->calls() > 0 && slot.process->oldest_start_ns() == 0;
+  if (!deaf) slot.deaf_since = TimePoint::max();
+  if (!deaf) return TimePoint::max();
+  const std::uint64_t reported = slot.process->reported();
+  if (slot.deaf_since == TimePoint::max() || slot.deaf_at != reported) {
+    slot.deaf_since = now;
+    slot.deaf_at = reported;
+  }
+  if (now < slot.deaf_since + limit) return slot.deaf_since + limit;
+  end(static_cast<int>(index),
+      "timeout: it has not begun what it was given within " + std::to_string(limit.count()) + " ms",
+      limit, -1);
+  return TimePoint::max();
 }
 
 void WorkerPool::end_over(Delivery& delivery, const std::string& reason,

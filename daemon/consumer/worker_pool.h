@@ -108,7 +108,8 @@ class WorkerPool {
 
   // ---- Time limits
   // Ends the workers whose handler calls have lasted too long, with SIGABRT and a little later with
-  // SIGKILL; what is inside such a call is marked late. Returns when to look again.
+  // SIGKILL; what is inside such a call is marked late. So are those ended that do not begin what
+  // they were given, for as long. Returns when to look again.
   TimePoint end_late(std::chrono::nanoseconds limit);
   // Ends a worker over one delivery that is inside a call, in the same way. `reason` is for the log
   // and the message.
@@ -147,6 +148,9 @@ class WorkerPool {
     bool has_batch = false;        // its handler
     std::uint64_t generation = 0;  // of the settings that it was started with
     double mean_ns = -1;
+    // It has calls and is inside none: since when, and what it had reported by then.
+    TimePoint deaf_since = TimePoint::max();
+    std::uint64_t deaf_at = 0;
     // When it is to be replaced.
     std::uint64_t last_given = 0;
     std::uint64_t last_bytes = 0;
@@ -173,6 +177,7 @@ class WorkerPool {
   void sweep();
   WorkerLoad load(const Slot& slot) const;
   static bool is_tiny(const Slot& slot);
+  TimePoint end_deaf(std::size_t index, TimePoint now, std::chrono::milliseconds limit);
   void retire(Slot& slot);
   // `thread`: whose call it is over; -1: nobody's alone.
   void end(int index, const std::string& reason, std::chrono::milliseconds limit, int thread);

@@ -104,6 +104,8 @@ class WorkerProcess {
   std::size_t calls() const { return calls_; }
   // Given to it and not finally reported: at most kMaxOwed.
   std::size_t owed() const { return owed_; }
+  // Outcomes that it has reported.
+  std::uint64_t reported() const { return reader_.count(); }
   // Ever given to it.
   std::uint64_t given() const { return given_; }
   // From what it said when it was ready.

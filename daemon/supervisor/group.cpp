@@ -43,7 +43,7 @@ namespace {
 
 constexpr Backoff kRestart{std::chrono::milliseconds(100), std::chrono::milliseconds(30'000)};
 constexpr std::chrono::minutes kHealthy{1};
-// So many times in a row, each soon after its start, a consumer is started again at once.
+// So many times in a row a consumer is started again that soon dies and has settled nothing.
 constexpr int kMaxDeaths = 10;
 constexpr std::chrono::minutes kFailedPause{5};
 // A consumer whose loop has not turned during so many samples, about a second each, hangs. They are
@@ -124,6 +124,7 @@ void Group::start() {
   }
   state_ = State::down;
   started_at_ = Clock::now();
+  settled_before_ = settled();
   still_ = 0;
   if (auto spawned = spawn_consumer(); !spawned) start_later(spawned.error());
 }
@@ -206,7 +207,7 @@ void Group::on_exit() {
 }
 
 void Group::start_later(const std::string& reason) {
-  if (Clock::now() - started_at_ >= kHealthy) deaths_ = 0;
+  if (Clock::now() - started_at_ >= kHealthy || settled() > settled_before_) deaths_ = 0;
   const auto pause = kRestart.exponential(deaths_);
   std::chrono::milliseconds delay =
       pause / 2 + kRestart.full_jitter(deaths_, random_fraction()) / 2;
@@ -223,6 +224,9 @@ void Group::start_later(const std::string& reason) {
              {"delay_ms", delay.count()}});
   restart_timer_.arm(Clock::now() + delay);
 }
+
+// Messages, for good.
+std::uint64_t Group::settled() const { return value(board_->acked) + value(board_->rejected); }
 
 void Group::look_for_hang() {
   if (state_ != State::running) return;

@@ -106,6 +106,7 @@ class Group {
   void on_exit();
   void start_later(const std::string& reason);
   void look_for_hang();
+  std::uint64_t settled() const;
   GroupState state_on_board() const;
   void hold();
   std::uint64_t of_drain(std::atomic<std::uint64_t> GroupBoard::*counter) const;
@@ -131,9 +132,10 @@ class Group {
   State state_ = State::down;
   bool stopping_ = false;
   bool ended_badly_ = false;
-  int deaths_ = 0;              // in a row, each soon after its start
-  std::uint64_t progress_ = 0;  // as last seen
-  int still_ = 0;               // samples since it was seen to grow
+  int deaths_ = 0;                    // in a row, soon and with nothing settled
+  std::uint64_t settled_before_ = 0;  // messages, when the consumer was started
+  std::uint64_t progress_ = 0;        // as last seen
+  int still_ = 0;                     // samples since it was seen to grow
   TimePoint started_at_{};
   Samples samples_;
   Child child_;
