@@ -109,8 +109,8 @@ int trace_command(const TraceOptions& options) {
   }
   if (seen == options.messages) return kExitOk;
   return fail("trace",
-              "the group's consumer has ended: saw " + std::to_string(seen) + " of " +
-                  std::to_string(options.messages) + " messages",
+              "the group's consumer has ended, or another trace has begun: saw " +
+                  std::to_string(seen) + " of " + std::to_string(options.messages) + " messages",
               kExitFailed);
 }
 

@@ -45,6 +45,7 @@ int run_command(const std::string& config_path) {
   for (const std::string& trouble : supervisor::keep_handlers(loaded.settings, cache)) {
     log_warn("configuration", {{"reason", trouble}});
   }
+  supervisor::tidy_copies(cache);
   supervisor::Supervisor supervisor(std::move(loaded.settings), config_path, programs);
   return supervisor.run();
 }

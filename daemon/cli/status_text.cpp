@@ -126,6 +126,7 @@ std::string status_text(const DaemonStatus& status, bool colour) {
     if (!group->reason.empty()) {
       text += group->name + ": " + group->state + ": " + escape(group->reason) + "\n";
     }
+    if (!group->note.empty()) text += group->name + ": " + escape(group->note) + "\n";
     if (!group->last_failure.empty()) {
       text += group->name + ": last failure, " + age(group->last_failure_s) +
               " ago: " + escape(group->last_failure) + "\n";

@@ -119,7 +119,20 @@ class Top {
     auto status = answer ? daemon_status_from_json(answer->status)
                          : Result<DaemonStatus>(Error{answer.error()});
     trouble_ = status ? std::string() : status.error();
-    if (status) status_ = std::move(*status);
+    if (!status) return;
+    const std::string kept = selected_name();
+    status_ = std::move(*status);
+    select(kept);
+  }
+
+  std::string selected_name() const {
+    return selected_ < status_.groups.size() ? status_.groups[selected_].name : std::string();
+  }
+
+  void select(const std::string& name) {
+    const auto at = std::ranges::find(status_.groups, name, &GroupStatus::name);
+    if (at == status_.groups.end()) return;
+    selected_ = static_cast<std::size_t>(at - status_.groups.begin());
   }
 
   // False: it is to end.
@@ -162,7 +175,9 @@ class Top {
   }
 
   void draw() {
+    const std::string kept = selected_name();
     if (order_->before != nullptr) std::ranges::stable_sort(status_.groups, order_->before);
+    select(kept);
     selected_ = std::min(selected_, status_.groups.empty() ? 0 : status_.groups.size() - 1);
     winsize size{};
     const bool known = ::ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_row > 0;

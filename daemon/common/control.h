@@ -13,11 +13,17 @@ enum class ControlType : std::uint32_t {
   restart = 4,  // replace all workers, one after another
   pause = 5,    // begin no message, and take none from the broker
   resume = 6,
-  settings = 7,   // other ones, from the memfd that comes with it; `value` 1: replace all workers
+  settings = 7,   // other ones, from the memfd that comes with it; `value`: a ReplaceWorkers
   log_level = 8,  // `value`: LogLevel
   trace = 9,      // write about the next messages, so many, to the pipe that comes with it
   // consumer to supervisor
   changed = 16,  // look at the group's board
+};
+
+enum class ReplaceWorkers : std::int64_t {
+  no,
+  new_first,
+  old_at_once,  // the old are no good: they get nothing more
 };
 
 struct ControlMessage {

@@ -95,7 +95,7 @@ Result<std::string> read_all_at(int fd) {
   return content;
 }
 
-ssize_t send_with_fd(int socket, const void* bytes, std::size_t size, int fd) {
+ssize_t send_with_fd(int socket, const void* bytes, std::size_t size, int fd, int flags) {
   iovec part{const_cast<void*>(bytes), size};
   msghdr message{};
   message.msg_iov = &part;
@@ -110,7 +110,7 @@ ssize_t send_with_fd(int socket, const void* bytes, std::size_t size, int fd) {
     rights->cmsg_len = CMSG_LEN(sizeof fd);
     std::memcpy(CMSG_DATA(rights), &fd, sizeof fd);
   }
-  return ::sendmsg(socket, &message, MSG_NOSIGNAL);
+  return ::sendmsg(socket, &message, MSG_NOSIGNAL | flags);
 }
 
 ssize_t receive_with_fd(int socket, void* bytes, std::size_t size, UniqueFd& fd) {
@@ -120,7 +120,8 @@ ssize_t receive_with_fd(int socket, void* bytes, std::size_t size, UniqueFd& fd)
   message.msg_iovlen = 1;
   alignas(cmsghdr) char ancillary[CMSG_SPACE(sizeof(int))] = {};
   message.msg_control = ancillary;
-  message.msg_controllen = sizeof ancillary;
+  // Not all of the buffer: the system would put a second one into what is there for alignment.
+  message.msg_controllen = CMSG_LEN(sizeof(int));
   const ssize_t n = ::recvmsg(socket, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
   const cmsghdr* const with = n < 0 ? nullptr : CMSG_FIRSTHDR(&message);
   if (with != nullptr && with->cmsg_level == SOL_SOCKET && with->cmsg_type == SCM_RIGHTS) {

@@ -53,8 +53,8 @@ Result<UniqueFd> make_shared_memory(std::string_view name, std::size_t size);
 Result<std::string> read_all_at(int fd);
 
 // As send(), with a descriptor that arrives with the first byte; -1: none.
-ssize_t send_with_fd(int socket, const void* bytes, std::size_t size, int fd);
-// As recv(), without waiting; `fd` gets the descriptor that came with it, if one did.
+ssize_t send_with_fd(int socket, const void* bytes, std::size_t size, int fd, int flags = 0);
+// As recv(), without waiting; `fd` gets the first descriptor that came with it, if one did.
 ssize_t receive_with_fd(int socket, void* bytes, std::size_t size, UniqueFd& fd);
 
 Result<void> set_nonblocking(int fd, bool nonblocking);

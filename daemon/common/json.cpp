@@ -209,6 +209,7 @@ void members(Io& io, T& settings) {
   } else if constexpr (Is<T, GroupSettings>) {
     io("name", settings.name);
     io("handler", settings.handler);
+    io("handler_hash", settings.handler_hash);
     io("handler_copy", settings.handler_copy);
     io("handler_missing", settings.handler_missing);
     io("options_json", settings.options_json);

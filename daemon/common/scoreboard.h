@@ -152,6 +152,8 @@ const char* to_string(WorkerState state);
 // are replaced.
 inline constexpr std::size_t kMaxWorkerSlots = 384;
 
+inline constexpr std::uint64_t kFailedStart = 2;
+
 // A consumer that stands still for much longer hangs.
 inline constexpr std::chrono::seconds kProgress{2};
 
@@ -162,9 +164,10 @@ struct GroupBoard {
   std::atomic<std::uint32_t> state;
   std::atomic<std::uint32_t> workers_ready;
   std::atomic<std::uint32_t> workers_wanted;
+  std::atomic<std::uint64_t> settings_taken;  // the generation that the consumer goes by
   std::atomic<std::uint64_t> generation;  // ConsumerSettings::generation that all workers are of
-  // Workers of the latest generation that died before they had finished anything, with nothing
-  // inside that had taken down others.
+  // While no worker of the latest generation has finished a message: kFailedStart for each that
+  // died, and one for each that died over a message that had taken down others before.
   std::atomic<std::uint64_t> failed_starts;
   std::atomic<std::uint64_t>
       progress;  // grows with every turn of the loop: each kProgress at least

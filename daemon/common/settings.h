@@ -158,6 +158,7 @@ struct DelaySettings {
 struct GroupSettings {
   std::string name;
   std::string handler;              // as written; the file is <handlers_dir>/<handler>.so
+  std::string handler_hash;         // of that file's content; empty: not known
   std::string handler_copy;         // of that file, the one to load; empty: load the file itself
   std::string handler_missing;      // set: why there is none; the group waits for it
   std::string options_json = "{}";  // the `options:` map, as JSON

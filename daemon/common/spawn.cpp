@@ -34,6 +34,7 @@ rlimit first_limit{};
   if (::prctl(PR_SET_PDEATHSIG, options.parent_death_signal) < 0) fail(errno);
   if (::getppid() != parent) ::_exit(127);  // the parent died before prctl took effect
 
+  if (options.own_group && ::setpgid(0, 0) < 0) fail(errno);
   if (first_limit.rlim_max != 0) ::setrlimit(RLIMIT_NOFILE, &first_limit);
 
   sigset_t mask;

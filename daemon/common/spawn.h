@@ -30,6 +30,7 @@ struct SpawnOptions {
   std::vector<std::pair<int, int>> fds;  // ours -> the child's number; all others are closed
   std::vector<int> blocked_signals;      // kept waiting until the program is ready for them
   int parent_death_signal = SIGKILL;
+  bool own_group = false;  // it leads a process group of its own
 };
 
 // What may be sent to the whole process group at any moment. Our own programs start with them

@@ -152,8 +152,8 @@ Result<void> Consumer::set_up() {
     }
   };
   orders_events.on_pause = [this](bool on) { pause(on); };
-  orders_events.on_settings = [this](const ConsumerSettings& next, bool replace_workers) {
-    take_settings(next, replace_workers);
+  orders_events.on_settings = [this](const ConsumerSettings& next, ReplaceWorkers replace) {
+    take_settings(next, replace);
   };
   orders_events.on_trace = [this](int messages, UniqueFd output) {
     tracer_.start(messages, std::move(output));
@@ -275,39 +275,42 @@ void Consumer::autoscale() {
   const TimePoint now = Clock::now();
   autoscale_timer_.arm(now + Autoscaler::kInterval);
   if (is_quiet() || breaker_.paused(now)) return;
-  const int wanted = autoscaler_.decide({.wanted = pool_->wanted(),
-                                         .min = group.workers,
-                                         .max = group.workers_max,
-                                         .threads = group.threads,
-                                         .settled = pool_->settled(),
-                                         .full = no_room_ && !waiting_.empty(),
-                                         .calls = static_cast<int>(pool_->calls())},
-                                        now);
+  const int wanted =
+      autoscaler_.decide({.wanted = pool_->wanted(),
+                          .min = group.workers,
+                          .max = group.workers_max,
+                          .threads = group.threads,
+                          .settled = pool_->settled(),
+                          .full = no_room_ && !waiting_.empty() && !enough_at_workers(),
+                          .calls = static_cast<int>(pool_->calls())},
+                         now);
   scale(wanted);
 }
 
 // The supervisor sends only what can be changed while messages run; for the rest it starts another
 // consumer.
-void Consumer::take_settings(const ConsumerSettings& next, bool replace_workers) {
+void Consumer::take_settings(const ConsumerSettings& next, ReplaceWorkers replace) {
   if (phase_ != Phase::running) return;
+  const bool replaces = replace != ReplaceWorkers::no;
   log_info("configuration changed", {{"group", settings_.group.name},
                                      {"generation", next.generation},
-                                     {"workers", replace_workers ? "to be replaced" : "stay"}});
+                                     {"workers", replaces ? "to be replaced" : "stay"}});
   if (next.log.level != settings_.log.level) {
     set_log_level(next.log.level);
     pool_->set_log_level(next.log.level);
   }
   if (next.group.breaker != settings_.group.breaker) breaker_ = Breaker(next.group.breaker);
   settings_ = next;
+  board_.settings_taken.store(settings_.generation, std::memory_order_relaxed);
   patience_ = patience(settings_);
   if (settings_.group.workers_max > settings_.group.workers) {
     autoscale_timer_.arm(Clock::now());
   } else {
     scale(settings_.group.workers);
   }
-  pool_->settings_changed(replace_workers);
+  pool_->settings_changed(replace);
   count_windows();
-  if (failed_ && replace_workers) pool_->retry();
+  if (failed_ && replaces) pool_->retry();
   limit_timer_.arm(Clock::now());  // it may be over already
 }
 
@@ -390,6 +393,7 @@ int Consumer::run() {
     board_.last_error.set(done.error());
     return kExitTemporary;
   }
+  board_.settings_taken.store(settings_.generation, std::memory_order_relaxed);
   pool_->start();
   while (phase_ != Phase::done) {
     const bool more = turn();

@@ -36,7 +36,7 @@ class Consumer {
   Result<void> set_up();
   void scale(int workers);
   void autoscale();
-  void take_settings(const ConsumerSettings& next, bool replace_workers);
+  void take_settings(const ConsumerSettings& next, ReplaceWorkers replace);
   void count_windows();
   void pause(bool on);
   void fail(const std::string& reason, std::chrono::milliseconds pause);

@@ -9,7 +9,6 @@
 #include <iterator>
 #include <utility>
 
-#include "common/control.h"
 #include "common/json.h"
 #include "common/log.h"
 #include "common/spawn.h"
@@ -64,7 +63,9 @@ void Orders::read_control() {
     case ControlType::resume:
       if (events_.on_pause) events_.on_pause(message.type == ControlType::pause);
       break;
-    case ControlType::settings: take_settings(attached.get(), message.value != 0); break;
+    case ControlType::settings:
+      take_settings(attached.get(), static_cast<ReplaceWorkers>(message.value));
+      break;
     case ControlType::log_level: {
       const auto level = static_cast<LogLevel>(message.value);
       set_log_level(level);
@@ -80,16 +81,16 @@ void Orders::read_control() {
   }
 }
 
-void Orders::take_settings(int fd, bool replace_workers) {
+void Orders::take_settings(int fd, ReplaceWorkers replace) {
   const auto json = read_all_at(fd);
   const auto settings =
       json ? consumer_settings_from_json(*json) : Result<ConsumerSettings>(Error{json.error()});
   if (!settings) {
-    // Ours and of one build: only a lack of memory is left as a reason.
+    // Ours and of one build: only a lack of memory or of descriptors is left as a reason.
     log_error("cannot take other settings", {{"reason", settings.error()}});
     std::abort();  // our parent starts us again, with them
   }
-  if (events_.on_settings) events_.on_settings(*settings, replace_workers);
+  if (events_.on_settings) events_.on_settings(*settings, replace);
 }
 
 void Orders::report_change() {

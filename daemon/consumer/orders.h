@@ -7,6 +7,7 @@
 #include <memory>
 #include <optional>
 
+#include "common/control.h"
 #include "common/event_loop.h"
 #include "common/fd.h"
 #include "common/settings.h"
@@ -25,7 +26,7 @@ class Orders {
     std::function<void(int workers)> on_scale;
     std::function<void()> on_restart;
     std::function<void(bool)> on_pause;
-    std::function<void(const ConsumerSettings&, bool replace_workers)> on_settings;
+    std::function<void(const ConsumerSettings&, ReplaceWorkers)> on_settings;
     std::function<void(LogLevel)> on_log_level;
     std::function<void(int messages, UniqueFd output)> on_trace;
   };
@@ -35,7 +36,7 @@ class Orders {
  private:
   explicit Orders(Events events) : events_(std::move(events)) {}
   void read_control();
-  void take_settings(int fd, bool replace_workers);
+  void take_settings(int fd, ReplaceWorkers replace);
 
   Events events_;
   EventSource signal_sources_[5];

@@ -33,6 +33,9 @@ Result<void> Relay::set_up() {
     drain(limit.value_or(settings_.shutdown_timeout));
   };
   orders_events.on_stop = [this] { stop(); };
+  orders_events.on_settings = [](const ConsumerSettings& next, ReplaceWorkers) {
+    set_log_level(next.log.level);
+  };
   auto orders = Orders::create(*loop_, std::move(orders_events));
   if (!orders) return Error{orders.error()};
   orders_ = std::move(*orders);

@@ -238,6 +238,7 @@ void Session::begin_subscription(Channel& channel) {
   channel.steps = events_.steps(channel.settings, channel.open);
   channel.step = 0;
   channel.step_sent = false;
+  ++channel.subscription;
   channel.state = Channel::State::setting_up;
   if (!channel.open) {
     channel.settled = false;
@@ -331,16 +332,16 @@ Session::Channel* Session::probed_now() {
   return first == channels_.end() ? nullptr : &*first;
 }
 
-// Whose probe an answer is for; nullptr when its channel was lost meanwhile.
+// Whose probe an answer is for; nullptr when its channel was lost or paused meanwhile.
 Session::Channel* Session::answered_probe() {
   Channel& channel = channels_[probe_for_.first];
-  return channel.epoch == probe_for_.second && channel.probe_is_next() ? &channel : nullptr;
+  return channel.subscription == probe_for_.second && channel.probe_is_next() ? &channel : nullptr;
 }
 
 void Session::send_probe(Channel& channel) {
   if (probed_now() != &channel || probe_asked_) return;
   probe_asked_ = true;
-  probe_for_ = {queue_of(channel), channel.epoch};
+  probe_for_ = {queue_of(channel), channel.subscription};
   const Request request = probe_open_ ? channel.probe->next() : Request(ChannelOpen{});
   // A failure shows at the next read.
   (void)connection_->send(probe_number(), request);

@@ -119,7 +119,8 @@ class Session final : private ConnectionEvents {
     TimePoint retry_at{};  // while down: not before
     std::string trouble;   // why it is down, as logged
     std::optional<DeadLetterProbe> probe;
-    std::size_t probe_before = 0;  // which step
+    std::size_t probe_before = 0;    // which step
+    std::uint64_t subscription = 0;  // grows with each one begun
     bool has_step_to_send() const {
       return !step_sent &&
              (state == State::setting_up || state == State::cancelling || state == State::securing);
@@ -203,7 +204,7 @@ class Session final : private ConnectionEvents {
   bool close_sent_ = false;
   bool probe_open_ = false;
   bool probe_asked_ = false;
-  std::pair<std::uint16_t, std::uint64_t> probe_for_;  // queue and epoch of what was asked
+  std::pair<std::uint16_t, std::uint64_t> probe_for_;  // queue and subscription of what was asked
   std::vector<SettleOp> ops_;                          // scratch
   bool readable_ = false;
 

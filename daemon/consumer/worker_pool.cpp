@@ -89,16 +89,18 @@ void WorkerPool::restart() {
   pauses_.clear();  // whatever they were for, this is another attempt
 }
 
-void WorkerPool::settings_changed(bool replace) {
+void WorkerPool::settings_changed(ReplaceWorkers replace) {
   roster_due_ = tend_due_ = true;
-  if (replace) {
+  if (replace != ReplaceWorkers::no) {
     board_.failed_starts.store(0, std::memory_order_relaxed);
-    refused_ = false;
+    refused_ = has_finished_ = false;
     restart();
   }
-  for (Slot& slot : slots_) {
+  for (std::size_t i = 0; i < slots_.size(); ++i) {
+    Slot& slot = slots_[i];
     if (slot.process == nullptr) continue;
-    if (!replace) slot.generation = settings_.generation;
+    if (replace == ReplaceWorkers::no) slot.generation = settings_.generation;
+    if (replace == ReplaceWorkers::old_at_once && !slot.leaving) let_go(static_cast<int>(i));
     set_limits(slot);
   }
   show_generation();
@@ -371,12 +373,12 @@ void WorkerPool::set_ready_count() {
   show_generation();
 }
 
-// The new workers of a reload die before they have done anything, and not over a message that has
-// taken down others.
+// The new workers of a reload die, and none has done anything. A message that has taken down others
+// before may be to blame, but not for long: they may have been of these.
 void WorkerPool::count_failed_start(const Slot& slot, const WorkerDeath& death) {
-  if (slot.generation != settings_.generation || death.worked) return;
-  if (death.had_message && death.known) return;
-  board_.failed_starts.fetch_add(1, std::memory_order_relaxed);
+  if (slot.generation != settings_.generation || has_finished_) return;
+  board_.failed_starts.fetch_add(death.had_message && death.known ? 1 : kFailedStart,
+                                 std::memory_order_relaxed);
   Orders::report_change();
 }
 
@@ -628,6 +630,7 @@ void WorkerPool::collect() {
     if (slot.process == nullptr) continue;
     while (slot.process->next_outcome(table_, outcome)) {
       if (!outcome.not_started && !outcome.settled) {
+        has_finished_ = has_finished_ || slot.generation == settings_.generation;
         slot.mean_ns = updated_mean(slot.mean_ns, outcome.duration_ns);
       }
       events_.on_outcome(outcome);

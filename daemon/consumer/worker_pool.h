@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "common/control.h"
 #include "common/event_loop.h"
 #include "common/settings.h"
 #include "consumer/delivery_table.h"
@@ -50,8 +51,8 @@ class WorkerPool {
   int wanted() const { return wanted_; }
   // Replaces every worker: new ones first, then the old ones finish what they have and leave.
   void restart();
-  // The settings are other ones now. `replace`: in a way that only new workers can follow.
-  void settings_changed(bool replace);
+  // The settings are other ones now.
+  void settings_changed(ReplaceWorkers replace);
   void set_log_level(LogLevel level);
   // After on_crash_loop: workers are started again, and given up again at the next such death.
   void retry();
@@ -205,7 +206,8 @@ class WorkerPool {
   bool ever_ready_ = false;  // a worker of this group has been ready
   bool stopping_ = false;
   bool refused_ = false;
-  bool given_up_ = false;  // until retry()
+  bool given_up_ = false;      // until retry()
+  bool has_finished_ = false;  // a worker of the latest settings, a message
   bool has_batch_ = false;
   bool keep_fresh_ = false;
   std::string handler_name_, handler_version_, handler_file_;

@@ -153,7 +153,12 @@ void ControlServer::on_event(std::uint64_t id, std::uint32_t events) {
   const auto found = connections_.find(id);
   if (found == connections_.end()) return;
   Connection& connection = found->second;
-  if (!connection.ending && (events & (EPOLLIN | EPOLLHUP | EPOLLERR)) != 0) read(connection);
+  if (connection.waiting) {
+    // Only that it has gone is looked at meanwhile.
+    connection.over = (events & (EPOLLHUP | EPOLLERR)) != 0;
+  } else if (!connection.ending && (events & (EPOLLIN | EPOLLHUP | EPOLLERR)) != 0) {
+    read(connection);
+  }
   if (!connection.over) write(connection);
   if (connection.over) {  // a source must not go inside its own callback
     connection.source.stop();
@@ -165,10 +170,11 @@ void ControlServer::read(Connection& connection) {
   char bytes[4096];
   const ssize_t n =
       receive_with_fd(connection.socket.get(), bytes, sizeof bytes, connection.attached);
+  if (!connection.client.may_act) connection.attached.reset();
   if (n < 0 && (errno == EAGAIN || errno == EINTR)) return;
   if (n <= 0) {
     // What it still wants to hear it may have closed only its own side for.
-    connection.over = n < 0 || (connection.output.empty() && !connection.waiting);
+    connection.over = n < 0 || connection.output.empty();
     connection.ending = true;
     return;
   }
@@ -252,7 +258,8 @@ void ControlServer::write(Connection& connection) {
       answer_lines(connection);  // another line may be there already: its answer goes next time
     }
   }
-  connection.source.set_events(connection.output.empty() ? EPOLLIN : EPOLLOUT);
+  const std::uint32_t wanted = connection.output.empty() ? EPOLLIN : EPOLLOUT;
+  connection.source.set_events(connection.waiting ? 0 : wanted);
 }
 
 void ControlServer::tend() {

@@ -49,10 +49,10 @@ constexpr std::chrono::minutes kFailedPause{5};
 // A consumer whose loop has not turned during so many samples, about a second each, hangs. They are
 // counted, not timed: when this process itself was stopped the consumer may have been, too.
 constexpr int kHung = 10;
-// A new handler is on trial for so long, and so many of its workers may die before they have done
+// A new handler is on trial for so long, and so many of its workers may die before any has done
 // anything.
 constexpr std::chrono::minutes kTrial{1};
-constexpr std::uint64_t kMaxFailedStarts = 3;
+constexpr std::uint64_t kMaxFailedStarts = 3 * kFailedStart;
 
 std::uint64_t value(const std::atomic<std::uint64_t>& counter) {
   return counter.load(std::memory_order_relaxed);
@@ -192,7 +192,10 @@ void Group::on_exit() {
   state_ = State::down;
   const bool clean = end && !end->signalled && end->code == kExitOk;
   const bool refused = end && !end->signalled && end->code == kExitRefused;
-  if (refused) {
+  if (refused && !stopping_ && value(board_->settings_taken) != settings_.generation) {
+    // It has not heard of the settings that came while it was ending.
+    start_later("the consumer was refused: " + board_->last_error.get());
+  } else if (refused) {
     state_ = State::refused;
     log_error("group will not be started again",
               {{"group", name()}, {"reason", board_->last_error.get()}});
@@ -263,12 +266,12 @@ int Group::workers_wanted() const {
 }
 
 void Group::scale(int workers) {
-  settings_.group.workers = workers;
+  told_.workers = settings_.group.workers = workers;
   send(ControlType::scale, workers);
 }
 
 void Group::pause(bool on) {
-  settings_.paused = on;
+  told_.paused = settings_.paused = on;
   send(on ? ControlType::pause : ControlType::resume);
 }
 
@@ -402,11 +405,11 @@ GroupStatus Group::status() const {
 void Group::send(ControlType type, std::int64_t value, int fd) {
   if (state_ != State::running) return;
   const ControlMessage message{type, 0, value};
-  // Fails only for a consumer that is at its end, which its pidfd tells, or that has stood still
-  // for long.
-  if (send_with_fd(control_.get(), &message, sizeof message, fd) < 0 && errno == EAGAIN) {
-    log_error("a consumer does not read what it is told", {{"group", name()}});
-  }
+  if (send_with_fd(control_.get(), &message, sizeof message, fd, MSG_DONTWAIT) >= 0) return;
+  if (errno != EAGAIN && errno != ENOBUFS) return;  // it is at its end, which its pidfd tells
+  log_error("killing a consumer that does not read what it is told",
+            {{"group", name()}, {"consumer_pid", child_.pid}});
+  ::kill(child_.pid, SIGKILL);
 }
 
 bool Group::running() const {
@@ -440,62 +443,88 @@ void Group::stop_now() {
 
 // ---- Other settings
 
-void Group::apply(const ConsumerSettings& from_file, GroupChange change) {
-  const bool other_handler = change == GroupChange::workers;
-  if (other_handler) {
-    previous_ = std::make_unique<ConsumerSettings>(from_file_);
-    previous_copy_ = std::move(copy_);
-    changed_at_ = Clock::now();
+void Group::set_settings(const ConsumerSettings& from_file) {
+  const bool same_workers = from_file.group.workers == from_file_.group.workers &&
+                            from_file.group.workers_max == from_file_.group.workers_max;
+  if (!same_workers) told_.workers.reset();
+  const std::uint64_t generation = settings_.generation + 1;
+  from_file_ = from_file;
+  settings_ = from_file;
+  settings_.generation = generation;
+  settings_.paused = told_.paused;
+  if (told_.workers) settings_.group.workers = *told_.workers;
+  if (told_.log_level) settings_.log.level = *told_.log_level;
+}
+
+// What it had before the first of several changes that have not proved good.
+void Group::keep_previous(const ConsumerSettings& settings) {
+  changed_at_ = Clock::now();
+  if (previous_ != nullptr || !settings.group.handler_missing.empty()) return;
+  previous_ = std::make_unique<ConsumerSettings>(settings);
+  previous_copy_.reset();
+  if (settings.group.handler_copy.empty()) return;
+  if (auto held = hold_copy(settings.group.handler_copy)) previous_copy_ = std::move(*held);
+}
+
+void Group::apply(const ConsumerSettings& from_file, GroupChange change, bool rolls_back) {
+  auto replace = ReplaceWorkers::no;
+  if (change == GroupChange::workers) {
+    replace = rolls_back ? ReplaceWorkers::old_at_once : ReplaceWorkers::new_first;
+    keep_previous(from_file_);
     board_->failed_starts.store(0, std::memory_order_relaxed);
   }
-  ConsumerSettings next = from_file;
-  // What was said by `lope scale` holds until the file says something else.
-  if (from_file.group.workers == from_file_.group.workers) {
-    next.group.workers = settings_.group.workers;
-  }
-  next.paused = settings_.paused;
-  next.generation = settings_.generation + 1;
-  from_file_ = from_file;
-  settings_ = std::move(next);
+  set_settings(from_file);
   hold();
-  note_.clear();
+  forget_roll_back();
   if (state_ == State::running) {
-    auto json = make_memfd("lope-consumer-settings", to_json(settings_));
-    if (json) {
-      send(ControlType::settings, other_handler ? 1 : 0, json->get());
-      return;
-    }
-    log_error("killing a consumer that cannot be told of its settings",
-              {{"group", name()}, {"reason", json.error()}});
-    ::kill(child_.pid, SIGKILL);  // the next one gets them
+    tell_settings(replace);
     return;
   }
   deaths_ = 0;
-  if (state_ == State::refused) state_ = State::down;
   restart_timer_.disarm();
+  if (state_ == State::refused) state_ = State::down;
+  start();
+}
+
+void Group::tell_settings(ReplaceWorkers replace) {
+  auto json = make_memfd("lope-consumer-settings", to_json(settings_));
+  if (json) {
+    send(ControlType::settings, static_cast<std::int64_t>(replace), json->get());
+    return;
+  }
+  log_error("killing a consumer that cannot be told of its settings",
+            {{"group", name()}, {"reason", json.error()}});
+  ::kill(child_.pid, SIGKILL);  // the next one gets them
+}
+
+void Group::try_again() {
+  if (state_ != State::refused) return;
+  state_ = State::down;
+  deaths_ = 0;
   start();
 }
 
 void Group::follow(std::unique_ptr<Group> old, bool old_first) {
-  if (from_file_.group.workers == old->from_file_.group.workers) {
-    settings_.group.workers = old->settings_.group.workers;
-  }
-  settings_.paused = old->settings_.paused;
-  settings_.generation = old->settings_.generation + 1;
-  const GroupSettings& before = old->from_file_.group;
-  if (before.handler_copy != from_file_.group.handler_copy ||
-      before.options != from_file_.group.options) {
-    previous_ = std::make_unique<ConsumerSettings>(old->from_file_);
-    if (auto held = hold_copy(before.handler_copy)) previous_copy_ = std::move(*held);
-    changed_at_ = Clock::now();
-  }
+  const ConsumerSettings next = from_file_;
+  from_file_ = old->from_file_;
+  told_ = old->told_;
+  settings_.generation = old->settings_.generation;
+  set_settings(next);
+  previous_ = std::move(old->previous_);
+  previous_copy_ = std::move(old->previous_copy_);
+  keep_previous(old->from_file_);
   samples_ = old->samples_;
   before_ = std::move(old);
   old_first_ = old_first;
 }
 
+bool Group::has_to_go_before(const GroupSettings& next) const {
+  return one_at_a_time(from_file_.group, next) ||
+         (before_ != nullptr && before_->has_to_go_before(next));
+}
+
 void Group::tend() {
-  if (before_ == nullptr) return;
+  if (before_ == nullptr || stopping_) return;
   before_->tend();
   if (!before_->running()) {
     earlier_ = before_->counts();
@@ -522,25 +551,48 @@ std::string Group::unfinished() const {
 
 std::string Group::failure() const {
   if (!note_.empty()) return "group '" + name() + "': " + note_;
-  const bool failed = state_ == State::refused || state_ == State::failed ||
-                      (state_ == State::running && state_on_board() == GroupState::failed);
+  // What the board says of a consumer that has not taken the latest settings yet is old.
+  const bool failed_now = state_ == State::running && state_on_board() == GroupState::failed &&
+                          value(board_->settings_taken) == settings_.generation;
+  const bool failed = state_ == State::refused || state_ == State::failed || failed_now;
   return failed ? "group '" + name() + "': " + trouble() : std::string();
 }
 
-void Group::set_log_level(LogLevel level) {
-  settings_.log.level = level;
-  send(ControlType::log_level, static_cast<std::int64_t>(level));
+void Group::set_log_level(std::optional<LogLevel> level) {
   if (before_ != nullptr) before_->set_log_level(level);
+  told_.log_level = level;
+  const LogLevel now = level.value_or(from_file_.log.level);
+  if (now == settings_.log.level) return;
+  settings_.log.level = now;
+  send(ControlType::log_level, static_cast<std::int64_t>(now));
 }
 
 std::string Group::to_roll_back() const {
-  if (previous_ == nullptr || value(board_->failed_starts) < kMaxFailedStarts) return {};
+  if (previous_ == nullptr) return {};
+  if (state_ == State::refused) return "it is refused: " + board_->last_error.get();
+  if (value(board_->failed_starts) < kMaxFailedStarts) return {};
   return "its new workers die at once: " + board_->last_failure.get();
 }
 
-ConsumerSettings Group::take_previous() {
+ConsumerSettings Group::roll_back(const std::string& why) {
   const std::unique_ptr<ConsumerSettings> previous = std::move(previous_);
+  log_error("rolled back", {{"group", name()},
+                            {"reason", why},
+                            {"handler", previous->group.handler},
+                            {"file", previous->group.handler_copy}});
   return *previous;
+}
+
+void Group::set_rolled_back(const std::string& why, std::string rejected_hash) {
+  previous_.reset();
+  previous_copy_.reset();
+  note_ = "rolled back: " + why;
+  rejected_hash_ = std::move(rejected_hash);
+}
+
+void Group::forget_roll_back() {
+  note_.clear();
+  rejected_hash_.clear();
 }
 
 void Group::signal(int signal) {

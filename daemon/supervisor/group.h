@@ -5,6 +5,7 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -81,23 +82,35 @@ class Group {
   // ---- Other settings
   // As the file has them.
   const ConsumerSettings& from_file() const { return from_file_; }
-  // Takes what change_between() does not call a change of consumers.
-  void apply(const ConsumerSettings& from_file, GroupChange change);
+  // Takes what change_between() does not call a change of consumers. `rolls_back`: the workers that
+  // it has are no good.
+  void apply(const ConsumerSettings& from_file, GroupChange change, bool rolls_back = false);
   // For those. Takes over what was told to the old one; it is drained when this one consumes, or
   // before this one starts.
   void follow(std::unique_ptr<Group> old, bool old_first);
   // The old one: is it to go, or gone? Call when something has changed.
   void tend();
+  // A refused one: again, the cause may be gone.
+  void try_again();
+  // One of its consumers has a queue that `next` cannot have as long as it is there.
+  bool has_to_go_before(const GroupSettings& next) const;
   // Everything is as the latest settings say; otherwise what is missing.
   std::string unfinished() const;
-  // The new handler dies at once: set to why. The settings before it are there, to go back to.
-  std::string to_roll_back() const;
-  ConsumerSettings take_previous();
-  void forget_previous() { previous_.reset(); }
   // Why it will not work as it should: refused, failed, rolled back. Empty: it does, or may still.
   std::string failure() const;
-  void set_log_level(LogLevel level);
-  void set_note(std::string note) { note_ = std::move(note); }
+  // Why it should go back to the settings before the latest; empty: it should not, or has none.
+  std::string to_roll_back() const;
+  // Those. From then on the handler that it has now is not taken unasked.
+  ConsumerSettings roll_back(const std::string& why);
+  bool has_rejected(const GroupSettings& next) const {
+    return !rejected_hash_.empty() && next.handler_hash == rejected_hash_;
+  }
+  // After that, with the hash of the handler's file that was no good.
+  void set_rolled_back(const std::string& why, std::string rejected_hash);
+  // That it was rolled back is over: the file says what it has.
+  void forget_roll_back();
+  // Nothing: the level of its settings.
+  void set_log_level(std::optional<LogLevel> level);
 
  private:
   Group(EventLoop& loop, ConsumerSettings settings, const Programs& programs,
@@ -109,6 +122,9 @@ class Group {
   std::uint64_t settled() const;
   GroupState state_on_board() const;
   void hold();
+  void set_settings(const ConsumerSettings& from_file);
+  void keep_previous(const ConsumerSettings& settings);
+  void tell_settings(ReplaceWorkers replace);
   std::uint64_t of_drain(std::atomic<std::uint64_t> GroupBoard::*counter) const;
 
   // Counted since the daemon started, by the consumers before this one.
@@ -122,8 +138,14 @@ class Group {
   Counts counts() const;
 
   EventLoop& loop_;
-  ConsumerSettings settings_;
+  ConsumerSettings settings_;  // the file's, with what was told
   ConsumerSettings from_file_;
+  // By commands; as long as the file says nothing else.
+  struct Told {
+    std::optional<int> workers;
+    std::optional<LogLevel> log_level;
+    bool paused = false;
+  } told_;
   const Programs programs_;
   std::vector<std::string> environment_;
   std::function<void()> on_change_;
@@ -154,6 +176,7 @@ class Group {
   UniqueFd previous_copy_;
   TimePoint changed_at_{};
   std::string note_;
+  std::string rejected_hash_;
 };
 
 }  // namespace lope::supervisor

@@ -19,15 +19,15 @@ GroupChange change_between(const ConsumerSettings& before, const ConsumerSetting
   GroupSettings& group = same.group;
   same.generation = after.generation;
   same.paused = after.paused;
-  if (same == after) return GroupChange::none;
-
-  same.shutdown_timeout = after.shutdown_timeout;
-  same.log.level = after.log.level;
   if (!after.relay) {  // what only the relay goes by
     same.delays.relay = after.delays.relay;
     same.delays.retry = after.delays.retry;
     same.delays.give_up = after.delays.give_up;
   }
+  if (same == after) return GroupChange::none;
+
+  same.shutdown_timeout = after.shutdown_timeout;
+  same.log.level = after.log.level;
   group.workers = after.group.workers;
   group.workers_max = after.group.workers_max;
   group.batch_wait = after.group.batch_wait;
@@ -47,6 +47,7 @@ GroupChange change_between(const ConsumerSettings& before, const ConsumerSetting
 
   same.handlers_dir = after.handlers_dir;
   group.handler = after.group.handler;
+  group.handler_hash = after.group.handler_hash;
   group.handler_copy = after.group.handler_copy;
   group.handler_missing = after.group.handler_missing;
   group.options_json = after.group.options_json;
@@ -61,7 +62,9 @@ bool one_at_a_time(const GroupSettings& before, const GroupSettings& after) {
   const auto serves_one = [](const QueueSettings& queue) {
     if (!queue.declare) return false;
     const AmqpValue* const single = find(queue.declaration.arguments, "x-single-active-consumer");
-    return queue.declaration.exclusive || (single != nullptr && *single == AmqpValue{true});
+    if (queue.declaration.exclusive) return true;
+    // One that goes with its last consumer must not lose it; a second one only waits there.
+    return !queue.declaration.auto_delete && single != nullptr && *single == AmqpValue{true};
   };
   return std::ranges::any_of(before.queues, [&](const QueueSettings& old) {
     return std::ranges::any_of(after.queues, [&](const QueueSettings& queue) {

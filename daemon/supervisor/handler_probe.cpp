@@ -21,6 +21,7 @@ namespace {
 
 // For destroy().
 constexpr std::chrono::seconds kEndingGrace{5};
+constexpr int kMostReads = 1000;  // of 64 KiB each
 
 }  // namespace
 
@@ -36,6 +37,8 @@ Result<std::unique_ptr<HandlerProbe>> HandlerProbe::start(
   std::unique_ptr<HandlerProbe> made(new HandlerProbe(settings, group, std::move(done)));
   WorkerSettings worker;
   worker.group = group.name;
+  worker.worker_index = kMaxWorkerSlots;  // that no worker has
+  worker.threads = group.threads;
   worker.handlers_dir = settings.handlers_dir;
   worker.handler = group.handler;
   worker.handler_copy = group.handler_copy;
@@ -68,6 +71,7 @@ Result<std::unique_ptr<HandlerProbe>> HandlerProbe::start(
                  {board_fd.get(), kScoreboardFd}, {link->second.get(), kLinkFd},
                  {wake->get(), kWakeFd}};
   options.blocked_signals.assign(std::begin(kGroupSignals), std::end(kGroupSignals));
+  options.own_group = true;
   auto child = spawn(options);
   if (!child) return Error{child.error()};
   made->child_ = std::move(*child);
@@ -89,24 +93,36 @@ Result<std::unique_ptr<HandlerProbe>> HandlerProbe::start(
 }
 
 HandlerProbe::~HandlerProbe() {
-  if (child_.pid < 0) return;
+  if (child_.pid <= 0) return;
   ::kill(child_.pid, SIGKILL);
-  (void)reap(child_);
+  (void)end_all();
 }
 
-void HandlerProbe::read_link() {
+// It, and what its handler has started.
+Result<ChildEnd> HandlerProbe::end_all() {
+  ::kill(-child_.pid, SIGKILL);  // before it is reaped its number is nobody else's
+  const auto end = reap(child_);
+  child_.pid = -1;
+  return end;
+}
+
+// False: nothing more is there now, or ever.
+bool HandlerProbe::read_link() {
+  if (link_source_.stopped()) return false;
   const auto status = frames_.read(link_.get());
-  if (!status || *status == FrameReader::Status::end) {
+  if (status && *status == FrameReader::Status::would_block) return false;
+  // What is far more than it could have to say is not kept.
+  if (!status || *status == FrameReader::Status::end || ++reads_ > kMostReads) {
     link_source_.stop();  // its pidfd tells the rest
-    return;
+    return false;
   }
   while (true) {
     const auto frame = frames_.next();
     if (!frame) {
       link_source_.stop();
-      return;
+      return false;
     }
-    if (!frame->has_value()) return;
+    if (!frame->has_value()) return true;
     const std::string_view payload = (*frame)->payload;
     switch ((*frame)->head.type) {
       case FrameType::ready: on_ready(); break;
@@ -135,17 +151,18 @@ void HandlerProbe::on_ready() {
 }
 
 void HandlerProbe::on_timer() {
+  if (child_.pid <= 0) return;
   late_ = true;
   ::kill(child_.pid, SIGKILL);
 }
 
 void HandlerProbe::on_exit() {
-  if (!link_source_.stopped()) read_link();  // its last words
+  while (read_link()) {  // its last words
+  }
   exit_source_.stop();
   link_source_.stop();
   timer_.disarm();
-  const auto end = reap(child_);
-  child_.pid = -1;
+  const auto end = end_all();
   const std::string how = end ? end->to_string() : end.error();
   const auto stage = static_cast<WorkerStage>(board_->stage.load(std::memory_order_acquire));
   std::string reason;

@@ -32,7 +32,8 @@ class HandlerProbe {
 
  private:
   HandlerProbe(const Settings& settings, const GroupSettings& group, Done done);
-  void read_link();
+  bool read_link();
+  Result<ChildEnd> end_all();
   void on_ready();
   void on_exit();
   void on_timer();
@@ -46,6 +47,7 @@ class HandlerProbe {
   BoardMapping<WorkerBoard> board_;
   FrameReader frames_;
   std::string failure_;
+  int reads_ = 0;
   bool ready_ = false;
   bool late_ = false;
   EventSource link_source_;

@@ -12,7 +12,6 @@
 #include <filesystem>
 #include <map>
 #include <system_error>
-#include <tuple>
 
 #define XXH_INLINE_ALL
 #include <xxhash.h>
@@ -24,8 +23,20 @@ namespace lope::supervisor {
 
 namespace {
 
+namespace fs = std::filesystem;
+
 constexpr std::size_t kMaxFile = std::size_t{1} << 30;
 constexpr std::time_t kKept = 3600;  // seconds
+
+// As far as it can be read.
+std::vector<fs::path> entries_of(const fs::path& folder) {
+  std::vector<fs::path> entries;
+  std::error_code error;
+  for (fs::directory_iterator at(folder, error), end; !error && at != end; at.increment(error)) {
+    entries.push_back(at->path());
+  }
+  return entries;
+}
 
 std::string folder_of(const std::string& cache_dir) { return cache_dir + "/handlers"; }
 
@@ -87,17 +98,16 @@ Result<void> write_file(const std::string& path, const std::string& content) {
   return {};
 }
 
-// Of a file that find_plugin() has found good.
-Result<std::string> keep(const PluginFile& file, const std::string& name,
-                         const std::string& folder) {
-  const auto content = read_file(file.path);
-  if (!content) return Error{content.error()};
-  const std::string own_folder = folder + "/" + hash_of(*content);
-  if (auto made = make_folders(own_folder); !made) return Error{made.error()};
-  const std::string path = own_folder + "/" + name + ".so";
+// The copy's path, of a file that find_plugin() has found good.
+Result<std::string> keep(const std::string& content, const std::string& hash,
+                         const std::string& name, const std::string& cache_dir) {
+  if (cache_dir.empty()) return Error{"no cache folder is known"};
+  const std::string folder = folder_of(cache_dir) + "/" + hash;
+  if (auto made = make_folders(folder); !made) return Error{made.error()};
+  const std::string path = folder + "/" + name + ".so";
   // One that is there may have been cut by a full disk or a crash of the machine.
-  if (const auto there = read_file(path); !there || *there != *content) {
-    if (auto written = write_file(path, *content); !written) return Error{written.error()};
+  if (const auto there = read_file(path); !there || *there != content) {
+    if (auto written = write_file(path, content); !written) return Error{written.error()};
   }
   (void)::utimensat(AT_FDCWD, path.c_str(), nullptr, 0);  // looked at: see tidy_copies()
   // Its folders must be as safe as those of the file.
@@ -111,6 +121,34 @@ bool is_missing(const std::string& handlers_dir, const std::string& handler) {
   struct stat status {};
   const std::string path = handlers_dir + "/" + handler + ".so";
   return ::stat(path.c_str(), &status) < 0 && errno == ENOENT;
+}
+
+// What is known of one handler's file.
+struct Kept {
+  std::string hash, copy, missing, trouble;
+};
+
+Kept look_at(const std::string& handlers_dir, const std::string& handler,
+             const std::string& cache_dir) {
+  Kept kept;
+  const auto file = find_plugin(handlers_dir, handler);
+  if (!file) {
+    if (is_missing(handlers_dir, handler)) kept.missing = file.error();
+    return kept;
+  }
+  const auto in_place = [&](const std::string& why) {
+    kept.trouble = "handler '" + file->path + "': " + why +
+                   ", so it is loaded from where it is: do not overwrite it while it runs";
+    return kept;
+  };
+  const auto content = read_file(file->path);
+  if (!content) return in_place("no private copy: " + content.error());
+  kept.hash = hash_of(*content);
+  if (file->looks_around) return in_place("its run path has $ORIGIN");
+  auto copy = keep(*content, kept.hash, handler, cache_dir);
+  if (!copy) return in_place("no private copy: " + copy.error());
+  kept.copy = std::move(*copy);
+  return kept;
 }
 
 }  // namespace
@@ -131,33 +169,17 @@ std::string default_cache_dir() {
 
 std::vector<std::string> keep_handlers(Settings& settings, const std::string& cache_dir) {
   std::vector<std::string> troubles;
-  std::map<std::string, std::pair<std::string, std::string>> known;  // copy and what is missing
+  std::map<std::string, Kept> known;
   for (GroupSettings& group : settings.groups) {
-    auto found = known.find(group.handler);
-    if (found == known.end()) {
-      std::pair<std::string, std::string> kept;
-      const auto file = find_plugin(settings.handlers_dir, group.handler);
-      if (!file) {
-        if (is_missing(settings.handlers_dir, group.handler)) kept.second = file.error();
-      } else if (file->looks_around) {
-        troubles.push_back("handler '" + file->path +
-                           "': its run path has $ORIGIN, so it is loaded from where it is: "
-                           "do not overwrite it while it runs");
-      } else {
-        auto copy = cache_dir.empty() ? Result<std::string>(Error{"no cache folder is known"})
-                                      : keep(*file, group.handler, folder_of(cache_dir));
-        if (copy) {
-          kept.first = std::move(*copy);
-        } else {
-          troubles.push_back("handler '" + file->path +
-                             "': no private copy, so it is loaded from where it is: do not "
-                             "overwrite it while it runs: " +
-                             copy.error());
-        }
-      }
-      found = known.emplace(group.handler, std::move(kept)).first;
+    const auto [found, is_new] = known.try_emplace(group.handler);
+    Kept& kept = found->second;
+    if (is_new) {
+      kept = look_at(settings.handlers_dir, group.handler, cache_dir);
+      if (!kept.trouble.empty()) troubles.push_back(kept.trouble);
     }
-    std::tie(group.handler_copy, group.handler_missing) = found->second;
+    group.handler_hash = kept.hash;
+    group.handler_copy = kept.copy;
+    group.handler_missing = kept.missing;
   }
   return troubles;
 }
@@ -172,18 +194,17 @@ Result<UniqueFd> hold_copy(const std::string& path) {
 }
 
 void tidy_copies(const std::string& cache_dir) {
-  namespace fs = std::filesystem;
-  std::error_code error;
-  for (const auto& folder : fs::directory_iterator(folder_of(cache_dir), error)) {
-    for (const auto& entry : fs::directory_iterator(folder.path(), error)) {
+  if (cache_dir.empty()) return;
+  for (const fs::path& folder : entries_of(folder_of(cache_dir))) {
+    for (const fs::path& path : entries_of(folder)) {
       const UniqueFd file(
-          ::open(entry.path().c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY));
+          ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY));
       struct stat status {};
       if (!file.valid() || ::fstat(file.get(), &status) < 0 || !S_ISREG(status.st_mode)) continue;
       if (std::time(nullptr) - status.st_mtime < kKept) continue;
-      if (::flock(file.get(), LOCK_EX | LOCK_NB) == 0) ::unlink(entry.path().c_str());
+      if (::flock(file.get(), LOCK_EX | LOCK_NB) == 0) ::unlink(path.c_str());
     }
-    ::rmdir(folder.path().c_str());  // fails unless it is empty
+    ::rmdir(folder.c_str());  // fails unless it is empty
   }
 }
 

@@ -16,8 +16,8 @@ namespace lope::supervisor {
 // empty: none of them says where.
 std::string default_cache_dir();
 
-// Sets handler_copy or handler_missing of each group, as its file is now; both stay empty for a
-// file that cannot be a handler, which its worker refuses with the reason. Copies go to
+// Sets handler_hash, handler_copy and handler_missing of each group, as its file is now; all stay
+// empty for a file that cannot be a handler, which its worker refuses with the reason. Copies go to
 // `<cache_dir>/handlers/<hash>`, made when they are missing. Returns why some handlers are loaded
 // without one. Slow: it reads the files.
 std::vector<std::string> keep_handlers(Settings& settings, const std::string& cache_dir);

@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <sys/epoll.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
@@ -63,12 +64,14 @@ LoadReport load(const std::string& config) {
   for (std::string& trouble : keep_handlers(report.settings, default_cache_dir())) {
     report.warnings.push_back(std::move(trouble));
   }
+  tidy_copies(default_cache_dir());
   return report;
 }
 
 }  // namespace
 
 int run_load_child(const std::string& config) {
+  ::prctl(PR_SET_DUMPABLE, 0);  // it has the broker's password
   limit_this_process();
   const std::string text = to_json(load(config));
   std::size_t written = 0;
@@ -117,6 +120,7 @@ Result<std::unique_ptr<LoadChild>> LoadChild::start(EventLoop& loop, int program
   if (!exit) return Error{exit.error()};
   made->exit_source_ = std::move(*exit);
   auto timer = loop.make_timer([self] {
+    if (self->child_.pid <= 0) return;
     self->late_ = true;
     ::kill(self->child_.pid, SIGKILL);
   });
@@ -148,6 +152,7 @@ void LoadChild::read_report() {
 void LoadChild::on_exit() {
   read_report();
   exit_source_.stop();
+  timer_.disarm();
   const Result<LoadReport> ended = result();
   const Done done = std::move(done_);
   done(ended);

@@ -51,16 +51,16 @@ void Reload::choose_probes() {
     GroupSettings& group = groups[i];
     const GroupSettings* const before = group_in(current_, group.name);
     const bool had_one = before != nullptr && before->handler_missing.empty();
-    if (!group.handler_missing.empty()) {
-      if (had_one && before->handler == group.handler && !before->handler_copy.empty()) {
+    if (!group.handler_missing.empty() && had_one) {
+      if (before->handler == group.handler && !before->handler_copy.empty()) {
         keep_old(i, group.handler_missing);
-      } else if (had_one) {
+      } else {
         verdict_.errors.push_back("group '" + group.name + "': " + group.handler_missing);
       }
-      continue;  // a group that has none waits for it
     }
+    if (!group.handler_missing.empty()) continue;  // a group that has none waits for it
     const bool same =
-        had_one && before->handler == group.handler && before->handler_copy == group.handler_copy &&
+        had_one && before->handler == group.handler && before->handler_hash == group.handler_hash &&
         before->options == group.options && current_.handlers_dir == verdict_.settings.handlers_dir;
     if (!same) to_probe_.push_back(i);
   }
@@ -100,6 +100,7 @@ void Reload::keep_old(std::size_t index, const std::string& reason) {
   const GroupSettings* const before = group_in(current_, group.name);
   verdict_.warnings.push_back(reason);
   if (before == nullptr) return;
+  group.handler_hash = before->handler_hash;
   group.handler_copy = before->handler_copy;
   group.handler_missing = before->handler_missing.empty() ? std::string() : reason;
 }

@@ -13,7 +13,6 @@
 #include "common/exit_code.h"
 #include "common/log.h"
 #include "common/text.h"
-#include "supervisor/handler_store.h"
 #include "supervisor/notify.h"
 
 namespace lope::supervisor {
@@ -116,7 +115,6 @@ int Supervisor::run() {
     return kExitTemporary;
   }
   if (!serve_control()) return kExitRefused;
-  tidy_copies(default_cache_dir());
   watch_handlers();
   log_info("starting",
            {{"version", LOPE_VERSION}, {"groups", groups_.size()}, {"process_group", ::getpgrp()}});
@@ -322,6 +320,7 @@ void Supervisor::judge() {
   }
   // Without somebody who looks after its file a group waits for good.
   const auto refused = [this](const auto& group) {
+    if (group->running()) return false;
     return group->state() == Group::State::refused ||
            (group->state() == Group::State::waiting && !settings_.watch);
   };
@@ -422,7 +421,10 @@ void Supervisor::on_deadline() {
 // ---- Other settings
 
 void Supervisor::reload(bool handlers, std::optional<Asker> asker) {
-  if (phase_ != Phase::running || all_refused_) return;
+  if (phase_ != Phase::running || all_refused_) {
+    if (asker) control_->answer(asker->client, {.error = "reload: the daemon is stopping"});
+    return;
+  }
   if (reload_ != nullptr && !reload_->over()) {
     again_handlers_ = handlers && (!again_ || again_handlers_);
     again_ = true;
@@ -473,10 +475,12 @@ void Supervisor::on_verdict(Reload::Verdict& verdict) {
 
 // Returns what is done, for people.
 std::string Supervisor::take(Settings next) {
+  changed_.clear();
   std::size_t unchanged = 0;
   std::string changes;
   const auto say = [&](const std::string& name, const std::string& what) {
     changes += "; " + name + ": " + what;
+    changed_.push_back(name);
     log_info("group changes", {{"group", name}, {"how", what}});
   };
   if (next.control_socket != settings_.control_socket) {
@@ -486,9 +490,11 @@ std::string Supervisor::take(Settings next) {
     if (auto opened = open_log(next.log, "lope"); !opened) {
       log_error("cannot open the log", {{"reason", opened.error()}});
     }
+    if (next.log.level != settings_.log.level) log_level_.reset();
+    if (log_level_) set_log_level(*log_level_);
   }
   std::vector<std::unique_ptr<Group>> groups;
-  for (const GroupSettings& settings : next.groups) {
+  for (GroupSettings& settings : next.groups) {
     const auto found = std::ranges::find_if(groups_, [&](const auto& group) {
       return group != nullptr && group->name() == settings.name;
     });
@@ -503,13 +509,11 @@ std::string Supervisor::take(Settings next) {
       groups.back()->start();
       continue;
     }
-    const ConsumerSettings wanted = consumer_settings(next, settings);
-    const GroupChange change = change_between((*found)->from_file(), wanted);
-    if (change == GroupChange::none) {
-      ++unchanged;
+    const ConsumerSettings before = (*found)->from_file();
+    if (take_group(*found, settings, next)) {
+      say(settings.name, to_string(change_between(before, (*found)->from_file())));
     } else {
-      say(settings.name, to_string(change));
-      change_group(*found, wanted, change, next);
+      ++unchanged;
     }
     groups.push_back(std::move(*found));
   }
@@ -526,6 +530,8 @@ std::string Supervisor::take(Settings next) {
     if (auto made = make_group(next, relay)) {
       relay_ = std::move(*made);
       relay_->start();
+    } else {
+      log_error("cannot start the relay", {{"reason", made.error()}});
     }
   } else if (relay_ != nullptr && !next.delays.relay) {
     relay_->drain(next.shutdown_timeout);
@@ -539,11 +545,30 @@ std::string Supervisor::take(Settings next) {
       next.watch != settings_.watch || next.handlers_dir != settings_.handlers_dir;
   settings_ = std::move(next);
   if (watched_otherwise) watch_handlers();
-  tidy_copies(default_cache_dir());
+  for_each_process([this](Group& group) { group.set_log_level(log_level_); });
   std::string text = std::to_string(unchanged) + " of " + std::to_string(groups_.size()) +
                      " groups unchanged" + changes;
   log_info("reloaded", {{"result", text}});
   return text;
+}
+
+// True: it changes.
+bool Supervisor::take_group(std::unique_ptr<Group>& group, GroupSettings& next,
+                            const Settings& settings) {
+  if (reload_handlers_ && group->has_rejected(next)) {
+    next = group->from_file().group;  // until somebody asks for it
+    return false;
+  }
+  const ConsumerSettings wanted = consumer_settings(settings, next);
+  const GroupChange change = change_between(group->from_file(), wanted);
+  if (change != GroupChange::none) {
+    change_group(group, wanted, change, settings);
+    return true;
+  }
+  if (reload_handlers_) return false;
+  group->forget_roll_back();
+  group->try_again();
+  return false;
 }
 
 void Supervisor::change_group(std::unique_ptr<Group>& group, const ConsumerSettings& next,
@@ -558,7 +583,7 @@ void Supervisor::change_group(std::unique_ptr<Group>& group, const ConsumerSetti
     log_error("cannot change a group", {{"group", group->name()}, {"reason", made.error()}});
     return;
   }
-  const bool old_first = one_at_a_time(group->from_file().group, next.group);
+  const bool old_first = group->has_to_go_before(next.group);
   (*made)->follow(std::move(group), old_first);
   group = std::move(*made);
   group->start();
@@ -568,15 +593,16 @@ void Supervisor::roll_back_the_dying() {
   for (auto& group : groups_) {
     const std::string why = group->to_roll_back();
     if (why.empty()) continue;
-    const ConsumerSettings previous = group->take_previous();
-    log_error("rolled back", {{"group", group->name()},
-                              {"reason", why},
-                              {"handler", previous.group.handler},
-                              {"file", previous.group.handler_copy}});
+    const std::string rejected = group->from_file().group.handler_hash;
+    const ConsumerSettings previous = group->roll_back(why);
     const GroupChange change = change_between(group->from_file(), previous);
-    change_group(group, previous, change, settings_);
-    group->forget_previous();
-    group->set_note("rolled back: " + why);
+    if (change == GroupChange::consumer) {
+      group->send(ControlType::pause);  // it does no more harm until the other one is there
+      change_group(group, previous, change, settings_);
+    } else {
+      group->apply(previous, change, true);
+    }
+    group->set_rolled_back(why, rejected);
     const auto place = std::ranges::find(settings_.groups, group->name(), &GroupSettings::name);
     if (place != settings_.groups.end()) *place = previous.group;
   }
@@ -610,10 +636,11 @@ void Supervisor::answer_waiting() {
   if (waiting_.empty()) return;
   std::string unfinished;
   std::string failed;
-  for_each_process([&](Group& group) {
-    if (unfinished.empty()) unfinished = group.unfinished();
-    if (failed.empty()) failed = group.failure();
-  });
+  for (const auto& group : groups_) {
+    if (std::ranges::find(changed_, group->name()) == changed_.end()) continue;
+    if (unfinished.empty()) unfinished = group->unfinished();
+    if (failed.empty()) failed = group->failure();
+  }
   const bool late = Clock::now() >= waiting_until_;
   if (failed.empty() && !unfinished.empty() && !late && phase_ == Phase::running) return;
   ControlAnswer answer{.text = waiting_text_};
@@ -639,9 +666,10 @@ ControlAnswer Supervisor::set_level(const std::string& level) {
     return {.error = "log-level: expected debug, info, warn or error, found '" + escape(level, 64) +
                      "'"};
   }
+  log_level_ = found->second;
   set_log_level(found->second);
   for_each_process([&](Group& group) { group.set_log_level(found->second); });
-  return {.text = "log level " + level + " until the configuration is loaded again with another"};
+  return {.text = "log level " + level + ", until the configuration is loaded again with another"};
 }
 
 int Supervisor::finish() {
@@ -649,11 +677,13 @@ int Supervisor::finish() {
   std::uint64_t handed_back = 0;
   std::uint64_t killed = 0;
   bool badly = false;
-  for (const auto& group : groups_) {
-    finished += group->finished_in_drain();
-    handed_back += group->handed_back_in_drain();
-    killed += group->killed_in_drain();
-    badly = badly || group->ended_badly();
+  for (const auto* const all : {&groups_, &leaving_}) {
+    for (const auto& group : *all) {
+      finished += group->finished_in_drain();
+      handed_back += group->handed_back_in_drain();
+      killed += group->killed_in_drain();
+      badly = badly || group->ended_badly();
+    }
   }
   int code = badly ? kExitFailed : kExitOk;
   if (all_refused_) code = kExitRefused;

@@ -48,6 +48,7 @@ class Supervisor {
   void reload(bool handlers, std::optional<Asker> asker);
   void on_verdict(Reload::Verdict& verdict);
   std::string take(Settings next);
+  bool take_group(std::unique_ptr<Group>& group, GroupSettings& next, const Settings& settings);
   Result<std::unique_ptr<Group>> make_group(const Settings& settings, const GroupSettings& group);
   void change_group(std::unique_ptr<Group>& group, const ConsumerSettings& next, GroupChange change,
                     const Settings& settings);
@@ -99,14 +100,16 @@ class Supervisor {
 
   std::unique_ptr<HandlerWatch> watch_;
   std::unique_ptr<Reload> reload_;
-  bool reload_handlers_ = false;     // the one that runs is of handlers only
-  std::vector<Asker> asking_;        // for the one that runs
-  bool again_ = false;               // another one is to follow
-  bool again_handlers_ = true;       // of handlers only
-  std::vector<Asker> asking_again_;  // for that one
-  std::vector<Asker> waiting_;       // until what is new works
-  std::string waiting_text_;         // what they are told then
+  bool reload_handlers_ = false;      // the one that runs is of handlers only
+  std::vector<Asker> asking_;         // for the one that runs
+  bool again_ = false;                // another one is to follow
+  bool again_handlers_ = true;        // of handlers only
+  std::vector<Asker> asking_again_;   // for that one
+  std::vector<Asker> waiting_;        // until what is new works
+  std::vector<std::string> changed_;  // the groups that they wait for
+  std::string waiting_text_;          // what they are told then
   TimePoint waiting_until_{};
+  std::optional<LogLevel> log_level_;  // told, until the file says something else
   std::string last_reload_;
   TimePoint last_reload_at_{};
 };

@@ -116,11 +116,16 @@ int run_worker() {
   ::pthread_atfork(nullptr, nullptr, leave_to_child);
 
   enter(WorkerStage::checking);
-  auto file = settings->handler_copy.empty()
-                  ? find_plugin(settings->handlers_dir, settings->handler)
-                  : check_plugin(settings->handler_copy);
+  bool copied = !settings->handler_copy.empty();
+  if (copied && ::access(settings->handler_copy.c_str(), F_OK) != 0) {
+    std::fprintf(stderr, "lope-worker: the handler's private copy '%s' is gone: loading the file\n",
+                 settings->handler_copy.c_str());
+    copied = false;
+  }
+  auto file = copied ? check_plugin(settings->handler_copy)
+                     : find_plugin(settings->handlers_dir, settings->handler);
   if (!file) return refuse(file.error());
-  if (!settings->handler_copy.empty()) {
+  if (copied) {
     // People know it by where it came from.
     file->copy =
         std::exchange(file->path, settings->handlers_dir + "/" + settings->handler + ".so");

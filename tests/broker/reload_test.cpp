@@ -321,7 +321,8 @@ TEST_CASE("a new handler that dies at once is rolled back", "[broker][reload]") 
   it.install("h", "append_id");
   const std::string queue = it.broker.make_queue("reload");
   const auto groups = [&](const std::string& more) {
-    return appending(it, "g", queue, ", retry: { delay: 0s }, crashes: 100" + more, "h");
+    return appending(it, "g", queue, ", retry: { delay: 0s, attempts: 100 }, crashes: 100" + more,
+                     "h");
   };
   Lope daemon = it.start(groups(""));
   REQUIRE(daemon.wait_ready());
@@ -333,6 +334,7 @@ TEST_CASE("a new handler that dies at once is rolled back", "[broker][reload]") 
   const auto line = daemon.wait_for_line("rolled back", 20s);
   REQUIRE(line);
   CHECK_THAT(*line, Contains("group=g"));
+  INFO(daemon.log());
   CHECK(eventually(20s, [&] { return lines_of_file(it.files.file("g")).size() == 20; }));
   CHECK(eventually(20s, [&] { return group_of(daemon)["state"] == "consuming"; }));
   CHECK_THAT(group_of(daemon)["note"].get<std::string>(),

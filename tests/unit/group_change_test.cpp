@@ -47,7 +47,7 @@ TEST_CASE("what has to be done for a change of settings", "[unit][group_change]"
       {"recycle by age", [](auto& s) { s.group.recycle.age = 9s; }, C::settings},
       {"shutdown_timeout", [](auto& s) { s.shutdown_timeout = 9s; }, C::settings},
       {"log level", [](auto& s) { s.log.level = LogLevel::debug; }, C::settings},
-      {"what only the relay goes by", [](auto& s) { s.delays.retry = 9s; }, C::settings},
+      {"what only the relay goes by", [](auto& s) { s.delays.retry = 9s; }, C::none},
       {"the handler", [](auto& s) { s.group.handler = "y"; }, C::workers},
       {"its file", [](auto& s) { s.group.handler_copy = "/c/2/x.so"; }, C::workers},
       {"its options",
