@@ -40,8 +40,11 @@ configure_file(${PROJECT_SOURCE_DIR}/cmake/lope.pc.in ${PROJECT_BINARY_DIR}/inst
 install(FILES ${PROJECT_BINARY_DIR}/install/lope.pc DESTINATION ${lope_pc_dir})
 
 # Documentation.
-install(FILES ${PROJECT_SOURCE_DIR}/config/lope.yaml DESTINATION share/doc/lope/examples)
-install(FILES ${PROJECT_SOURCE_DIR}/LICENSE DESTINATION share/doc/lope)
+install(FILES ${PROJECT_SOURCE_DIR}/config/lope.yaml ${PROJECT_SOURCE_DIR}/config/lope.schema.json
+  DESTINATION share/doc/lope/examples)
+file(GLOB lope_docs CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/docs/*.md ${PROJECT_SOURCE_DIR}/docs/*.png)
+install(FILES ${PROJECT_SOURCE_DIR}/LICENSE ${PROJECT_SOURCE_DIR}/README.md ${PROJECT_SOURCE_DIR}/CHANGELOG.md ${lope_docs}
+  DESTINATION share/doc/lope)
 
 # lope.service, and lope@.service of which each instance has a configuration and folders of its own.
 # Not below /run/lope: that goes when lope.service stops.
