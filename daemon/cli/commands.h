@@ -42,7 +42,8 @@ int stop_command(const StopOptions& options);
 // Tells a running daemon to do something with one of its groups; prints what was done.
 int group_command(const std::string& socket, const ControlRequest& request);
 
-// Errors and warnings to standard error, one a line: "file:line:column: error: text".
+// Errors and warnings to standard error, one a line: "file:line:column: error: text", with
+// its level where that is the journal.
 void print_problems(const supervisor::LoadedSettings& loaded);
 
 }  // namespace lope::cli

@@ -25,14 +25,16 @@ int run_command(const std::string& config_path) {
     const auto path = program_path(names[i]);
     auto opened = path ? open_program(*path) : Result<UniqueFd>(Error{path.error()});
     if (!opened) {
-      std::fprintf(stderr, "lope: %s\n", opened.error().c_str());
+      std::fprintf(stderr, "%slope: %s\n", journal_prefix(LogLevel::error).c_str(),
+                   opened.error().c_str());
       return kExitFailed;
     }
     programs[i] = std::move(*opened);
   }
   supervisor::lead_process_group();
   if (auto opened = open_log(loaded.settings.log, "lope"); !opened) {
-    std::fprintf(stderr, "lope: log: %s\n", opened.error().c_str());
+    std::fprintf(stderr, "%slope: log: %s\n", journal_prefix(LogLevel::error).c_str(),
+                 opened.error().c_str());
     return kExitRefused;
   }
   supervisor::Supervisor supervisor(loaded.settings, config_path, programs[0].get(),
