@@ -55,6 +55,11 @@ endfunction()
 lope_unit(lope.service SUFFIX "" CONFIG lope FOLDER lope EDIT lope)
 lope_unit(lope@.service SUFFIX " (%i)" CONFIG %i FOLDER lope-%i EDIT lope@)
 
+set(lope_completions ${PROJECT_SOURCE_DIR}/packaging/completions)
+install(FILES ${lope_completions}/lope.bash DESTINATION share/bash-completion/completions RENAME lope)
+install(FILES ${lope_completions}/_lope DESTINATION share/zsh/site-functions)
+install(FILES ${lope_completions}/lope.fish DESTINATION share/fish/vendor_completions.d)
+
 # What names the prefix or lies outside it is settled when the prefix is final. The folder for
 # configuration is /etc for /usr, as everywhere; one that is there already is the administrator's.
 install(CODE "set(lope_source \"${PROJECT_SOURCE_DIR}\")\nset(lope_units \"${PROJECT_BINARY_DIR}/systemd\")\nset(lope_scratch \"${PROJECT_BINARY_DIR}/install\")")

@@ -95,6 +95,7 @@ class Steps:
         assert owners[:2] == ["root:lope 750", "root:lope 640"], owners
         assert "/etc/lope/lope.yaml" in m.run("dpkg-query", "-W", "-f", "${Conffiles}", "lope").stdout
         assert "handler log" in m.run("lope", "check").stdout
+        m.run("sh", "-c", "man -w lope lope-run lope.yaml lope-handler")
         m.run("sh", "-c", "echo '#include <lope/handler.h>' | cc $(pkg-config --cflags lope) -fsyntax-only -x c -")
 
     def test_start_waits_for_ready(self):
@@ -263,8 +264,8 @@ class Steps:
         assert m.run("id", "-u", "lope").returncode == 0
 
 
-kRate = 200
-kDuringUpgrade = 2000
+kRate = 300
+kDuringUpgrade = 1200
 
 
 def add_user():
