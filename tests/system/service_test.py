@@ -129,6 +129,10 @@ class Steps:
         self.goes_on("credential")
         folder = "/run/credentials/lope.service"
         assert self.machine.read_inside(folder + "/broker-password") == kPassword
+        # As docs/operations.md has it.
+        asked = self.machine.run("systemd-run", "--quiet", "--wait", "--pipe", "-p",
+                                 "LoadCredential=broker-password:/etc/lope/broker-password", "lope", "check", "--broker")
+        assert "group 'orders': ok on the broker" in asked.stdout, asked.stdout
 
     def test_it_runs_as_its_own_user_without_capabilities(self):
         m = self.machine
