@@ -146,6 +146,11 @@ class Container:
         if new:
             os.chmod(inside, mode)
 
+    def bring(self, source, folder):
+        """Copies a file from outside, where the container does not see all there is: /tmp, other file systems."""
+        os.makedirs(self.root + folder, exist_ok=True)
+        shutil.copy(source, self.root + folder)
+
     def read(self, path):
         with open(self.root + path, encoding="utf-8") as file:
             return file.read()
