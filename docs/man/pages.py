@@ -101,7 +101,8 @@ def command_page(lope, command, own):
     page += "# DESCRIPTION\n\n" + description + escaped_paragraphs(found.notes + common)
     page += "# OPTIONS\n\n" + options(found)
     for each in below:
-        each.sections["Options"] = [option for option in each.sections["Options"] if option not in found.sections["Options"]]
+        general = found.sections["Options"]
+        each.sections["Options"] = [option for option in each.sections["Options"] if option not in general]
         page += f"## {each.usage.replace('[OPTIONS] ', '')}\n\n{escape(each.about)}.\n\n"
         page += escaped_paragraphs(note for note in each.notes if note not in common) + options(each)
     if codes:

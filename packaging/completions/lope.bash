@@ -2,7 +2,9 @@
 
 # The first words of the entries under heading $1, of the help on standard input.
 _lope_entries() {
-  awk -v heading="$1:" '/^[^ ]/ { inside = $0 == heading } inside && match($0, /^  [^ ]+/) { print substr($0, 3, RLENGTH - 2) }'
+  awk -v heading="$1:" '
+    /^[^ ]/ { inside = $0 == heading }
+    inside && match($0, /^  [^ ]+/) { print substr($0, 3, RLENGTH - 2) }'
 }
 
 _lope_options() {
@@ -10,7 +12,8 @@ _lope_options() {
 }
 
 _lope_takes_value() { # OPTION
-  awk -v option="$1" '/^  -[^ ]* [^ ]/ { n = split($1, names, ","); for (i = 1; i <= n; ++i) if (names[i] == option) found = 1 }
+  awk -v option="$1" '
+    /^  -[^ ]* [^ ]/ { n = split($1, names, ","); for (i = 1; i <= n; ++i) if (names[i] == option) found = 1 }
     END { exit !found }'
 }
 

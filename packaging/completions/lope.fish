@@ -2,8 +2,13 @@
 
 # Of the help on standard input the entries under heading $argv[1]: word, tab, description.
 function __lope_entries
-    awk -v heading="$argv[1]:" '/^[^ ]/ { inside = $0 == heading }
-        inside && match($0, /^  [^ ]+/) { word = substr($0, 3, RLENGTH - 2); sub(/^  [^ ]+ +/, ""); print word "\t" $0 }'
+    awk -v heading="$argv[1]:" '
+        /^[^ ]/ { inside = $0 == heading }
+        inside && match($0, /^  [^ ]+/) {
+            word = substr($0, 3, RLENGTH - 2)
+            sub(/^  [^ ]+ +/, "")
+            print word "\t" $0
+        }'
 end
 
 function __lope_options
@@ -13,7 +18,8 @@ function __lope_options
 end
 
 function __lope_takes_value
-    awk -v option="$argv[1]" '/^  -[^ ]* [^ ]/ { n = split($1, names, ","); for (i = 1; i <= n; ++i) if (names[i] == option) found = 1 }
+    awk -v option="$argv[1]" '
+        /^  -[^ ]* [^ ]/ { n = split($1, names, ","); for (i = 1; i <= n; ++i) if (names[i] == option) found = 1 }
         END { exit !found }'
 end
 

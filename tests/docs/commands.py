@@ -1,4 +1,4 @@
-"""What the built `lope` says of itself, read in a way of its own: neither as the man pages nor as the completions do."""
+"""What the built `lope` says of itself, read in a way of its own: not as the man pages or the completions do."""
 import re
 import subprocess
 

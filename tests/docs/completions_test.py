@@ -38,8 +38,8 @@ def ask(shell, lines, folder):
     """What is offered for the last word of each line."""
     script = {"bash": kBash, "fish": kFish, "zsh": kZsh}[shell].format(folder=kFolder)
     script += "\n".join("ask " + " ".join(shlex.quote(word) for word in line) for line in lines)
-    command = {"bash": ["bash", "--norc", "-c"], "fish": ["fish", "--no-config", "-c"], "zsh": ["zsh", "-f", "-c"]}[shell]
-    done = subprocess.run([*command, script], capture_output=True, text=True, env=kEnvironment, cwd=folder)
+    without_settings = {"bash": "--norc", "fish": "--no-config", "zsh": "-f"}[shell]
+    done = subprocess.run([shell, without_settings, "-c", script], capture_output=True, text=True, env=kEnvironment, cwd=folder)
     assert done.stderr == "", done.stderr
     answers = [set(line.split()) for line in done.stdout.splitlines()]
     assert len(answers) == len(lines), done.stdout
@@ -55,7 +55,8 @@ class Completions(unittest.TestCase):
         config.write_text("broker: amqp://127.0.0.1:1\n"
                           f"control: {{ socket: {cls.socket} }}\n"
                           "groups: { orders: { handler: log }, mail.out: { handler: log } }\n", encoding="utf-8")
-        cls.daemon = subprocess.Popen([kLope, "run", "--config", config], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        cls.daemon = subprocess.Popen([kLope, "run", "--config", config], stdout=subprocess.DEVNULL,
+                                      stderr=subprocess.DEVNULL)
         end = time.monotonic() + 20
         while not os.path.exists(cls.socket):
             assert time.monotonic() < end and cls.daemon.poll() is None, "lope run does not come up"
@@ -91,8 +92,8 @@ class Completions(unittest.TestCase):
                 self.assertEqual(ask(shell, lines, self.folder.name), [{"orders", "mail.out"}] * 2 + [set()])
 
     def test_files_are_offered_where_a_file_is_wanted(self):
-        lines = [["lope", "run", "--config", "lope.y"], ["lope", "publish", "--file", "lope.y"], ["lope", "inspect", "lope.y"],
-                 ["lope", "publish", "--queue", "lope.y"]]
+        lines = [["lope", *words, "lope.y"]
+                 for words in (["run", "--config"], ["publish", "--file"], ["inspect"], ["publish", "--queue"])]
         for shell in ("bash", "fish", "zsh"):
             with self.subTest(shell=shell):
                 found = ["lope.yaml" in answer for answer in ask(shell, lines, self.folder.name)]
@@ -113,7 +114,8 @@ class Completions(unittest.TestCase):
                     if select.select([terminal], [], [], 0.1)[0]:
                         seen += os.read(terminal, 4096).decode(errors="replace")
 
-            os.write(terminal, f"fpath=({kFolder} $fpath); autoload -U compinit; compinit -u -D; print re''ady\n".encode())
+            set_up = f"fpath=({kFolder} $fpath); autoload -U compinit; compinit -u -D; print re''ady\n"
+            os.write(terminal, set_up.encode())
             wait("ready")
             seen = ""
             os.write(terminal, b"lope inspe\t")

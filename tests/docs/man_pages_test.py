@@ -15,8 +15,9 @@ kLope, kPages = sys.argv[1], pathlib.Path(sys.argv[2])
 
 def shown(page):
     """As a reader sees it, in one line: where lines break is not ours to say."""
-    text = subprocess.run(["mandoc", "-Tutf8", "-O", "width=200", kPages / page], capture_output=True, text=True, check=True).stdout
-    return " ".join(re.sub(".\b", "", text).split())
+    made = subprocess.run(["mandoc", "-Tutf8", "-O", "width=200", kPages / page], capture_output=True, text=True,
+                          check=True)
+    return " ".join(re.sub(".\b", "", made.stdout).split())
 
 
 class ManPages(unittest.TestCase):
@@ -69,7 +70,8 @@ class ManPages(unittest.TestCase):
                 # scdoc writes more of these than are needed.
                 ours = [line for line in said.stdout.splitlines() if "skipping paragraph macro" not in line]
                 self.assertEqual(ours, [])
-                groff = subprocess.run(["groff", "-man", "-Kutf8", "-Tutf8", "-ww", "-z", page], capture_output=True, text=True)
+                groff = subprocess.run(["groff", "-man", "-Kutf8", "-Tutf8", "-ww", "-z", page], capture_output=True,
+                                       text=True)
                 self.assertEqual(groff.stderr, "")
 
 

@@ -25,7 +25,8 @@ def logged():
 def documented():
     text = (kSource / "docs/operations.md").read_text(encoding="utf-8")
     tables = text.partition("\n## Log lines\n")[2].partition("\n## ")[0]
-    return {phrase for row in re.findall(r"^\| (`.*?`) \|", tables, re.MULTILINE) for phrase in re.findall(r"`([^`]+)`", row)}
+    rows = re.findall(r"^\| (`.*?`) \|", tables, re.MULTILINE)
+    return {phrase for row in rows for phrase in re.findall(r"`([^`]+)`", row)}
 
 
 class Operations(unittest.TestCase):

@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 
-from container import die_with_parent, eventually
+from container import eventually
 
 kSource = pathlib.Path(__file__).resolve().parents[2]
 kScript = str(kSource / "tests/support/broker.sh")
@@ -27,8 +27,10 @@ def broker(*arguments):
 
 
 class Cluster:
-    def __init__(self, folder):
-        self.nodes = [f"{folder}/node{number}" for number in (1, 2, 3)]
+    """Its nodes are named as those of ./dev are, which removes them when this was killed."""
+
+    def __init__(self):
+        self.nodes = [f"testcluster{number}-{os.getpid()}" for number in (1, 2, 3)]
         self.urls = []
 
     def __enter__(self):
@@ -50,11 +52,14 @@ class Cluster:
         """The index of the node that leads a queue, as one of them says."""
         listed = broker("ctl", self.nodes[asked], "list_queues", "--quiet", "--no-table-headers", "name", "leader")
         name = dict(line.split("\t") for line in listed.splitlines())[queue]
-        return next(i for i, node in enumerate(self.nodes) if f"lope-{pathlib.Path(node).name}-" in name)
+        return next(i for i, node in enumerate(self.nodes) if f"lope-{node}-" in name)
 
     def __exit__(self, *_):
         for node in reversed(self.nodes):
             subprocess.run([kScript, "remove", node], check=False, stdout=subprocess.DEVNULL)
+            log = kSource / f"build/broker/{node}.log"
+            if log.exists():
+                log.rename(kSource / f"build/broker/{node.partition('-')[0]}.log")
 
 
 class Daemon:
@@ -65,8 +70,9 @@ class Daemon:
         self.log = config.with_name(f"{name}.log")
         self.environment = {**os.environ, "LOPE_SOCKET": str(config.with_name(f"{name}.sock"))}
         with open(self.log, "ab") as log:
-            self.process = subprocess.Popen([self.lope, "run", "--config", config], env=self.environment, stdout=log,
-                                            stderr=log, start_new_session=True, preexec_fn=die_with_parent)
+            command = ["setpriv", "--pdeathsig", "KILL", self.lope, "run", "--config", config]
+            self.process = subprocess.Popen(command, env=self.environment, stdout=log, stderr=log,
+                                            start_new_session=True)
         eventually(f"{name} consumes", lambda: self.status().get("state") == "consuming", 60)
 
     def status(self):
@@ -175,7 +181,7 @@ def main():
     build = pathlib.Path(sys.argv[1]).resolve()
     messages = int(sys.argv[2]) if len(sys.argv) > 2 else 600
     begun = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="lope-cluster-") as folder, Cluster(folder) as cluster:
+    with tempfile.TemporaryDirectory(prefix="lope-cluster-") as folder, Cluster() as cluster:
         print(f"three nodes\n    {time.monotonic() - begun:.1f} s", flush=True)
         for part in (any_daemon_takes_over, a_single_active_consumer_keeps_the_order):
             begun = time.monotonic()

@@ -1,9 +1,7 @@
 """systemd as PID 1 in a container: an overlay of this machine's root, whose changes are in memory and go with it."""
-import ctypes
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -11,7 +9,6 @@ import time
 
 kSkip = 77  # what ctest takes for "skipped"
 kBootDeadline = 60
-PR_SET_PDEATHSIG = 1
 
 
 def skip(reason):
@@ -31,22 +28,20 @@ def eventually(what, look, seconds=30):
         time.sleep(0.02)  # between two looks
 
 
-def in_own_mount_namespace():
-    """Runs this script again where what it mounts ends with it, however it ends."""
+def in_own_namespaces():
+    """Runs this script again where what it mounts and starts ends with it, however it ends."""
     if os.geteuid() != 0:
         skip("expected root, to mount and to start a container")
     for program in ("systemd-nspawn", "nsenter", "unshare"):
         if shutil.which(program) is None:
             skip(f"no {program}: ./dev setup installs it")
-    if os.environ.get("LOPE_OWN_MOUNTS") != "1":
-        if subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode != 0:
-            skip("the kernel gives no mount namespace here")
-        os.environ["LOPE_OWN_MOUNTS"] = "1"
-        os.execvp("unshare", ["unshare", "-m", "--propagation", "private", sys.executable, *sys.argv])
-
-
-def die_with_parent():
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    unshare = ["unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child", "--mount-proc"]
+    if os.environ.get("LOPE_OWN_NAMESPACES") != "1":
+        probe = subprocess.run([*unshare, "true"], capture_output=True, text=True)
+        if probe.returncode != 0:
+            skip(f"no namespaces here: {probe.stderr.strip()}")
+        os.environ["LOPE_OWN_NAMESPACES"] = "1"
+        os.execvp("unshare", [*unshare, sys.executable, *sys.argv])
 
 
 class Container:
@@ -93,7 +88,7 @@ class Container:
             self.nspawn = subprocess.Popen(
                 ["systemd-nspawn", "-D", self.root, "--boot", "--register=no", "--keep-unit",
                  "-M", f"lope-{os.getpid()}"],
-                stdin=subprocess.DEVNULL, stdout=console, stderr=console, preexec_fn=die_with_parent)
+                stdin=subprocess.DEVNULL, stdout=console, stderr=console)
 
         def booted():
             if self.nspawn.poll() is not None:

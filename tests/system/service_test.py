@@ -14,14 +14,16 @@ import threading
 import time
 import uuid
 
-from container import Container, eventually, in_own_mount_namespace
+from container import Container, eventually, in_own_namespaces
 
 kSource = pathlib.Path(__file__).resolve().parents[2]
 kUrl = os.environ.get("LOPE_TEST_AMQP_URL", "")
 kQueue = f"orders-{os.getpid()}"
 kPassword = uuid.uuid4().hex
 kUser = f"lope-{os.getpid()}"
+kCredential = "broker-password:/etc/lope/broker-password"
 kHandled = "/var/lib/lope/handled"
+kRate = 300  # messages a second, during the upgrade
 
 
 def rabbitmqctl(*arguments):
@@ -109,9 +111,8 @@ class Steps:
         m.write("/etc/lope/broker-password", kPassword, 0o600)
         # The units as they are, but for the password, and for what would take long.
         m.write("/etc/systemd/system/lope.service.d/test.conf",
-                "[Service]\nLoadCredential=broker-password:/etc/lope/broker-password\nWatchdogSec=2s\nRestartSec=200ms\n")
-        m.write("/etc/systemd/system/lope@.service.d/test.conf",
-                "[Service]\nLoadCredential=broker-password:/etc/lope/broker-password\n")
+                f"[Service]\nLoadCredential={kCredential}\nWatchdogSec=2s\nRestartSec=200ms\n")
+        m.write("/etc/systemd/system/lope@.service.d/test.conf", f"[Service]\nLoadCredential={kCredential}\n")
         m.run("systemctl", "daemon-reload")
         m.run("systemctl", "enable", "lope")
         starting = m.start("systemctl", "start", "lope")
@@ -133,8 +134,8 @@ class Steps:
         folder = "/run/credentials/lope.service"
         assert self.machine.read_inside(folder + "/broker-password") == kPassword
         # As docs/operations.md has it.
-        asked = self.machine.run("systemd-run", "--quiet", "--wait", "--pipe", "-p",
-                                 "LoadCredential=broker-password:/etc/lope/broker-password", "lope", "check", "--broker")
+        asked = self.machine.run("systemd-run", "--quiet", "--wait", "--pipe", "-p", f"LoadCredential={kCredential}",
+                                 "lope", "check", "--broker")
         assert "group 'orders': ok on the broker" in asked.stdout, asked.stdout
 
     def test_it_runs_as_its_own_user_without_capabilities(self):
@@ -143,7 +144,8 @@ class Steps:
         processes = m.processes(m.unit("lope", "MainPID"))
         assert len(processes) == 5, processes  # supervisor, consumer, two workers, relay
         for pid in processes:
-            status = dict(line.split(":\t", 1) for line in m.read_inside(f"/proc/{pid}/status").splitlines() if ":\t" in line)
+            lines = m.read_inside(f"/proc/{pid}/status").splitlines()
+            status = dict(line.split(":\t", 1) for line in lines if ":\t" in line)
             assert status["Uid"].split() == [uid] * 4, status["Uid"]
             assert {status[each] for each in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")} == {"0" * 16}, status
             assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2")
@@ -292,13 +294,11 @@ class Steps:
         assert m.run("id", "-u", "lope").returncode == 0
 
 
-kRate = 300
-
-
 def add_user():
     """In one go: rabbitmqctl takes a second to come up."""
     rabbitmqctl("eval", f'ok = rabbit_auth_backend_internal:add_user(<<"{kUser}">>, <<"{kPassword}">>, <<"test">>), '
-                f'rabbit_auth_backend_internal:set_permissions(<<"{kUser}">>, <<"/">>, <<".*">>, <<".*">>, <<".*">>, <<"test">>).')
+                f'rabbit_auth_backend_internal:set_permissions(<<"{kUser}">>, <<"/">>, <<".*">>, <<".*">>, <<".*">>, '
+                '<<"test">>).')
 
 
 def clean_broker():
@@ -308,7 +308,7 @@ def clean_broker():
 
 
 def main():
-    in_own_mount_namespace()
+    in_own_namespaces()
     build, packages = (pathlib.Path(argument).resolve() for argument in sys.argv[1:3])
     assert kUrl, "LOPE_TEST_AMQP_URL is not set: ./dev test system sets it"
     begun = time.monotonic()
