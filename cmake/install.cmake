@@ -40,12 +40,29 @@ configure_file(${PROJECT_SOURCE_DIR}/cmake/lope.pc.in ${PROJECT_BINARY_DIR}/inst
 install(FILES ${PROJECT_BINARY_DIR}/install/lope.pc DESTINATION ${lope_pc_dir})
 
 # Documentation.
-install(FILES ${PROJECT_SOURCE_DIR}/config/lope.yaml DESTINATION share/doc/lope/examples)
-install(FILES ${PROJECT_SOURCE_DIR}/LICENSE DESTINATION share/doc/lope)
+install(FILES ${PROJECT_SOURCE_DIR}/config/lope.yaml ${PROJECT_SOURCE_DIR}/config/lope.schema.json
+  DESTINATION share/doc/lope/examples)
+file(GLOB lope_docs CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/docs/*.md ${PROJECT_SOURCE_DIR}/docs/*.png)
+install(FILES ${PROJECT_SOURCE_DIR}/LICENSE ${PROJECT_SOURCE_DIR}/README.md ${PROJECT_SOURCE_DIR}/CHANGELOG.md ${lope_docs}
+  DESTINATION share/doc/lope)
+
+# lope.service, and lope@.service of which each instance has a configuration and folders of its own.
+# Not below /run/lope: that goes when lope.service stops.
+function(lope_unit name)
+  cmake_parse_arguments(PARSE_ARGV 1 LOPE_UNIT "" "SUFFIX;CONFIG;FOLDER;EDIT" "")
+  configure_file(${PROJECT_SOURCE_DIR}/systemd/lope.service.in ${PROJECT_BINARY_DIR}/systemd/${name} @ONLY)
+endfunction()
+lope_unit(lope.service SUFFIX "" CONFIG lope FOLDER lope EDIT lope)
+lope_unit(lope@.service SUFFIX " (%i)" CONFIG %i FOLDER lope-%i EDIT lope@)
+
+set(lope_completions ${PROJECT_SOURCE_DIR}/packaging/completions)
+install(FILES ${lope_completions}/lope.bash DESTINATION share/bash-completion/completions RENAME lope)
+install(FILES ${lope_completions}/_lope DESTINATION share/zsh/site-functions)
+install(FILES ${lope_completions}/lope.fish DESTINATION share/fish/vendor_completions.d)
 
 # What names the prefix or lies outside it is settled when the prefix is final. The folder for
 # configuration is /etc for /usr, as everywhere; one that is there already is the administrator's.
-install(CODE "set(lope_source \"${PROJECT_SOURCE_DIR}\")\nset(lope_scratch \"${PROJECT_BINARY_DIR}/install\")")
+install(CODE "set(lope_source \"${PROJECT_SOURCE_DIR}\")\nset(lope_units \"${PROJECT_BINARY_DIR}/systemd\")\nset(lope_scratch \"${PROJECT_BINARY_DIR}/install\")")
 install(CODE [[
   get_filename_component(prefix "${CMAKE_INSTALL_PREFIX}" ABSOLUTE)
   if(prefix STREQUAL "/usr")
@@ -59,14 +76,16 @@ install(CODE [[
     file(WRITE ${lope_scratch}/lope.yaml "${text}")
     file(INSTALL ${lope_scratch}/lope.yaml DESTINATION ${sysconf}/lope)
   endif()
-  foreach(file lope.service lope.sysusers lope.tmpfiles)
-    file(READ ${lope_source}/systemd/${file} text)
+  foreach(path ${lope_units}/lope.service ${lope_units}/lope@.service ${lope_source}/systemd/lope.sysusers
+      ${lope_source}/systemd/lope.tmpfiles)
+    get_filename_component(file ${path} NAME)
+    file(READ ${path} text)
     string(REPLACE "/etc/lope" "${sysconf}/lope" text "${text}")
     string(REPLACE "/usr/bin/lope" "${prefix}/bin/lope" text "${text}")
     string(REPLACE "/usr/share/" "${prefix}/share/" text "${text}")
     file(WRITE ${lope_scratch}/${file} "${text}")
   endforeach()
-  file(INSTALL ${lope_scratch}/lope.service DESTINATION ${prefix}/lib/systemd/system)
+  file(INSTALL ${lope_scratch}/lope.service ${lope_scratch}/lope@.service DESTINATION ${prefix}/lib/systemd/system)
   file(INSTALL ${lope_scratch}/lope.sysusers DESTINATION ${prefix}/lib/sysusers.d RENAME lope.conf)
   file(INSTALL ${lope_scratch}/lope.tmpfiles DESTINATION ${prefix}/lib/tmpfiles.d RENAME lope.conf)
 ]])

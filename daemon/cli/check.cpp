@@ -8,6 +8,7 @@
 #include "cli/inspect.h"
 #include "common/exit_code.h"
 #include "common/json.h"
+#include "common/log.h"
 #include "common/option_kind.h"
 #include "common/spawn.h"
 #include "common/text.h"
@@ -155,16 +156,16 @@ std::vector<GroupReport> judge_groups(const LoadedSettings& loaded, int worker_p
   return reports;
 }
 
-void print_problem(const ConfigProblem& problem, const char* kind) {
+void print_problem(const ConfigProblem& problem, LogLevel level) {
   ConfigProblem shown = problem;
   shown.file = escape(shown.file, 4096);
-  shown.text = std::string(kind) + ": " + shown.text;
-  std::fprintf(stderr, "%s\n", shown.to_string().c_str());
+  shown.text = (level == LogLevel::error ? "error: " : "warning: ") + shown.text;
+  std::fprintf(stderr, "%s%s\n", journal_prefix(level).c_str(), shown.to_string().c_str());
 }
 
 void print_reports(const std::vector<GroupReport>& reports) {
   for (const GroupReport& report : reports) {
-    for (const ConfigProblem& problem : report.errors) print_problem(problem, "error");
+    for (const ConfigProblem& problem : report.errors) print_problem(problem, LogLevel::error);
   }
   std::fflush(stderr);
   for (const GroupReport& report : reports) {
@@ -219,8 +220,8 @@ void print_json(const LoadedSettings& loaded, const std::vector<GroupReport>& re
 }  // namespace
 
 void print_problems(const LoadedSettings& loaded) {
-  for (const ConfigProblem& problem : loaded.errors) print_problem(problem, "error");
-  for (const ConfigProblem& problem : loaded.warnings) print_problem(problem, "warning");
+  for (const ConfigProblem& problem : loaded.errors) print_problem(problem, LogLevel::error);
+  for (const ConfigProblem& problem : loaded.warnings) print_problem(problem, LogLevel::warn);
 }
 
 int check_command(const std::string& config_path, bool json) {

@@ -60,7 +60,8 @@ struct TraceOptions {
 // Prints the way of the next messages of a group, each when it is over.
 int trace_command(const TraceOptions& options);
 
-// Errors and warnings to standard error, one a line: "file:line:column: error: text".
+// Errors and warnings to standard error, one a line: "file:line:column: error: text", with
+// its level where that is the journal.
 void print_problems(const supervisor::LoadedSettings& loaded);
 
 }  // namespace lope::cli

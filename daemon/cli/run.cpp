@@ -30,7 +30,8 @@ int run_command(const std::string& config_path) {
     const auto path = i == 0 ? Result<std::string>("/proc/self/exe") : program_path(names[i]);
     auto program = path ? open_program(*path) : Result<UniqueFd>(Error{path.error()});
     if (!program) {
-      std::fprintf(stderr, "lope: %s\n", program.error().c_str());
+      std::fprintf(stderr, "%slope: %s\n", journal_prefix(LogLevel::error).c_str(),
+                   program.error().c_str());
       return kExitFailed;
     }
     files[i] = std::move(*program);
@@ -38,7 +39,8 @@ int run_command(const std::string& config_path) {
   const supervisor::Programs programs{files[0].get(), files[1].get(), files[2].get()};
   supervisor::lead_process_group();
   if (auto opened = open_log(loaded.settings.log, "lope"); !opened) {
-    std::fprintf(stderr, "lope: log: %s\n", opened.error().c_str());
+    std::fprintf(stderr, "%slope: log: %s\n", journal_prefix(LogLevel::error).c_str(),
+                 opened.error().c_str());
     return kExitRefused;
   }
   const std::string cache = supervisor::default_cache_dir();

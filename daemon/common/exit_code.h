@@ -1,4 +1,4 @@
-// The exit codes of every Lope program. systemd/lope.service names kExitRefused in
+// The exit codes of every Lope program. systemd/lope.service.in names kExitRefused in
 // RestartPreventExitStatus=.
 #pragma once
 

@@ -294,6 +294,11 @@ Result<void> open_log(const LogSettings& settings, std::string_view program) {
 
 Result<void> reopen_log() { return current_log()->sink->open(); }
 
+std::string journal_prefix(LogLevel level) {
+  if (!stderr_is_journal()) return "";
+  return std::string("<") + journal_priority(level) + '>';
+}
+
 bool log_enabled(LogLevel level) { return current_log()->logger.should_log(spdlog_level(level)); }
 
 void set_log_level(LogLevel level) { current_log()->logger.set_level(spdlog_level(level)); }

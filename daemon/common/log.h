@@ -36,6 +36,10 @@ Result<void> open_log(const LogSettings& settings, std::string_view program);
 // stays.
 Result<void> reopen_log();
 
+// What stands before a line written to standard error without this: "<3>" and the like when that is
+// the journal, otherwise nothing.
+std::string journal_prefix(LogLevel level);
+
 bool log_enabled(LogLevel level);
 void set_log_level(LogLevel level);
 

@@ -1,4 +1,4 @@
-// The unit as systemd's own tools see it, and its numbers against the daemon's.
+// The units as systemd's own tools see it, and its numbers against the daemon's.
 #include <catch2/catch.hpp>
 #include <chrono>
 #include <regex>
@@ -18,7 +18,8 @@ using lope::test::run;
 using lope::test::RunResult;
 using lope::test::TempDir;
 
-const std::string kUnit = LOPE_SOURCE_DIR "/systemd/lope.service";
+const std::string kUnit = LOPE_BUILD_DIR "/systemd/lope.service";
+const std::string kTemplate = LOPE_BUILD_DIR "/systemd/lope@.service";
 
 // The value of `key`, which must be given once.
 std::string setting(const std::string& key) {
@@ -44,14 +45,17 @@ std::chrono::seconds seconds(const std::string& key) {
 
 // verify wants the program to be there: a copy of the unit that runs the one just built. The answer
 // is what systemd has to say about it.
-std::string verify(const std::string& unit_text) {
+std::string verify(const std::string& unit_text, const std::string& name = "lope.service") {
   const TempDir dir;
-  const std::string installed = "ExecStart=/usr/bin/lope ";
+  const std::string installed = "=/usr/bin/lope ";
   std::string text = unit_text;
-  const auto at = text.find(installed);
-  REQUIRE(at != std::string::npos);
-  text.replace(at, installed.size(), "ExecStart=" LOPE_BIN_DIR "/lope ");
-  const std::string path = dir.write("lope.service", text);
+  int programs = 0;
+  for (auto at = text.find(installed); at != std::string::npos; at = text.find(installed)) {
+    text.replace(at, installed.size(), "=" LOPE_BIN_DIR "/lope ");
+    ++programs;
+  }
+  REQUIRE(programs == 2);  // ExecStart= and ExecReload=
+  const std::string path = dir.write(name, text);
   const RunResult result = run({"systemd-analyze", "verify", "--man=no", path});
   REQUIRE(result.status.has_value());
   std::istringstream lines(result.output);
@@ -64,8 +68,9 @@ std::string verify(const std::string& unit_text) {
 
 }  // namespace
 
-TEST_CASE("systemd-analyze verify has nothing to say about the unit", "[process][systemd]") {
+TEST_CASE("systemd-analyze verify has nothing to say about the units", "[process][systemd]") {
   CHECK(verify(read_file(kUnit)) == "");
+  CHECK(verify(read_file(kTemplate), "lope@one.service") == "");
 }
 
 TEST_CASE("systemd-analyze verify would have said that a key is misspelt", "[process][systemd]") {
@@ -74,15 +79,30 @@ TEST_CASE("systemd-analyze verify would have said that a key is misspelt", "[pro
   CHECK_THAT(verify(text), Catch::Contains("WatchdogSecs"));
 }
 
-TEST_CASE("the unit's exposure is at most 1.5", "[process][systemd]") {
-  const RunResult result =
-      run({"systemd-analyze", "security", "--offline=true", "--threshold=15", "--no-pager", kUnit});
+TEST_CASE("the units' exposure is at most 1.5", "[process][systemd]") {
+  const std::string unit = GENERATE(kUnit, kTemplate);
+  const TempDir dir;
+  const std::string name = unit == kTemplate ? "lope@one.service" : "lope.service";
+  const RunResult result = run({"systemd-analyze", "security", "--offline=true", "--threshold=15",
+                                "--no-pager", dir.write(name, read_file(unit))});
   INFO(result.output);
   CHECK(result.status == exited(0));
   std::smatch match;
   REQUIRE(std::regex_search(result.output, match,
-                            std::regex("Overall exposure level for lope.service: ([0-9.]+)")));
+                            std::regex("Overall exposure level for " + name + ": ([0-9.]+)")));
   CHECK(std::stod(match[1]) <= 1.5);
+}
+
+TEST_CASE("instances share no folder, neither with each other nor with the service",
+          "[process][systemd]") {
+  std::istringstream lines(read_file(kTemplate));
+  int folders = 0;
+  for (std::string line; std::getline(lines, line);) {
+    if (!std::regex_match(line, std::regex("(Runtime|State|Cache|Logs)Directory=.*"))) continue;
+    CHECK_THAT(line, Catch::EndsWith("=lope-%i"));
+    ++folders;
+  }
+  CHECK(folders == 4);
 }
 
 TEST_CASE("the unit does not start again what was refused", "[process][systemd]") {

@@ -3,6 +3,7 @@
 # own node name, files, cookie and epmd, free ports on 127.0.0.1. Needs Debian's rabbitmq-server.
 #
 #   broker.sh start NODE        start it and wait until it serves; prints its AMQP URL
+#   broker.sh join NODE OTHER   the same, in one cluster with OTHER, which runs; OTHER is to be removed last
 #   broker.sh wait NODE         wait until it serves
 #   broker.sh stop NODE         stop it in good order; its files and ports stay for the next start
 #   broker.sh kill NODE         end it with SIGKILL
@@ -91,10 +92,16 @@ PY
 
 create() {
   [[ -x $rabbitmq/rabbitmq-server ]] || die "$rabbitmq/rabbitmq-server is not there: run ./dev setup"
-  local amqp dist epmd cookie
+  local amqp dist epmd cookie other=${1:-}
   read -r amqp dist epmd < <(free_ports) || die "cannot find free ports"
   mkdir -p "$dir"/{home,data,log}
-  cookie=$(od -An -N16 -tx1 /dev/urandom | tr -d ' \n')
+  if [[ -n $other ]]; then
+    [[ -r $other/env ]] || die "no node '$other' to join"
+    epmd=$(dir=$other value_of ERL_EPMD_PORT)
+    cookie=$(cat "$other/home/.erlang.cookie")
+  else
+    cookie=$(od -An -N16 -tx1 /dev/urandom | tr -d ' \n')
+  fi
   (umask 077 && echo -n "$cookie" >"$dir/home/.erlang.cookie" && chmod 400 "$dir/home/.erlang.cookie")
   echo '[].' >"$dir/enabled_plugins"
   : >"$dir/rabbitmq-env.conf"
@@ -102,6 +109,12 @@ create() {
 listeners.tcp.1 = 127.0.0.1:$amqp
 loopback_users = none
 CONF
+  if [[ -n $other ]]; then
+    cat >>"$dir/rabbitmq.conf" <<CONF
+cluster_formation.peer_discovery_backend = classic_config
+cluster_formation.classic_config.nodes.1 = $(dir=$other value_of RABBITMQ_NODENAME)
+CONF
+  fi
   # A node that starts serves its queues before it knows its exchanges again. What quorum queues were
   # to dead-letter in that moment they try again only after this time, 3 minutes by default.
   echo '[{rabbit, [{dead_letter_worker_publisher_confirm_timeout, 2000}]}].' >"$dir/advanced.config"
@@ -148,9 +161,9 @@ value_of() { # VARIABLE of the node's environment
 }
 
 start_epmd() {
-  recall "$dir/epmd.process" >/dev/null && return
   local port
   port=$(value_of ERL_EPMD_PORT)
+  ! port_open "$port" || return 0 # its own of before, or that of the node it has joined
   exec_in_node setsid epmd -port "$port" </dev/null >"$dir/log/epmd.log" 2>&1 &
   remember "$dir/epmd.process" $!
   eventually 10 port_open "$port" || die "epmd does not answer on port $port: see $dir/log/epmd.log"
@@ -180,8 +193,8 @@ wait_ready() {
     die "node '$dir' is up but does not accept connections: see $dir/log/node.log"
 }
 
-start() {
-  [[ -r $dir/env ]] || create
+start() { # [OTHER]
+  [[ -r $dir/env ]] || create "$@"
   if gone "$dir/node.process"; then
     stat -c %s "$dir/log/node.log" >"$dir/log.offset" 2>/dev/null || echo 0 >"$dir/log.offset"
     start_epmd
@@ -235,16 +248,20 @@ if (($# < 2)); then
   usage
   [[ ${1:-} == help ]] && exit 0 || exit 64
 fi
+folder() {
+  case $1 in
+    */*) realpath -m "$1" ;;
+    *) realpath -m "$root/build/broker/$1" ;;
+  esac
+}
+
 verb=$1
-case $2 in
-  */*) dir=$2 ;;
-  *) dir=$root/build/broker/$2 ;;
-esac
-dir=$(realpath -m "$dir")
+dir=$(folder "$2")
 shift 2
 
 case $verb in
   start) start ;;
+  join) start "$(folder "${1:?expected the node to join}")" ;;
   wait) wait_ready ;;
   stop) stop_node ;;
   kill) kill_node ;;
@@ -252,5 +269,5 @@ case $verb in
   ctl) in_node "$rabbitmq/rabbitmqctl" "$@" ;;
   running) [[ -r $dir/env ]] && ! gone "$dir/node.process" ;;
   url) value_of LOPE_TEST_AMQP_URL ;;
-  *) die "unknown verb '$verb': expected start, wait, stop, kill, remove, ctl, running or url" ;;
+  *) die "unknown verb '$verb': expected start, join, wait, stop, kill, remove, ctl, running or url" ;;
 esac
