@@ -19,9 +19,9 @@ int run_command(const std::string& config_path) {
   if (!loaded.errors.empty()) return kExitRefused;
 
   adopt_child_fds();  // what our own parent left open is not for ours
-  UniqueFd programs[2];
-  const char* const names[2] = {"lope-consumer", "lope-worker"};
-  for (int i = 0; i < 2; ++i) {
+  UniqueFd programs[3];
+  const char* const names[3] = {"lope-consumer", "lope-worker", "lope-monitor"};
+  for (int i = 0; i < (loaded.settings.monitor ? 3 : 2); ++i) {
     const auto path = program_path(names[i]);
     auto opened = path ? open_program(*path) : Result<UniqueFd>(Error{path.error()});
     if (!opened) {
@@ -35,8 +35,9 @@ int run_command(const std::string& config_path) {
     std::fprintf(stderr, "lope: log: %s\n", opened.error().c_str());
     return kExitRefused;
   }
-  supervisor::Supervisor supervisor(loaded.settings, config_path, programs[0].get(),
-                                    programs[1].get());
+  supervisor::Supervisor supervisor(
+      loaded.settings, config_path,
+      {.consumer = programs[0].get(), .worker = programs[1].get(), .monitor = programs[2].get()});
   return supervisor.run();
 }
 

@@ -279,6 +279,8 @@ void members(Io& io, T& settings) {
     io("measures_memory", settings.measures_memory);
     io("max_message_bytes", settings.max_message_bytes);
     io("log_level", settings.log_level);
+  } else if constexpr (Is<T, MonitorSettings>) {
+    io("log", settings.log);
   } else if constexpr (Is<T, PluginDescription::Option>) {
     io("name", settings.name);
     io("kind", settings.kind);
@@ -331,6 +333,20 @@ void members(Io& io, T& settings) {
     io("connections", settings.connections);
     io("last_failure", settings.last_failure);
     io("last_failure_s", settings.last_failure_s);
+  } else if constexpr (Is<T, MonitorStatus>) {
+    io("address", settings.address);
+    io("state", settings.state);
+    io("reason", settings.reason);
+    io("pid", settings.pid);
+  } else if constexpr (Is<T, HistogramCounts>) {
+    io("counts", settings.counts);
+    io("sum_s", settings.sum_s);
+  } else if constexpr (Is<T, GroupMetrics>) {
+    io("handling", settings.handling);
+    io("queued", settings.queued);
+  } else if constexpr (Is<T, DaemonMetrics>) {
+    io("status", settings.status);
+    io("groups", settings.groups);
   } else if constexpr (Is<T, DaemonStatus>) {
     io("version", settings.version);
     io("pid", settings.pid);
@@ -339,6 +355,7 @@ void members(Io& io, T& settings) {
     io("config", settings.config);
     io("groups", settings.groups);
     io("relay", settings.relay);
+    io("monitor", settings.monitor);
   } else {
     static_assert(Is<T, PluginDescription>);
     io("name", settings.name);
@@ -382,11 +399,25 @@ Result<T> settings_from(std::string_view text, const char* subject) {
   }
 }
 
+template <typename T>
+Result<T> object_from(const Json& json, const char* subject) {
+  if (!json.is_object()) return Error{std::string(subject) + ": expected a JSON object"};
+  try {
+    T object;
+    Reader::convert(json, object);
+    return object;
+  } catch (const std::exception& exception) {
+    return Error{std::string(subject) + ": " + escape(exception.what(), 256)};
+  }
+}
+
 }  // namespace
 
 std::string to_json(const ConsumerSettings& settings) { return settings_text(settings); }
 
 std::string to_json(const WorkerSettings& settings) { return settings_text(settings); }
+
+std::string to_json(const MonitorSettings& settings) { return settings_text(settings); }
 
 Result<ConsumerSettings> consumer_settings_from_json(std::string_view text) {
   return settings_from<ConsumerSettings>(text, "consumer settings");
@@ -394,6 +425,10 @@ Result<ConsumerSettings> consumer_settings_from_json(std::string_view text) {
 
 Result<WorkerSettings> worker_settings_from_json(std::string_view text) {
   return settings_from<WorkerSettings>(text, "worker settings");
+}
+
+Result<MonitorSettings> monitor_settings_from_json(std::string_view text) {
+  return settings_from<MonitorSettings>(text, "monitor settings");
 }
 
 std::string to_json(const PluginDescription& description, int indent) {
@@ -420,15 +455,17 @@ Result<PluginDescription> plugin_description_from_json(std::string_view text) {
 std::string to_json(const DaemonStatus& status) { return dump(Writer::convert(status)); }
 
 Result<DaemonStatus> daemon_status_from_json(std::string_view text) {
-  const Json json = Json::parse(text, nullptr, false);
-  if (!json.is_object()) return Error{"status: expected a JSON object"};
-  try {
-    DaemonStatus status;
-    Reader::convert(json, status);
-    return status;
-  } catch (const std::exception& exception) {
-    return Error{"status: " + escape(exception.what(), 256)};
+  return object_from<DaemonStatus>(Json::parse(text, nullptr, false), "status");
+}
+
+std::string to_json(const DaemonMetrics& metrics) { return dump(Writer::convert(metrics)); }
+
+Result<DaemonMetrics> daemon_metrics_from_answer(std::string_view line) {
+  const Json json = Json::parse(line, nullptr, false);
+  if (!json.is_object() || !json.contains("metrics")) {
+    return Error{"expected \"metrics\", found " + shown(line)};
   }
+  return object_from<DaemonMetrics>(json["metrics"], "metrics");
 }
 
 std::string to_json(const ControlRequest& request) {
@@ -470,6 +507,7 @@ Result<ControlRequest> control_request_from_json(std::string_view line) {
 std::string to_json(const ControlAnswer& answer) {
   if (!answer.error.empty()) return error_json(answer.error);
   if (!answer.status.empty()) return "{\"status\":" + answer.status + "}";
+  if (!answer.metrics.empty()) return "{\"metrics\":" + answer.metrics + "}";
   return dump(Json{{"done", answer.text}});
 }
 

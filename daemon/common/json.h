@@ -13,8 +13,10 @@ namespace lope {
 
 std::string to_json(const ConsumerSettings& settings);
 std::string to_json(const WorkerSettings& settings);
+std::string to_json(const MonitorSettings& settings);
 Result<ConsumerSettings> consumer_settings_from_json(std::string_view text);
 Result<WorkerSettings> worker_settings_from_json(std::string_view text);
+Result<MonitorSettings> monitor_settings_from_json(std::string_view text);
 
 // What a throw-away child found out about a handler file; see worker/inspect.h.
 struct PluginDescription {

@@ -135,6 +135,22 @@ struct BoardText {
   }
 };
 
+// How often something took how long; see histogram.h.
+struct BoardHistogram {
+  std::array<std::atomic<std::uint64_t>, kHistogramClasses> counts;
+  std::atomic<std::uint64_t> sum_ns;
+
+  // By its one writer.
+  void add(std::uint64_t ns) {
+    constexpr std::uint64_t kLongest = 1ull << 50;  // 13 days: a few wrong ones spoil no sum
+    const auto grow = [](std::atomic<std::uint64_t>& number, std::uint64_t by) {
+      number.store(number.load(std::memory_order_relaxed) + by, std::memory_order_relaxed);
+    };
+    grow(counts[histogram_class(ns)], 1);
+    grow(sum_ns, std::min(ns, kLongest));
+  }
+};
+
 enum class WorkerState : std::uint32_t { none, starting, ready, leaving };
 const char* to_string(WorkerState state);
 
@@ -173,10 +189,10 @@ struct GroupBoard {
   std::atomic<std::uint64_t> held;         // of them, those that handlers keep
   std::atomic<std::uint64_t> waiting;      // for a worker
   std::atomic<std::uint64_t> unconfirmed;  // for the broker's confirms
-  // How long messages were inside their handler; see histogram.h.
-  std::array<std::atomic<std::uint64_t>, kHistogramClasses> handling;
-  BoardText<512> last_error;                   // why it is not consuming
-  BoardText<512> last_failure;                 // of a message or a worker
+  BoardHistogram handling;                 // how long messages were inside their handler
+  BoardHistogram queued;        // and how long in their queue before they came, where that is known
+  BoardText<512> last_error;    // why it is not consuming
+  BoardText<512> last_failure;  // of a message or a worker
   std::atomic<std::uint64_t> last_failure_ms;  // since 1970; 0: none
   // As loaded; empty before.
   BoardText<128> handler_name;

@@ -54,18 +54,45 @@ struct GroupStatus {
   double last_failure_s = 0;  // how long ago
 };
 
+struct MonitorStatus {
+  std::string address;   // where it serves, or is to
+  std::string state;     // "serving", "down": it is about to be started again
+  std::string reason;    // why it does not serve; empty when it does
+  std::int64_t pid = 0;  // 0: none
+};
+
 struct DaemonStatus {
   std::string version;
   std::int64_t pid = 0;
   std::string state;  // "running", "stopping"
   double uptime_s = 0;
   std::string config;
-  std::vector<GroupStatus> groups;  // in the order of the configuration
-  std::vector<GroupStatus> relay;   // one, or none
+  std::vector<GroupStatus> groups;     // in the order of the configuration
+  std::vector<GroupStatus> relay;      // one, or none
+  std::vector<MonitorStatus> monitor;  // one, or none
+};
+
+// How often something took how long, in the classes of histogram.h.
+struct HistogramCounts {
+  std::vector<std::uint64_t> counts;
+  double sum_s = 0;
+};
+
+// What a group counts beyond its status.
+struct GroupMetrics {
+  HistogramCounts handling;
+  HistogramCounts queued;
+};
+
+// What lope-monitor asks for.
+struct DaemonMetrics {
+  DaemonStatus status;
+  std::vector<GroupMetrics> groups;  // one for each of status.groups, then of status.relay
 };
 
 std::string to_json(const DaemonStatus& status);
 Result<DaemonStatus> daemon_status_from_json(std::string_view text);
+std::string to_json(const DaemonMetrics& metrics);
 
 // ---- The control socket: a line of JSON each way.
 
@@ -77,9 +104,10 @@ struct ControlRequest {
 };
 
 struct ControlAnswer {
-  std::string error = {};   // empty: done
-  std::string text = {};    // what was done, for people
-  std::string status = {};  // JSON of a DaemonStatus; empty: none was asked for
+  std::string error = {};    // empty: done
+  std::string text = {};     // what was done, for people
+  std::string status = {};   // JSON of a DaemonStatus; empty: none was asked for
+  std::string metrics = {};  // JSON of a DaemonMetrics; empty: none were asked for. See below
 };
 
 // Without the newline.
@@ -87,6 +115,7 @@ std::string to_json(const ControlRequest& request);
 std::string to_json(const ControlAnswer& answer);
 // Errors say what was expected.
 Result<ControlRequest> control_request_from_json(std::string_view line);
-Result<ControlAnswer> control_answer_from_json(std::string_view line);
+Result<ControlAnswer> control_answer_from_json(std::string_view line);  // but for `metrics`
+Result<DaemonMetrics> daemon_metrics_from_answer(std::string_view line);
 
 }  // namespace lope

@@ -68,9 +68,9 @@ std::string message_id(const Delivery& delivery) {
   return view ? std::string((*view)[TextProperty::message_id]) : std::string();
 }
 
-// What earlier attempts have left in the headers. The handler sees where the message was first
-// published to, wherever it has been since.
-void take_travel(DeliveryView& view, Delivery& delivery) {
+// Takes what earlier attempts have left in the headers, and returns it. The handler sees where the
+// message was first published to, wherever it has been since.
+Travel take_travel(DeliveryView& view, Delivery& delivery) {
   delivery.attempt = 1;
   delivery.crashes = 0;
   delivery.expires_ms = 0;
@@ -83,19 +83,20 @@ void take_travel(DeliveryView& view, Delivery& delivery) {
       delivery.expires_ms = delivery.first_seen_ms + lifetime_ms;
     }
   }
-  if (view.header_count == 0) return;
-  const Travel travel = travel_of(view.headers);
+  if (view.header_count == 0) return {};
+  Travel travel = travel_of(view.headers);
   if (travel.has_origin) {
     view[TextProperty::exchange] = travel.exchange;
     view[TextProperty::routing_key] = travel.routing_key;
   }
-  if (travel.has_died) return;  // a dead letter that is handled begins anew
+  if (travel.has_died) return travel;  // a dead letter that is handled begins anew
   delivery.attempt = travel.attempt;
   delivery.crashes = travel.crashes;
   if (travel.first_seen_ms != 0) delivery.first_seen_ms = travel.first_seen_ms;
   if (travel.expires_ms != 0) delivery.expires_ms = travel.expires_ms;
   view.attempt = travel.attempt;
   view.crashes = travel.crashes;
+  return travel;
 }
 
 }  // namespace
@@ -400,7 +401,11 @@ char* Consumer::on_delivery(std::uint16_t queue, std::uint64_t epoch,
   delivery.properties.assign_size(incoming.properties.size());
   std::copy(incoming.properties.begin(), incoming.properties.end(), delivery.properties.data());
   DeliveryView view = incoming.view;
-  take_travel(view, delivery);
+  const std::uint64_t since_ms = in_queue_since_ms(take_travel(view, delivery), view.timestamp);
+  if (since_ms != 0 && delivery.attempt == 1 && !delivery.redelivered) {
+    const std::uint64_t now_ms = view.received_unix_ns / 1'000'000;
+    board_.queued.add((now_ms - std::min(now_ms, since_ms)) * 1'000'000);
+  }
   view[TextProperty::queue] = settings_.group.queues[queue].name;
   receiving_[queue] = &delivery;
   delivery.body_size = incoming.body_size;
@@ -613,10 +618,7 @@ void Consumer::on_outcome(WorkerProcess::Outcome& outcome) {
     put_back({&delivery});
     return;
   }
-  if (!outcome.settled) {
-    auto& count = board_.handling[histogram_class(outcome.duration_ns)];
-    count.store(count.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
-  }
+  if (!outcome.settled) board_.handling.add(outcome.duration_ns);
   if (outcome.held) {
     ++held_[delivery.queue];
     delivery.alive = turn_began_;

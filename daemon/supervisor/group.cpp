@@ -52,14 +52,20 @@ std::uint64_t resident_bytes(pid_t pid) {
   return resident * static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE));
 }
 
-// Neither passwords nor the line to systemd are for those below.
+HistogramCounts counts_of(const BoardHistogram& histogram) {
+  HistogramCounts counts;
+  std::ranges::transform(histogram.counts, std::back_inserter(counts.counts), value);
+  counts.sum_s = static_cast<double>(value(histogram.sum_ns)) / 1e9;
+  return counts;
+}
+
+}  // namespace
+
 std::vector<std::string> child_environment(const Settings& settings) {
   std::vector<std::string> left_out = {"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"};
   left_out.insert(left_out.end(), settings.secret_env.begin(), settings.secret_env.end());
   return environment_without(left_out);
 }
-
-}  // namespace
 
 Group::Group(EventLoop& loop, const Settings& settings, const GroupSettings& group,
              int consumer_program_fd, int worker_program_fd, std::function<void()> on_change)
@@ -200,7 +206,7 @@ void Group::scale(int workers) {
 
 void Group::sample(TimePoint now) {
   Samples::Counts handling{};
-  std::transform(board_->handling.begin(), board_->handling.end(), handling.begin(), value);
+  std::ranges::transform(board_->handling.counts, handling.begin(), value);
   samples_.take(now, value(board_->delivered), value(board_->acked) + value(board_->rejected),
                 handling);
 }
@@ -271,6 +277,10 @@ GroupStatus Group::status() const {
     status.last_failure_s = seconds_since(failed_ms);
   }
   return status;
+}
+
+GroupMetrics Group::metrics() const {
+  return {.handling = counts_of(board_->handling), .queued = counts_of(board_->queued)};
 }
 
 void Group::send(ControlType type, std::int64_t value) {

@@ -19,6 +19,9 @@ namespace lope::supervisor {
 // The relay is run as a group without workers, by this name.
 inline constexpr const char* kRelayName = "(relay)";
 
+// For what the supervisor starts: without passwords, and without the line to systemd.
+std::vector<std::string> child_environment(const Settings& settings);
+
 class Group {
  public:
   enum class State { down, running, refused };
@@ -44,6 +47,7 @@ class Group {
   // About each second.
   void sample(TimePoint now);
   GroupStatus status() const;
+  GroupMetrics metrics() const;
 
   // A consumer that cannot be started is tried again with back-off, like one that died.
   void start();

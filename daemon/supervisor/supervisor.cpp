@@ -48,12 +48,8 @@ void lead_process_group() {
   (void)::setpgid(0, 0);
 }
 
-Supervisor::Supervisor(const Settings& settings, std::string config, int consumer_program_fd,
-                       int worker_program_fd)
-    : settings_(settings),
-      config_(std::move(config)),
-      consumer_program_fd_(consumer_program_fd),
-      worker_program_fd_(worker_program_fd) {}
+Supervisor::Supervisor(const Settings& settings, std::string config, const Programs& programs)
+    : settings_(settings), config_(std::move(config)), programs_(programs) {}
 
 Result<void> Supervisor::set_up() {
   auto loop = EventLoop::create();
@@ -70,6 +66,7 @@ Result<void> Supervisor::set_up() {
            log_error("cannot open the log file again", {{"reason", reopened.error()}});
          }
          for_each_process([](Group& group) { group.signal(SIGUSR1); });
+         if (monitor_ != nullptr) monitor_->signal(SIGUSR1);
        }}};
   for (std::size_t i = 0; i < std::size(signals); ++i) {
     auto source = loop_->watch_signal(signals[i].first, signals[i].second);
@@ -88,14 +85,14 @@ Result<void> Supervisor::set_up() {
   if (auto watchdog = loop_->enable_watchdog(); !watchdog) return watchdog;
 
   for (const GroupSettings& settings : settings_.groups) {
-    auto group = Group::create(*loop_, settings_, settings, consumer_program_fd_,
-                               worker_program_fd_, [this] { look(); });
+    auto group = Group::create(*loop_, settings_, settings, programs_.consumer, programs_.worker,
+                               [this] { look(); });
     if (!group) return Error{"group '" + settings.name + "': " + group.error()};
     groups_.push_back(std::move(*group));
   }
   if (settings_.delays.relay) {
     auto relay = Group::create(*loop_, settings_, relay_settings(settings_.delays),
-                               consumer_program_fd_, worker_program_fd_, [this] { look(); });
+                               programs_.consumer, programs_.worker, [this] { look(); });
     if (!relay) return Error{"relay: " + relay.error()};
     relay_ = std::move(*relay);
   }
@@ -112,10 +109,15 @@ int Supervisor::run() {
     return kExitTemporary;
   }
   if (!serve_control()) return kExitRefused;
+  if (auto done = create_monitor(); !done) {
+    log_error("cannot start", {{"reason", "monitor: " + done.error()}});
+    return kExitTemporary;
+  }
   log_info("starting",
            {{"version", LOPE_VERSION}, {"groups", groups_.size()}, {"process_group", ::getpgrp()}});
   ready_timer_.arm(Clock::now() + settings_.ready_timeout);
   for_each_process([](Group& group) { group.start(); });
+  if (monitor_ != nullptr) monitor_->start();
   on_tick();
   while (!done_) {
     if (auto ran = loop_->run_once(std::nullopt); !ran) {
@@ -126,8 +128,27 @@ int Supervisor::run() {
   return finish();
 }
 
+Result<void> Supervisor::create_monitor() {
+  if (!settings_.monitor) return {};
+  auto monitor =
+      MonitorProcess::create(*loop_, settings_, programs_.monitor,
+                             [this](UniqueFd link) { return control_->adopt(std::move(link)); });
+  if (!monitor) return Error{monitor.error()};
+  monitor_ = std::move(*monitor);
+  return {};
+}
+
 // False: nothing may be started.
 bool Supervisor::serve_control() {
+  auto server = ControlServer::create(
+      *loop_, [this](const ControlRequest& request, const ControlServer::Client& client) {
+        return carry_out(request, client);
+      });
+  if (!server) {
+    log_error("cannot start", {{"reason", "control socket: " + server.error()}});
+    return false;
+  }
+  control_ = std::move(*server);
   const bool chosen = !settings_.control_socket.empty();
   const std::string path = chosen ? settings_.control_socket : default_control_socket();
   if (path.empty()) {
@@ -140,21 +161,13 @@ bool Supervisor::serve_control() {
   const std::size_t slash = path.rfind('/');
   if (slash != std::string::npos && slash > 0) (void)::mkdir(path.substr(0, slash).c_str(), 0755);
   bool taken = false;
-  auto server = ControlServer::create(
-      *loop_, path,
-      [this](const ControlRequest& request, const ControlServer::Client& client) {
-        return carry_out(request, client);
-      },
-      taken);
-  if (server) {
-    control_ = std::move(*server);
-    return true;
-  }
+  const auto listening = control_->listen(path, taken);
+  if (listening) return true;
   if (chosen || taken) {
-    log_error("cannot start", {{"reason", "control socket: " + server.error()}});
+    log_error("cannot start", {{"reason", "control socket: " + listening.error()}});
     return false;
   }
-  log_warn("no control socket", {{"reason", server.error()}});
+  log_warn("no control socket", {{"reason", listening.error()}});
   return true;
 }
 
@@ -166,12 +179,13 @@ Group* Supervisor::group_named(const std::string& name) {
 
 ControlAnswer Supervisor::carry_out(const ControlRequest& request,
                                     const ControlServer::Client& client) {
-  static constexpr std::string_view kCommands[] = {"status", "stop", "scale", "restart"};
+  static constexpr std::string_view kCommands[] = {"status", "metrics", "stop", "scale", "restart"};
   const auto slip = [](std::string_view word, std::span<const std::string_view> known) {
     const std::string near = nearest(word, known);
     return near.empty() ? std::string() : ": did you mean '" + near + "'?";
   };
   if (request.command == "status") return {.status = to_json(daemon_status())};
+  if (request.command == "metrics") return {.metrics = to_json(daemon_metrics())};
   if (std::ranges::find(kCommands, request.command) == std::end(kCommands)) {
     return {.error = "unknown command '" + escape(request.command, 64) + "'" +
                      slip(request.command, kCommands)};
@@ -231,7 +245,15 @@ DaemonStatus Supervisor::daemon_status() const {
   status.config = config_;
   for (const auto& group : groups_) status.groups.push_back(group->status());
   if (relay_ != nullptr) status.relay.push_back(relay_->status());
+  if (monitor_ != nullptr) status.monitor.push_back(monitor_->status());
   return status;
+}
+
+DaemonMetrics Supervisor::daemon_metrics() const {
+  DaemonMetrics metrics{.status = daemon_status(), .groups = {}};
+  for (const auto& group : groups_) metrics.groups.push_back(group->metrics());
+  if (relay_ != nullptr) metrics.groups.push_back(relay_->metrics());
+  return metrics;
 }
 
 void Supervisor::on_tick() {

@@ -10,14 +10,20 @@
 #include "common/status.h"
 #include "supervisor/control_server.h"
 #include "supervisor/group.h"
+#include "supervisor/monitor_process.h"
 
 namespace lope::supervisor {
 
 class Supervisor {
  public:
-  // The program descriptors, from open_program(), stay the caller's. `config`: the file's path.
-  Supervisor(const Settings& settings, std::string config, int consumer_program_fd,
-             int worker_program_fd);
+  // From open_program(); they stay the caller's.
+  struct Programs {
+    int consumer = -1;
+    int worker = -1;
+    int monitor = -1;  // needed when `settings.monitor` says where it serves
+  };
+  // `config`: the file's path.
+  Supervisor(const Settings& settings, std::string config, const Programs& programs);
 
   // Runs until it is told to stop, or no group is left that could run. Returns the exit code.
   int run();
@@ -27,10 +33,12 @@ class Supervisor {
 
   Result<void> set_up();
   bool serve_control();
+  Result<void> create_monitor();
   ControlAnswer carry_out(const ControlRequest& request, const ControlServer::Client& client);
   Group* group_named(const std::string& name);
   ControlAnswer stop_for(const ControlRequest& request);
   DaemonStatus daemon_status() const;
+  DaemonMetrics daemon_metrics() const;
   void on_tick();
   void stop(int signal);
   void stop_now();
@@ -43,8 +51,7 @@ class Supervisor {
   const Settings& settings_;
   const std::string config_;
   const TimePoint started_at_ = Clock::now();
-  const int consumer_program_fd_;
-  const int worker_program_fd_;
+  const Programs programs_;
   std::unique_ptr<EventLoop> loop_;
   // Calls f(Group&) for each group, and for the relay.
   template <typename F>
@@ -64,6 +71,7 @@ class Supervisor {
   std::string last_status_;
   EventSource signal_sources_[5];
   std::unique_ptr<ControlServer> control_;
+  std::unique_ptr<MonitorProcess> monitor_;  // none unless it is configured
   EventSource deadline_timer_;
   EventSource tick_timer_;
   EventSource ready_timer_;

@@ -511,7 +511,7 @@ TEST_CASE("a wrong file is told with place, expected and found", "[unit][setting
       {"groups: {a: {handler: h}}\nxyz: x",
        "lope.yaml:2:1: unknown key 'xyz': expected broker, handlers_dir, shutdown_timeout, "
        "ready_timeout, "
-       "log, delays, control, defaults, groups or include"},
+       "log, delays, control, monitor, defaults, groups or include"},
       {"groups: {a: {handler: h, Workers: 1}}",
        "lope.yaml:1:26: groups.a: unknown key 'Workers': did you mean 'workers'?"},
       {"groups: {a: {handler: h}}\n\"x\\ny\\u009b\": 1",
@@ -849,6 +849,15 @@ TEST_CASE("a wrong value outside the groups is told too", "[unit][settings]") {
        "GB, GiB), from 1kB to 512MiB, found '999B'"},
       {"broker: {max_message_size: 1GiB}",
        "lope.yaml:2:28: broker.max_message_size: expected a size with a unit…"},
+      {"monitor: {listen: 70000}",
+       "lope.yaml:2:19: monitor.listen: expected a port, or an address and a port, as in 9419, "
+       "192.0.2.1:9419 or [::1]:9419 (a port is 0 to 65535), found '70000'"},
+      {"monitor: {listen: mq.example:9419}",
+       "lope.yaml:2:19: monitor.listen: expected a port, or an address and a port, as in 9419, "
+       "192.0.2.1:9419 or [::1]:9419 (a name is none: write the address itself), found "
+       "'mq.example:9419'"},
+      {"monitor: {listen: {}}",
+       "lope.yaml:2:19: monitor.listen: expected a port, or an address and a port, found …"},
       {"control: /run/x", "lope.yaml:2:10: control: expected a map of socket, found '/run/x'"},
       {"control: {socket: \"\"}",
        "lope.yaml:2:19: control.socket: expected the path of a socket, 1 to 107 bytes, "
@@ -937,8 +946,8 @@ TEST_CASE("what later versions bring is not called unknown", "[unit][settings]")
              "lope.yaml:1:26: groups.a: '" + key + "' is not available in this version"});
   check_bad({"groups: {a: {handler: h}}\ndefaults: {" + key + ": 1}",
              "lope.yaml:2:12: defaults: '" + key + "' is not available in this version"});
-  check_bad({"groups: {a: {handler: h}}\nmonitor: {listen: x}",
-             "lope.yaml:2:1: 'monitor' is not available in this version"});
+  check_bad({"groups: {a: {handler: h}}\nwatch: {}",
+             "lope.yaml:2:1: 'watch' is not available in this version"});
 }
 
 TEST_CASE("a timeout stays below the broker's own", "[unit][settings]") {
@@ -1461,7 +1470,19 @@ TEST_CASE("schema and loader agree", "[unit][settings]") {
       {false, "groups: {a: {handler: \"\"}}"},
       {false, "groups: {a: {handler: 5}}"},
       {false, "groups: {a: {handler: h}}\nbrokr: x"},
-      {false, "groups: {a: {handler: h}}\nmonitor: {}"},
+      {true, "groups: {a: {handler: h}}\nmonitor: {}"},
+      {true, "groups: {a: {handler: h}}\nmonitor: {listen: 9419}"},
+      {true, "groups: {a: {handler: h}}\nmonitor: {listen: ':0'}"},
+      {true, "groups: {a: {handler: h}}\nmonitor: {listen: 'localhost:9419'}"},
+      {true, "groups: {a: {handler: h}}\nmonitor: {listen: 192.0.2.1:9419}"},
+      {true, "groups: {a: {handler: h}}\nmonitor: {listen: '[::1]:9419'}"},
+      {false, "groups: {a: {handler: h}}\nmonitor: 9419"},
+      {false, "groups: {a: {handler: h}}\nmonitor: {port: 9419}"},
+      {false, "groups: {a: {handler: h}}\nmonitor: {listen: 65536}"},
+      {false, "groups: {a: {handler: h}}\nmonitor: {listen: true}"},
+      {false, "groups: {a: {handler: h}}\nmonitor: {listen: lope.example:9419}"},
+      {false, "groups: {a: {handler: h}}\nmonitor: {listen: '*:9419'}"},
+      {false, "groups: {a: {handler: h}}\nmonitor: {listen: '::1'}"},
       {false, "groups: {a: {handler: h}}\nbroker: http://x"},
       {false, "groups: {a: {handler: h}}\nbroker: amqps://x"},
       {false, "groups: {a: {handler: h}}\nbroker: amqp://x?heartbeat=1"},
