@@ -8,12 +8,14 @@
 #include <deque>
 #include <nlohmann/json.hpp>
 #include <random>
+#include <regex>
 #include <string>
 #include <vector>
 
 #include "common/exit_code.h"
 #include "support/http.h"
 #include "support/lope.h"
+#include "support/temp_dir.h"
 
 using namespace lope;
 using namespace lope::test;
@@ -242,6 +244,37 @@ TEST_CASE("while the daemon does not answer the monitor says so", "[process][mon
   CHECK(http_get(port, "/").status == 200);  // it will say so itself
   REQUIRE(::kill(daemon.pid(), SIGCONT) == 0);
   CHECK(eventually(10s, [&] { return http_get(port, "/healthz").status == 200; }));
+  daemon.stop();
+}
+
+TEST_CASE("the alert rules fire where they have to, and not elsewhere", "[process][monitor]") {
+  for (const RunResult& result :
+       {run({"promtool", "check", "rules", LOPE_SOURCE_DIR "/docs/monitoring/alerts.yaml"}),
+        run({"promtool", "test", "rules", LOPE_SOURCE_DIR "/tests/monitoring/alerts_test.yaml"})}) {
+    INFO(result.output);
+    CHECK(result.status == exited(0));
+  }
+}
+
+TEST_CASE("every metric that the documents name is there", "[process][monitor]") {
+  Lope daemon(with_monitor());
+  const int port = port_of(daemon);
+  REQUIRE(port != 0);
+  REQUIRE(wait_for_workers(daemon));
+  const std::string metrics = http_get(port, "/metrics").body;
+  for (const char* const file :
+       {"/docs/monitoring.md", "/docs/monitoring/alerts.yaml", "/docs/monitoring/grafana.json"}) {
+    const std::string text = read_file(std::string(LOPE_SOURCE_DIR) + file);
+    const std::regex name("\\blope_(?!handler_<)[a-z_]+[a-z]");
+    int names = 0;
+    for (std::sregex_iterator it(text.begin(), text.end(), name), end; it != end; ++it, ++names) {
+      INFO(file << ": " << it->str());
+      CHECK(metrics.find("\n" + it->str()) != std::string::npos);
+    }
+    CHECK(names > 10);
+  }
+  CHECK(Json::parse(read_file(LOPE_SOURCE_DIR "/docs/monitoring/grafana.json"))["panels"].size() >
+        10);
   daemon.stop();
 }
 

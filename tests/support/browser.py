@@ -40,6 +40,7 @@ class Browser:
         self.number = 0
         self.input = b""
         self.problems = []  # what the pages have complained about in their console
+        self.requests = []  # the addresses of all that they have asked for
         self.session = None
         page = next(target for target in self.call("Target.getTargets")["targetInfos"]
                     if target["type"] == "page")
@@ -87,6 +88,8 @@ class Browser:
 
     def note(self, event):
         method, parameters = event.get("method"), event.get("params", {})
+        if method == "Network.requestWillBeSent":
+            self.requests.append(parameters["request"]["url"])
         if method == "Runtime.exceptionThrown":
             self.problems.append(json.dumps(parameters["exceptionDetails"]))
         elif method == "Log.entryAdded" and parameters["entry"]["level"] in ("error", "warning"):
@@ -98,6 +101,7 @@ class Browser:
         failed = self.call("Page.navigate", url=url).get("errorText")
         if failed:
             raise RuntimeError(f"{url}: {failed}")
+        self.wait_for("location.protocol != 'about:' && document.readyState == 'complete'")
 
     def evaluate(self, expression):
         result = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
@@ -113,7 +117,8 @@ class Browser:
             if value:
                 return value
             if time.monotonic() > end:
-                raise RuntimeError(f"not within {seconds} s: {expression}\n{self.evaluate('document.body.innerText')}")
+                shown = self.evaluate("document.body.innerText")
+                raise RuntimeError(f"not within {seconds} s: {expression}\n{shown}")
             time.sleep(0.05)
 
     def show_as(self, width, height, dark=False):
