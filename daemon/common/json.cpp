@@ -344,6 +344,13 @@ void members(Io& io, T& settings) {
   } else if constexpr (Is<T, GroupMetrics>) {
     io("handling", settings.handling);
     io("queued", settings.queued);
+    io("handler", settings.handler);
+  } else if constexpr (Is<T, HandlerMetricStatus>) {
+    io("name", settings.name);
+    io("kind", settings.kind);
+    io("help", settings.help);
+    io("value", settings.value);
+    io("durations", settings.durations);
   } else if constexpr (Is<T, DaemonMetrics>) {
     io("status", settings.status);
     io("groups", settings.groups);

@@ -13,7 +13,7 @@
 #include <string_view>
 
 #include "common/fd.h"
-#include "common/histogram.h"
+#include "common/handler_metrics.h"
 #include "common/result.h"
 
 namespace lope {
@@ -82,6 +82,7 @@ struct WorkerBoard {
   };
   std::array<Slot, kMaxThreads> slots;
   std::array<OutcomeEntry, kOutcomeRingSize> ring;
+  HandlerMetrics metrics;
 };
 
 // The worker's side of the ring. Thread-safe.
@@ -112,44 +113,6 @@ class OutcomeReader {
 
 enum class GroupState : std::uint32_t { starting, connecting, consuming, draining, ended };
 const char* to_string(GroupState state);
-
-// Text that another process may read at any moment. At most size - 1 bytes; a torn read shows a
-// mixture, no more.
-template <std::size_t size>
-struct BoardText {
-  std::array<std::atomic<char>, size> bytes;
-
-  void set(std::string_view text) {
-    const std::size_t length = std::min(text.size(), size - 1);
-    for (std::size_t i = 0; i < length; ++i) bytes[i].store(text[i], std::memory_order_relaxed);
-    bytes[length].store('\0', std::memory_order_release);
-  }
-  std::string get() const {
-    std::string text;
-    for (const std::atomic<char>& byte : bytes) {
-      const char value = byte.load(std::memory_order_relaxed);
-      if (value == '\0') break;
-      text.push_back(value);
-    }
-    return text;
-  }
-};
-
-// How often something took how long; see histogram.h.
-struct BoardHistogram {
-  std::array<std::atomic<std::uint64_t>, kHistogramClasses> counts;
-  std::atomic<std::uint64_t> sum_ns;
-
-  // By its one writer.
-  void add(std::uint64_t ns) {
-    constexpr std::uint64_t kLongest = 1ull << 50;  // 13 days: a few wrong ones spoil no sum
-    const auto grow = [](std::atomic<std::uint64_t>& number, std::uint64_t by) {
-      number.store(number.load(std::memory_order_relaxed) + by, std::memory_order_relaxed);
-    };
-    grow(counts[histogram_class(ns)], 1);
-    grow(sum_ns, std::min(ns, kLongest));
-  }
-};
 
 enum class WorkerState : std::uint32_t { none, starting, ready, leaving };
 const char* to_string(WorkerState state);
@@ -194,6 +157,7 @@ struct GroupBoard {
   BoardText<512> last_error;    // why it is not consuming
   BoardText<512> last_failure;  // of a message or a worker
   std::atomic<std::uint64_t> last_failure_ms;  // since 1970; 0: none
+  HandlerMetrics metrics;                      // of its handlers, over all workers there were
   // As loaded; empty before.
   BoardText<128> handler_name;
   BoardText<64> handler_version;

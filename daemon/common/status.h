@@ -78,10 +78,20 @@ struct HistogramCounts {
   double sum_s = 0;
 };
 
+// What a handler measures, summed over the workers of its group.
+struct HandlerMetricStatus {
+  std::string name;
+  std::uint32_t kind = 0;  // a MetricKind
+  std::string help;
+  std::int64_t value = 0;     // of a counter or a gauge
+  HistogramCounts durations;  // of a duration
+};
+
 // What a group counts beyond its status.
 struct GroupMetrics {
   HistogramCounts handling;
   HistogramCounts queued;
+  std::vector<HandlerMetricStatus> handler = {};
 };
 
 // What lope-monitor asks for.

@@ -234,6 +234,7 @@ int Consumer::run() {
        {&board_.finished_in_drain, &board_.handed_back_in_drain, &board_.killed_in_drain}) {
     counter->store(0, std::memory_order_relaxed);
   }
+  clear_gauges(board_.metrics);
   if (auto done = set_up(); !done) {
     log_error("cannot start the consumer", {{"reason", done.error()}});
     board_.last_error.set(done.error());

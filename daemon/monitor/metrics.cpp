@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "common/handler_metrics.h"
 #include "common/histogram.h"
 
 namespace lope::monitor {
@@ -35,6 +36,7 @@ class Families {
   MetricFamily& add(std::string name, MetricType type, std::string help) {
     return all_.emplace_back(MetricFamily{std::move(name), std::move(help), type, {}});
   }
+  void add(MetricFamily family) { all_.push_back(std::move(family)); }
   const std::vector<MetricFamily>& all() const { return all_; }
 
  private:
@@ -152,7 +154,7 @@ void add_groups(Families& families, const DaemonStatus& status) {
       put(queue, {{"group", group->name}, {"queue", name}}, 1);
     }
   }
-  MetricFamily& handler = families.add("lope_handler_info", MetricType::Gauge,
+  MetricFamily& handler = families.add("lope_group_handler_info", MetricType::Gauge,
                                        "The handler of a group, as configured and as loaded.");
   for (const GroupStatus* group : groups) {
     if (group->handler.empty()) continue;
@@ -210,6 +212,50 @@ void add_histograms(Families& families, const DaemonMetrics& metrics) {
       &GroupMetrics::queued);
 }
 
+// A help text that needs no escapes in either format.
+std::string one_line(std::string help) {
+  std::ranges::replace_if(
+      help, [](unsigned char c) { return c < ' ' || c == '\\' || c == '"' || c == 0x7f; }, ' ');
+  return help;
+}
+
+// Handlers of different groups may share a name. Where they do not agree on what it is, the first
+// one's word counts: a name has one kind.
+void add_handlers_own(Families& families, const DaemonMetrics& metrics) {
+  std::vector<MetricFamily> own;
+  for (std::size_t i = 0; i < std::min(metrics.status.groups.size(), metrics.groups.size()); ++i) {
+    for (const HandlerMetricStatus& metric : metrics.groups[i].handler) {
+      std::string name = "lope_handler_" + metric.name;
+      std::string_view suffix;
+      MetricType type = MetricType::Gauge;
+      switch (static_cast<MetricKind>(metric.kind)) {
+        case MetricKind::counter:
+          type = MetricType::Counter;
+          suffix = "_total";
+          break;
+        case MetricKind::gauge: break;
+        case MetricKind::duration:
+          type = MetricType::Histogram;
+          suffix = "_seconds";
+          break;
+      }
+      if (!name.ends_with(suffix)) name += suffix;
+      auto found = std::ranges::find(own, name, &MetricFamily::name);
+      if (found == own.end()) {
+        found = own.insert(found, MetricFamily{std::move(name), one_line(metric.help), type, {}});
+      }
+      if (found->type != type) continue;
+      const Labels labels = {{"group", metrics.status.groups[i].name}};
+      if (type == MetricType::Histogram) {
+        put(*found, labels, metric.durations);
+      } else {
+        put(*found, labels, static_cast<double>(metric.value));
+      }
+    }
+  }
+  for (MetricFamily& family : own) families.add(std::move(family));
+}
+
 Families families_of(const DaemonMetrics& metrics) {
   const DaemonStatus& status = metrics.status;
   Families families;
@@ -223,6 +269,7 @@ Families families_of(const DaemonMetrics& metrics) {
   add_groups(families, status);
   add_workers(families, status);
   add_histograms(families, metrics);
+  add_handlers_own(families, metrics);
   return families;
 }
 

@@ -280,7 +280,17 @@ GroupStatus Group::status() const {
 }
 
 GroupMetrics Group::metrics() const {
-  return {.handling = counts_of(board_->handling), .queued = counts_of(board_->queued)};
+  GroupMetrics metrics{.handling = counts_of(board_->handling),
+                       .queued = counts_of(board_->queued)};
+  for (std::size_t i = 0; i < board_->metrics.size(); ++i) {
+    const HandlerMetrics::Metric& metric = board_->metrics.all[i];
+    metrics.handler.push_back({.name = metric.name.get(),
+                               .kind = metric.kind.load(std::memory_order_relaxed),
+                               .help = metric.help.get(),
+                               .value = metric.value.load(std::memory_order_relaxed),
+                               .durations = counts_of(metric.durations)});
+  }
+  return metrics;
 }
 
 void Group::send(ControlType type, std::int64_t value) {

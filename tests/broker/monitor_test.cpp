@@ -63,7 +63,7 @@ TEST_CASE("metrics count what was handled, how long it took, and how long it was
   publish("ack", now / 1000 - 100, 0);
   publish("ack", now / 1000 - 5000, static_cast<std::int64_t>(now) - 1000);
   publish("retry:no luck", now / 1000 - 100, 0);  // counts once
-  publish("ack", now / 1000 + 1000, 0);            // a clock that is wrong
+  publish("ack", now / 1000 + 1000, 0);           // a clock that is wrong
 
   std::string text;
   CHECK(eventually(20s, [&] {
@@ -93,6 +93,47 @@ TEST_CASE("metrics count what was handled, how long it took, and how long it was
   const RunResult checked = run({"promtool", "check", "metrics"}, input);
   CHECK(checked.status == exited(0));
   CHECK(checked.output == "");
+  CHECK(daemon.stop() == exited(kExitOk));
+}
+
+TEST_CASE("what handlers measure is summed over their workers, the living and the dead",
+          "[broker][monitor]") {
+  Broker broker;
+  const std::string queue = broker.unique_queue("monitor");
+  LopeOptions options;
+  options.broker = broker.url();
+  options.top = kListen;
+  options.groups = "  g: { handler: measuring, queue: " + queue +
+                   ", declare: {}, workers: 2, threads: 2, crashes: 1 }\n";
+  Lope daemon(options);
+  const int port = port_of(daemon);
+  REQUIRE(daemon.wait_ready());
+  std::string text;
+  const auto bytes = [&] {
+    text = http_get(port, "/metrics").body;
+    return sample(text, "lope_handler_bytes_total{group=\"g\"}");
+  };
+  for (int i = 0; i < 20; ++i) broker.publish(queue, std::string(10, 'x'));
+  CHECK(eventually(10s, [&] { return bytes() == 200; }));
+  CHECK(sample(text, "lope_handler_pretended_seconds_count{group=\"g\"}") == 20);
+  CHECK(sample(text, "lope_handler_pretended_seconds_sum{group=\"g\"}") == Approx(200e-6));
+  const double latest = sample(text, "lope_handler_latest_bytes{group=\"g\"}");
+  CHECK((latest == 10 || latest == 20));  // of each worker that had a message
+  CHECK_THAT(text,
+             Contains("# HELP lope_handler_latest_bytes Bytes of the latest  message . # in"));
+
+  broker.publish(queue, "crash");
+  CHECK(eventually(10s, [&] { return bytes() == 205; }));
+  CHECK(eventually(10s, [&] { return daemon.process().count_lines("worker ready") == 3; }));
+  broker.publish(queue, "xxx");
+  CHECK(eventually(10s, [&] { return bytes() == 208; }));
+  CHECK(run_lope({"restart", "--socket", daemon.control_socket(), "g"}).status == exited(kExitOk));
+  CHECK(eventually(10s, [&] { return daemon.process().count_lines("worker ended") == 3; }));
+  CHECK(bytes() == 208);
+  // Nobody is left who has said anything.
+  CHECK(eventually(10s, [&] {
+    return bytes() == 208 && sample(text, "lope_handler_latest_bytes{group=\"g\"}") == 0;
+  }));
   CHECK(daemon.stop() == exited(kExitOk));
 }
 

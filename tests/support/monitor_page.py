@@ -52,10 +52,10 @@ def main(url, daemon):
             "[...document.querySelectorAll('#total dt')].find(t => t.innerText == 'in/s').nextSibling.innerText)"
         browser.wait_for(number + " > 0")
         print("ok: numbers move under load")
-        points = f"{busy}.querySelector('polyline.out').getAttribute('points').split(' ').length"
-        before = browser.wait_for(points)
-        browser.wait_for(f"{points} > {before} + 1")
-        browser.wait_for(f"Number({busy}.querySelector('polyline.in').getAttribute('points').split(' ').pop().split(',')[1]) < 49")
+        line = busy + ".querySelector('polyline.in').points"
+        before = browser.wait_for(line + ".length")
+        browser.wait_for(f"{line}.length > {before} + 1")
+        browser.wait_for(f"[...{line}].pop().y < 49")
         print("ok: the chart grows")
 
         expect("the refused group in words", browser.evaluate(f"{broken}.querySelector('.pill').innerText"),

@@ -73,7 +73,8 @@ TEST_CASE("metrics: names, help, kinds, and a sample for each group and worker",
            "lope_group_state{group=\"(relay)\",state=\"melting\"} 1\n",
            "lope_queue_info{group=\"orders\",queue=\"q \\\"one\\\"\\n\\\\\"} 1\n",
            "lope_queue_info{group=\"orders\",queue=\"two\"} 1\n",
-           "lope_handler_info{group=\"orders\",handler=\"shop\",name=\"shop\",version=\"2.0\"} 1\n",
+           "lope_group_handler_info{group=\"orders\",handler=\"shop\",name=\"shop\",version=\"2."
+           "0\"} 1\n",
            "lope_workers_wanted{group=\"orders\"} 2\n",
            "# TYPE lope_messages_delivered_total counter\n",
            "lope_messages_dead_lettered_total{group=\"orders\"} 3\n",
@@ -142,4 +143,33 @@ TEST_CASE("metrics: a daemon of no groups, or with half of what there should be,
   metrics = full_metrics();
   metrics.groups.clear();
   CHECK_THAT(metrics_text(metrics, MetricsFormat::prometheus), Contains("lope_ready 1\n"));
+}
+
+TEST_CASE("metrics: handlers' own, which share names as far as they agree", "[unit][metrics]") {
+  DaemonMetrics metrics;
+  for (const char* name : {"a", "b", "c"}) {
+    metrics.status.groups.emplace_back().name = name;
+    metrics.groups.emplace_back();
+  }
+  metrics.groups[0].handler = {{"sent", 1, "Mails \"sent\".\n# injected 1", 5, {}},
+                               {"size", 2, "A size.", -3, {}},
+                               {"sending", 3, "A time.", 0, counts_of({20'000})}};
+  metrics.groups[1].handler = {{"sent_total", 1, "Letters.", 7, {}}, {"sending", 2, "x", 1, {}}};
+  metrics.groups[2].handler = {{"sending_seconds", 2, "of another kind", 1, {}}};
+  const std::string text = metrics_text(metrics, MetricsFormat::prometheus);
+  for (const char* part : {
+           "# HELP lope_handler_sent_total Mails  sent . # injected 1\n"
+           "# TYPE lope_handler_sent_total counter\n"
+           "lope_handler_sent_total{group=\"a\"} 5\nlope_handler_sent_total{group=\"b\"} 7\n",
+           "lope_handler_size{group=\"a\"} -3\n",
+           "lope_handler_sending_seconds_count{group=\"a\"} 1\n",
+           "lope_handler_sending{group=\"b\"} 1\n",
+       }) {
+    CHECK_THAT(text, Contains(part));
+  }
+  CHECK(lines_with(text, "# TYPE lope_handler_sent_total ") == 1);
+  CHECK(text.find("lope_handler_sending_seconds{") == std::string::npos);
+  CHECK_THAT(metrics_text(metrics, MetricsFormat::openmetrics),
+             Contains("# TYPE lope_handler_sent counter\n") &&
+                 Contains("# UNIT lope_handler_sending_seconds seconds\n"));
 }
