@@ -938,6 +938,20 @@ TEST_CASE("a wrong value outside the groups is told too", "[unit][settings]") {
   check_bad(row);
 }
 
+TEST_CASE("a monitor that others can reach is pointed out", "[unit][settings]") {
+  const std::string group = "groups: {a: {handler: h}}\n";
+  CHECK_FALSE(load(group).settings.monitor);
+  CHECK_FALSE(load(group + "monitor: {}").settings.monitor);
+  const LoadedSettings own = load(group + "monitor: {listen: 9419}");
+  CHECK(own.settings.monitor == ListenAddress{"127.0.0.1", 9419});
+  CHECK(own.warnings.empty());
+  const LoadedSettings open = load(group + "monitor: {listen: '[::]:9419'}");
+  CHECK(open.settings.monitor == ListenAddress{"::", 9419});
+  CHECK(joined(open.warnings) ==
+        "lope.yaml:2:19: monitor.listen: whoever can reach [::]:9419 sees what is shown there: "
+        "queues, handlers, the latest errors\n");
+}
+
 TEST_CASE("what later versions bring is not called unknown", "[unit][settings]") {
   const std::string key =
       GENERATE(as<std::string>(), "watch", "dedup", "min_interval", "journal", "accept", "decode",
