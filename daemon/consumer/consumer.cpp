@@ -68,9 +68,10 @@ std::string message_id(const Delivery& delivery) {
   return view ? std::string((*view)[TextProperty::message_id]) : std::string();
 }
 
-// Takes what earlier attempts have left in the headers, and returns it. The handler sees where the
-// message was first published to, wherever it has been since.
-Travel take_travel(DeliveryView& view, Delivery& delivery) {
+// What earlier attempts have left in the headers. The handler sees where the message was first
+// published to, wherever it has been since. Returns since when it is in its queue; see
+// in_queue_since_ms().
+std::uint64_t take_travel(DeliveryView& view, Delivery& delivery) {
   delivery.attempt = 1;
   delivery.crashes = 0;
   delivery.expires_ms = 0;
@@ -83,20 +84,21 @@ Travel take_travel(DeliveryView& view, Delivery& delivery) {
       delivery.expires_ms = delivery.first_seen_ms + lifetime_ms;
     }
   }
-  if (view.header_count == 0) return {};
-  Travel travel = travel_of(view.headers);
+  static constexpr Travel kNone;
+  if (view.header_count == 0) return in_queue_since_ms(kNone, view.timestamp);
+  const Travel travel = travel_of(view.headers);
   if (travel.has_origin) {
     view[TextProperty::exchange] = travel.exchange;
     view[TextProperty::routing_key] = travel.routing_key;
   }
-  if (travel.has_died) return travel;  // a dead letter that is handled begins anew
+  if (travel.has_died) return 0;  // a dead letter that is handled begins anew
   delivery.attempt = travel.attempt;
   delivery.crashes = travel.crashes;
   if (travel.first_seen_ms != 0) delivery.first_seen_ms = travel.first_seen_ms;
   if (travel.expires_ms != 0) delivery.expires_ms = travel.expires_ms;
   view.attempt = travel.attempt;
   view.crashes = travel.crashes;
-  return travel;
+  return in_queue_since_ms(travel, view.timestamp);
 }
 
 }  // namespace
@@ -402,7 +404,7 @@ char* Consumer::on_delivery(std::uint16_t queue, std::uint64_t epoch,
   delivery.properties.assign_size(incoming.properties.size());
   std::copy(incoming.properties.begin(), incoming.properties.end(), delivery.properties.data());
   DeliveryView view = incoming.view;
-  const std::uint64_t since_ms = in_queue_since_ms(take_travel(view, delivery), view.timestamp);
+  const std::uint64_t since_ms = take_travel(view, delivery);
   if (since_ms != 0 && delivery.attempt == 1 && !delivery.redelivered) {
     const std::uint64_t now_ms = view.received_unix_ns / 1'000'000;
     board_.queued.add((now_ms - std::min(now_ms, since_ms)) * 1'000'000);

@@ -1,6 +1,7 @@
 // The monitor of a daemon that works: its metrics, as text and in a Prometheus, and its page in a
 // browser.
 #include <catch2/catch.hpp>
+#include <cstdio>
 #include <cstdlib>
 #include <nlohmann/json.hpp>
 #include <string>
@@ -10,6 +11,7 @@
 #include "support/broker.h"
 #include "support/http.h"
 #include "support/lope.h"
+#include "support/temp_dir.h"
 
 using namespace lope;
 using namespace lope::test;
@@ -30,6 +32,16 @@ int port_of(Lope& daemon) {
 double sample(const std::string& text, const std::string& name) {
   const std::size_t at = ("\n" + text).find("\n" + name + " ");
   return at == std::string::npos ? -1 : std::strtod(text.c_str() + at + name.size(), nullptr);
+}
+
+std::string url_encoded(std::string_view text) {
+  std::string encoded;
+  for (const char c : text) {
+    char hex[4];
+    std::snprintf(hex, sizeof hex, "%%%02X", static_cast<unsigned char>(c));
+    encoded += hex;
+  }
+  return encoded;
 }
 
 }  // namespace
@@ -137,7 +149,7 @@ TEST_CASE("what handlers measure is summed over their workers, the living and th
   CHECK(daemon.stop() == exited(kExitOk));
 }
 
-TEST_CASE("a Prometheus scrapes the monitor, and its alerts see a group that was given up",
+TEST_CASE("a Prometheus scrapes the monitor: the alerts and the dashboard find what they look for",
           "[broker][monitor]") {
   Broker broker;
   const std::string queue = broker.unique_queue("monitor");
@@ -168,7 +180,7 @@ TEST_CASE("a Prometheus scrapes the monitor, and its alerts see a group that was
   INFO(prometheus.output());
   REQUIRE(web != 0);
   const auto value = [&](const std::string& query) {
-    const HttpReply reply = http_get(web, "/api/v1/query?query=" + query);
+    const HttpReply reply = http_get(web, "/api/v1/query?query=" + url_encoded(query));
     const Json json = Json::parse(reply.body, nullptr, false);
     if (!json.is_object() || json["status"] != "success" || json["data"]["result"].empty()) {
       return std::string("nothing");
@@ -176,14 +188,26 @@ TEST_CASE("a Prometheus scrapes the monitor, and its alerts see a group that was
     return json["data"]["result"][0]["value"][1].get<std::string>();
   };
   for (int i = 0; i < 50; ++i) broker.publish(queue, "ack");
-  CHECK(eventually(20s,
-                   [&] { return value("lope_messages_acked_total%7Bgroup=%22g%22%7D") == "50"; }));
+  CHECK(eventually(20s, [&] { return value("lope_messages_acked_total{group=\"g\"}") == "50"; }));
   CHECK(value("up") == "1");
   CHECK(value("sum(lope_group_ready)") == "1");
-  CHECK(value("lope_handling_seconds_count%7Bgroup=%22g%22%7D") == "50");
-  CHECK(eventually(20s, [&] {
-    return value("ALERTS%7Balertname=%22LopeGroupFailed%22,group=%22broken%22%7D") == "1";
-  }));
+  CHECK(value("lope_handling_seconds_count{group=\"g\"}") == "50");
+  CHECK(eventually(
+      20s, [&] { return value("ALERTS{alertname=\"LopeGroupFailed\",group=\"broken\"}") == "1"; }));
+  const Json dashboard = Json::parse(read_file(LOPE_SOURCE_DIR "/docs/monitoring/grafana.json"));
+  for (const Json& panel : dashboard["panels"]) {
+    for (const Json& target : panel["targets"]) {
+      std::string query = target["expr"].get<std::string>();
+      for (const auto& [variable, text] :
+           {std::pair{"$__rate_interval", "1m"}, {"$instance", ".*"}, {"$group", ".*"}}) {
+        for (std::size_t at = 0; (at = query.find(variable)) != std::string::npos;) {
+          query.replace(at, std::string_view(variable).size(), text);
+        }
+      }
+      INFO(query);
+      CHECK(value(query) != "nothing");
+    }
+  }
   CHECK(daemon.stop() == exited(kExitOk));
   CHECK(eventually(20s, [&] { return value("up") == "0"; }));
 }
