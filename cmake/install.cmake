@@ -7,7 +7,7 @@ set(lope_pc_dir ${CMAKE_INSTALL_LIBDIR}/pkgconfig)
 
 # Programs. Those beside `lope` are its own and not for PATH.
 install(TARGETS lope RUNTIME DESTINATION bin)
-install(TARGETS lope-client lope-consumer lope-worker RUNTIME DESTINATION libexec/lope)
+install(TARGETS lope-client lope-consumer lope-monitor lope-worker RUNTIME DESTINATION libexec/lope)
 
 # Handlers.
 set(lope_handlers log dots null)

@@ -24,8 +24,8 @@ int run_command(const std::string& config_path) {
   if (!loaded.errors.empty()) return kExitRefused;
 
   adopt_child_fds();  // what our own parent left open is not for ours
-  UniqueFd files[3];
-  const char* const names[] = {"", "lope-consumer", "lope-worker"};
+  UniqueFd files[4];
+  const char* const names[] = {"", "lope-consumer", "lope-worker", "lope-monitor"};
   for (std::size_t i = 0; i < std::size(names); ++i) {
     const auto path = i == 0 ? Result<std::string>("/proc/self/exe") : program_path(names[i]);
     auto program = path ? open_program(*path) : Result<UniqueFd>(Error{path.error()});
@@ -36,7 +36,8 @@ int run_command(const std::string& config_path) {
     }
     files[i] = std::move(*program);
   }
-  const supervisor::Programs programs{files[0].get(), files[1].get(), files[2].get()};
+  const supervisor::Programs programs{files[0].get(), files[1].get(), files[2].get(),
+                                      files[3].get()};
   supervisor::lead_process_group();
   if (auto opened = open_log(loaded.settings.log, "lope"); !opened) {
     std::fprintf(stderr, "%slope: log: %s\n", journal_prefix(LogLevel::error).c_str(),

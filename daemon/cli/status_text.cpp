@@ -110,7 +110,11 @@ std::string status_text(const DaemonStatus& status, bool colour) {
 
   std::string text = "lope " + status.version + " " + status.state + ", pid " +
                      std::to_string(status.pid) + ", up " + age(status.uptime_s) + ", " +
-                     status.config + "\n";
+                     status.config;
+  for (const MonitorStatus& monitor : status.monitor) {
+    if (monitor.reason.empty()) text += ", http://" + monitor.address + "/";
+  }
+  text += '\n';
   const std::string table = table_text(rows);
   std::size_t begin = 0;
   for (std::size_t line = 0; begin < table.size(); ++line) {
@@ -135,6 +139,11 @@ std::string status_text(const DaemonStatus& status, bool colour) {
       text += group->name + ": " + std::to_string(group->undeliverable) +
               " delayed messages could not be delivered: see lope dlq list " +
               undeliverable_queue(*group) + "\n";
+    }
+  }
+  for (const MonitorStatus& monitor : status.monitor) {
+    if (!monitor.reason.empty()) {
+      text += "(monitor): does not serve " + monitor.address + ": " + escape(monitor.reason) + "\n";
     }
   }
   return text;

@@ -300,6 +300,8 @@ void members(Io& io, T& settings) {
     io("flush_interval", settings.flush_interval);
     io("measures_memory", settings.measures_memory);
     io("max_message_bytes", settings.max_message_bytes);
+  } else if constexpr (Is<T, MonitorSettings>) {
+    io("log", settings.log);
   } else if constexpr (Is<T, PluginDescription::Option>) {
     io("name", settings.name);
     io("kind", settings.kind);
@@ -367,6 +369,27 @@ void members(Io& io, T& settings) {
     io("connections", settings.connections);
     io("last_failure", settings.last_failure);
     io("last_failure_s", settings.last_failure_s);
+  } else if constexpr (Is<T, MonitorStatus>) {
+    io("address", settings.address);
+    io("state", settings.state);
+    io("reason", settings.reason);
+    io("pid", settings.pid);
+  } else if constexpr (Is<T, HistogramCounts>) {
+    io("counts", settings.counts);
+    io("sum_s", settings.sum_s);
+  } else if constexpr (Is<T, GroupMetrics>) {
+    io("handling", settings.handling);
+    io("queued", settings.queued);
+    io("handler", settings.handler);
+  } else if constexpr (Is<T, HandlerMetricStatus>) {
+    io("name", settings.name);
+    io("kind", settings.kind);
+    io("help", settings.help);
+    io("value", settings.value);
+    io("durations", settings.durations);
+  } else if constexpr (Is<T, DaemonMetrics>) {
+    io("status", settings.status);
+    io("groups", settings.groups);
   } else if constexpr (Is<T, DaemonStatus>) {
     io("version", settings.version);
     io("pid", settings.pid);
@@ -377,6 +400,7 @@ void members(Io& io, T& settings) {
     io("last_reload_s", settings.last_reload_s);
     io("groups", settings.groups);
     io("relay", settings.relay);
+    io("monitor", settings.monitor);
   } else {
     static_assert(Is<T, PluginDescription>);
     io("name", settings.name);
@@ -420,6 +444,18 @@ Result<T> settings_from(std::string_view text, const char* subject) {
   }
 }
 
+template <typename T>
+Result<T> object_from(const Json& json, const char* subject) {
+  if (!json.is_object()) return Error{std::string(subject) + ": expected a JSON object"};
+  try {
+    T object;
+    Reader::convert(json, object);
+    return object;
+  } catch (const std::exception& exception) {
+    return Error{std::string(subject) + ": " + escape(exception.what(), 256)};
+  }
+}
+
 }  // namespace
 
 std::string to_json(const ConsumerSettings& settings) { return settings_text(settings); }
@@ -431,6 +467,8 @@ std::string to_json(const Settings& settings) { return settings_text(settings); 
 Result<Settings> settings_from_json(std::string_view text) {
   return settings_from<Settings>(text, "settings");
 }
+
+std::string to_json(const MonitorSettings& settings) { return settings_text(settings); }
 
 Result<ConsumerSettings> consumer_settings_from_json(std::string_view text) {
   return settings_from<ConsumerSettings>(text, "consumer settings");
@@ -444,6 +482,10 @@ std::string to_json(const LoadReport& report) { return settings_text(report); }
 
 Result<LoadReport> load_report_from_json(std::string_view text) {
   return settings_from<LoadReport>(text, "report about the configuration");
+}
+
+Result<MonitorSettings> monitor_settings_from_json(std::string_view text) {
+  return settings_from<MonitorSettings>(text, "monitor settings");
 }
 
 std::string to_json(const PluginDescription& description, int indent) {
@@ -471,29 +513,22 @@ std::string to_json(const DaemonStatus& status) { return dump(Writer::convert(st
 
 std::string to_json(const MessageTrace& trace) { return dump(Writer::convert(trace)); }
 
-namespace {
-
-template <typename T>
-Result<T> read_as(std::string_view text, const std::string& subject) {
-  const Json json = Json::parse(text, nullptr, false);
-  if (!json.is_object()) return Error{subject + ": expected a JSON object"};
-  try {
-    T value;
-    Reader::convert(json, value);
-    return value;
-  } catch (const std::exception& exception) {
-    return Error{subject + ": " + escape(exception.what(), 256)};
-  }
+Result<MessageTrace> message_trace_from_json(std::string_view text) {
+  return object_from<MessageTrace>(Json::parse(text, nullptr, false), "trace");
 }
-
-}  // namespace
 
 Result<DaemonStatus> daemon_status_from_json(std::string_view text) {
-  return read_as<DaemonStatus>(text, "status");
+  return object_from<DaemonStatus>(Json::parse(text, nullptr, false), "status");
 }
 
-Result<MessageTrace> message_trace_from_json(std::string_view text) {
-  return read_as<MessageTrace>(text, "trace");
+std::string to_json(const DaemonMetrics& metrics) { return dump(Writer::convert(metrics)); }
+
+Result<DaemonMetrics> daemon_metrics_from_answer(std::string_view line) {
+  const Json json = Json::parse(line, nullptr, false);
+  if (!json.is_object() || !json.contains("metrics")) {
+    return Error{"expected \"metrics\", found " + shown(line)};
+  }
+  return object_from<DaemonMetrics>(json["metrics"], "metrics");
 }
 
 std::string to_json(const ControlRequest& request) {
@@ -544,6 +579,7 @@ Result<ControlRequest> control_request_from_json(std::string_view line) {
 std::string to_json(const ControlAnswer& answer) {
   if (!answer.error.empty()) return error_json(answer.error);
   if (!answer.status.empty()) return "{\"status\":" + answer.status + "}";
+  if (!answer.metrics.empty()) return "{\"metrics\":" + answer.metrics + "}";
   return dump(Json{{"done", answer.text}});
 }
 

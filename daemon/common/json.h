@@ -14,9 +14,11 @@ namespace lope {
 std::string to_json(const ConsumerSettings& settings);
 std::string to_json(const WorkerSettings& settings);
 std::string to_json(const Settings& settings);
+std::string to_json(const MonitorSettings& settings);
 Result<ConsumerSettings> consumer_settings_from_json(std::string_view text);
 Result<WorkerSettings> worker_settings_from_json(std::string_view text);
 Result<Settings> settings_from_json(std::string_view text);
+Result<MonitorSettings> monitor_settings_from_json(std::string_view text);
 
 // What a throw-away child found in the configuration for a reload; see supervisor/load_child.h.
 struct LoadReport {

@@ -14,7 +14,7 @@
 #include <string_view>
 
 #include "common/fd.h"
-#include "common/histogram.h"
+#include "common/handler_metrics.h"
 #include "common/result.h"
 
 namespace lope {
@@ -84,6 +84,7 @@ struct WorkerBoard {
   };
   std::array<Slot, kMaxThreads> slots;
   std::array<OutcomeEntry, kOutcomeRingSize> ring;
+  HandlerMetrics metrics;
 };
 
 // The worker's side of the ring. Thread-safe.
@@ -122,28 +123,6 @@ enum class GroupState : std::uint32_t {
   ended
 };
 const char* to_string(GroupState state);
-
-// Text that another process may read at any moment. At most size - 1 bytes; a torn read shows a
-// mixture, no more.
-template <std::size_t size>
-struct BoardText {
-  std::array<std::atomic<char>, size> bytes;
-
-  void set(std::string_view text) {
-    const std::size_t length = std::min(text.size(), size - 1);
-    for (std::size_t i = 0; i < length; ++i) bytes[i].store(text[i], std::memory_order_relaxed);
-    bytes[length].store('\0', std::memory_order_release);
-  }
-  std::string get() const {
-    std::string text;
-    for (const std::atomic<char>& byte : bytes) {
-      const char value = byte.load(std::memory_order_relaxed);
-      if (value == '\0') break;
-      text.push_back(value);
-    }
-    return text;
-  }
-};
 
 enum class WorkerState : std::uint32_t { none, starting, ready, leaving };
 const char* to_string(WorkerState state);
@@ -195,11 +174,12 @@ struct GroupBoard {
   std::atomic<std::uint64_t> held;         // of them, those that handlers keep
   std::atomic<std::uint64_t> waiting;      // for a worker
   std::atomic<std::uint64_t> unconfirmed;  // for the broker's confirms
-  // How long messages were inside their handler; see histogram.h.
-  std::array<std::atomic<std::uint64_t>, kHistogramClasses> handling;
-  BoardText<512> last_error;                   // why it is not consuming
-  BoardText<512> last_failure;                 // of a message or a worker
+  BoardHistogram handling;                 // how long messages were inside their handler
+  BoardHistogram queued;        // and how long in their queue before they came, where that is known
+  BoardText<512> last_error;    // why it is not consuming
+  BoardText<512> last_failure;  // of a message or a worker
   std::atomic<std::uint64_t> last_failure_ms;  // since 1970; 0: none
+  HandlerMetrics metrics;                      // of its handlers, over all workers there were
   // As loaded; empty before.
   BoardText<128> handler_name;
   BoardText<64> handler_version;

@@ -5,6 +5,7 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -193,6 +194,12 @@ struct LogSettings {
   friend bool operator==(const LogSettings&, const LogSettings&) = default;
 };
 
+struct ListenAddress {
+  std::string host = "127.0.0.1";  // an IPv4 or IPv6 address
+  int port = 0;                    // 0: any free one
+  friend bool operator==(const ListenAddress&, const ListenAddress&) = default;
+};
+
 struct Settings {
   BrokerSettings broker;
   std::string handlers_dir;
@@ -200,10 +207,11 @@ struct Settings {
   std::chrono::milliseconds ready_timeout{60000};
   LogSettings log;
   DelaySettings delays;
-  std::string control_socket;           // empty: default_control_socket()
-  bool watch = false;                   // the folder of handlers, for new and replaced files
-  std::vector<GroupSettings> groups;    // in the order of the file; names unique
-  std::vector<std::string> secret_env;  // variables that held a password: not handed on to workers
+  std::string control_socket;            // empty: default_control_socket()
+  bool watch = false;                    // the folder of handlers, for new and replaced files
+  std::optional<ListenAddress> monitor;  // nothing: there is none
+  std::vector<GroupSettings> groups;     // in the order of the file; names unique
+  std::vector<std::string> secret_env;   // variables that held a password: not handed on to workers
   friend bool operator==(const Settings&, const Settings&) = default;
 };
 
@@ -235,6 +243,11 @@ struct WorkerSettings {
   std::chrono::milliseconds flush_interval{1000};
   bool measures_memory = false;                        // it says how much it has
   std::int64_t max_message_bytes = 128 * 1024 * 1024;  // of a publication
+};
+
+// What lope-monitor gets.
+struct MonitorSettings {
+  LogSettings log;
 };
 
 }  // namespace lope

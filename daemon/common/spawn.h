@@ -22,6 +22,7 @@ inline constexpr int kLinkFd = 5;    // socket to the parent
 inline constexpr int kWakeFd = 6;    // worker: eventfd that wakes its consumer
 inline constexpr int kReportFd = 5;  // lope-load: pipe to the supervisor
 inline constexpr int kWorkerProgramFd = 6;  // consumer: the lope-worker to run
+inline constexpr int kListenerFd = 6;       // monitor: the socket that it serves on
 
 struct SpawnOptions {
   int program_fd = -1;                   // from open_program()

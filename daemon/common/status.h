@@ -56,20 +56,57 @@ struct GroupStatus {
   double last_failure_s = 0;  // how long ago
 };
 
+struct MonitorStatus {
+  std::string address;   // where it serves, or is to
+  std::string state;     // "serving", "down": it is about to be started again
+  std::string reason;    // why it does not serve; empty when it does
+  std::int64_t pid = 0;  // 0: none
+};
+
 struct DaemonStatus {
   std::string version;
   std::int64_t pid = 0;
   std::string state;  // "running", "stopping"
   double uptime_s = 0;
   std::string config;
-  std::string last_reload;          // what came of it; empty: there was none
-  double last_reload_s = 0;         // how long ago
-  std::vector<GroupStatus> groups;  // in the order of the configuration
-  std::vector<GroupStatus> relay;   // one, or none
+  std::string last_reload;             // what came of it; empty: there was none
+  double last_reload_s = 0;            // how long ago
+  std::vector<GroupStatus> groups;     // in the order of the configuration
+  std::vector<GroupStatus> relay;      // one, or none
+  std::vector<MonitorStatus> monitor;  // one, or none
+};
+
+// How often something took how long, in the classes of histogram.h.
+struct HistogramCounts {
+  std::vector<std::uint64_t> counts;
+  double sum_s = 0;
+};
+
+// What a handler measures, summed over the workers of its group.
+struct HandlerMetricStatus {
+  std::string name;
+  std::uint32_t kind = 0;  // a MetricKind
+  std::string help;
+  std::int64_t value = 0;     // of a counter or a gauge
+  HistogramCounts durations;  // of a duration
+};
+
+// What a group counts beyond its status.
+struct GroupMetrics {
+  HistogramCounts handling;
+  HistogramCounts queued;
+  std::vector<HandlerMetricStatus> handler = {};
+};
+
+// What lope-monitor asks for.
+struct DaemonMetrics {
+  DaemonStatus status;
+  std::vector<GroupMetrics> groups;  // one for each of status.groups, then of status.relay
 };
 
 std::string to_json(const DaemonStatus& status);
 Result<DaemonStatus> daemon_status_from_json(std::string_view text);
+std::string to_json(const DaemonMetrics& metrics);
 
 // ---- A message's way, as `lope trace` gets it, a line of JSON each
 
@@ -104,9 +141,10 @@ struct ControlRequest {
 };
 
 struct ControlAnswer {
-  std::string error = {};   // empty: done
-  std::string text = {};    // what was done, for people
-  std::string status = {};  // JSON of a DaemonStatus; empty: none was asked for
+  std::string error = {};    // empty: done
+  std::string text = {};     // what was done, for people
+  std::string status = {};   // JSON of a DaemonStatus; empty: none was asked for
+  std::string metrics = {};  // JSON of a DaemonMetrics; empty: none were asked for. See below
 };
 
 // Without the newline.
@@ -114,6 +152,7 @@ std::string to_json(const ControlRequest& request);
 std::string to_json(const ControlAnswer& answer);
 // Errors say what was expected.
 Result<ControlRequest> control_request_from_json(std::string_view line);
-Result<ControlAnswer> control_answer_from_json(std::string_view line);
+Result<ControlAnswer> control_answer_from_json(std::string_view line);  // but for `metrics`
+Result<DaemonMetrics> daemon_metrics_from_answer(std::string_view line);
 
 }  // namespace lope

@@ -84,8 +84,9 @@ std::string name_of(const WorkerProcess::Outcome& outcome) {
 }
 
 // What earlier attempts have left in the headers. The handler sees where the message was first
-// published to, wherever it has been since.
-void take_travel(DeliveryView& view, Delivery& delivery) {
+// published to, wherever it has been since. Returns since when it is in its queue; see
+// in_queue_since_ms().
+std::uint64_t take_travel(DeliveryView& view, Delivery& delivery) {
   delivery.attempt = 1;
   delivery.crashes = 0;
   delivery.expires_ms = 0;
@@ -98,19 +99,21 @@ void take_travel(DeliveryView& view, Delivery& delivery) {
       delivery.expires_ms = delivery.first_seen_ms + lifetime_ms;
     }
   }
-  if (view.header_count == 0) return;
+  static constexpr Travel kNone;
+  if (view.header_count == 0) return in_queue_since_ms(kNone, view.timestamp);
   const Travel travel = travel_of(view.headers);
   if (travel.has_origin) {
     view[TextProperty::exchange] = travel.exchange;
     view[TextProperty::routing_key] = travel.routing_key;
   }
-  if (travel.has_died) return;  // a dead letter that is handled begins anew
+  if (travel.has_died) return 0;  // a dead letter that is handled begins anew
   delivery.attempt = travel.attempt;
   delivery.crashes = travel.crashes;
   if (travel.first_seen_ms != 0) delivery.first_seen_ms = travel.first_seen_ms;
   if (travel.expires_ms != 0) delivery.expires_ms = travel.expires_ms;
   view.attempt = travel.attempt;
   view.crashes = travel.crashes;
+  return in_queue_since_ms(travel, view.timestamp);
 }
 
 }  // namespace
@@ -388,6 +391,7 @@ int Consumer::run() {
        {&board_.finished_in_drain, &board_.handed_back_in_drain, &board_.killed_in_drain}) {
     counter->store(0, std::memory_order_relaxed);
   }
+  clear_gauges(board_.metrics);
   if (auto done = set_up(); !done) {
     log_error("cannot start the consumer", {{"reason", done.error()}});
     board_.last_error.set(done.error());
@@ -558,7 +562,11 @@ char* Consumer::on_delivery(std::uint16_t queue, std::uint64_t epoch,
   delivery.properties.assign_size(incoming.properties.size());
   std::copy(incoming.properties.begin(), incoming.properties.end(), delivery.properties.data());
   DeliveryView view = incoming.view;
-  take_travel(view, delivery);
+  const std::uint64_t since_ms = take_travel(view, delivery);
+  if (since_ms != 0 && delivery.attempt == 1 && !delivery.redelivered) {
+    const std::uint64_t now_ms = view.received_unix_ns / 1'000'000;
+    board_.queued.add((now_ms - std::min(now_ms, since_ms)) * 1'000'000);
+  }
   view[TextProperty::queue] = settings_.group.queues[queue].name;
   receiving_[queue] = &delivery;
   if (tracer_.active()) tracer_.begin(delivery, view);
@@ -779,10 +787,7 @@ void Consumer::on_outcome(WorkerProcess::Outcome& outcome) {
     tracer_.step(delivery, "its handler says " + name_of(outcome) + ", after " +
                                std::to_string(outcome.duration_ns / 1000) + " us inside");
   }
-  if (!outcome.settled) {
-    auto& count = board_.handling[histogram_class(outcome.duration_ns)];
-    count.store(count.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
-  }
+  if (!outcome.settled) board_.handling.add(outcome.duration_ns);
   if (outcome.held) {
     ++held_[delivery.queue];
     delivery.alive = turn_began_;

@@ -35,6 +35,7 @@ Travel travel_of(std::string_view headers) {
   while (const auto each = next_header(headers)) {
     const std::string_view name = each->name;
     if (name == "x-death") travel.has_died = true;
+    if (name == header::kTimestampMs) take_number(*each, 0, travel.timestamp_ms);
     if (!name.starts_with("x-lope-")) continue;
     if (name == header::kAttempt) take_number(*each, 1, travel.attempt);
     if (name == header::kCrashes) take_number(*each, 0, travel.crashes);
@@ -53,6 +54,14 @@ Travel travel_of(std::string_view headers) {
   travel.has_origin = has_exchange && has_key;
   travel.has_destination = has_to_exchange && has_to_key;
   return travel;
+}
+
+std::uint64_t in_queue_since_ms(const Travel& travel, std::uint64_t timestamp) {
+  constexpr std::uint64_t kMostSeconds = UINT64_MAX / 1000;
+  if (travel.has_died) return 0;
+  if (travel.due_ms != 0) return travel.due_ms;
+  if (travel.timestamp_ms != 0) return travel.timestamp_ms;
+  return timestamp <= kMostSeconds ? timestamp * 1000 : 0;
 }
 
 void add_trip(AmqpTable& headers, const Trip& trip) {

@@ -49,6 +49,8 @@ inline constexpr std::string_view kDeadCrashes = "x-lope-dead-crashes";
 // Of what a handler publishes.
 inline constexpr std::string_view kParentId = "x-lope-parent-id";
 inline constexpr std::string_view kTraceId = "x-lope-trace-id";
+// Not ours: when a broker with message_timestamp among its interceptors took the message.
+inline constexpr std::string_view kTimestampMs = "timestamp_in_ms";
 
 template <std::size_t A, std::size_t B>
 constexpr std::array<std::string_view, A + B> joined(const std::array<std::string_view, A>& one,
@@ -88,6 +90,7 @@ struct Travel {
   std::uint64_t due_ms = 0;
   std::uint64_t expiration_ms = 0;
   std::uint64_t failing_ms = 0;  // since when it could not be delivered; 0: it was not tried
+  std::uint64_t timestamp_ms = 0;
   bool transient = false;
   bool may_be_unroutable = false;
   // A broker has dead-lettered it since Lope has written the rest: none of that counts any more.
@@ -101,6 +104,12 @@ struct Travel {
 
 // `headers` are packed by HeaderWriter. What is not of its kind counts as not there.
 Travel travel_of(std::string_view headers);
+
+// Since when a message that is delivered for the first time has been in its queue: since it was
+// due, if it was delayed; since the broker took it, if that says so; otherwise since the
+// publisher's `timestamp` (seconds since 1970). In milliseconds since 1970; 0: not known, also of a
+// dead letter.
+std::uint64_t in_queue_since_ms(const Travel& travel, std::uint64_t timestamp);
 
 // A way over the delay ladder, and what becomes of the message at its end.
 struct Trip {

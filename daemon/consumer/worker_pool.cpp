@@ -26,6 +26,7 @@ constexpr std::chrono::milliseconds kLinkGrace{200};
 constexpr std::chrono::milliseconds kEndingGrace{5000};
 // From SIGABRT, which leaves a core and a backtrace, to SIGKILL.
 constexpr std::chrono::milliseconds kAbortGrace{1000};
+constexpr std::chrono::seconds kGatherMetrics{1};
 // With so much of `recycle.memory` a worker's successor is started.
 constexpr double kEnough = 0.85;
 // So long a group is left alone whose workers only die.
@@ -49,6 +50,9 @@ Result<std::unique_ptr<WorkerPool>> WorkerPool::create(EventLoop& loop,
   auto timer = loop.make_timer([] {});  // it only ends the sleep: tend() does the rest
   if (!timer) return Error{timer.error()};
   pool->timer_ = std::move(*timer);
+  auto metrics = loop.make_timer([self = pool.get()] { self->gather_metrics(); });
+  if (!metrics) return Error{metrics.error()};
+  pool->metrics_timer_ = std::move(*metrics);
   auto child = loop.watch_signal(SIGCHLD, [self = pool.get()](int, int) { self->sweep(); });
   if (!child) return Error{child.error()};
   pool->child_source_ = std::move(*child);
@@ -251,6 +255,7 @@ void WorkerPool::start_worker(int index) {
     board_.handler_file.set(handler.path);
     show(index, it.leaving ? WorkerState::leaving : WorkerState::ready);
     it.process->set_can_flush(handler.has_flush);
+    gather_metrics();
     set_ready_count();
     log_info("worker ready", {{"group", settings_.group.name},
                               {"worker", index},
@@ -361,6 +366,18 @@ void WorkerPool::show(int index, WorkerState state) {
 
 void WorkerPool::show_given(std::size_t index) {
   board_.workers[index].given.store(slots_[index].process->given(), std::memory_order_relaxed);
+}
+
+// Each second, where a handler has any.
+void WorkerPool::gather_metrics() {
+  bool any = false;
+  for (Slot& slot : slots_) {
+    if (slot.process == nullptr) continue;
+    const HandlerMetrics& metrics = slot.process->board().metrics;
+    slot.metrics.update(metrics, board_.metrics);
+    any = any || metrics.size() > 0;
+  }
+  if (any) metrics_timer_.arm(Clock::now() + kGatherMetrics);
 }
 
 void WorkerPool::set_ready_count() {
@@ -529,6 +546,8 @@ void WorkerPool::bury(int index) {
                              (slot.failure.empty() ? std::string() : ": " + slot.failure));
   }
   show(index, WorkerState::none);
+  slot.metrics.update(process.board().metrics, board_.metrics);
+  slot.metrics.retire(board_.metrics);
   slot.process.reset();
   slot.ready = slot.exited = slot.leaving = slot.outdated = false;
   slot.ended.clear();

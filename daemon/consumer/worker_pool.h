@@ -141,6 +141,7 @@ class WorkerPool {
     bool outdated = false;     // to be replaced
     bool leaving = false;      // gets nothing more, and ends when what it has is done
     bool flush_asked = false;  // while leaving
+    MetricsShare metrics;      // what of its handlers' metrics is on the group's board
     std::string link_trouble;  // set: to be killed, unless it ends by itself before…
     TimePoint kill_at{};       // … then
     std::string ended;         // set: why it was ended, by a time limit
@@ -175,6 +176,7 @@ class WorkerPool {
   void count_failed_start(const Slot& slot, const WorkerDeath& death);
   void show(int index, WorkerState state);
   void show_given(std::size_t index);
+  void gather_metrics();
   void sweep();
   WorkerLoad load(const Slot& slot) const;
   static bool is_tiny(const Slot& slot);
@@ -215,6 +217,7 @@ class WorkerPool {
   std::size_t orphans_ = 0;  // killed by the last sweep, not yet reaped
   EventSource wake_source_;
   EventSource timer_;
+  EventSource metrics_timer_;
   EventSource child_source_;
 };
 

@@ -82,32 +82,57 @@ Result<UniqueFd> listen_on(const std::string& path) {
 
 }  // namespace
 
-ControlServer::ControlServer(EventLoop& loop, std::string path, Handler handler)
-    : loop_(loop), path_(std::move(path)), handler_(std::move(handler)) {}
+ControlServer::ControlServer(EventLoop& loop, Handler handler)
+    : loop_(loop), handler_(std::move(handler)) {}
 
 ControlServer::~ControlServer() {
   if (listener_.valid()) ::unlink(path_.c_str());
 }
 
-Result<std::unique_ptr<ControlServer>> ControlServer::create(EventLoop& loop,
-                                                             const std::string& path,
-                                                             Handler handler, bool& taken) {
-  std::unique_ptr<ControlServer> server(new ControlServer(loop, path, std::move(handler)));
-  auto lock = take_lock(path, taken);
-  if (!lock) return Error{lock.error()};
-  server->lock_ = std::move(*lock);
-  auto listener = listen_on(path);
-  if (!listener) return Error{listener.error()};
-  server->listener_ = std::move(*listener);
-  ControlServer* const self = server.get();
-  auto source =
-      loop.watch_fd(self->listener_.get(), EPOLLIN, [self](std::uint32_t) { self->accept_some(); });
-  if (!source) return Error{source.error()};
-  server->listener_source_ = std::move(*source);
-  auto timer = loop.make_timer([self] { self->tend(); });
+Result<std::unique_ptr<ControlServer>> ControlServer::create(EventLoop& loop, Handler handler) {
+  std::unique_ptr<ControlServer> server(new ControlServer(loop, std::move(handler)));
+  auto timer = loop.make_timer([self = server.get()] { self->tend(); });
   if (!timer) return Error{timer.error()};
   server->timer_ = std::move(*timer);
   return server;
+}
+
+Result<void> ControlServer::listen(const std::string& path, bool& taken) {
+  auto lock = take_lock(path, taken);
+  if (!lock) return Error{lock.error()};
+  auto listener = listen_on(path);
+  if (!listener) return Error{listener.error()};
+  path_ = path;
+  lock_ = std::move(*lock);
+  listener_ = std::move(*listener);
+  auto source = loop_.watch_fd(listener_.get(), EPOLLIN, [this](std::uint32_t) { accept_some(); });
+  if (!source) return Error{source.error()};
+  listener_source_ = std::move(*source);
+  return {};
+}
+
+Result<void> ControlServer::adopt(UniqueFd socket) {
+  if (auto done = set_nonblocking(socket.get(), true); !done) return done;
+  const auto connection =
+      add(std::move(socket), {.uid = ::geteuid(), .pid = ::getpid(), .adopted = true});
+  if (!connection) return Error{connection.error()};
+  (*connection)->deadline = TimePoint::max();
+  return {};
+}
+
+Result<ControlServer::Connection*> ControlServer::add(UniqueFd socket, const Client& client) {
+  const std::uint64_t id = next_id_++;
+  auto source = loop_.watch_fd(socket.get(), EPOLLIN,
+                               [this, id](std::uint32_t events) { on_event(id, events); });
+  if (!source) return Error{source.error()};
+  Connection& connection = connections_[id];
+  connection.client = client;
+  connection.client.id = id;
+  connection.deadline = Clock::now() + kIdle;
+  connection.socket = std::move(socket);
+  connection.source = std::move(*source);
+  if (!timer_.armed()) timer_.arm(Clock::now() + kTend);
+  return &connection;
 }
 
 void ControlServer::accept_some() {
@@ -125,28 +150,16 @@ void ControlServer::accept_some() {
     ucred peer{};
     socklen_t size = sizeof peer;
     if (::getsockopt(socket.get(), SOL_SOCKET, SO_PEERCRED, &peer, &size) < 0) continue;
-    const std::uint64_t id = next_id_++;
-    Connection& connection = connections_[id];
-    connection.client = {.id = id,
-                         .uid = peer.uid,
-                         .pid = peer.pid,
-                         .may_act = peer.uid == 0 || peer.uid == ::geteuid()};
-    connection.deadline = Clock::now() + kIdle;
-    auto source = loop_.watch_fd(socket.get(), EPOLLIN,
-                                 [this, id](std::uint32_t events) { on_event(id, events); });
-    if (!source) {
-      connections_.erase(id);
-      continue;
-    }
-    connection.socket = std::move(socket);
-    connection.source = std::move(*source);
+    const auto connection = add(
+        std::move(socket),
+        {.uid = peer.uid, .pid = peer.pid, .may_act = peer.uid == 0 || peer.uid == ::geteuid()});
+    if (!connection) continue;
     // Others must not keep out those who may act.
-    if (connections_.size() > (connection.client.may_act ? 2 : 1) * kMaxClients) {
-      refuse(connection, "expected at most " + std::to_string(kMaxClients) +
-                             " clients at a time, found more: try again");
+    if (connections_.size() > ((*connection)->client.may_act ? 2 : 1) * kMaxClients) {
+      refuse(**connection, "expected at most " + std::to_string(kMaxClients) +
+                               " clients at a time, found more: try again");
     }
   }
-  if (!connections_.empty() && !timer_.armed()) timer_.arm(Clock::now() + kTend);
 }
 
 void ControlServer::on_event(std::uint64_t id, std::uint32_t events) {
@@ -250,7 +263,7 @@ void ControlServer::write(Connection& connection) {
     }
     if (connection.sent == connection.output.size()) {
       connection.output.clear();
-      connection.deadline = Clock::now() + kIdle;
+      connection.deadline = connection.client.adopted ? TimePoint::max() : Clock::now() + kIdle;
       if (connection.ending) {
         connection.over = true;
         return;
@@ -267,7 +280,7 @@ void ControlServer::tend() {
   std::erase_if(connections_, [&](const auto& entry) {
     return entry.second.over || entry.second.deadline <= now;
   });
-  listener_source_.set_events(EPOLLIN);
+  if (listener_.valid()) listener_source_.set_events(EPOLLIN);
   if (!connections_.empty()) timer_.arm(now + kTend);
 }
 

@@ -28,16 +28,20 @@ class ControlServer {
     uid_t uid = 0;
     pid_t pid = 0;
     bool may_act = false;  // root, or our own user; others may look
+    bool adopted = false;  // by adopt()
     int attached = -1;     // the descriptor that came with the request; not the handler's to keep
   };
   // Nothing: the answer comes later, by answer().
   using Handler = std::function<std::optional<ControlAnswer>(const ControlRequest&, const Client&)>;
 
+  static Result<std::unique_ptr<ControlServer>> create(EventLoop& loop, Handler handler);
   // Serves on `path`, made anew with mode 0660; `<path>.lock` is locked as long as we live. A
   // socket that a dead daemon has left is taken over. Errors: another daemon serves there, the path
   // is too long, or the folder cannot be written to. `taken`: it was the first of these.
-  static Result<std::unique_ptr<ControlServer>> create(EventLoop& loop, const std::string& path,
-                                                       Handler handler, bool& taken);
+  Result<void> listen(const std::string& path, bool& taken);
+  // Serves a connected stream socket too, to which nobody else has the other end. Who is there may
+  // only look, and be silent as long as it likes.
+  Result<void> adopt(UniqueFd socket);
   ~ControlServer();
   ControlServer(const ControlServer&) = delete;
   ControlServer& operator=(const ControlServer&) = delete;
@@ -60,8 +64,9 @@ class ControlServer {
     EventSource source;
   };
 
-  ControlServer(EventLoop& loop, std::string path, Handler handler);
+  ControlServer(EventLoop& loop, Handler handler);
   void accept_some();
+  Result<Connection*> add(UniqueFd socket, const Client& client);
   void on_event(std::uint64_t id, std::uint32_t events);
   void read(Connection& connection);
   void answer_lines(Connection& connection);
@@ -72,7 +77,7 @@ class ControlServer {
   void tend();
 
   EventLoop& loop_;
-  const std::string path_;
+  std::string path_;
   Handler handler_;
   UniqueFd lock_;
   UniqueFd listener_;

@@ -9,6 +9,7 @@
 #include <cerrno>
 #include <csignal>
 #include <cstdio>
+#include <functional>
 #include <iterator>
 #include <utility>
 
@@ -68,6 +69,13 @@ std::uint64_t resident_bytes(pid_t pid) {
   unsigned long resident = 0;  // in pages
   if (std::sscanf(text, "%lu %lu", &size, &resident) != 2) return 0;
   return resident * static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE));
+}
+
+HistogramCounts counts_of(const BoardHistogram& histogram) {
+  HistogramCounts counts;
+  std::ranges::transform(histogram.counts, std::back_inserter(counts.counts), value);
+  counts.sum_s = static_cast<double>(value(histogram.sum_ns)) / 1e9;
+  return counts;
 }
 
 }  // namespace
@@ -296,7 +304,7 @@ void Group::restart_workers() {
 void Group::sample(TimePoint now) {
   look_for_hang();
   const Counts all = counts();
-  samples_.take(now, all.delivered, all.acked + all.rejected, all.handling);
+  samples_.take(now, all.delivered, all.acked + all.rejected, all.handling.counts);
   if (before_ != nullptr) before_->look_for_hang();
   if (previous_ != nullptr && now >= changed_at_ + kTrial) {
     previous_.reset();
@@ -320,7 +328,38 @@ void Group::Counts::add(const GroupBoard& board) {
   handed_back += value(board.handed_back);
   undeliverable += value(board.undeliverable);
   connections += value(board.connections);
-  for (std::size_t i = 0; i < handling.size(); ++i) handling[i] += value(board.handling[i]);
+  handling.add(board.handling);
+  queued.add(board.queued);
+  for (std::size_t i = 0; i < board.metrics.size(); ++i) {
+    const HandlerMetrics::Metric& metric = board.metrics.all[i];
+    const std::string called = metric.name.get();
+    auto known = std::ranges::find(handler, called, &HandlerMetricStatus::name);
+    if (known == handler.end()) {
+      HandlerMetricStatus fresh;
+      fresh.name = called;
+      fresh.kind = metric.kind.load(std::memory_order_relaxed);
+      fresh.help = metric.help.get();
+      known = handler.insert(known, std::move(fresh));
+    }
+    known->value += metric.value.load(std::memory_order_relaxed);
+    const HistogramCounts here = counts_of(metric.durations);
+    known->durations.counts.resize(here.counts.size());
+    std::ranges::transform(known->durations.counts, here.counts, known->durations.counts.begin(),
+                           std::plus<>());
+    known->durations.sum_s += here.sum_s;
+  }
+}
+
+void Group::Histogram::add(const BoardHistogram& histogram) {
+  for (std::size_t i = 0; i < counts.size(); ++i) counts[i] += value(histogram.counts[i]);
+  sum_ns += value(histogram.sum_ns);
+}
+
+// What a consumer that has gone measured right now is over.
+void Group::Counts::drop_gauges() {
+  for (HandlerMetricStatus& metric : handler) {
+    if (metric.kind == static_cast<std::uint32_t>(MetricKind::gauge)) metric.value = 0;
+  }
 }
 
 Group::Counts Group::counts() const {
@@ -400,6 +439,17 @@ GroupStatus Group::status() const {
     status.last_failure_s = seconds_since(failed_ms);
   }
   return status;
+}
+
+GroupMetrics Group::metrics() const {
+  Counts all = counts();
+  const auto told = [](const Histogram& histogram) {
+    return HistogramCounts{{histogram.counts.begin(), histogram.counts.end()},
+                           static_cast<double>(histogram.sum_ns) / 1e9};
+  };
+  return {.handling = told(all.handling),
+          .queued = told(all.queued),
+          .handler = std::move(all.handler)};
 }
 
 void Group::send(ControlType type, std::int64_t value, int fd) {
@@ -528,6 +578,7 @@ void Group::tend() {
   before_->tend();
   if (!before_->running()) {
     earlier_ = before_->counts();
+    earlier_.drop_gauges();
     ended_badly_ = ended_badly_ || before_->ended_badly();
     before_.reset();
     log_info("the old consumer has left", {{"group", name()}});

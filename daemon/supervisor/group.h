@@ -64,6 +64,7 @@ class Group {
   // About each second. Kills a consumer that hangs.
   void sample(TimePoint now);
   GroupStatus status() const;
+  GroupMetrics metrics() const;
 
   // A consumer that cannot be started is tried again with back-off, like one that died.
   void start();
@@ -127,13 +128,20 @@ class Group {
   void tell_settings(ReplaceWorkers replace);
   std::uint64_t of_drain(std::atomic<std::uint64_t> GroupBoard::*counter) const;
 
+  struct Histogram {
+    Samples::Counts counts{};
+    std::uint64_t sum_ns = 0;
+    void add(const BoardHistogram& histogram);
+  };
   // Counted since the daemon started, by the consumers before this one.
   struct Counts {
     std::uint64_t delivered = 0, acked = 0, retried = 0, rejected = 0, dead_lettered = 0;
     std::uint64_t published = 0, crashes = 0, timeouts = 0, worker_deaths = 0, recycled = 0;
     std::uint64_t pauses = 0, handed_back = 0, undeliverable = 0, connections = 0;
-    Samples::Counts handling{};
+    Histogram handling, queued;
+    std::vector<HandlerMetricStatus> handler;
     void add(const GroupBoard& board);
+    void drop_gauges();
   };
   Counts counts() const;
 

@@ -20,6 +20,7 @@ struct Programs {
   int lope = -1;
   int consumer = -1;
   int worker = -1;
+  int monitor = -1;
 };
 
 class Reload {

@@ -25,6 +25,7 @@
 #include "common/json.h"
 #include "common/text.h"
 #include "common/units.h"
+#include "supervisor/listen_address.h"
 #include "supervisor/yaml_tree.h"
 
 namespace lope::supervisor {
@@ -38,8 +39,8 @@ using std::chrono::milliseconds;
 // ---- Keys ----------------------------------------------------------------------------------
 
 constexpr std::string_view kFileKeys[] = {
-    "broker", "handlers_dir", "watch",    "shutdown_timeout", "ready_timeout", "log",
-    "delays", "control",      "defaults", "groups",           "include"};
+    "broker", "handlers_dir", "watch",   "shutdown_timeout", "ready_timeout", "log",
+    "delays", "control",      "monitor", "defaults",         "groups",        "include"};
 constexpr std::string_view kIncludedKeys[] = {"groups"};
 constexpr std::string_view kBrokerKeys[] = {"url",
                                             "urls",
@@ -53,6 +54,7 @@ constexpr std::string_view kPasswordKeys[] = {"credential", "file", "env"};
 constexpr std::string_view kLogKeys[] = {"level", "format", "file"};
 constexpr std::string_view kDelaysKeys[] = {"prefix", "relay", "retry", "give_up"};
 constexpr std::string_view kControlKeys[] = {"socket"};
+constexpr std::string_view kMonitorKeys[] = {"listen"};
 constexpr std::string_view kDefaultsKeys[] = {"prefetch", "workers",       "threads", "auto_ack",
                                               "max_body", "start_timeout", "timeout", "retry",
                                               "crashes",  "dead_letter",   "breaker", "recycle"};
@@ -100,11 +102,9 @@ constexpr KnownKeys kKnownKeys[] = {{"file", kFileKeys},       {"included file",
                                     {"bind", kBindKeys},       {"batch", kBatchKeys},
                                     {"retry", kRetryKeys},     {"dead_letter", kDeadLetterKeys},
                                     {"breaker", kBreakerKeys}, {"delays", kDelaysKeys},
-                                    {"control", kControlKeys}, {"recycle", kRecycleKeys},
-                                    {"workers", kWorkersKeys}};
+                                    {"control", kControlKeys}, {"monitor", kMonitorKeys},
+                                    {"recycle", kRecycleKeys}, {"workers", kWorkersKeys}};
 
-// Keys of versions to come: "not yet" is another answer than "unknown".
-constexpr std::string_view kLaterFileKeys[] = {"monitor"};
 constexpr std::string_view kLaterBrokerKeys[] = {"tls"};
 constexpr std::string_view kLaterGroupKeys[] = {"dedup",  "min_interval",    "journal",  "accept",
                                                 "decode", "validate",        "order_by", "order",
@@ -296,6 +296,7 @@ class Loader {
   void log(const Value& value);
   void delays(const Value& value);
   void control(const Value& value);
+  void monitor(const Value& value);
   void defaults(const Value& value);
   void groups(const Value& value);
   void group(const std::string& name, const Value& value);
@@ -732,7 +733,7 @@ void Loader::amqp_table(const Value& value, AmqpTable& target) {
 // ---- The file's parts ----------------------------------------------------------------------
 
 void Loader::file(const YamlNode& root) {
-  const Map top = map({&root, nullptr, ""}, kFileKeys, kLaterFileKeys);
+  const Map top = map({&root, nullptr, ""}, kFileKeys);
   if (!top) return;
   Settings& settings = loaded_.settings;
   broker(top["broker"]);
@@ -752,6 +753,7 @@ void Loader::file(const YamlNode& root) {
   log(top["log"]);
   delays(top["delays"]);
   control(top["control"]);
+  monitor(top["monitor"]);
   defaults(top["defaults"]);
   const Value own = top["groups"];
   groups(own);
@@ -1046,6 +1048,22 @@ void Loader::control(const Value& value) {
     return;
   }
   loaded_.settings.control_socket = resolve(path);
+}
+
+void Loader::monitor(const Value& value) {
+  const Map keys = map(value, kMonitorKeys);
+  const Value listen = keys["listen"];
+  if (!listen) return;
+  if (!listen.is(YamlType::text) && !listen.is(YamlType::integer)) {
+    return expected(listen, "a port, or an address and a port");
+  }
+  const auto address = parse_listen_address(listen.node->text);
+  if (!address) return error(*listen.node, listen.path + ": " + address.error());
+  if (!is_loopback(*address)) {
+    warn(*listen.node, listen.path + ": whoever can reach " + to_string(*address) +
+                           " sees what is shown there: queues, handlers, the latest errors");
+  }
+  loaded_.settings.monitor = *address;
 }
 
 constexpr std::string_view kWhyPrefetchNotZero =

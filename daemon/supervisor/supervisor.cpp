@@ -66,6 +66,7 @@ Result<void> Supervisor::set_up() {
            log_error("cannot open the log file again", {{"reason", reopened.error()}});
          }
          for_each_process([](Group& group) { group.signal(SIGUSR1); });
+         if (monitor_ != nullptr) monitor_->signal(SIGUSR1);
        }}};
   for (std::size_t i = 0; i < std::size(signals); ++i) {
     auto source = loop_->watch_signal(signals[i].first, signals[i].second);
@@ -116,10 +117,15 @@ int Supervisor::run() {
   }
   if (!serve_control()) return kExitRefused;
   watch_handlers();
+  if (auto done = create_monitor(); !done) {
+    log_error("cannot start", {{"reason", "monitor: " + done.error()}});
+    return kExitTemporary;
+  }
   log_info("starting",
            {{"version", LOPE_VERSION}, {"groups", groups_.size()}, {"process_group", ::getpgrp()}});
   ready_timer_.arm(Clock::now() + settings_.ready_timeout);
   for_each_process([](Group& group) { group.start(); });
+  if (monitor_ != nullptr) monitor_->start();
   on_tick();
   while (!done_) {
     if (auto ran = loop_->run_once(std::nullopt); !ran) {
@@ -130,8 +136,27 @@ int Supervisor::run() {
   return finish();
 }
 
+Result<void> Supervisor::create_monitor() {
+  if (!settings_.monitor) return {};
+  auto monitor =
+      MonitorProcess::create(*loop_, settings_, programs_.monitor,
+                             [this](UniqueFd link) { return control_->adopt(std::move(link)); });
+  if (!monitor) return Error{monitor.error()};
+  monitor_ = std::move(*monitor);
+  return {};
+}
+
 // False: nothing may be started.
 bool Supervisor::serve_control() {
+  auto server = ControlServer::create(
+      *loop_, [this](const ControlRequest& request, const ControlServer::Client& client) {
+        return carry_out(request, client);
+      });
+  if (!server) {
+    log_error("cannot start", {{"reason", "control socket: " + server.error()}});
+    return false;
+  }
+  control_ = std::move(*server);
   const bool chosen = !settings_.control_socket.empty();
   const std::string path = chosen ? settings_.control_socket : default_control_socket();
   if (path.empty()) {
@@ -144,21 +169,13 @@ bool Supervisor::serve_control() {
   const std::size_t slash = path.rfind('/');
   if (slash != std::string::npos && slash > 0) (void)::mkdir(path.substr(0, slash).c_str(), 0755);
   bool taken = false;
-  auto server = ControlServer::create(
-      *loop_, path,
-      [this](const ControlRequest& request, const ControlServer::Client& client) {
-        return carry_out(request, client);
-      },
-      taken);
-  if (server) {
-    control_ = std::move(*server);
-    return true;
-  }
+  const auto listening = control_->listen(path, taken);
+  if (listening) return true;
   if (chosen || taken) {
-    log_error("cannot start", {{"reason", "control socket: " + server.error()}});
+    log_error("cannot start", {{"reason", "control socket: " + listening.error()}});
     return false;
   }
-  log_warn("no control socket", {{"reason", server.error()}});
+  log_warn("no control socket", {{"reason", listening.error()}});
   return true;
 }
 
@@ -170,14 +187,17 @@ Group* Supervisor::group_named(const std::string& name) {
 
 std::optional<ControlAnswer> Supervisor::carry_out(const ControlRequest& request,
                                                    const ControlServer::Client& client) {
-  static constexpr std::string_view kCommands[] = {
-      "status", "stop", "scale", "restart", "pause", "resume", "reload", "log-level", "trace"};
+  static constexpr std::string_view kCommands[] = {"status",    "metrics", "stop",   "scale",
+                                                   "restart",   "pause",   "resume", "reload",
+                                                   "log-level", "trace"};
   const auto slip = [](std::string_view word, std::span<const std::string_view> known) {
     const std::string near = nearest(word, known);
     return near.empty() ? std::string() : ": did you mean '" + near + "'?";
   };
   const auto refused = [](std::string why) { return ControlAnswer{.error = std::move(why)}; };
   if (request.command == "status") return ControlAnswer{.status = to_json(daemon_status())};
+  if (client.adopted && monitor_ != nullptr) monitor_->heard();
+  if (request.command == "metrics") return ControlAnswer{.metrics = to_json(daemon_metrics())};
   if (std::ranges::find(kCommands, request.command) == std::end(kCommands)) {
     return refused("unknown command '" + escape(request.command, 64) + "'" +
                    slip(request.command, kCommands));
@@ -281,13 +301,22 @@ DaemonStatus Supervisor::daemon_status() const {
   }
   for (const auto& group : groups_) status.groups.push_back(group->status());
   if (relay_ != nullptr) status.relay.push_back(relay_->status());
+  if (monitor_ != nullptr) status.monitor.push_back(monitor_->status());
   return status;
+}
+
+DaemonMetrics Supervisor::daemon_metrics() const {
+  DaemonMetrics metrics{.status = daemon_status(), .groups = {}};
+  for (const auto& group : groups_) metrics.groups.push_back(group->metrics());
+  if (relay_ != nullptr) metrics.groups.push_back(relay_->metrics());
+  return metrics;
 }
 
 void Supervisor::on_tick() {
   const TimePoint now = Clock::now();
   for_each_process([now](Group& group) { group.sample(now); });
   if (watch_ != nullptr) watch_->tend();
+  if (monitor_ != nullptr) monitor_->look_for_hang();
   tend();
   tick_timer_.arm(now + kTick);
 }
@@ -486,6 +515,7 @@ std::string Supervisor::take(Settings next) {
   if (next.control_socket != settings_.control_socket) {
     log_warn("control.socket is what it was: it changes only with a restart");
   }
+  const bool other_monitor = next.monitor != settings_.monitor || next.log != settings_.log;
   if (next.log != settings_.log) {
     if (auto opened = open_log(next.log, "lope"); !opened) {
       log_error("cannot open the log", {{"reason", opened.error()}});
@@ -545,6 +575,13 @@ std::string Supervisor::take(Settings next) {
       next.watch != settings_.watch || next.handlers_dir != settings_.handlers_dir;
   settings_ = std::move(next);
   if (watched_otherwise) watch_handlers();
+  if (other_monitor) {
+    monitor_.reset();
+    if (auto made = create_monitor(); !made) {
+      log_error("cannot start the monitor", {{"reason", made.error()}});
+    }
+    if (monitor_ != nullptr) monitor_->start();
+  }
   for_each_process([this](Group& group) { group.set_log_level(log_level_); });
   std::string text = std::to_string(unchanged) + " of " + std::to_string(groups_.size()) +
                      " groups unchanged" + changes;

@@ -13,6 +13,7 @@
 #include "supervisor/control_server.h"
 #include "supervisor/group.h"
 #include "supervisor/handler_watch.h"
+#include "supervisor/monitor_process.h"
 #include "supervisor/reload.h"
 
 namespace lope::supervisor {
@@ -30,6 +31,7 @@ class Supervisor {
 
   Result<void> set_up();
   bool serve_control();
+  Result<void> create_monitor();
   std::optional<ControlAnswer> carry_out(const ControlRequest& request,
                                          const ControlServer::Client& client);
   ControlAnswer carry_out_for(Group& group, const ControlRequest& request);
@@ -58,6 +60,7 @@ class Supervisor {
   void answer_waiting();
   void tend();
   DaemonStatus daemon_status() const;
+  DaemonMetrics daemon_metrics() const;
   void on_tick();
   void stop(int signal);
   void stop_now();
@@ -93,6 +96,7 @@ class Supervisor {
   std::string last_status_;
   EventSource signal_sources_[5];
   std::unique_ptr<ControlServer> control_;
+  std::unique_ptr<MonitorProcess> monitor_;  // none unless it is configured
   EventSource deadline_timer_;
   EventSource tick_timer_;
   EventSource ready_timer_;

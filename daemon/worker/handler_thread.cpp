@@ -46,7 +46,9 @@ HandlerThread::HandlerThread(const WorkerSettings& settings, const Plugin& plugi
 HandlerThread::Created HandlerThread::create() {
   Created created;
   if (plugin_.table->create == nullptr) return created;
+  host_.set_creating(true);
   created.status = plugin_.table->create(host_.table(), &instance_);
+  host_.set_creating(false);
   created.reason = host_.create_explanation();
   return created;
 }

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <bit>
 #include <cstring>
+#include <exception>
+#include <mutex>
 #include <new>
 
 #include "common/clock.h"
@@ -25,10 +27,24 @@ static_assert(static_cast<int>(FlushReason::interval) == LOPE_FLUSH_INTERVAL);
 static_assert(static_cast<int>(FlushReason::window_full) == LOPE_FLUSH_WINDOW_FULL);
 static_assert(static_cast<int>(FlushReason::drain) == LOPE_FLUSH_DRAIN);
 
+static_assert(static_cast<int>(MetricKind::counter) == LOPE_COUNTER);
+static_assert(static_cast<int>(MetricKind::gauge) == LOPE_GAUGE);
+static_assert(static_cast<int>(MetricKind::duration) == LOPE_DURATION);
+
 constexpr std::uint64_t kMaxRetryAfter = 366ull * 24 * 3600 * 1000;  // ms
 
 std::string_view view(lope_str text) {
   return text.data == nullptr ? std::string_view() : std::string_view(text.data, text.size);
+}
+
+lope_status to_status(MetricAnswer answer) {
+  switch (answer) {
+    case MetricAnswer::ok: return LOPE_OK;
+    case MetricAnswer::invalid: return LOPE_E_INVALID;
+    case MetricAnswer::too_many: return LOPE_E_TOO_LARGE;
+    case MetricAnswer::unknown: return LOPE_E_NOT_FOUND;
+  }
+  return LOPE_E_FAILED;
 }
 
 lope_str str(std::string_view text) { return {text.data(), text.size()}; }
@@ -182,14 +198,26 @@ struct Host::Calls {
     return self(host).keep_alive(message);
   }
 
+  static lope_status metric_record(const lope_host* host, uint32_t id, int64_t value) noexcept {
+    return to_status(record_metric(self(host).board_.metrics, id, value));
+  }
+
+  static lope_status metric_register(const lope_host* host, int32_t kind, lope_str name,
+                                     lope_str help, uint32_t* id) noexcept {
+    static std::mutex registering;  // the instances of a worker are made at the same time
+    const Host& me = self(host);
+    if (id == nullptr) return LOPE_E_INVALID;
+    if (!me.on_own_thread() || !me.creating_) return LOPE_E_WRONG_THREAD;
+    try {
+      const std::lock_guard lock(registering);
+      return to_status(register_metric(me.board_.metrics, static_cast<std::uint32_t>(kind),
+                                       view(name), view(help), *id));
+    } catch (const std::exception&) {
+      return LOPE_E_FAILED;
+    }
+  }
+
   // Not carried out by this version.
-  static lope_status metric_record(const lope_host*, uint32_t, int64_t) noexcept {
-    return LOPE_E_UNSUPPORTED;
-  }
-  static lope_status metric_register(const lope_host*, int32_t, lope_str, lope_str,
-                                     uint32_t*) noexcept {
-    return LOPE_E_UNSUPPORTED;
-  }
   static const void* extension(const lope_host*, const char*) noexcept { return nullptr; }
   static lope_status spare() noexcept { return LOPE_E_UNSUPPORTED; }
 };

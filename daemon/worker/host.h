@@ -30,6 +30,8 @@ class Host {
   // [handler] The messages that a handle call is about; none outside of one.
   using Records = std::span<const std::unique_ptr<MessageRecord>>;
   void set_current(Records current) { current_ = current; }
+  // [handler] Around the call of create().
+  void set_creating(bool creating) { creating_ = creating; }
   const std::string& create_explanation() const { return create_explanation_; }
 
  private:
@@ -63,6 +65,7 @@ class Host {
   HeldMessages& held_;
   const std::thread::id thread_ = std::this_thread::get_id();
   Records current_;
+  bool creating_ = false;
   std::string create_explanation_;
   PaddedTable padded_{};
 };

@@ -523,7 +523,7 @@ TEST_CASE("a wrong file is told with place, expected and found", "[unit][setting
       {"groups: {a: {handler: h}}\nxyz: x",
        "lope.yaml:2:1: unknown key 'xyz': expected broker, handlers_dir, watch, shutdown_timeout, "
        "ready_timeout, "
-       "log, delays, control, defaults, groups or include"},
+       "log, delays, control, monitor, defaults, groups or include"},
       {"groups: {a: {handler: h, Workers: 1}}",
        "lope.yaml:1:26: groups.a: unknown key 'Workers': did you mean 'workers'?"},
       {"groups: {a: {handler: h}}\n\"x\\ny\\u009b\": 1",
@@ -864,6 +864,15 @@ TEST_CASE("a wrong value outside the groups is told too", "[unit][settings]") {
        "GB, GiB), from 1kB to 512MiB, found '999B'"},
       {"broker: {max_message_size: 1GiB}",
        "lope.yaml:2:28: broker.max_message_size: expected a size with a unit…"},
+      {"monitor: {listen: 70000}",
+       "lope.yaml:2:19: monitor.listen: expected a port, or an address and a port, as in 9419, "
+       "192.0.2.1:9419 or [::1]:9419 (a port is 0 to 65535), found '70000'"},
+      {"monitor: {listen: mq.example:9419}",
+       "lope.yaml:2:19: monitor.listen: expected a port, or an address and a port, as in 9419, "
+       "192.0.2.1:9419 or [::1]:9419 (a name is none: write the address itself), found "
+       "'mq.example:9419'"},
+      {"monitor: {listen: {}}",
+       "lope.yaml:2:19: monitor.listen: expected a port, or an address and a port, found …"},
       {"control: /run/x", "lope.yaml:2:10: control: expected a map of socket, found '/run/x'"},
       {"control: {socket: \"\"}",
        "lope.yaml:2:19: control.socket: expected the path of a socket, 1 to 107 bytes, "
@@ -944,6 +953,20 @@ TEST_CASE("a wrong value outside the groups is told too", "[unit][settings]") {
   check_bad(row);
 }
 
+TEST_CASE("a monitor that others can reach is pointed out", "[unit][settings]") {
+  const std::string group = "groups: {a: {handler: h}}\n";
+  CHECK_FALSE(load(group).settings.monitor);
+  CHECK_FALSE(load(group + "monitor: {}").settings.monitor);
+  const LoadedSettings own = load(group + "monitor: {listen: 9419}");
+  CHECK(own.settings.monitor == ListenAddress{"127.0.0.1", 9419});
+  CHECK(own.warnings.empty());
+  const LoadedSettings open = load(group + "monitor: {listen: '[::]:9419'}");
+  CHECK(open.settings.monitor == ListenAddress{"::", 9419});
+  CHECK(joined(open.warnings) ==
+        "lope.yaml:2:19: monitor.listen: whoever can reach [::]:9419 sees what is shown there: "
+        "queues, handlers, the latest errors\n");
+}
+
 TEST_CASE("what later versions bring is not called unknown", "[unit][settings]") {
   const std::string key =
       GENERATE(as<std::string>(), "dedup", "min_interval", "journal", "accept", "decode",
@@ -952,8 +975,8 @@ TEST_CASE("what later versions bring is not called unknown", "[unit][settings]")
              "lope.yaml:1:26: groups.a: '" + key + "' is not available in this version"});
   check_bad({"groups: {a: {handler: h}}\ndefaults: {" + key + ": 1}",
              "lope.yaml:2:12: defaults: '" + key + "' is not available in this version"});
-  check_bad({"groups: {a: {handler: h}}\nmonitor: {listen: x}",
-             "lope.yaml:2:1: 'monitor' is not available in this version"});
+  check_bad({"groups: {a: {handler: h}}\nwatch: {}",
+             "lope.yaml:2:1: 'watch' is not available in this version"});
 }
 
 TEST_CASE("a timeout stays below the broker's own", "[unit][settings]") {
@@ -1479,7 +1502,19 @@ TEST_CASE("schema and loader agree", "[unit][settings]") {
       {false, "groups: {a: {handler: \"\"}}"},
       {false, "groups: {a: {handler: 5}}"},
       {false, "groups: {a: {handler: h}}\nbrokr: x"},
-      {false, "groups: {a: {handler: h}}\nmonitor: {}"},
+      {true, "groups: {a: {handler: h}}\nmonitor: {}"},
+      {true, "groups: {a: {handler: h}}\nmonitor: {listen: 9419}"},
+      {true, "groups: {a: {handler: h}}\nmonitor: {listen: ':0'}"},
+      {true, "groups: {a: {handler: h}}\nmonitor: {listen: 'localhost:9419'}"},
+      {true, "groups: {a: {handler: h}}\nmonitor: {listen: 192.0.2.1:9419}"},
+      {true, "groups: {a: {handler: h}}\nmonitor: {listen: '[::1]:9419'}"},
+      {false, "groups: {a: {handler: h}}\nmonitor: 9419"},
+      {false, "groups: {a: {handler: h}}\nmonitor: {port: 9419}"},
+      {false, "groups: {a: {handler: h}}\nmonitor: {listen: 65536}"},
+      {false, "groups: {a: {handler: h}}\nmonitor: {listen: true}"},
+      {false, "groups: {a: {handler: h}}\nmonitor: {listen: lope.example:9419}"},
+      {false, "groups: {a: {handler: h}}\nmonitor: {listen: '*:9419'}"},
+      {false, "groups: {a: {handler: h}}\nmonitor: {listen: '::1'}"},
       {false, "groups: {a: {handler: h}}\nbroker: http://x"},
       {false, "groups: {a: {handler: h}}\nbroker: amqps://x"},
       {false, "groups: {a: {handler: h}}\nbroker: amqp://x?heartbeat=1"},

@@ -107,3 +107,15 @@ TEST_CASE("control: requests and answers arrive as they were sent", "[unit][stat
   CHECK_FALSE(control_answer_from_json("{}").ok());
   CHECK_FALSE(control_answer_from_json("").ok());
 }
+
+TEST_CASE("status: where the monitor serves, or why it does not", "[unit][status_text]") {
+  DaemonStatus status = full_status();
+  status.monitor = {{"127.0.0.1:9419", "serving", "", 4714}};
+  CHECK_THAT(cli::status_text(status, false),
+             Contains("/etc/lope/lope.yaml, http://127.0.0.1:9419/\n"));
+  status.monitor = {{"127.0.0.1:9419", "down", "bind 127.0.0.1:9419: Address already in use", 0}};
+  const std::string text = cli::status_text(status, false);
+  CHECK(text.find("http://") == std::string::npos);
+  CHECK_THAT(text, Contains("(monitor): does not serve 127.0.0.1:9419: bind 127.0.0.1:9419: "
+                            "Address already in use\n"));
+}

@@ -219,4 +219,19 @@ TEST_CASE("what is no history is none, and a longer one is cut", "[unit][travel]
         kHistoryKept);
 }
 
+TEST_CASE("since when a message is in its queue", "[unit][travel]") {
+  const auto since = [](const std::vector<Given>& headers, std::uint64_t timestamp) {
+    return in_queue_since_ms(travel_of(Packed(headers).bytes()), timestamp);
+  };
+  CHECK(since({}, 0) == 0);  // nobody says
+  CHECK(since({}, 1'700'000'000) == 1'700'000'000'000);
+  CHECK(since({number("timestamp_in_ms", 1'700'000'000'123)}, 1'600'000'000) == 1'700'000'000'123);
+  CHECK(since({text("timestamp_in_ms", "1700000000123")}, 1'600'000'000) == 1'600'000'000'000);
+  CHECK(since({number("timestamp_in_ms", -1)}, 0) == 0);
+  // A delay is no time in the queue.
+  CHECK(since({number("timestamp_in_ms", 5'000), number(header::kDue, 9'000)}, 5) == 9'000);
+  CHECK(since({number("timestamp_in_ms", 5'000), {"x-death", HeaderKind::other}}, 5) == 0);
+  CHECK(since({}, UINT64_MAX) == 0);
+}
+
 }  // namespace lope::consumer

@@ -235,7 +235,9 @@ struct lope_host {
   lope_status (*option)(const lope_host* host, lope_str key, lope_str* value) LOPE_NOEXCEPT;
   /* [handler] The group's `options:` map as JSON, without defaults; lives as the options do. */
   lope_str (*options_json)(const lope_host* host) LOPE_NOEXCEPT;
-  /* [handler] Only in create(). Registers a metric; *id is what metric_record() takes. */
+  /* [handler] Only in create(). Registers a metric; *id is what metric_record() takes, the same in
+   * each instance of a worker that registers the same name. LOPE_E_INVALID: not a name, or one that
+   * has another kind already. LOPE_E_TOO_LARGE: there are 64 already. */
   lope_status (*metric_register)(const lope_host* host, int32_t kind, lope_str name, lope_str help,
                                  uint32_t* id) LOPE_NOEXCEPT;
 
