@@ -40,12 +40,20 @@ bool DaemonLink::fresh() const { return latest_ && Clock::now() - latest_at_ < k
 
 void DaemonLink::want() {
   if (!timer_.armed()) timer_.arm(Clock::now() + kPatience);
-  if (asked_) return;  // an answer that is late answers this too
-  constexpr std::string_view kRequest = "{\"command\":\"metrics\"}\n";
-  const ssize_t n = ::send(socket_, kRequest.data(), kRequest.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
+  wanted_ = true;
+  if (!asked_) ask("{\"command\":\"metrics\"}\n");  // one that is late answers this too
+}
+
+void DaemonLink::say_alive() {
+  if (!asked_) alive_ = ask("{\"command\":\"alive\"}\n");
+}
+
+bool DaemonLink::ask(std::string_view request) {
+  const ssize_t n = ::send(socket_, request.data(), request.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
   // It is all that is ever on its way in this direction: there is room for it.
-  if (n < static_cast<ssize_t>(kRequest.size())) return end(errno_text("send", errno));
-  asked_ = true;
+  asked_ = n == static_cast<ssize_t>(request.size());
+  if (!asked_) end(errno_text("send", errno));
+  return asked_;
 }
 
 void DaemonLink::read() {
@@ -59,6 +67,11 @@ void DaemonLink::read() {
   if (!part.ends_with('\n')) return;  // one answer at a time: its end is the end of what is there
   asked_ = false;
   const std::string line = std::exchange(input_, {});
+  if (std::exchange(alive_, false)) {
+    if (wanted_) want();
+    return;
+  }
+  wanted_ = false;
   take(daemon_metrics_from_answer(line));
 }
 

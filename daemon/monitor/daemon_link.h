@@ -5,6 +5,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <string_view>
 
 #include "common/clock.h"
 #include "common/event_loop.h"
@@ -30,6 +31,8 @@ class DaemonLink {
   bool fresh() const;
   // Asks, unless it waits for an answer already.
   void want();
+  // Says that we live. The supervisor takes one that is silent for long to hang.
+  void say_alive();
   const Result<DaemonMetrics>& latest() const { return latest_; }
 
  private:
@@ -42,7 +45,10 @@ class DaemonLink {
   Events events_;
   Result<DaemonMetrics> latest_ = Error{"nothing was asked yet"};
   TimePoint latest_at_{};
-  bool asked_ = false;
+  bool asked_ = false;   // an answer is to come
+  bool wanted_ = false;  // and it is waited for
+  bool alive_ = false;   // only to say_alive()
+  bool ask(std::string_view request);
   std::string input_;
   EventSource source_;
   EventSource timer_;

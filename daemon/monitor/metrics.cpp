@@ -29,7 +29,7 @@ constexpr std::uint64_t kLastBucketEnd = 1ull << 38;
 // States that are shown although no group is in them, so that a series does not come from nowhere.
 // Any other word is shown while a group is in it.
 constexpr std::string_view kStates[] = {"starting", "connecting", "consuming", "paused", "draining",
-                                        "ended",    "down",       "failed",    "refused"};
+                                        "ended",    "down",       "waiting",   "failed", "refused"};
 
 class Families {
  public:

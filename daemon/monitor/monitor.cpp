@@ -76,7 +76,7 @@ Result<void> Monitor::set_up() {
   if (!link) return Error{link.error()};
   link_ = std::move(*link);
   auto alive = loop_->make_timer([this] {
-    link_->want();  // who says nothing for long is taken to hang
+    link_->say_alive();
     alive_timer_.arm(Clock::now() + kSignOfLife);
   });
   if (!alive) return Error{alive.error()};

@@ -196,7 +196,10 @@ std::optional<ControlAnswer> Supervisor::carry_out(const ControlRequest& request
   };
   const auto refused = [](std::string why) { return ControlAnswer{.error = std::move(why)}; };
   if (request.command == "status") return ControlAnswer{.status = to_json(daemon_status())};
-  if (client.adopted && monitor_ != nullptr) monitor_->heard();
+  if (client.adopted && monitor_ != nullptr) {
+    monitor_->heard();
+    if (request.command == "alive") return ControlAnswer{.text = "so are we"};
+  }
   if (request.command == "metrics") return ControlAnswer{.metrics = to_json(daemon_metrics())};
   if (std::ranges::find(kCommands, request.command) == std::end(kCommands)) {
     return refused("unknown command '" + escape(request.command, 64) + "'" +

@@ -157,7 +157,7 @@ TEST_CASE("a Prometheus scrapes the monitor: the alerts and the dashboard find w
   options.broker = broker.url();
   options.top = kListen;
   options.groups = "  g: { handler: scripted, queue: " + queue +
-                   ", declare: {} }\n  broken: { handler: no_such_handler }\n";
+                   ", declare: {} }\n  broken: { handler: no_symbol }\n";
   Lope daemon(options);
   const int port = port_of(daemon);
   REQUIRE(daemon.wait_ready());
@@ -221,7 +221,7 @@ TEST_CASE("the page in a browser", "[broker][monitor]") {
   options.top = kListen;
   options.groups = "  busy: { handler: scripted, queue: '" + queue +
                    "', declare: {}, workers: 2, retry: { attempts: 2, delay: 0s } }\n"
-                   "  broken: { handler: no_such_handler }\n";
+                   "  broken: { handler: no_symbol }\n";
   Lope daemon(options);
   const int port = port_of(daemon);
   REQUIRE(daemon.wait_ready());

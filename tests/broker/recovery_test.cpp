@@ -37,13 +37,16 @@ bool is_well(const Json& status, std::size_t workers) {
   for (const Json& relay : status["relay"]) {
     if (relay["state"] != "consuming") return false;
   }
+  for (const Json& monitor : status["monitor"]) {
+    if (monitor["state"] != "serving") return false;
+  }
   return true;
 }
 
 }  // namespace
 
 TEST_CASE("whoever is killed, the daemon is well again within five seconds", "[broker][recovery]") {
-  const std::string who = GENERATE("supervisor", "consumer", "worker", "relay");
+  const std::string who = GENERATE("supervisor", "consumer", "worker", "monitor", "relay");
   // A relay that has nothing to do settles nothing: the pauses between its starts grow.
   const int rounds = in_campaign() && who != "relay" ? 100 : 4;
   Broker broker;
@@ -56,7 +59,7 @@ TEST_CASE("whoever is killed, the daemon is well again within five seconds", "[b
                              ", handler: append_id, workers: 2, retry: { delay: 0s }, crashes: "
                              "100, options: { file: " +
                              files.file("ids") + " } }\n",
-                   .top = kWithRelay}));
+                   .top = std::string(kWithRelay) + "monitor: { listen: 0 }\n"}));
   const std::string socket = files.file("control.sock");
   // As a service manager does it; a kill of the supervisor is what it is told of.
   ProcessOptions options;
@@ -77,6 +80,7 @@ TEST_CASE("whoever is killed, the daemon is well again within five seconds", "[b
     pid_t victim = before["pid"];
     if (who == "consumer") victim = group["consumer_pid"];
     if (who == "worker") victim = group["workers"][0]["pid"];
+    if (who == "monitor") victim = before["monitor"][0]["pid"];
     if (who == "relay") victim = before["relay"][0]["consumer_pid"];
     REQUIRE(::kill(victim, SIGKILL) == 0);
     CHECK(

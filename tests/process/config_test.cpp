@@ -61,7 +61,7 @@ TEST_CASE("every kind of bad configuration is refused with its place, in no time
       {"a missing key", "groups:\n  a: {}\n", "lope.yaml:2:3: error: "},
       {"out of range", good + "defaults: { workers: 0 }\n", "lope.yaml:3:22: error: "},
       {"a bad URL", good + "broker: localhost\n", "lope.yaml:3:9: error: "},
-      {"not there yet", good + "watch: { every: 1s }\n", "lope.yaml:3:1: error: "},
+      {"not there yet", good + "defaults: { rate: 5 }\n", "lope.yaml:3:13: error: "},
       {"an alias bomb",
        good + "a: &a [x]\nb: &b [" + repeated("*a,", 10) + "]\nc: &c [" + repeated("*b,", 10) +
            "]\n",

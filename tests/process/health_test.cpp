@@ -31,6 +31,23 @@ TEST_CASE("a consumer that hangs is killed and replaced, and its workers with it
   CHECK(daemon.all_gone());
 }
 
+TEST_CASE("a monitor that hangs is killed and replaced", "[process][health]") {
+  Lope daemon({.groups = "  g: { handler: scripted }\n", .top = "monitor: { listen: 0 }\n"});
+  REQUIRE(daemon.wait_for_line("monitor started"));
+  REQUIRE(daemon.wait_for_line("worker ready"));
+  const pid_t pid = status_of(daemon)["monitor"][0]["pid"];
+  const Json before = group_of(daemon);
+  REQUIRE(::kill(pid, SIGSTOP) == 0);
+  CHECK(daemon.wait_for_line("killing a monitor that hangs", 20s));
+  CHECK(eventually(10s, [&] {
+    const Json monitor = status_of(daemon)["monitor"][0];
+    return monitor["state"] == "serving" && monitor["pid"] != pid;
+  }));
+  CHECK(pids_in(group_of(daemon)) == pids_in(before));
+  CHECK(daemon.stop() == exited(kExitOk));
+  CHECK(daemon.all_gone());
+}
+
 // Takes about a minute: so long the pauses are until then.
 TEST_CASE("a group that only dies has failed: it is left alone, and the others go on",
           "[process][health]") {

@@ -29,7 +29,7 @@ LopeOptions with_monitor(const std::string& listen = "0") {
   options.top = "monitor: { listen: '" + listen + "' }\n";
   options.groups =
       "  one: { handler: scripted, workers: 2 }\n"
-      "  two: { handler: no_such_handler }\n";
+      "  two: { handler: no_symbol }\n";
   return options;
 }
 
@@ -261,7 +261,12 @@ TEST_CASE("every metric that the documents name is there", "[process][monitor]")
   const int port = port_of(daemon);
   REQUIRE(port != 0);
   REQUIRE(wait_for_workers(daemon));
-  const std::string metrics = http_get(port, "/metrics").body;
+  // An answer that is a moment old is used again.
+  std::string metrics;
+  REQUIRE(eventually(10s, [&] {
+    metrics = http_get(port, "/metrics").body;
+    return metrics.find("\nlope_worker_uptime_seconds") != std::string::npos;
+  }));
   for (const char* const file :
        {"/docs/monitoring.md", "/docs/monitoring/alerts.yaml", "/docs/monitoring/grafana.json"}) {
     const std::string text = read_file(std::string(LOPE_SOURCE_DIR) + file);

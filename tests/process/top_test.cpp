@@ -88,8 +88,12 @@ TEST_CASE("top shows the groups, sorts them, pauses them, and leaves", "[process
   CHECK(terminal.shows("\033[7mbeta"));
   CHECK(terminal.shows("sorted by as in the file"));
   terminal.type("g");
-  CHECK(terminal.shows("\033[7malpha"));
+  // What was selected stays so, wherever it goes.
+  CHECK(terminal.shows("alpha"));
+  CHECK(terminal.shows("\033[7mbeta"));
   CHECK(terminal.shows("sorted by group"));
+  terminal.type("\033[A");
+  CHECK(terminal.shows("\033[7malpha"));
   terminal.type("\033[B");
   CHECK(terminal.shows("\033[7mbeta"));
   terminal.type("p");

@@ -64,7 +64,7 @@ def main(url, daemon):
             f"getComputedStyle({broken}.querySelector('.pill')).color.match(/\\d+/g).map(Number)")[:3]
         expect("it in red", (red, green, blue), red > 2 * green and red > 2 * blue)
         reason = browser.evaluate(f"{broken}.querySelector('.why').innerText")
-        expect("its reason", reason, "expected a file, found none" in reason)
+        expect("its reason", reason, "expected the symbol lope_plugin_v1" in reason)
         attention = browser.evaluate("document.getElementById('attention').innerText")
         expect("it named at the top", attention, attention == "Not consuming: broken (refused)")
 

@@ -90,7 +90,8 @@ TEST_CASE("without a folder for copies handlers are loaded from where they are",
   it.cache.write("handlers", "in the way");
   const auto troubles = it.keep();
   REQUIRE(troubles.size() == 1);
-  CHECK_THAT(troubles[0], Contains("so it is loaded from where it is: do not overwrite it while it runs"));
+  CHECK_THAT(troubles[0],
+             Contains("so it is loaded from where it is: do not overwrite it while it runs"));
   CHECK_THAT(troubles[0], Contains("good.so': no private copy: mkdir"));
   CHECK(it.settings.groups[0].handler_copy.empty());
   CHECK_THAT(keep_handlers(it.settings, "").at(0), Contains("no cache folder is known"));

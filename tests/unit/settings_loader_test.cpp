@@ -975,8 +975,6 @@ TEST_CASE("what later versions bring is not called unknown", "[unit][settings]")
              "lope.yaml:1:26: groups.a: '" + key + "' is not available in this version"});
   check_bad({"groups: {a: {handler: h}}\ndefaults: {" + key + ": 1}",
              "lope.yaml:2:12: defaults: '" + key + "' is not available in this version"});
-  check_bad({"groups: {a: {handler: h}}\nwatch: {}",
-             "lope.yaml:2:1: 'watch' is not available in this version"});
 }
 
 TEST_CASE("a timeout stays below the broker's own", "[unit][settings]") {
