@@ -46,6 +46,8 @@ file(GLOB lope_docs CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/docs/*.md ${PROJECT_
 install(FILES ${PROJECT_SOURCE_DIR}/LICENSE ${PROJECT_SOURCE_DIR}/README.md ${PROJECT_SOURCE_DIR}/CHANGELOG.md ${lope_docs}
   DESTINATION share/doc/lope)
 
+install(DIRECTORY ${PROJECT_SOURCE_DIR}/docs/monitoring DESTINATION share/doc/lope)
+
 # lope.service, and lope@.service of which each instance has a configuration and folders of its own.
 # Not below /run/lope: that goes when lope.service stops.
 function(lope_unit name)

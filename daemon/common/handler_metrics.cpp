@@ -35,6 +35,18 @@ bool is_metric_name(MetricKind kind, std::string_view name) {
   });
 }
 
+namespace {
+
+// What is left of a name without the suffix that its kind gets in the texts.
+std::string_view stem(std::string_view name) {
+  for (const std::string_view suffix : {"_total", "_seconds"}) {
+    if (name.ends_with(suffix)) return name.substr(0, name.size() - suffix.size());
+  }
+  return name;
+}
+
+}  // namespace
+
 MetricAnswer register_metric(HandlerMetrics& metrics, std::uint32_t kind, std::string_view name,
                              std::string_view help, std::uint32_t& id) {
   if (kind < static_cast<std::uint32_t>(MetricKind::counter) ||
@@ -45,7 +57,9 @@ MetricAnswer register_metric(HandlerMetrics& metrics, std::uint32_t kind, std::s
   const std::size_t count = metrics.size();
   for (std::size_t i = 0; i < count; ++i) {
     const HandlerMetrics::Metric& metric = metrics.all[i];
-    if (metric.name.get() != name) continue;
+    const std::string other = metric.name.get();
+    if (other != name && stem(other) == stem(name)) return MetricAnswer::invalid;
+    if (other != name) continue;
     id = static_cast<std::uint32_t>(i + 1);
     return metric.kind.load(std::memory_order_relaxed) == kind ? MetricAnswer::ok
                                                                : MetricAnswer::invalid;

@@ -143,6 +143,7 @@ struct GroupBoard {
   std::atomic<std::uint32_t> state;
   std::atomic<std::uint32_t> workers_ready;
   std::atomic<std::uint32_t> workers_wanted;
+  std::atomic<std::uint64_t> proved;          // the generation whose workers have finished messages
   std::atomic<std::uint64_t> settings_taken;  // the generation that the consumer goes by
   std::atomic<std::uint64_t> generation;  // ConsumerSettings::generation that all workers are of
   // While no worker of the latest generation has finished a message: kFailedStart for each that

@@ -304,7 +304,6 @@ void Consumer::take_settings(const ConsumerSettings& next, ReplaceWorkers replac
   }
   if (next.group.breaker != settings_.group.breaker) breaker_ = Breaker(next.group.breaker);
   settings_ = next;
-  board_.settings_taken.store(settings_.generation, std::memory_order_relaxed);
   patience_ = patience(settings_);
   if (settings_.group.workers_max > settings_.group.workers) {
     autoscale_timer_.arm(Clock::now());
@@ -315,6 +314,8 @@ void Consumer::take_settings(const ConsumerSettings& next, ReplaceWorkers replac
   count_windows();
   if (failed_ && replaces) pool_->retry();
   limit_timer_.arm(Clock::now());  // it may be over already
+  update_board();
+  board_.settings_taken.store(settings_.generation, std::memory_order_release);
 }
 
 // ---- Being quiet: no message begins, and none comes. What runs finishes.
@@ -1284,7 +1285,7 @@ void Consumer::settle(Delivery& delivery, Verdict verdict) {
       case Verdict::requeue: break;  // counted when it was decided
       case Verdict::hand_back:
         add(board_.handed_back);
-        if (phase_ != Phase::running) add(board_.handed_back_in_drain);
+        if (phase_ != Phase::running || stopped_) add(board_.handed_back_in_drain);
         break;
     }
   }
@@ -1483,7 +1484,7 @@ void Consumer::update_board() {
   std::string trouble;
   if (phase_ != Phase::running) {
     state = GroupState::draining;
-  } else if (failed_) {
+  } else if (failed_ && pool_->given_up()) {
     state = GroupState::failed;
     trouble = failure_reason_;
   } else if (paused_) {

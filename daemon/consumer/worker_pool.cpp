@@ -98,13 +98,20 @@ void WorkerPool::settings_changed(ReplaceWorkers replace) {
   if (replace != ReplaceWorkers::no) {
     board_.failed_starts.store(0, std::memory_order_relaxed);
     refused_ = has_finished_ = false;
-    restart();
+    pauses_.clear();
+  } else if (has_finished_) {
+    board_.proved.store(settings_.generation, std::memory_order_relaxed);
   }
   for (std::size_t i = 0; i < slots_.size(); ++i) {
     Slot& slot = slots_[i];
     if (slot.process == nullptr) continue;
-    if (replace == ReplaceWorkers::no) slot.generation = settings_.generation;
-    if (replace == ReplaceWorkers::old_at_once && !slot.leaving) let_go(static_cast<int>(i));
+    // Those that were to be replaced already are of a handler before this one.
+    const bool latest =
+        !std::exchange(slot.outdated, slot.outdated || replace != ReplaceWorkers::no);
+    if (latest && replace == ReplaceWorkers::no) slot.generation = settings_.generation;
+    if (latest && replace == ReplaceWorkers::old_at_once && !slot.leaving) {
+      let_go(static_cast<int>(i));
+    }
     set_limits(slot);
   }
   show_generation();
@@ -649,7 +656,10 @@ void WorkerPool::collect() {
     if (slot.process == nullptr) continue;
     while (slot.process->next_outcome(table_, outcome)) {
       if (!outcome.not_started && !outcome.settled) {
-        has_finished_ = has_finished_ || slot.generation == settings_.generation;
+        if (!has_finished_ && slot.generation == settings_.generation) {
+          has_finished_ = true;
+          board_.proved.store(settings_.generation, std::memory_order_relaxed);
+        }
         slot.mean_ns = updated_mean(slot.mean_ns, outcome.duration_ns);
       }
       events_.on_outcome(outcome);

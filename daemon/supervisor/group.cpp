@@ -190,6 +190,7 @@ void Group::on_exit() {
   const auto end = reap(child_);
   const std::string how = end ? end->to_string() : end.error();
   board_->workers_ready.store(0, std::memory_order_relaxed);
+  clear_gauges(board_->metrics);
   for (auto* gauge : {&board_->running, &board_->held, &board_->waiting, &board_->unconfirmed}) {
     gauge->store(0, std::memory_order_relaxed);
   }
@@ -240,6 +241,7 @@ void Group::start_later(const std::string& reason) {
 std::uint64_t Group::settled() const { return value(board_->acked) + value(board_->rejected); }
 
 void Group::look_for_hang() {
+  if (before_ != nullptr) before_->look_for_hang();
   if (state_ != State::running) return;
   const std::uint64_t progress = value(board_->progress);
   still_ = progress == std::exchange(progress_, progress) ? still_ + 1 : 0;
@@ -305,7 +307,8 @@ void Group::sample(TimePoint now) {
   look_for_hang();
   const Counts all = counts();
   samples_.take(now, all.delivered, all.acked + all.rejected, all.handling.counts);
-  if (before_ != nullptr) before_->look_for_hang();
+  // The trial begins when all its workers are there.
+  if (value(board_->generation) != settings_.generation) changed_at_ = now;
   if (previous_ != nullptr && now >= changed_at_ + kTrial) {
     previous_.reset();
     previous_copy_.reset();
@@ -509,7 +512,9 @@ void Group::set_settings(const ConsumerSettings& from_file) {
 // What it had before the first of several changes that have not proved good.
 void Group::keep_previous(const ConsumerSettings& settings) {
   changed_at_ = Clock::now();
-  if (previous_ != nullptr || !settings.group.handler_missing.empty()) return;
+  const bool proved_good = value(board_->proved) == settings_.generation;
+  if (previous_ != nullptr && !proved_good) return;
+  if (!settings.group.handler_missing.empty()) return;
   previous_ = std::make_unique<ConsumerSettings>(settings);
   previous_copy_.reset();
   if (settings.group.handler_copy.empty()) return;
@@ -547,11 +552,12 @@ void Group::tell_settings(ReplaceWorkers replace) {
   ::kill(child_.pid, SIGKILL);  // the next one gets them
 }
 
-void Group::try_again() {
-  if (state_ != State::refused) return;
+bool Group::try_again() {
+  if (state_ != State::refused) return false;
   state_ = State::down;
   deaths_ = 0;
   start();
+  return true;
 }
 
 void Group::follow(std::unique_ptr<Group> old, bool old_first) {
@@ -576,20 +582,24 @@ bool Group::has_to_go_before(const GroupSettings& next) const {
 void Group::tend() {
   if (before_ == nullptr || stopping_) return;
   before_->tend();
-  if (!before_->running()) {
+  const bool ready = consuming() || (state_ == State::running && settings_.paused);
+  if (!before_draining_ && (old_first_ || ready)) {
+    before_draining_ = true;
+    log_info("draining the old consumer",
+             {{"group", name()}, {"consumer_pid", before_->child_.pid}});
+    before_->drain(settings_.shutdown_timeout);
+  }
+  // One that has died and is about to be started again still counts.
+  const bool over =
+      before_->stopping_ || before_->state_ == State::refused || before_->state_ == State::waiting;
+  if (over && !before_->running()) {
     earlier_ = before_->counts();
     earlier_.drop_gauges();
     ended_badly_ = ended_badly_ || before_->ended_badly();
     before_.reset();
     log_info("the old consumer has left", {{"group", name()}});
     if (old_first_) start();
-    return;
   }
-  const bool ready = consuming() || (state_ == State::running && settings_.paused);
-  if (before_draining_ || !(old_first_ || ready)) return;
-  before_draining_ = true;
-  log_info("draining the old consumer", {{"group", name()}, {"consumer_pid", before_->child_.pid}});
-  before_->drain(settings_.shutdown_timeout);
 }
 
 std::string Group::unfinished() const {

@@ -92,7 +92,7 @@ class Group {
   // The old one: is it to go, or gone? Call when something has changed.
   void tend();
   // A refused one: again, the cause may be gone.
-  void try_again();
+  bool try_again();
   // One of its consumers has a queue that `next` cannot have as long as it is there.
   bool has_to_go_before(const GroupSettings& next) const;
   // Everything is as the latest settings say; otherwise what is missing.
@@ -105,6 +105,10 @@ class Group {
   ConsumerSettings roll_back(const std::string& why);
   bool has_rejected(const GroupSettings& next) const {
     return !rejected_hash_.empty() && next.handler_hash == rejected_hash_;
+  }
+  // When they could not be taken.
+  void set_previous(const ConsumerSettings& previous) {
+    previous_ = std::make_unique<ConsumerSettings>(previous);
   }
   // After that, with the hash of the handler's file that was no good.
   void set_rolled_back(const std::string& why, std::string rejected_hash);

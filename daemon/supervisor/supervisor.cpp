@@ -356,7 +356,8 @@ void Supervisor::judge() {
     return group->state() == Group::State::refused ||
            (group->state() == Group::State::waiting && !settings_.watch);
   };
-  if (std::all_of(groups_.begin(), groups_.end(), refused)) {
+  const bool reloading = reload_ != nullptr && !reload_->over();  // which may change it
+  if (!reloading && std::all_of(groups_.begin(), groups_.end(), refused)) {
     log_error("every group is refused: nothing to run");
     all_refused_ = true;
     if (relay_ != nullptr) {
@@ -478,7 +479,8 @@ void Supervisor::on_verdict(Reload::Verdict& verdict) {
   }
   std::string text;
   const bool refused = !verdict.errors.empty();
-  if (phase_ != Phase::running) {
+  const bool ending = phase_ != Phase::running || all_refused_;
+  if (ending) {
     text = "the daemon is stopping";
   } else if (refused) {
     for (const std::string& error : verdict.errors) {
@@ -491,11 +493,10 @@ void Supervisor::on_verdict(Reload::Verdict& verdict) {
   last_reload_ = refused ? "refused: " + text : text;
   last_reload_at_ = Clock::now();
   for (const Asker& asker : asking_) {
-    if (refused || phase_ != Phase::running) {
+    if (refused || ending) {
       control_->answer(asker.client, {.error = "reload refused, nothing is changed: " + text});
     } else if (asker.wait) {
-      waiting_.push_back(asker);
-      waiting_text_ = text;
+      waiting_.push_back({asker.client, true, text});
       waiting_until_ = Clock::now() + settings_.ready_timeout;
     } else {
       control_->answer(asker.client, {.text = text});
@@ -507,7 +508,7 @@ void Supervisor::on_verdict(Reload::Verdict& verdict) {
 
 // Returns what is done, for people.
 std::string Supervisor::take(Settings next) {
-  changed_.clear();
+  if (waiting_.empty()) changed_.clear();
   std::size_t unchanged = 0;
   std::string changes;
   const auto say = [&](const std::string& name, const std::string& what) {
@@ -607,26 +608,28 @@ bool Supervisor::take_group(std::unique_ptr<Group>& group, GroupSettings& next,
   }
   if (reload_handlers_) return false;
   group->forget_roll_back();
-  group->try_again();
+  if (group->try_again()) changed_.push_back(group->name());  // as far as waiting for it goes
   return false;
 }
 
-void Supervisor::change_group(std::unique_ptr<Group>& group, const ConsumerSettings& next,
+// False: it goes on as it is.
+bool Supervisor::change_group(std::unique_ptr<Group>& group, const ConsumerSettings& next,
                               GroupChange change, const Settings& settings) {
   if (change != GroupChange::consumer) {
     group->apply(next, change);
-    return;
+    return true;
   }
   auto made =
       Group::create(*loop_, next, programs_, child_environment(settings), [this] { look(); });
   if (!made) {
     log_error("cannot change a group", {{"group", group->name()}, {"reason", made.error()}});
-    return;
+    return false;
   }
   const bool old_first = group->has_to_go_before(next.group);
   (*made)->follow(std::move(group), old_first);
   group = std::move(*made);
   group->start();
+  return true;
 }
 
 void Supervisor::roll_back_the_dying() {
@@ -638,7 +641,11 @@ void Supervisor::roll_back_the_dying() {
     const GroupChange change = change_between(group->from_file(), previous);
     if (change == GroupChange::consumer) {
       group->send(ControlType::pause);  // it does no more harm until the other one is there
-      change_group(group, previous, change, settings_);
+      if (!change_group(group, previous, change, settings_)) {
+        group->send(ControlType::resume);
+        group->set_previous(previous);  // again soon
+        continue;
+      }
     } else {
       group->apply(previous, change, true);
     }
@@ -683,7 +690,7 @@ void Supervisor::answer_waiting() {
   }
   const bool late = Clock::now() >= waiting_until_;
   if (failed.empty() && !unfinished.empty() && !late && phase_ == Phase::running) return;
-  ControlAnswer answer{.text = waiting_text_};
+  ControlAnswer answer;
   if (phase_ != Phase::running) {
     answer = {.error = "the daemon is stopping"};
   } else if (!failed.empty()) {
@@ -691,7 +698,10 @@ void Supervisor::answer_waiting() {
   } else if (!unfinished.empty()) {
     answer = {.error = "reloaded, but not all of it works within ready_timeout: " + unfinished};
   }
-  for (const Asker& asker : waiting_) control_->answer(asker.client, answer);
+  for (const Asker& asker : waiting_) {
+    if (answer.error.empty()) answer.text = asker.text;
+    control_->answer(asker.client, answer);
+  }
   waiting_.clear();
 }
 

@@ -44,7 +44,8 @@ class Supervisor {
   // ---- Other settings
   struct Asker {
     std::uint64_t client;
-    bool wait;  // until what is new works
+    bool wait;              // until what is new works
+    std::string text = {};  // what it is told then
   };
   // `handlers`: only their files. Nothing when it is asked for by a signal or by the files.
   void reload(bool handlers, std::optional<Asker> asker);
@@ -52,7 +53,7 @@ class Supervisor {
   std::string take(Settings next);
   bool take_group(std::unique_ptr<Group>& group, GroupSettings& next, const Settings& settings);
   Result<std::unique_ptr<Group>> make_group(const Settings& settings, const GroupSettings& group);
-  void change_group(std::unique_ptr<Group>& group, const ConsumerSettings& next, GroupChange change,
+  bool change_group(std::unique_ptr<Group>& group, const ConsumerSettings& next, GroupChange change,
                     const Settings& settings);
   void roll_back_the_dying();
   void watch_handlers();
@@ -111,7 +112,6 @@ class Supervisor {
   std::vector<Asker> asking_again_;   // for that one
   std::vector<Asker> waiting_;        // until what is new works
   std::vector<std::string> changed_;  // the groups that they wait for
-  std::string waiting_text_;          // what they are told then
   TimePoint waiting_until_{};
   std::optional<LogLevel> log_level_;  // told, until the file says something else
   std::string last_reload_;

@@ -1,5 +1,7 @@
 // Whatever is said to the control socket, messages go on. In the campaign 100,000 times, and the
 // rate is held against that of a run beside a process that takes as much CPU.
+#include <arpa/inet.h>
+#include <netinet/in.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/un.h>
@@ -90,6 +92,45 @@ void fuzz(const std::string& path, int requests, std::atomic<int>& sent) {
   }
 }
 
+// The same with HTTP.
+void fuzz_http(int port, int requests, std::atomic<int>& sent) {
+  std::mt19937 random(11);
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_port = htons(static_cast<std::uint16_t>(port));
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  const auto below = [&random](std::size_t limit) {
+    return std::uniform_int_distribution<std::size_t>(0, limit - 1)(random);
+  };
+  static const std::string kSeeds[] = {
+      "GET / HTTP/1.1\r\nHost: a\r\n\r\n", "GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n",
+      "HEAD /readyz HTTP/1.0\r\n\r\n", "POST /api/status HTTP/1.1\r\nContent-Length: 9\r\n\r\n",
+      "GET /healthz HTTP/1.1\r\nConnection: close\r\n\r\n"};
+  while (sent < requests) {
+    const UniqueFd socket(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    const timeval limit{0, 5000};  // most requests are never whole
+    ::setsockopt(socket.get(), SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit);
+    ::setsockopt(socket.get(), SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
+    if (::connect(socket.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0) {
+      continue;
+    }
+    for (std::size_t i = 0; i < 10 && sent < requests; ++i, ++sent) {
+      std::string text = kSeeds[below(std::size(kSeeds))];
+      const std::size_t kind = below(5);
+      if (kind == 1) text[below(text.size())] = static_cast<char>(below(256));
+      if (kind == 2) text.insert(below(text.size()), std::string(below(20'000), 'x'));
+      if (kind == 3) text.resize(below(text.size()));
+      if (kind == 4) text = std::string(1 + below(300), static_cast<char>(below(256)));
+      if (::send(socket.get(), text.data(), text.size(), MSG_NOSIGNAL) < 0) break;
+      char answer[65536];
+      if (kind > 2 || ::recv(socket.get(), answer, sizeof answer, 0) <= 0) {
+        ++sent;
+        break;
+      }
+    }
+  }
+}
+
 double cpu_seconds(pid_t pid) {
   std::ifstream file("/proc/" + std::to_string(pid) + "/stat");
   std::string text((std::istreambuf_iterator<char>(file)), {});
@@ -113,13 +154,14 @@ double seconds_since(std::chrono::steady_clock::time_point then) {
 }  // namespace
 
 TEST_CASE("fuzzed requests leave consuming unaffected", "[broker][fuzz]") {
+  const bool http = GENERATE(false, true);
   const bool campaign = std::getenv("LOPE_CAMPAIGN") != nullptr;
   const int requests = campaign ? 100'000 : 4'000;
   Broker broker;
   const std::string queue = broker.make_queue("fuzz");
   Lope daemon({.broker = broker.url(),
                .groups = "  g: { queue: " + queue + ", handler: \"null\", prefetch: 500 }\n",
-               .top = "log: { level: error }\n",
+               .top = "log: { level: error }\nmonitor: { listen: 0 }\n",
                .handlers_dir = LOPE_HANDLERS_BUILD_DIR});
   REQUIRE(eventually(20s, [&] { return broker.consumer_count(queue) == 1; }));
   const Json before = group_of(daemon);
@@ -134,18 +176,26 @@ TEST_CASE("fuzzed requests leave consuming unaffected", "[broker][fuzz]") {
   std::atomic<int> sent = 0;
   double fuzzer_cpu = 0;
   const double acked_0 = acked();
-  const double daemon_cpu = cpu_seconds(daemon.pid());
+  const Json monitor = status_of(daemon)["monitor"][0];
+  const std::string address = monitor["address"];
+  const int port = std::stoi(address.substr(address.rfind(':') + 1));
+  const auto used = [&] { return cpu_seconds(daemon.pid()) + cpu_seconds(monitor["pid"]); };
+  const double daemon_cpu = used();
   const auto began = std::chrono::steady_clock::now();
   std::thread fuzzer([&] {
     const double cpu = own_thread_cpu();
-    fuzz(daemon.control_socket(), requests, sent);
+    if (http) {
+      fuzz_http(port, requests, sent);
+    } else {
+      fuzz(daemon.control_socket(), requests, sent);
+    }
     fuzzer_cpu = own_thread_cpu() - cpu;
   });
   fuzzer.join();
   const double length = seconds_since(began);
   const double rate = (acked() - acked_0) / length;
-  const double share = (fuzzer_cpu + cpu_seconds(daemon.pid()) - daemon_cpu) / length;
-  CHECK(sent == requests);
+  const double share = (fuzzer_cpu + used() - daemon_cpu) / length;
+  CHECK(sent >= requests);
 
   // Beside somebody who only takes as much CPU, on as many processors.
   const double beside = campaign ? length : std::min(length, 1.0);
@@ -171,9 +221,11 @@ TEST_CASE("fuzzed requests leave consuming unaffected", "[broker][fuzz]") {
   load.join();
   CHECK(eventually(60s, [&] { return broker.is_empty(queue); }));
   if (campaign) CHECK(rate > 0.9 * idle_rate);
-  WARN(sent << " requests in " << length << " s with " << share << " processors: " << rate
+  WARN(sent << (http ? " HTTP" : "") << " requests in " << length << " s with " << share
+            << " processors: " << rate
             << " messages/s; beside as much load of another kind: " << idle_rate);
 
+  CHECK(status_of(daemon)["monitor"][0]["pid"] == monitor["pid"]);
   const Json after = group_of(daemon);
   CHECK(after["consumer_pid"] == before["consumer_pid"]);
   CHECK(after["workers"].size() == 1);

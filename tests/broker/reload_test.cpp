@@ -347,6 +347,58 @@ TEST_CASE("a new handler that dies at once is rolled back", "[broker][reload]") 
   CHECK(it.broker.message_count(queue) == 0);
 }
 
+TEST_CASE("after two bad handlers in a row the good one comes back", "[broker][reload]") {
+  Fixture it("watch: true\n");
+  it.install("h", "append_id");
+  it.install("other", "append_id");
+  const std::string queue = it.broker.make_queue("reload");
+  Lope daemon = it.start(
+      appending(it, "g", queue, ", retry: { delay: 0s, attempts: 100 }, crashes: 100", "h") +
+      appending(it, "o", it.broker.make_queue("reload"), "", "other"));
+  REQUIRE(daemon.wait_ready());
+  for (const char* const version : {"2", "3"}) {
+    const auto before = pids_in(group_of(daemon, "g"));
+    it.install("h", "dies", version);
+    REQUIRE(eventually(10s, [&] { return has_settled(group_of(daemon, "g"), 1, before); }));
+  }
+  it.broker.publish(queue, "x", "1");
+  CHECK(eventually(20s, [&] { return lines_of_file(it.files.file("g")).size() == 1; }));
+  const Json good = group_of(daemon, "g");
+  CHECK_THAT(good["note"].get<std::string>(), Contains("rolled back: "));
+  CHECK(good["handler_name"] == "append_id");
+  // Somebody else's new handler is no reason to try the bad one again.
+  const auto other = pids_in(group_of(daemon, "o"));
+  it.install("other", "append_id", "2");
+  CHECK(eventually(10s, [&] { return has_settled(group_of(daemon, "o"), 1, other); }));
+  CHECK(pids_in(group_of(daemon, "g")) == pids_in(good));
+  CHECK(lines_with(daemon.log(), "rolled back").size() == 1);
+  // The file says again what the group has: it is over.
+  it.install("h", "append_id");
+  CHECK_THAT(told(daemon, {"reload", "--wait"}), Contains("2 of 2 groups unchanged"));
+  CHECK(group_of(daemon, "g")["note"] == "");
+  CHECK(daemon.stop() == exited(kExitOk));
+}
+
+TEST_CASE("to a queue that is not there, and back: an exclusive one is had again",
+          "[broker][reload]") {
+  Fixture it;
+  it.install("append_id", "append_id");
+  const std::string queue = it.broker.unique_queue("reload");
+  const std::string nowhere = it.broker.unique_queue("reload");
+  const std::string there =
+      appending(it, "g", queue, ", declare: { exclusive: true, durable: false }");
+  Lope daemon = it.start(there);
+  REQUIRE(daemon.wait_ready());
+  it.write(daemon, appending(it, "g", nowhere));
+  told(daemon, {"reload"});
+  REQUIRE(eventually(10s, [&] { return group_of(daemon)["state"] == "connecting"; }));
+  it.write(daemon, there);
+  told(daemon, {"reload", "--wait"});
+  CHECK(group_of(daemon)["state"] == "consuming");
+  CHECK(daemon.stop() == exited(kExitOk));
+  CHECK(daemon.all_gone());
+}
+
 TEST_CASE("with watch, a handler is taken when it is there, and garbage is left alone",
           "[broker][reload]") {
   Fixture it("watch: true\n");

@@ -8,6 +8,11 @@
 
 #include <algorithm>
 #include <catch2/catch.hpp>
+#include <csignal>
+#include <cstdio>
+#include <cstring>
+#include <filesystem>
+#include <iterator>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <random>
@@ -24,6 +29,7 @@ using namespace lope;
 using namespace lope::test;
 using Catch::Contains;
 using Json = nlohmann::json;
+namespace fs = std::filesystem;
 
 namespace {
 
@@ -60,6 +66,23 @@ class Client {
     ::setsockopt(socket_.get(), SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit);
   }
   bool connected() const { return connected_; }
+  // With so many descriptors.
+  bool say_with(const std::string& bytes, std::size_t descriptors) {
+    std::vector<int> fds(descriptors, STDIN_FILENO);
+    std::vector<char> ancillary(CMSG_SPACE(descriptors * sizeof(int)));
+    iovec part{const_cast<char*>(bytes.data()), bytes.size()};
+    msghdr message{};
+    message.msg_iov = &part;
+    message.msg_iovlen = 1;
+    message.msg_control = ancillary.data();
+    message.msg_controllen = ancillary.size();
+    cmsghdr* const rights = CMSG_FIRSTHDR(&message);
+    rights->cmsg_level = SOL_SOCKET;
+    rights->cmsg_type = SCM_RIGHTS;
+    rights->cmsg_len = CMSG_LEN(descriptors * sizeof(int));
+    std::memcpy(CMSG_DATA(rights), fds.data(), descriptors * sizeof(int));
+    return ::sendmsg(socket_.get(), &message, MSG_NOSIGNAL) == static_cast<ssize_t>(bytes.size());
+  }
   // False: the daemon has closed the connection, or does not read.
   bool say(const std::string& bytes) {
     return ::send(socket_.get(), bytes.data(), bytes.size(), MSG_NOSIGNAL) ==
@@ -87,6 +110,21 @@ class Client {
   bool connected_ = false;
   std::string input_;
 };
+
+std::size_t open_descriptors(pid_t pid) {
+  const fs::directory_iterator all("/proc/" + std::to_string(pid) + "/fd");
+  return static_cast<std::size_t>(std::distance(begin(all), end(all)));
+}
+
+// Of a process, so far.
+double cpu_seconds(pid_t pid) {
+  const std::string text = read_file("/proc/" + std::to_string(pid) + "/stat");
+  unsigned long user = 0;
+  unsigned long system = 0;
+  std::sscanf(text.c_str() + text.rfind(')') + 2,
+              "%*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu %lu", &user, &system);
+  return static_cast<double>(user + system) / static_cast<double>(::sysconf(_SC_CLK_TCK));
+}
 
 }  // namespace
 
@@ -346,5 +384,103 @@ TEST_CASE("a thousand clients, endless lines and garbage do not disturb it", "[p
   CHECK(soft_limit(daemon.pid()) == limit.rlim_max);
   CHECK(soft_limit(daemon.consumers().front()) == 1000);
   CHECK(soft_limit(workers.front()) == 1000);
+  CHECK(daemon.stop() == exited(kExitOk));
+}
+
+TEST_CASE("who has closed his side while he waits gets his answer, and costs nothing meanwhile",
+          "[process][control]") {
+  LopeOptions options = two_groups();
+  options.top = "ready_timeout: 2s\n";
+  Lope daemon(options);
+  REQUIRE(wait_for_workers(daemon, 3));
+  options.groups += "  three: { handler: scripted, queue: third }\n";
+  daemon.dir().write("lope.yaml", config_text(options));
+  Client waiting(daemon.control_socket());
+  Client gone(daemon.control_socket());
+  REQUIRE(waiting.say("{\"command\": \"reload\", \"wait\": true}\n"));
+  waiting.end_of_file();
+  const double before = cpu_seconds(daemon.pid());
+  REQUIRE(gone.say("{\"command\": \"reload\", \"wait\": true}\n" + std::string(10000, 'x')));
+  gone = Client("");
+  const std::string answer = waiting.line();
+  CHECK_THAT(answer, Contains("reloaded, but not all of it works within ready_timeout: three: "));
+  CHECK(cpu_seconds(daemon.pid()) - before < 0.5);
+  CHECK(daemon.stop() == exited(kExitOk));
+}
+
+TEST_CASE("descriptors that nobody asked for are not kept", "[process][control]") {
+  Lope daemon(two_groups());
+  REQUIRE(wait_for_workers(daemon, 3));
+  Client client(daemon.control_socket());
+  REQUIRE(!client.ask("{\"command\": \"status\"}").empty());
+  const std::size_t before = open_descriptors(daemon.pid());
+  for (int i = 0; i < 50; ++i) {
+    REQUIRE(client.say_with("{\"command\": \"status\"}\n", 1 + static_cast<std::size_t>(i) % 5));
+    CHECK(!client.line().empty());
+  }
+  CHECK(open_descriptors(daemon.pid()) == before);
+  CHECK(daemon.stop() == exited(kExitOk));
+}
+
+TEST_CASE("a consumer that does not read what it is told is replaced, and nobody waits for it",
+          "[process][control]") {
+  Lope daemon(two_groups());
+  REQUIRE(wait_for_workers(daemon, 3));
+  Client client(daemon.control_socket());
+  const Json before = Json::parse(client.ask("{\"command\": \"status\"}"))["status"]["groups"];
+  REQUIRE(::kill(before[0]["consumer_pid"].get<pid_t>(), SIGSTOP) == 0);
+  for (int i = 0; i < 1000; ++i) {
+    const std::string workers = std::to_string(1 + i % 3);
+    REQUIRE_THAT(
+        client.ask("{\"command\": \"scale\", \"group\": \"one\", \"workers\": " + workers + "}"),
+        Contains("group 'one': "));
+  }
+  CHECK(daemon.wait_for_line("killing a consumer that does not read what it is told group=one"));
+  CHECK(eventually(10s, [&] {
+    const Json after = Json::parse(client.ask("{\"command\": \"status\"}"))["status"]["groups"];
+    return after[0]["consumer_pid"] != before[0]["consumer_pid"] &&
+           after[0]["workers_ready"] == 1 && after[1]["consumer_pid"] == before[1]["consumer_pid"];
+  }));
+  CHECK(daemon.stop() == exited(kExitOk));
+}
+
+TEST_CASE("what was told holds until the file says something else", "[process][control]") {
+  LopeOptions options = two_groups();
+  options.top = "log: { level: info }\n";
+  Lope daemon(options);
+  REQUIRE(wait_for_workers(daemon, 3));
+  const auto told = [&](std::vector<std::string> arguments) {
+    const RunResult result = run_lope(std::move(arguments), with_socket(daemon));
+    INFO(result.output);
+    CHECK(result.status == exited(kExitOk));
+    return result.output;
+  };
+  const auto group = [&](std::size_t index) {
+    return Json::parse(told({"status", "--json"}))["groups"][index];
+  };
+  told({"log-level", "debug"});
+  told({"scale", "one", "5"});
+  told({"pause", "two"});
+  const std::string before = options.groups;
+  options.groups =
+      "  one: { handler: scripted, workers: 2, timeout: 9s }\n"
+      "  two: { handler: scripted, queue: other, prefetch: 7 }\n"
+      "  three: { handler: scripted, queue: third }\n";
+  daemon.dir().write("lope.yaml", config_text(options));
+  told({"reload"});
+  CHECK(eventually(10s, [&] {
+    return group(0)["workers_ready"] == 5 && group(1)["state"] == "paused" &&
+           group(2)["workers_ready"] == 1;
+  }));
+  // A level of the file's own, and another number of workers, count from now on.
+  options.top = "log: { level: warn }\n";
+  options.groups =
+      "  one: { handler: scripted, workers: {min: 2, max: 3} }\n"
+      "  two: { handler: scripted, queue: other, prefetch: 7 }\n";
+  daemon.dir().write("lope.yaml", config_text(options));
+  told({"reload"});
+  CHECK(eventually(10s, [&] { return group(0)["workers_ready"] == 3; }));
+  CHECK(group(0)["workers_max"] == 3);
+  CHECK(group(1)["state"] == "paused");
   CHECK(daemon.stop() == exited(kExitOk));
 }

@@ -233,7 +233,7 @@ class Steps:
     def test_an_instance_lives_beside_the_service(self):
         m = self.machine
         m.write("/etc/lope/second.yaml", configuration(handled="/var/lib/lope-second/handled", workers=1))
-        m.run("systemctl", "start", "lope@second")
+        m.run("systemctl", "enable", "--now", "lope@second")
         socket = ("--socket", "/run/lope-second/control.sock")
         assert "/etc/lope/second.yaml" in m.run("lope", "status", *socket).stdout
         m.run("systemctl", "stop", "lope")
@@ -273,6 +273,8 @@ class Steps:
         assert not failures, failures
         assert "lope@" not in said, said  # neither a question about the configuration nor an error
         assert [m.unit(unit, "ActiveState") for unit in units] == ["active"] * 2
+        assert m.run("ls", "/usr/share/doc/lope/monitoring").stdout.split() == ["alerts.yaml", "grafana.json",
+                                                                             "status.png"]
         assert not set(mains) & {m.unit(unit, "MainPID") for unit in units}, "not started again"
         assert m.read("/etc/lope/lope.yaml") == configuration(), "the configuration was not kept"
         eventually("each message is handled", lambda: set(handled()) >= expected)
@@ -285,9 +287,13 @@ class Steps:
         assert [m.unit(unit, "ActiveState") for unit in ("lope", "lope@second")] == ["inactive"] * 2
         assert not m.run("pgrep", "-u", "lope", check=False).stdout
         assert m.read("/etc/lope/lope.yaml") == configuration()
-        m.run("rm", "-r", "/etc/lope/broker-password", "/etc/lope/second.yaml", "/etc/systemd/system/lope.service.d",
-              "/etc/systemd/system/lope@.service.d")
+        m.run("mkdir", "/var/lib/lope-backup")  # somebody else's
+        m.run("rm", "-r", "/etc/systemd/system/lope.service.d", "/etc/systemd/system/lope@.service.d")
         m.run("dpkg", "--purge", "lope", "lope-dev")
+        # What is not ours to delete.
+        assert m.run("ls", "/etc/lope").stdout.split() == ["broker-password", "second.yaml"]
+        m.run("rmdir", "/var/lib/lope-backup")
+        m.run("rm", "-r", "/etc/lope")
         left = m.run("find", "/etc", "/usr", "/var", "/run", "/srv", "-xdev", "(", "-name", "lope*", "-o", "-name",
                      "*.lope", ")", "-not", "-path", "/usr/src/*").stdout.split()
         assert not left, left

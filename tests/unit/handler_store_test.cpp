@@ -124,6 +124,11 @@ TEST_CASE("copies that are old and that nobody holds go", "[unit][handler_store]
   CHECK_FALSE(hold_copy(held));
 }
 
+TEST_CASE("without a folder for copies there is nothing to tidy", "[unit][handler_store]") {
+  tidy_copies("");  // not the root folder's `handlers`
+  tidy_copies("/nowhere");
+}
+
 TEST_CASE("where copies are kept", "[unit][handler_store]") {
   const auto with = [](const char* name, const char* value) {
     ::setenv(name, value, 1);
