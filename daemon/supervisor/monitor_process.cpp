@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <sys/epoll.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <csignal>
 #include <iterator>
@@ -20,6 +21,8 @@ namespace lope::supervisor {
 namespace {
 
 constexpr Backoff kRestart{std::chrono::milliseconds(100), std::chrono::milliseconds(30'000)};
+// One that has served is not waited for longer than after so many failures: under a second.
+constexpr int kMostAfterService = 3;
 // So many looks, about a second each; see Group's.
 constexpr int kHung = 10;
 constexpr std::chrono::minutes kHealthy{1};
@@ -118,6 +121,7 @@ void MonitorProcess::on_exit() {
 
 void MonitorProcess::start_later(const std::string& reason) {
   if (Clock::now() - started_at_ >= kHealthy) failures_ = 0;
+  if (std::exchange(heard_, false)) failures_ = std::min(failures_, kMostAfterService);
   const auto pause = kRestart.exponential(failures_);
   const auto delay = pause / 2 + kRestart.full_jitter(failures_, random_fraction()) / 2;
   ++failures_;

@@ -30,7 +30,10 @@ class MonitorProcess {
   void start();
   void signal(int signal);
   // It has said something over its link, which it does each few seconds.
-  void heard() { silent_ = 0; }
+  void heard() {
+    heard_ = true;
+    silent_ = 0;
+  }
   // About each second. Kills one that hangs.
   void look_for_hang();
   MonitorStatus status() const;
@@ -48,8 +51,9 @@ class MonitorProcess {
   const int program_fd_;
   const std::vector<std::string> environment_;
   std::function<Result<void>(UniqueFd)> adopt_;
-  int failures_ = 0;  // in a row
-  int silent_ = 0;    // looks since it was heard
+  int failures_ = 0;    // in a row
+  bool heard_ = false;  // since it was started
+  int silent_ = 0;      // looks since it was heard
   std::string reason_;
   TimePoint started_at_{};
   Child child_;  // without a pid: none runs
