@@ -566,8 +566,10 @@ void Group::follow(std::unique_ptr<Group> old, bool old_first) {
   told_ = old->told_;
   settings_.generation = old->settings_.generation;
   set_settings(next);
-  previous_ = std::move(old->previous_);
-  previous_copy_ = std::move(old->previous_copy_);
+  if (value(old->board_->proved) != old->settings_.generation) {
+    previous_ = std::move(old->previous_);
+    previous_copy_ = std::move(old->previous_copy_);
+  }
   keep_previous(old->from_file_);
   samples_ = old->samples_;
   before_ = std::move(old);
