@@ -210,7 +210,7 @@ TEST_CASE("attempts are counted by Lope, not by x-death, and no copy carries wha
   CHECK_FALSE(dead[0].has_header("x-death"));
   CHECK_FALSE(dead[0].has_header("x-first-death"));
 
-  publish("retry 9 3000", "copy");
+  publish("retry 9 8000", "copy");
   REQUIRE(it.wait_attempts("copy", 1));
   REQUIRE(eventually(10s, [&] { return it.broker.is_empty(it.queue); }));
   CHECK(lope.stop() == exited(0));
