@@ -10,6 +10,7 @@
 #include "common/backoff.h"
 #include "common/json.h"
 #include "common/log.h"
+#include "common/worker_settings.h"
 #include "consumer/orders.h"
 #include "consumer/orphans.h"
 #include "consumer/roster.h"
@@ -221,27 +222,14 @@ void WorkerPool::start_worker(int index) {
   slot.mean_ns = -1;
   slot.deaf_since = TimePoint::max();
 
-  WorkerSettings worker;
-  worker.group = settings_.group.name;
-  worker.worker_index = index;
-  worker.threads = settings_.group.threads;
-  worker.handlers_dir = settings_.handlers_dir;
-  worker.handler = settings_.group.handler;
-  worker.handler_copy = settings_.group.handler_copy;
-  worker.options_json = settings_.group.options_json;
-  worker.options = settings_.group.options;
-  worker.batch = settings_.group.batch_size > 1;
-  worker.flush_interval = settings_.group.flush_interval;
-  worker.measures_memory = settings_.group.recycle.memory_bytes > 0;
-  worker.max_message_bytes = settings_.broker.max_message_bytes;
-
   WorkerProcess::Start start;
   start.slot = index;
   start.threads = settings_.group.threads;
   start.program_fd = worker_program_fd_;
   start.wake_fd = wake_.get();
   start.title = settings_.group.name + "/" + std::to_string(index);
-  start.settings_json = to_json(worker);
+  start.settings_json = to_json(worker_settings(settings_.group, settings_.handlers_dir,
+                                                settings_.broker.max_message_bytes, index));
   start.environment = environment_;
   start.log_level = log_level_;
 

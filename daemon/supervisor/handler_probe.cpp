@@ -14,6 +14,7 @@
 #include "common/json.h"
 #include "common/log.h"
 #include "common/text.h"
+#include "common/worker_settings.h"
 
 namespace lope::supervisor {
 
@@ -35,18 +36,9 @@ Result<std::unique_ptr<HandlerProbe>> HandlerProbe::start(
     EventLoop& loop, int worker_program_fd, const Settings& settings, const GroupSettings& group,
     const std::vector<std::string>& environment, Done done) {
   std::unique_ptr<HandlerProbe> made(new HandlerProbe(settings, group, std::move(done)));
-  WorkerSettings worker;
-  worker.group = group.name;
-  worker.worker_index = kMaxWorkerSlots;  // that no worker has
-  worker.threads = group.threads;
-  worker.handlers_dir = settings.handlers_dir;
-  worker.handler = group.handler;
-  worker.handler_copy = group.handler_copy;
-  worker.options_json = group.options_json;
-  worker.options = group.options;
-  worker.batch = group.batch_size > 1;
-  worker.flush_interval = group.flush_interval;
-  worker.max_message_bytes = settings.broker.max_message_bytes;
+  const WorkerSettings worker =
+      worker_settings(group, settings.handlers_dir, settings.broker.max_message_bytes,
+                      kMaxWorkerSlots);  // an index that no worker has
   auto json = make_memfd("lope-worker-settings", to_json(worker));
   if (!json) return Error{json.error()};
   UniqueFd board_fd;

@@ -94,12 +94,7 @@ class Run {
 
 double cpu_seconds(const std::vector<pid_t>& pids) {
   double seconds = 0;
-  for (const pid_t pid : pids) {
-    clockid_t clock{};
-    timespec time{};
-    if (::clock_getcpuclockid(pid, &clock) != 0 || ::clock_gettime(clock, &time) != 0) continue;
-    seconds += static_cast<double>(time.tv_sec) + static_cast<double>(time.tv_nsec) * 1e-9;
-  }
+  for (const pid_t pid : pids) seconds += test::cpu_seconds(pid);
   return seconds;
 }
 

@@ -12,7 +12,6 @@
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
-#include <fstream>
 #include <random>
 #include <string>
 #include <thread>
@@ -129,16 +128,6 @@ void fuzz_http(int port, int requests, std::atomic<int>& sent) {
       }
     }
   }
-}
-
-double cpu_seconds(pid_t pid) {
-  std::ifstream file("/proc/" + std::to_string(pid) + "/stat");
-  std::string text((std::istreambuf_iterator<char>(file)), {});
-  double user = 0;
-  double system = 0;
-  std::sscanf(text.c_str() + text.rfind(')') + 2,
-              "%*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lf %lf", &user, &system);
-  return (user + system) / static_cast<double>(::sysconf(_SC_CLK_TCK));
 }
 
 double own_thread_cpu() {

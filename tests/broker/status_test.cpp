@@ -1,27 +1,14 @@
 // `lope status` of a daemon that works: what it counts.
 #include <catch2/catch.hpp>
-#include <nlohmann/json.hpp>
 #include <string>
 
 #include "common/exit_code.h"
 #include "support/broker.h"
 #include "support/lope.h"
+#include "support/talk.h"
 
 using namespace lope;
 using namespace lope::test;
-using Json = nlohmann::json;
-
-namespace {
-
-Json status_of(const Lope& daemon) {
-  ProcessOptions options;
-  options.env = {{"LOPE_SOCKET", daemon.control_socket()}};
-  const RunResult result = run_lope({"status", "--json"}, options);
-  REQUIRE(result.status == exited(kExitOk));
-  return Json::parse(result.output);
-}
-
-}  // namespace
 
 TEST_CASE("status counts what was handled, how long it took, and what waits", "[broker][status]") {
   Broker broker;
@@ -83,10 +70,8 @@ TEST_CASE("status names the delayed messages that could not be delivered", "[bro
               .status == exited(kExitOk));
   broker.delete_queue(gone);
   CHECK(eventually(20s, [&] { return status_of(daemon)["relay"][0]["undeliverable"] == 1; }));
-  ProcessOptions with_socket;
-  with_socket.env = {{"LOPE_SOCKET", daemon.control_socket()}};
   CHECK_THAT(
-      run_lope({"status"}, with_socket).output,
+      told(daemon, {"status"}),
       Catch::Contains("(relay): 1 delayed messages could not be delivered: see lope dlq list " +
                       prefix + ".undeliverable"));
   CHECK(daemon.stop() == exited(kExitOk));

@@ -9,12 +9,10 @@
 #include <algorithm>
 #include <catch2/catch.hpp>
 #include <csignal>
-#include <cstdio>
 #include <cstring>
 #include <filesystem>
 #include <iterator>
 #include <memory>
-#include <nlohmann/json.hpp>
 #include <random>
 #include <string>
 #include <vector>
@@ -24,11 +22,11 @@
 #include "common/status.h"
 #include "support/ledger.h"
 #include "support/lope.h"
+#include "support/talk.h"
 
 using namespace lope;
 using namespace lope::test;
 using Catch::Contains;
-using Json = nlohmann::json;
 namespace fs = std::filesystem;
 
 namespace {
@@ -43,12 +41,6 @@ LopeOptions two_groups() {
 
 bool wait_for_workers(Lope& daemon, int count) {
   return eventually(10s, [&] { return daemon.process().count_lines("worker ready") >= count; });
-}
-
-ProcessOptions with_socket(const Lope& daemon) {
-  ProcessOptions options;
-  options.env = {{"LOPE_SOCKET", daemon.control_socket()}};
-  return options;
 }
 
 // A client that says what it likes.
@@ -114,16 +106,6 @@ class Client {
 std::size_t open_descriptors(pid_t pid) {
   const fs::directory_iterator all("/proc/" + std::to_string(pid) + "/fd");
   return static_cast<std::size_t>(std::distance(begin(all), end(all)));
-}
-
-// Of a process, so far.
-double cpu_seconds(pid_t pid) {
-  const std::string text = read_file("/proc/" + std::to_string(pid) + "/stat");
-  unsigned long user = 0;
-  unsigned long system = 0;
-  std::sscanf(text.c_str() + text.rfind(')') + 2,
-              "%*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu %lu", &user, &system);
-  return static_cast<double>(user + system) / static_cast<double>(::sysconf(_SC_CLK_TCK));
 }
 
 }  // namespace
@@ -449,25 +431,17 @@ TEST_CASE("what was told holds until the file says something else", "[process][c
   options.top = "log: { level: info }\n";
   Lope daemon(options);
   REQUIRE(wait_for_workers(daemon, 3));
-  const auto told = [&](std::vector<std::string> arguments) {
-    const RunResult result = run_lope(std::move(arguments), with_socket(daemon));
-    INFO(result.output);
-    CHECK(result.status == exited(kExitOk));
-    return result.output;
-  };
-  const auto group = [&](std::size_t index) {
-    return Json::parse(told({"status", "--json"}))["groups"][index];
-  };
-  told({"log-level", "debug"});
-  told({"scale", "one", "5"});
-  told({"pause", "two"});
+  const auto group = [&](std::size_t index) { return status_of(daemon)["groups"][index]; };
+  told(daemon, {"log-level", "debug"});
+  told(daemon, {"scale", "one", "5"});
+  told(daemon, {"pause", "two"});
   const std::string before = options.groups;
   options.groups =
       "  one: { handler: scripted, workers: 2, timeout: 9s }\n"
       "  two: { handler: scripted, queue: other, prefetch: 7 }\n"
       "  three: { handler: scripted, queue: third }\n";
   daemon.dir().write("lope.yaml", config_text(options));
-  told({"reload"});
+  told(daemon, {"reload"});
   CHECK(eventually(10s, [&] {
     return group(0)["workers_ready"] == 5 && group(1)["state"] == "paused" &&
            group(2)["workers_ready"] == 1;
@@ -478,7 +452,7 @@ TEST_CASE("what was told holds until the file says something else", "[process][c
       "  one: { handler: scripted, workers: {min: 2, max: 3} }\n"
       "  two: { handler: scripted, queue: other, prefetch: 7 }\n";
   daemon.dir().write("lope.yaml", config_text(options));
-  told({"reload"});
+  told(daemon, {"reload"});
   CHECK(eventually(10s, [&] { return group(0)["workers_ready"] == 3; }));
   CHECK(group(0)["workers_max"] == 3);
   CHECK(group(1)["state"] == "paused");

@@ -86,6 +86,9 @@ class Process {
   bool finished_ = false;  // under mutex_: end of file
 };
 
+// The processor time that a process has used so far; 0 when it is gone.
+double cpu_seconds(pid_t pid);
+
 struct RunResult {
   std::optional<ExitStatus> status;  // nothing: it was killed at the deadline
   std::string output;
