@@ -44,24 +44,25 @@ void check_options(const PluginDescription& plugin, const GroupPlaces& places,
   for (const auto& option : plugin.options) known.emplace_back(option.name);
   for (std::size_t i = 0; i < group.options.size(); ++i) {
     const auto& [name, value] = group.options[i];
-    const auto option = std::ranges::find(plugin.options, name, &PluginDescription::Option::name);
-    if (option == plugin.options.end()) {
+    const std::size_t place = option_for(known, name);
+    if (place == known.size()) {
       const std::string near = nearest(name, known);
       error(places.options[i], name,
             "handler '" + escape(plugin.name, 128) + "' takes no such option" +
                 (near.empty() ? "" : ": did you mean '" + escape(near, 128) + "'?"));
       continue;
     }
-    const std::string_view expected = expected_instead(option->kind, value);
+    const PluginDescription::Option& option = plugin.options[place];
+    const std::string_view expected = expected_instead(option.kind, value);
     if (expected.empty()) continue;
     error(places.options[i], name,
           "expected " + std::string(expected) + ", found " +
-              (option->secret ? "something else" : "'" + escape(value, 128) + "'"));
+              (option.secret ? "something else" : "'" + escape(value, 128) + "'"));
   }
   for (const auto& option : plugin.options) {
     if (!option.required) continue;
     const bool given = std::ranges::any_of(
-        group.options, [&](const auto& entry) { return entry.first == option.name; });
+        group.options, [&](const auto& entry) { return option_covers(option.name, entry.first); });
     if (!given)
       error(places.handler, option.name, "expected a value, found none: the handler requires it");
   }

@@ -31,4 +31,23 @@ std::string_view expected_instead(std::string_view kind, std::string_view value)
   return "";
 }
 
+bool option_covers(std::string_view declared, std::string_view key) {
+  if (declared == key) return true;
+  if (!declared.ends_with(".*")) return false;
+  declared.remove_suffix(1);
+  return key.size() > declared.size() && key.starts_with(declared);
+}
+
+std::size_t option_for(std::span<const std::string_view> names, std::string_view key) {
+  std::size_t best = names.size();
+  for (std::size_t i = 0; i < names.size(); ++i) {
+    if (names[i] == key) return i;
+    if (option_covers(names[i], key) &&
+        (best == names.size() || names[i].size() > names[best].size())) {
+      best = i;
+    }
+  }
+  return best;
+}
+
 }  // namespace lope

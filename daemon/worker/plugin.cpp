@@ -162,14 +162,14 @@ Result<void> check_options(const Plugin& plugin,
     known.emplace_back(option->name);
   }
   for (const auto& [key, value] : options) {
-    const auto place = std::ranges::find(known, key);
-    if (place == known.end()) {
+    const std::size_t place = option_for(known, key);
+    if (place == known.size()) {
       const std::string near = nearest(key, known);
       problem(key, "the handler takes no such option" +
                        (near.empty() ? "" : ", did you mean '" + escape(near, 128) + "'?"));
       continue;
     }
-    const lope_option& option = table[place - known.begin()];
+    const lope_option& option = table[place];
     const std::string_view expected = expected_instead(kind_name(option.kind), value);
     if (expected.empty()) continue;
     const bool secret = (option.flags & LOPE_OPTION_SECRET) != 0;
@@ -178,7 +178,7 @@ Result<void> check_options(const Plugin& plugin,
   }
   for (const lope_option* option = table; option->name != nullptr; ++option) {
     const bool configured = std::ranges::any_of(
-        options, [&](const auto& entry) { return entry.first == option->name; });
+        options, [&](const auto& entry) { return option_covers(option->name, entry.first); });
     if (configured) continue;
     if (option->default_value == nullptr) {
       problem(option->name, "expected a value, found none");

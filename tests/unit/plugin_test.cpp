@@ -96,6 +96,19 @@ TEST_CASE("configured options are held against the handler's table", "[unit][plu
        {{"name", "n"}, {"pin", "hunter2"}},
        "option 'pin': expected an integer, found something else"},
       {"newer_unused", {{"anything", "goes"}}, ""},
+      // Lists and maps.
+      {"listed", {{"words.0", "a"}, {"sizes.w.h", "7"}, {"sizes.name", "x"}}, ""},
+      {"listed", {{"sizes.w", "7"}}, "option 'words.*': expected a value, found none"},
+      {"listed",
+       {{"words", "a"}},
+       "option 'words': the handler takes no such option, did you mean 'words.*'?; option "
+       "'words.*': expected a value, found none"},
+      {"listed",
+       {{"words.0", "a"}, {"sizes.w", "x"}},
+       "option 'sizes.w': expected an integer, found 'x'"},
+      {"listed",
+       {{"words.0", "a"}, {"keys.a", "hunter2"}},
+       "option 'keys.a': expected true or false, found something else"},
   }));
   const auto plugin = load(LOPE_TEST_HANDLERS_DIR, row.handler);
   REQUIRE(plugin);

@@ -314,7 +314,8 @@ struct lope_host {
 
 /* Frozen: an array by value. Ends with name NULL. All text is NUL-terminated and static. */
 typedef struct lope_option {
-  const char* name;          /* nested keys joined with '.' */
+  const char* name;          /* nested keys joined with '.'; with ".*" at its end: a list or a map,
+                                whose entries are the options "name.0", "name.1", or "name.key" */
   const char* default_value; /* NULL: required */
   const char* help;
   int32_t kind;   /* LOPE_TEXT, LOPE_INT64, LOPE_UINT64, LOPE_DOUBLE or LOPE_BOOL; 0 is LOPE_TEXT */

@@ -103,6 +103,7 @@ class InvalidConfiguration : public std::runtime_error {
 //   constexpr lope_option kOptions[] = {
 //       lope::required("dsn", "where to write"),
 //       lope::defaulted("width", "640", "pixels", LOPE_INT64),
+//       lope::defaulted("tags.*", "", "a list: see Host::option_list()"),
 //       lope::kEndOfOptions};
 // All text is static. Kinds: LOPE_TEXT, LOPE_INT64, LOPE_UINT64, LOPE_DOUBLE, LOPE_BOOL.
 constexpr lope_option required(const char* name, const char* help, std::int32_t kind = LOPE_TEXT) {
@@ -145,6 +146,14 @@ inline const char* status_text(lope_status status) {
     case LOPE_E_STALE: return "the message is settled already, or was handed back";
     default: return "an unknown status";
   }
+}
+
+// Is `key` declared by that name, which may end in ".*"?
+inline bool is_option(std::string_view declared, std::string_view key) {
+  if (declared == key) return true;
+  if (declared.size() < 2 || declared.substr(declared.size() - 2) != ".*") return false;
+  declared.remove_suffix(1);
+  return key.size() > declared.size() && key.substr(0, declared.size()) == declared;
 }
 
 inline void require(lope_status status, const char* what) {
@@ -304,6 +313,18 @@ class Host {
     return option_or<std::string>(key, fallback);
   }
 
+  // [handler] The texts of a list, in its order; declared with ".*" behind its name. Empty if there
+  // is none.
+  std::vector<std::string> option_list(std::string_view key) const {
+    std::vector<std::string> list;
+    while (true) {
+      const std::string name = std::string(key) + "." + std::to_string(list.size());
+      const std::optional<std::string_view> text = option(name);
+      if (!text) return list;
+      list.emplace_back(*text);
+    }
+  }
+
   // [handler] The whole `options:` map as JSON, without defaults. The view lives as long as the
   // handler.
   std::string_view options_json() const { return detail::to_view(host_->options_json(host_)); }
@@ -372,7 +393,8 @@ class Host {
 
   bool is_secret(std::string_view key) const {
     for (const lope_option* option = options_; option && option->name; ++option)
-      if (key == option->name) return (option->flags & LOPE_OPTION_SECRET) != 0;
+      if ((option->flags & LOPE_OPTION_SECRET) != 0 && detail::is_option(option->name, key))
+        return true;
     return false;
   }
 
