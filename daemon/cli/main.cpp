@@ -38,6 +38,7 @@ constexpr ClientCommand kClientCommands[] = {
     {"publish", "Publish a message, confirmed by the broker"},
     {"call", "Send a request, and print its reply"},
     {"dlq", "Look into a queue of dead letters, send them back, delete them"},
+    {"try", "Run a handler on some messages, without a broker"},
 };
 
 constexpr std::string_view kLocalCommands[] = {"run",    "check",     "inspect", "status",  "top",
@@ -45,7 +46,7 @@ constexpr std::string_view kLocalCommands[] = {"run",    "check",     "inspect",
                                                "resume", "log-level", "trace"};
 
 // Of versions to come: "not yet" is another answer than "unknown".
-constexpr std::string_view kLaterCommands[] = {"try", "test", "new"};
+constexpr std::string_view kLaterCommands[] = {"test", "new"};
 
 int become_client(char** argv) {
   const auto path = cli::program_path("lope-client");

@@ -83,39 +83,6 @@ std::string name_of(const WorkerProcess::Outcome& outcome) {
   return outcome.reason.empty() ? name : name + " (" + outcome.reason + ")";
 }
 
-// What earlier attempts have left in the headers. The handler sees where the message was first
-// published to, wherever it has been since. Returns since when it is in its queue; see
-// in_queue_since_ms().
-std::uint64_t take_travel(DeliveryView& view, Delivery& delivery) {
-  delivery.attempt = 1;
-  delivery.crashes = 0;
-  delivery.expires_ms = 0;
-  delivery.first_seen_ms = view.received_unix_ns / 1'000'000;
-  if (const std::string_view text = view[TextProperty::expiration]; !text.empty()) {
-    // When it was published is not known: it counts from when it was seen first.
-    std::uint64_t lifetime_ms = 0;
-    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), lifetime_ms);
-    if (error == std::errc() && lifetime_ms > 0) {
-      delivery.expires_ms = delivery.first_seen_ms + lifetime_ms;
-    }
-  }
-  static constexpr Travel kNone;
-  if (view.header_count == 0) return in_queue_since_ms(kNone, view.timestamp);
-  const Travel travel = travel_of(view.headers);
-  if (travel.has_origin) {
-    view[TextProperty::exchange] = travel.exchange;
-    view[TextProperty::routing_key] = travel.routing_key;
-  }
-  if (travel.has_died) return 0;  // a dead letter that is handled begins anew
-  delivery.attempt = travel.attempt;
-  delivery.crashes = travel.crashes;
-  if (travel.first_seen_ms != 0) delivery.first_seen_ms = travel.first_seen_ms;
-  if (travel.expires_ms != 0) delivery.expires_ms = travel.expires_ms;
-  view.attempt = travel.attempt;
-  view.crashes = travel.crashes;
-  return in_queue_since_ms(travel, view.timestamp);
-}
-
 }  // namespace
 
 Consumer::Consumer(ConsumerSettings settings, GroupBoard& board)

@@ -1,7 +1,9 @@
 #include "consumer/copies.h"
 
 #include <algorithm>
+#include <charconv>
 #include <functional>
+#include <system_error>
 
 #include "common/clock.h"
 #include "consumer/delay_ladder.h"
@@ -135,14 +137,39 @@ Result<std::unique_ptr<Outbound>> publication_for(const DelaySettings& delays,
   return outbound;
 }
 
-std::unique_ptr<Outbound> retry_copy(const DelaySettings& delays, const Delivery& delivery,
-                                     const std::string& queue, std::chrono::milliseconds delay,
-                                     std::uint32_t crashes, const Attempt& attempt) {
-  DeliveryView view;
-  auto outbound = copy_of(delivery, view);
-  outbound->kind = static_cast<int>(CopyKind::retry);
-  Publication& publication = outbound->publication;
-  AmqpTable& headers = publication.headers;
+std::uint64_t take_travel(DeliveryView& view, Delivery& delivery) {
+  delivery.attempt = 1;
+  delivery.crashes = 0;
+  delivery.expires_ms = 0;
+  delivery.first_seen_ms = view.received_unix_ns / 1'000'000;
+  if (const std::string_view text = view[TextProperty::expiration]; !text.empty()) {
+    // When it was published is not known: it counts from when it was seen first.
+    std::uint64_t lifetime_ms = 0;
+    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), lifetime_ms);
+    if (error == std::errc() && lifetime_ms > 0) {
+      delivery.expires_ms = delivery.first_seen_ms + lifetime_ms;
+    }
+  }
+  static constexpr Travel kNone;
+  if (view.header_count == 0) return in_queue_since_ms(kNone, view.timestamp);
+  const Travel travel = travel_of(view.headers);
+  if (travel.has_origin) {
+    view[TextProperty::exchange] = travel.exchange;
+    view[TextProperty::routing_key] = travel.routing_key;
+  }
+  if (travel.has_died) return 0;  // a dead letter that is handled begins anew
+  delivery.attempt = travel.attempt;
+  delivery.crashes = travel.crashes;
+  if (travel.first_seen_ms != 0) delivery.first_seen_ms = travel.first_seen_ms;
+  if (travel.expires_ms != 0) delivery.expires_ms = travel.expires_ms;
+  view.attempt = travel.attempt;
+  view.crashes = travel.crashes;
+  return in_queue_since_ms(travel, view.timestamp);
+}
+
+AmqpTable retry_headers(const Delivery& delivery, const DeliveryView& view, const AmqpTable& known,
+                        std::uint32_t crashes, const Attempt& attempt) {
+  AmqpTable headers;
   add(headers, header::kAttempt, {std::int64_t{delivery.attempt} + 1});
   add(headers, header::kCrashes, {std::int64_t{crashes}});
   add(headers, header::kFirstSeen, {to_signed(delivery.first_seen_ms)});
@@ -151,8 +178,19 @@ std::unique_ptr<Outbound> retry_copy(const DelaySettings& delays, const Delivery
   if (delivery.expires_ms != 0) {
     add(headers, header::kExpires, {to_signed(delivery.expires_ms)});
   }
-  add(headers, header::kHistory,
-      {history(decode_headers(publication.copied, header::kHistory), attempt)});
+  add(headers, header::kHistory, {history(known, attempt)});
+  return headers;
+}
+
+std::unique_ptr<Outbound> retry_copy(const DelaySettings& delays, const Delivery& delivery,
+                                     const std::string& queue, std::chrono::milliseconds delay,
+                                     std::uint32_t crashes, const Attempt& attempt) {
+  DeliveryView view;
+  auto outbound = copy_of(delivery, view);
+  outbound->kind = static_cast<int>(CopyKind::retry);
+  Publication& publication = outbound->publication;
+  publication.headers = retry_headers(
+      delivery, view, decode_headers(publication.copied, header::kHistory), crashes, attempt);
   publication.without = header::kOfATrip;
   if (delay.count() <= 0) {
     send_to(*outbound, {}, queue);

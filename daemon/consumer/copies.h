@@ -19,6 +19,11 @@ namespace lope::consumer {
 // Outbound::kind.
 enum class CopyKind : int { publication, retry, dead_letter, parking, due, again, undeliverable };
 
+// What earlier attempts have left in the headers of `view`, which has no queue and no body yet. The
+// handler sees where the message was first published to, wherever it has been since. Returns since
+// when it is in its queue; see in_queue_since_ms().
+std::uint64_t take_travel(DeliveryView& view, Delivery& delivery);
+
 // Whose work it is, as dead letters and histories name it.
 struct Author {
   std::string group, handler, version, file, host;
@@ -26,6 +31,10 @@ struct Author {
 
 // `payload`: of a publish frame of a worker.
 Result<std::unique_ptr<Outbound>> publication_for(const DelaySettings& delays, std::string payload);
+
+// The headers of Lope's that a message for another attempt has. `known`: those that it has now.
+AmqpTable retry_headers(const Delivery& delivery, const DeliveryView& view, const AmqpTable& known,
+                        std::uint32_t crashes, const Attempt& attempt);
 
 // The message for another attempt, after `delay`, straight to its queue when that is 0.
 std::unique_ptr<Outbound> retry_copy(const DelaySettings& delays, const Delivery& delivery,

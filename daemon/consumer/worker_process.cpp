@@ -55,7 +55,9 @@ Result<std::unique_ptr<WorkerProcess>> WorkerProcess::start(EventLoop& loop, con
   worker->id_ = new_worker_id();
   SpawnOptions options;
   options.program_fd = start.program_fd;
-  options.argv = {"lope-worker", start.title};
+  options.argv = start.under;
+  if (options.argv.empty()) options.argv = {"lope-worker"};
+  options.argv.push_back(start.title);
   options.env = start.environment;
   options.env.push_back(std::string(kWorkerIdVariable) + "=" + worker->id_);
   options.fds = {{null.get(), 0},
@@ -65,7 +67,11 @@ Result<std::unique_ptr<WorkerProcess>> WorkerProcess::start(EventLoop& loop, con
                  {board_fd.get(), kScoreboardFd},
                  {link->second.get(), kLinkFd},
                  {start.wake_fd, kWakeFd}};
-  options.blocked_signals.assign(std::begin(kGroupSignals), std::end(kGroupSignals));
+  if (start.under.empty()) {
+    options.blocked_signals.assign(std::begin(kGroupSignals), std::end(kGroupSignals));
+  } else {
+    for (int fd = 0; fd <= 2; ++fd) options.fds[static_cast<std::size_t>(fd)] = {fd, fd};
+  }
   auto child = spawn(options);
   if (!child) return Error{child.error()};
   worker->child_ = std::move(*child);
@@ -603,14 +609,20 @@ void WorkerProcess::read_output(bool is_stderr) {
   }
 }
 
-Result<ChildEnd> WorkerProcess::bury() {
-  pid_source_.stop();
-  // What it still said, all of it; bounded, since a child of the handler may hold the other end.
+// Bounded, since a child of the handler may hold the other end.
+void WorkerProcess::listen() {
   for (int i = 0; i < 16 * kReadsPerTurn && read_link_once(); ++i) {
   }
   for (const bool is_stderr : {false, true}) {
+    if (!output_source_[is_stderr].stopped()) read_output(is_stderr);
+  }
+}
+
+Result<ChildEnd> WorkerProcess::bury() {
+  pid_source_.stop();
+  listen();
+  for (const bool is_stderr : {false, true}) {
     if (output_source_[is_stderr].stopped()) continue;
-    read_output(is_stderr);
     output_reader_[is_stderr].finish(
         [this, is_stderr](std::string_view line) { events_.on_output(is_stderr, line); });
     output_source_[is_stderr].stop();

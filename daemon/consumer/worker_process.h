@@ -52,6 +52,9 @@ class WorkerProcess {
     std::string settings_json;  // WorkerSettings
     std::vector<std::string> environment;
     LogLevel log_level = LogLevel::info;
+    // Not empty: the program is this one, which runs the worker, such as a debugger. It gets our
+    // terminal, and its signals.
+    std::vector<std::string> under = {};
   };
   static Result<std::unique_ptr<WorkerProcess>> start(EventLoop& loop, const Start& start,
                                                       Events events);
@@ -72,6 +75,8 @@ class WorkerProcess {
   void forget(std::uint64_t segment);
   // Writes what is queued, as far as the link takes it.
   void flush(DeliveryTable& table);
+  // Hears what it has said and printed by now, as far as it goes.
+  void listen();
   // Every outcome reported since the last call. `reason` is the handler's explanation, or empty.
   // Entries about deliveries that are not with this worker (taken back, or scribbled) are left out.
   struct Outcome {

@@ -207,6 +207,7 @@ class Loader {
   explicit Loader(const std::string& path) : path_(path) {}
 
   LoadedSettings load();
+  LoadedOptions load_options(const YamlNode& map);
 
  private:
   using Keys = std::span<const std::string_view>;
@@ -1451,20 +1452,6 @@ void Loader::options(const Value& value, GroupSettings& group, GroupPlaces& plac
   group.options_json = option(value, "", group, places);
 }
 
-// JSON has no sign before a number, and no '.5' or '5.'.
-std::string json_number(const YamlNode& node) {
-  if (node.type == YamlType::real) {
-    char buffer[64];
-    const auto written = std::to_chars(buffer, buffer + sizeof buffer, *yaml_real(node));
-    std::string text(buffer, written.ptr);
-    if (text.find_first_of(".e") == std::string::npos) text += ".0";
-    return text;
-  }
-  if (const auto number = yaml_integer(node)) return std::to_string(*number);
-  // More than 64 bits: JSON has no limit, and the reader may.
-  return node.text.starts_with('+') ? node.text.substr(1) : node.text;
-}
-
 // The value as JSON; its scalars go to group.options under `name`. An option's value is never
 // shown.
 std::string Loader::option(const Value& value, const std::string& name, GroupSettings& group,
@@ -1494,25 +1481,27 @@ std::string Loader::option(const Value& value, const std::string& name, GroupSet
   const YamlNode& place = value.key != nullptr ? *value.key : node;
   places.options.push_back({file_, place.line, place.column});
   switch (node.type) {
-    case YamlType::null: return "null";
-    case YamlType::boolean: return yaml_boolean(node) ? "true" : "false";
     case YamlType::real:
       if (!yaml_real(node)) {
         error(node, value.path + ": expected a finite number, or a text in quotes, found another");
-        return "null";
       }
-      return json_number(node);
+      break;
     case YamlType::integer:
       if (!yaml_integer(node) && node.text.find_first_of("xo") != std::string::npos) {
         error(node, value.path + ": expected a number of at most 64 bits, found a larger one");
-        return "null";
       }
-      return json_number(node);
-    case YamlType::text:
-    case YamlType::list:
-    case YamlType::map: break;
+      break;
+    default: break;
   }
-  return json_quote(node.text);
+  return yaml_json(node);
+}
+
+LoadedOptions Loader::load_options(const YamlNode& map) {
+  GroupSettings group;
+  GroupPlaces places;
+  file_ = path_;
+  options(Value{&map, nullptr, "options"}, group, places);
+  return {std::move(group.options_json), std::move(group.options), std::move(loaded_.errors)};
 }
 
 }  // namespace
@@ -1524,6 +1513,10 @@ std::string ConfigProblem::to_string() const {
 }
 
 LoadedSettings load_settings(const std::string& path) { return Loader(path).load(); }
+
+LoadedOptions load_options(const YamlNode& map, const std::string& path) {
+  return Loader(path).load_options(map);
+}
 
 std::string default_handlers_dir() {
   std::error_code error;

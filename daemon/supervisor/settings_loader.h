@@ -5,6 +5,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "common/settings.h"
@@ -44,6 +45,15 @@ struct LoadedSettings {
 
 // Never throws; reads each file at most once; needs well under a second whatever the file holds.
 LoadedSettings load_settings(const std::string& path);
+
+// The options of a handler that stand elsewhere: in `map`, a part of the file.
+struct YamlNode;
+struct LoadedOptions {
+  std::string json = "{}";                                  // as GroupSettings::options_json
+  std::vector<std::pair<std::string, std::string>> values;  // as GroupSettings::options
+  std::vector<ConfigProblem> errors;
+};
+LoadedOptions load_options(const YamlNode& map, const std::string& file);
 
 // The folder handlers are looked for in when `handlers_dir` is not given.
 std::string default_handlers_dir();

@@ -16,6 +16,7 @@
 #include <utility>
 
 #include "common/fd.h"
+#include "common/json.h"
 #include "common/result.h"
 #include "common/text.h"
 
@@ -442,6 +443,56 @@ std::optional<YamlNode> read_yaml_file(const std::string& path, std::vector<Conf
   } catch (const GiveUp&) {
     return std::nullopt;
   }
+}
+
+std::optional<YamlNode> read_yaml_text(std::string_view text, const std::string& name,
+                                       std::vector<ConfigProblem>& list) {
+  Problems problems(name, list);
+  try {
+    return parse(text, problems);
+  } catch (const GiveUp&) {
+    return std::nullopt;
+  }
+}
+
+YamlNode yaml_scalar(std::string text) {
+  YamlNode node;
+  node.type = text.empty() || looks_octal(text) ? YamlType::text : plain_type(text);
+  node.text = std::move(text);
+  return node;
+}
+
+// JSON has no sign before a number, and no '.5' or '5.'.
+std::string yaml_json(const YamlNode& node) {
+  switch (node.type) {
+    case YamlType::null: return "null";
+    case YamlType::boolean: return yaml_boolean(node) ? "true" : "false";
+    case YamlType::text: return json_quote(node.text);
+    case YamlType::real: {
+      const auto real = yaml_real(node);
+      if (!real) return "null";
+      char buffer[64];
+      const auto written = std::to_chars(buffer, buffer + sizeof buffer, *real);
+      std::string text(buffer, written.ptr);
+      if (text.find_first_of(".e") == std::string::npos) text += ".0";
+      return text;
+    }
+    case YamlType::integer:
+      if (const auto number = yaml_integer(node)) return std::to_string(*number);
+      if (node.text.find_first_of("xo") != std::string::npos) return "null";
+      // More than 64 bits: JSON has no limit, and the reader may.
+      return node.text.starts_with('+') ? node.text.substr(1) : node.text;
+    case YamlType::list:
+    case YamlType::map: break;
+  }
+  const bool is_map = node.type == YamlType::map;
+  std::string json(1, is_map ? '{' : '[');
+  for (std::size_t i = 0; i < node.items.size(); ++i) {
+    if (json.size() > 1) json += ',';
+    if (is_map) json += json_quote(node.keys[i].text) + ":";
+    json += yaml_json(node.items[i]);
+  }
+  return json + (is_map ? "}" : "]");
 }
 
 bool yaml_boolean(const YamlNode& node) {

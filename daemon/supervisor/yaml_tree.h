@@ -40,6 +40,16 @@ inline constexpr std::size_t kMaxProblems = 1000;
 std::optional<YamlNode> read_yaml_file(const std::string& path,
                                        std::vector<ConfigProblem>& problems);
 
+// The same with a text; `name` stands for the file in problems.
+std::optional<YamlNode> read_yaml_text(std::string_view text, const std::string& name,
+                                       std::vector<ConfigProblem>& problems);
+
+// A scalar that was given without a file: of the type that it would have there without quotes.
+YamlNode yaml_scalar(std::string text);
+
+// As JSON. What JSON has no number for (.inf) is null.
+std::string yaml_json(const YamlNode& node);
+
 // Of a node of type boolean.
 bool yaml_boolean(const YamlNode& node);
 // Of a node of type integer (decimal, 0x…, 0o…); nothing when it does not fit.

@@ -25,7 +25,7 @@ int main(int argc, char** argv) {
   if (argc == 4 && std::strcmp(argv[1], "--inspect") == 0) {
     return lope::worker::run_inspect(argv[2], argv[3], 3);
   }
-  if (argc != 2 || std::strncmp(argv[0], "lope-worker", 11) != 0) {
+  if (argc != 2 || std::strncmp(basename(argv[0]), "lope-worker", 11) != 0) {
     std::fputs("lope-worker: is started by lope-consumer; see `lope run --help`\n", stderr);
     return lope::kExitFailed;
   }

@@ -1,0 +1,756 @@
+#include "cli/trial.h"
+
+#include <sys/epoll.h>
+#include <sys/prctl.h>
+
+#include <algorithm>
+#include <csignal>
+#include <cstring>
+#include <utility>
+
+#include "cli/message_json.h"
+#include "cli/programs.h"
+#include "common/clock.h"
+#include "common/json.h"
+#include "common/log.h"
+#include "common/scoreboard.h"
+#include "common/spawn.h"
+#include "common/text.h"
+#include "common/worker_settings.h"
+#include "consumer/copies.h"
+#include "consumer/orphans.h"
+#include "consumer/retry_policy.h"
+#include "consumer/travel.h"
+
+namespace lope::cli {
+
+namespace {
+
+using namespace std::chrono_literals;
+using consumer::Delivery;
+namespace header = consumer::header;
+
+constexpr auto kAbortGrace = 1s;    // from SIGABRT, which leaves a backtrace, to SIGKILL
+constexpr auto kLinkGrace = 200ms;  // an ending process closes its link a little before it is gone
+constexpr auto kEndingGrace = 5s;   // for destroy()
+constexpr std::size_t kWindow = 256;      // given ahead while repeating
+constexpr std::size_t kMostLines = 1000;  // kept of one attempt
+constexpr std::int64_t kDelayStep = 100;
+
+// The numbers of the ABI, as they travel.
+constexpr std::int32_t kAck = 1, kRetry = 2, kReject = 3;
+
+const char* level_name(LogLevel level) {
+  switch (level) {
+    case LogLevel::debug: return "debug";
+    case LogLevel::info: return "info";
+    case LogLevel::warn: return "warn";
+    case LogLevel::error: return "error";
+  }
+  return "error";
+}
+
+std::string header_json(const HeaderView& header) {
+  switch (header.kind) {
+    case HeaderKind::boolean: return header.bits != 0 ? "true" : "false";
+    case HeaderKind::int64: return std::to_string(static_cast<std::int64_t>(header.bits));
+    case HeaderKind::uint64:
+    case HeaderKind::timestamp: return std::to_string(header.bits);
+    case HeaderKind::real: {
+      double real = 0;
+      std::memcpy(&real, &header.bits, sizeof real);
+      return to_json(AmqpValue{real});
+    }
+    case HeaderKind::text:
+    case HeaderKind::bytes: return json_quote(header.value);
+    case HeaderKind::null:
+    case HeaderKind::other: break;
+  }
+  return "null";
+}
+
+// `payload`: of a publish frame.
+TrialAttempt::Publication publication_of(const std::string& payload, const Received& cause) {
+  TrialAttempt::Publication made;
+  const auto decoded = decode_publication(payload);
+  if (!decoded) {
+    made.json = "{\"error\":" + json_quote(decoded.error()) + "}";
+    return made;
+  }
+  const PublicationView& view = *decoded;
+  made.reply = view[TextProperty::exchange].empty() && !cause.reply_to.empty() &&
+               view[TextProperty::routing_key] == cause.reply_to;
+  made.json = "{\"exchange\":" + json_quote(view[TextProperty::exchange]) +
+              ",\"routing_key\":" + json_quote(view[TextProperty::routing_key]);
+  const auto text = [&](const char* name, TextProperty property) {
+    if (!view[property].empty()) {
+      made.json += ",\"" + std::string(name) + "\":" + json_quote(view[property]);
+    }
+  };
+  const auto number = [&](const char* name, std::uint64_t value) {
+    if (value > 0) made.json += ",\"" + std::string(name) + "\":" + std::to_string(value);
+  };
+  text("message_id", TextProperty::message_id);
+  text("content_type", TextProperty::content_type);
+  text("content_encoding", TextProperty::content_encoding);
+  text("correlation_id", TextProperty::correlation_id);
+  text("reply_to", TextProperty::reply_to);
+  text("type", TextProperty::type);
+  number("priority", view.priority);
+  number("expiration_ms", view.expiration_ms);
+  if (const std::uint64_t now = unix_ms(); view.due_unix_ms > now) {
+    // A little less by now than the handler has asked for.
+    const auto left = static_cast<std::int64_t>(view.due_unix_ms - now);
+    number("delay_ms",
+           static_cast<std::uint64_t>((left + kDelayStep - 1) / kDelayStep * kDelayStep));
+  }
+  if ((view.flags & kPublicationTransient) != 0) made.json += ",\"persistent\":false";
+  if ((view.flags & kPublicationMayBeUnroutable) != 0 && !made.reply) {
+    made.json += ",\"may_be_unroutable\":true";
+  }
+  std::string headers;
+  std::string_view rest = view.headers;
+  while (const auto each = next_header(rest)) {
+    headers += (headers.empty() ? "" : ",") + json_quote(each->name) + ":" + header_json(*each);
+  }
+  if (!headers.empty()) made.json += ",\"headers\":{" + headers + "}";
+  made.json += "," + body_json(view.body) + "}";
+  return made;
+}
+
+bool is_one_of(const std::string& name, auto& names) {
+  return std::find(std::begin(names), std::end(names), name) != std::end(names);
+}
+
+}  // namespace
+
+const char* to_string(TrialOutcome outcome) {
+  switch (outcome) {
+    case TrialOutcome::ack: return "ack";
+    case TrialOutcome::retry: return "retry";
+    case TrialOutcome::reject: return "reject";
+    case TrialOutcome::hold: return "hold";
+    case TrialOutcome::crash: return "crash";
+    case TrialOutcome::timeout: return "timeout";
+    case TrialOutcome::expired: return "expired";
+  }
+  return "?";
+}
+
+// ---- Beginning -----------------------------------------------------------------------------
+
+Trial::Trial(TrialSettings settings) : settings_(std::move(settings)), began_unix_ms_(unix_ms()) {}
+
+Result<std::unique_ptr<Trial>> Trial::create(TrialSettings settings) {
+  std::unique_ptr<Trial> trial(new Trial(std::move(settings)));
+  if (auto set = trial->set_up(); !set) return Error{set.error()};
+  return trial;
+}
+
+Result<void> Trial::set_up() {
+  const auto worker = program_path("lope-worker");
+  if (!worker) return Error{worker.error()};
+  auto program = open_program(settings_.under.empty() ? *worker : "/usr/bin/env");
+  if (!program) return Error{program.error()};
+  program_ = std::move(*program);
+  auto wake = make_eventfd();
+  if (!wake) return Error{wake.error()};
+  wake_ = std::move(*wake);
+  auto loop = EventLoop::create();
+  if (!loop) return Error{loop.error()};
+  loop_ = std::move(*loop);
+  auto source = loop_->watch_fd(wake_.get(), EPOLLIN | EPOLLET, [](std::uint32_t) {});
+  if (!source) return Error{source.error()};
+  wake_source_ = std::move(*source);
+  const auto watch = [this](int signal, EventSource& kept,
+                            std::function<void(int, int)> callback) -> Result<void> {
+    auto made = loop_->watch_signal(signal, std::move(callback));
+    if (!made) return Error{made.error()};
+    kept = std::move(*made);
+    return {};
+  };
+  // A debugger on our terminal has its own use for SIGINT.
+  const auto interrupt = [this](int signal, int) {
+    if (has_limits() || signal != SIGINT) interrupted_ = true;
+  };
+  if (auto set = watch(SIGINT, interrupt_source_, interrupt); !set) return set;
+  if (auto set = watch(SIGTERM, terminate_source_, interrupt); !set) return set;
+  if (auto set = watch(SIGCHLD, child_source_, [](int, int) {}); !set) return set;
+  // What a handler leaves behind comes to us.
+  ::prctl(PR_SET_CHILD_SUBREAPER, 1);
+  return {};
+}
+
+Trial::~Trial() {
+  if (process_ == nullptr) return;
+  process_->kill(SIGKILL);
+  bury_worker();
+}
+
+bool Trial::start_worker() {
+  WorkerSettings worker =
+      worker_settings(settings_.group, settings_.handlers_dir, settings_.max_message_bytes, 0);
+  worker.threads = 1;
+  consumer::WorkerProcess::Start start;
+  start.program_fd = program_.get();
+  start.wake_fd = wake_.get();
+  start.title = settings_.group.name + "/0";
+  start.settings_json = to_json(worker);
+  start.environment = environment_without({consumer::kWorkerIdVariable});
+  start.log_level = settings_.log_level;
+  if (!settings_.under.empty()) {
+    start.under = {"env"};
+    start.under.insert(start.under.end(), settings_.under.begin(), settings_.under.end());
+    start.under.push_back(program_path("lope-worker").value());
+  }
+  ready_ = exited_ = flush_asked_ = said_refused_ = false;
+  ended_.clear();
+  link_trouble_.clear();
+  said_failed_.clear();
+  kill_at_ = TimePoint::max();
+  lines_to_ = nullptr;
+  auto started = consumer::WorkerProcess::start(
+      *loop_, start,
+      {.on_ready =
+           [this](const consumer::HandlerIdentity& identity) {
+             handler_ = identity;
+             ready_ = true;
+             ready_due_ = TimePoint::max();
+             process_->set_can_flush(identity.has_flush);
+           },
+       .on_failed =
+           [this](bool refused, std::string_view reason) {
+             said_refused_ = refused;
+             said_failed_ = reason;
+           },
+       .on_log = [this](LogLevel level, std::string_view text) { hear(level_name(level), text); },
+       .on_keep_alive =
+           [this](std::uint64_t sequence) {
+             if (Delivery* held = table_.find(sequence)) held->alive = Clock::now();
+           },
+       .on_output = [this](bool is_stderr,
+                           std::string_view line) { hear(is_stderr ? "stderr" : "stdout", line); },
+       .on_link_lost =
+           [this](std::string_view reason) {
+             if (process_->link_closed()) return;
+             link_trouble_ = reason;
+             const auto grace = said_failed_.empty() ? Milliseconds(kLinkGrace) : kEndingGrace;
+             kill_at_ = std::min(kill_at_, Clock::now() + grace);
+           },
+       .on_exit = [this] { exited_ = true; }});
+  if (!started) {
+    fail(false, started.error());
+    return false;
+  }
+  process_ = std::move(*started);
+  ready_due_ = has_limits() ? Clock::now() + settings_.group.start_timeout : TimePoint::max();
+  return true;
+}
+
+void Trial::fail(bool refused, std::string reason) {
+  if (!failure_) failure_ = Failure{refused, false, std::move(reason)};
+}
+
+void Trial::hear(std::string source, std::string_view text) {
+  auto& lines = lines_to_ != nullptr ? lines_to_->attempt.lines : other_lines_;
+  if (rate_ != nullptr) return;
+  if (lines.size() > kMostLines) return;
+  if (lines.size() == kMostLines) {
+    lines.push_back({"warn", "… and more lines, which are not kept"});
+    return;
+  }
+  lines.push_back({std::move(source), std::string(text)});
+}
+
+std::uint64_t Trial::unix_now_ms() const {
+  return began_unix_ms_ + static_cast<std::uint64_t>(now_.count());
+}
+
+// ---- The loop ------------------------------------------------------------------------------
+
+std::optional<Trial::Failure> Trial::run(std::vector<Received> messages,
+                                         const OnResult& on_result) {
+  on_result_ = on_result;
+  for (std::size_t i = 0; i < messages.size(); ++i) {
+    entries_.push_back(std::make_unique<Entry>());
+    Entry& entry = *entries_.back();
+    entry.message = std::move(messages[i]);
+    entry.result.message = i;
+    queue_.emplace(now_, &entry);
+  }
+  unfinished_ = entries_.size();
+  return go_on([this] { return unfinished_ == 0; }, [this] { feed(); });
+}
+
+std::optional<Trial::Failure> Trial::repeat(std::vector<Received> messages, std::uint64_t count,
+                                            TrialRate& rate) {
+  rate_ = &rate;
+  std::uint64_t given = 0;
+  TimePoint began{};
+  const std::size_t batch =
+      settings_.group.batch_size > 1 ? static_cast<std::size_t>(settings_.group.batch_size) : 1;
+  // As many entries as are given ahead, again and again.
+  for (std::size_t i = 0; i < std::max(kWindow, 2 * batch); ++i) {
+    entries_.push_back(std::make_unique<Entry>());
+  }
+  std::vector<Entry*> free;
+  for (const auto& entry : entries_) free.push_back(entry.get());
+  on_result_ = [&free, this](const TrialResult& result) {
+    free.push_back(entries_[result.message].get());
+  };
+  for (std::size_t i = 0; i < entries_.size(); ++i) entries_[i]->result.message = i;
+  const auto more = [&] {
+    if (given == 0) began = Clock::now();
+    const std::size_t size = handler_.has_batch ? batch : 1;
+    for (; !queue_.empty(); queue_.erase(queue_.begin())) give({queue_.begin()->second});
+    while (given < count && free.size() >= size && process_->owed() + size <= kMaxOwed) {
+      std::vector<Entry*> call;
+      for (; call.size() < size && given < count; ++given) {
+        Entry* const entry = free.back();
+        free.pop_back();
+        entry->message = messages[given % messages.size()];
+        entry->made = 0;
+        entry->result.attempts.clear();
+        call.push_back(entry);
+      }
+      unfinished_ += call.size();
+      give(call);
+    }
+    const bool only_held = process_->held() > 0 && process_->held() == process_->in_flight();
+    if (only_held && (given == count || free.size() < size)) settle_held();
+  };
+  auto failure = go_on([&] { return given == count && unfinished_ == 0; }, more);
+  rate.elapsed = Clock::now() - began;
+  rate.messages = rate.took_ns.size();
+  std::sort(rate.took_ns.begin(), rate.took_ns.end());
+  rate_ = nullptr;
+  on_result_ = nullptr;
+  return failure;
+}
+
+std::optional<Trial::Failure> Trial::go_on(const std::function<bool()>& done,
+                                           const std::function<void()>& feed) {
+  while (!done() && !failure_ && !interrupted_) {
+    if (process_ == nullptr && !start_worker()) break;
+    if (ready_ && !exited_ && ended_.empty() && link_trouble_.empty()) feed();
+    if (process_ == nullptr) continue;  // it was used up
+    process_->flush(table_);
+    const TimePoint until = next_look();
+    const bool there = process_->announce_sleep();
+    const auto left = std::chrono::ceil<std::chrono::microseconds>(until - Clock::now());
+    std::optional<std::chrono::microseconds> pause;
+    if (until != TimePoint::max()) pause = std::max(left, std::chrono::microseconds(0));
+    if (there) pause = std::chrono::microseconds(0);
+    if (auto ran = loop_->run_once(pause); !ran) fail(false, ran.error());
+    process_->announce_awake();
+    if (exited_) {
+      on_death();
+      continue;
+    }
+    collect();
+    if (has_limits()) end_late();
+    const TimePoint now = Clock::now();
+    if (now >= ready_due_) {
+      ended_ = "handler '" + settings_.group.handler + "': expected to become ready within " +
+               std::to_string(settings_.group.start_timeout.count()) + " ms, found it hanging " +
+               to_string(process_->stage());
+      ready_due_ = TimePoint::max();
+      kill_at_ = now;
+    }
+    if (now >= kill_at_) {
+      if (ended_.empty()) ended_ = link_trouble_;
+      process_->kill(SIGKILL);
+      kill_at_ = TimePoint::max();
+    }
+  }
+  if (process_ != nullptr && (interrupted_ || failure_)) process_->kill(SIGKILL);
+  end_worker();
+  if (interrupted_ && !failure_) failure_ = Failure{false, true, "interrupted"};
+  return failure_;
+}
+
+// When there is something to do although nothing has happened.
+TimePoint Trial::next_look() {
+  TimePoint next = std::min(ready_due_, kill_at_);
+  if (!has_limits()) return next;
+  const TimePoint now = Clock::now();
+  if (const auto limit = settings_.group.timeout; limit.count() > 0) {
+    const std::uint64_t now_ns = monotonic_ns();
+    const auto limit_ns = static_cast<std::uint64_t>(std::chrono::nanoseconds(limit).count());
+    const auto late = process_->late(table_, now_ns, limit_ns);
+    if (late.thread >= 0 && ended_.empty()) return now;
+    if (late.next_ns != 0)
+      next = std::min(next, now + std::chrono::nanoseconds(late.next_ns - now_ns));
+    // What has not begun yet may begin at any moment.
+    if (process_->calls() > 0 && late.next_ns == 0) next = std::min(next, now + limit);
+    table_.for_each([&](const Delivery& delivery) {
+      if (delivery.state == Delivery::State::held) next = std::min(next, delivery.alive + limit);
+    });
+  }
+  if (flush_asked_ && handler_.has_flush && !process_->last_flush_asked()) {
+    next = std::min(next, quiet_since_ + settings_.group.flush_interval);
+  }
+  return next;
+}
+
+// ---- Giving --------------------------------------------------------------------------------
+
+// One call of the handler at a time: what it says meanwhile belongs to that.
+void Trial::feed() {
+  if (process_->calls() > 0) return;
+  const bool nothing_is_due = queue_.empty() || queue_.begin()->first > now_;
+  if (process_->held() > 0 && (nothing_is_due || process_->last_flush_asked())) {
+    settle_held();
+    return;
+  }
+  if (queue_.empty()) return;
+  const bool used_up =
+      process_->last_flush_asked() || (queue_.begin()->second->alone && process_->given() > 0);
+  if (used_up) {
+    end_worker();
+    return;
+  }
+  now_ = std::max(now_, queue_.begin()->first);
+  const std::size_t size = handler_.has_batch && settings_.group.batch_size > 1
+                               ? static_cast<std::size_t>(settings_.group.batch_size)
+                               : 1;
+  std::vector<Entry*> call;
+  while (call.size() < size && !queue_.empty() && queue_.begin()->first <= now_) {
+    Entry* const next = queue_.begin()->second;
+    if (next->alone && !call.empty()) break;
+    queue_.erase(queue_.begin());
+    call.push_back(next);
+    if (next->alone) break;
+  }
+  for (Entry* const entry : call) {
+    entry->attempt = {};
+    entry->attempt.at = now_;
+  }
+  lines_to_ = call.front();
+  give(call);
+}
+
+void Trial::give(const std::vector<Entry*>& entries) {
+  std::vector<Delivery*> deliveries;
+  for (Entry* const entry : entries) {
+    Delivery& delivery = deliver(*entry);
+    if (delivery.expires_ms != 0 && delivery.expires_ms <= unix_now_ms()) {
+      finish(delivery, {TrialOutcome::expired, "it came after its expiration"});
+    } else {
+      deliveries.push_back(&delivery);
+    }
+  }
+  if (deliveries.empty()) return;
+  process_->give(table_, deliveries);
+  flush_asked_ = false;
+  quiet_since_ = Clock::now();
+}
+
+Trial::Delivery& Trial::deliver(Entry& entry) {
+  Delivery& delivery = table_.allocate();
+  entries_by_delivery_[delivery.index] = &entry;
+  Received& message = entry.message;
+  delivery.queue = 0;
+  delivery.epoch = 1;
+  delivery.tag = message.tag = ++last_tag_;
+  delivery.redelivered = message.redelivered;
+  delivery.late = delivery.alone = false;
+  delivery.arrived = entry.given = Clock::now();
+  delivery.body_size = message.body.size();
+  const std::string& queue = settings_.group.queues.front().name;
+  ByteBuffer headers;
+  DeliveryView view = delivery_view(message, headers);
+  if (message.exchange.empty() && message.routing_key.empty()) {
+    view[TextProperty::routing_key] = queue;
+  }
+  view.received_unix_ns = unix_now_ms() * 1'000'000;
+  (void)consumer::take_travel(view, delivery);
+  view[TextProperty::queue] = queue;
+  view[TextProperty::consumer_tag] = "lope-try";
+  entry.attempt.number = delivery.attempt;
+  if (message.body.size() >= consumer::kSharedBody) {
+    delivery.body = table_.bodies().take(message.body.size());
+  }
+  if (delivery.body != nullptr) view.segment = delivery.body->id;
+  char* to = encode_delivery(view, message.body.size(), delivery.frame);
+  if (delivery.body != nullptr) to = delivery.body->data;
+  std::copy(message.body.begin(), message.body.end(), to);
+  return delivery;
+}
+
+// Nothing more can come until what the handler keeps is settled. It hears so; when that does not
+// help, it is its last chance, as at a drain.
+void Trial::settle_held() {
+  if (process_->last_flush_done()) {
+    for (Delivery* const held : process_->take_held(table_)) {
+      finish(*held, {TrialOutcome::hold, "kept; at a drain it is handed back to its queue"});
+    }
+    end_worker();
+    return;
+  }
+  if (process_->last_flush_asked() || !handler_.has_flush) return;
+  if (!flush_asked_) {
+    flush_asked_ = true;
+    table_.for_each([this](const Delivery& delivery) {
+      if (delivery.state == Delivery::State::held) lines_to_ = &entry_of(delivery);
+    });
+    quiet_since_ = Clock::now();
+    process_->ask_flush(FlushReason::window_full);
+  } else if (Clock::now() >= quiet_since_ + settings_.group.flush_interval) {
+    process_->ask_last_flush();
+  }
+}
+
+// ---- Outcomes ------------------------------------------------------------------------------
+
+void Trial::collect(bool after_death) {
+  Outcome outcome;
+  bool listened = false;
+  while (process_->next_outcome(table_, outcome, after_death)) {
+    if (!std::exchange(listened, true)) process_->listen();
+    on_outcome(outcome);
+  }
+}
+
+void Trial::on_outcome(Outcome& outcome) {
+  Delivery& delivery = *outcome.delivery;
+  if (outcome.not_started) {
+    put_back(delivery, false);
+    return;
+  }
+  Entry& entry = entry_of(delivery);
+  if (outcome.held) {
+    delivery.alive = Clock::now();
+    return;
+  }
+  entry.attempt.took = std::chrono::nanoseconds(outcome.duration_ns);
+  if (outcome.settled) {
+    entry.attempt.took = Clock::now() - entry.given;
+    quiet_since_ = Clock::now();
+  }
+  const auto or_else = [&outcome](std::string text) {
+    return outcome.reason.empty() ? std::move(text) : outcome.reason;
+  };
+  switch (outcome.outcome) {
+    case kAck:
+      finish(delivery, {TrialOutcome::ack, outcome.reason}, std::move(outcome.publications));
+      return;
+    case kReject: finish(delivery, {TrialOutcome::reject, outcome.reason}); return;
+    case kRetry:
+      finish(delivery, {TrialOutcome::retry, outcome.reason, outcome.retry_after});
+      return;
+    case 0: finish(delivery, {TrialOutcome::retry, or_else("the handler gave no outcome")}); return;
+    default:
+      finish(delivery, {TrialOutcome::retry, or_else("the handler gave an unknown outcome, " +
+                                                     std::to_string(outcome.outcome))});
+  }
+}
+
+void Trial::finish(Delivery& delivery, const Ending& ending,
+                   std::vector<std::string> publications) {
+  Entry& entry = entry_of(delivery);
+  entries_by_delivery_.erase(delivery.index);
+  if (lines_to_ == &entry && process_ != nullptr && process_->calls() == 0) lines_to_ = nullptr;
+  if (rate_ != nullptr) {
+    rate_->took_ns.push_back(static_cast<std::uint64_t>(entry.attempt.took.count()));
+    ++rate_->outcomes[ending.outcome];
+    table_.free(delivery);
+    over(entry);
+    return;
+  }
+  TrialAttempt attempt = std::move(entry.attempt);
+  entry.attempt = {};
+  attempt.outcome = ending.outcome;
+  attempt.reason = ending.reason;
+  for (const std::string& each : publications) {
+    attempt.publications.push_back(publication_of(each, entry.message));
+  }
+  ++entry.made;
+  bool again = false;
+  std::chrono::milliseconds delay{0};
+  switch (ending.outcome) {
+    case TrialOutcome::ack:
+    case TrialOutcome::hold: break;
+    case TrialOutcome::reject: attempt.dead_code = consumer::dead_code::kRejected; break;
+    case TrialOutcome::expired: attempt.dead_code = consumer::dead_code::kExpired; break;
+    case TrialOutcome::retry:
+    case TrialOutcome::crash:
+    case TrialOutcome::timeout: {
+      const bool crashed = ending.outcome == TrialOutcome::crash;
+      const auto decision = consumer::decide_retry(
+          settings_.group.retry, settings_.group.crashes,
+          {delivery.attempt, delivery.crashes + (crashed ? 1 : 0), crashed, ending.asked}, 0.0);
+      attempt.dead_code = decision.dead_code;
+      if (decision.dead_code.empty()) {
+        attempt.again_after = delay = decision.delay;
+        again = entry.made < static_cast<std::uint32_t>(settings_.attempts);
+      }
+    }
+  }
+  entry.result.attempts.push_back(std::move(attempt));
+  if (again) {
+    send_again(entry, delivery, delay, ending);
+    table_.free(delivery);
+    queue_.emplace(now_ + delay, &entry);
+    return;
+  }
+  table_.free(delivery);
+  over(entry);
+}
+
+void Trial::over(Entry& entry) {
+  --unfinished_;
+  on_result_(entry.result);
+}
+
+// The message as its copy would come from the queue.
+void Trial::send_again(Entry& entry, const Delivery& delivery, Milliseconds delay,
+                       const Ending& ending) {
+  Received& message = entry.message;
+  const auto view = decode_delivery(delivery.frame.bytes());
+  if (!view) return;  // it is our own frame
+  const bool crashed = ending.outcome == TrialOutcome::crash;
+  AmqpTable fresh = consumer::retry_headers(
+      delivery, *view, message.headers, delivery.crashes + (crashed ? 1 : 0),
+      {delivery.attempt, unix_now_ms(), settings_.group.name + "/0 on trial", ending.reason});
+  if (delay.count() > 0) {
+    const std::uint64_t due = unix_now_ms() + static_cast<std::uint64_t>(delay.count());
+    fresh.emplace_back(std::string(header::kDue), AmqpValue{static_cast<std::int64_t>(due)});
+  }
+  std::erase_if(message.headers, [&fresh](const AmqpEntry& entry_) {
+    return find(fresh, entry_.first) != nullptr || is_one_of(entry_.first, header::kOfATrip);
+  });
+  std::move(fresh.begin(), fresh.end(), std::back_inserter(message.headers));
+  message.exchange.clear();
+  message.routing_key = settings_.group.queues.front().name;
+  message.expiration.clear();
+  message.user_id.clear();
+  message.persistent = true;
+  message.redelivered = false;
+}
+
+// Not charged: it is given to another worker.
+void Trial::put_back(Delivery& delivery, bool alone) {
+  Entry& entry = entry_of(delivery);
+  entries_by_delivery_.erase(delivery.index);
+  table_.free(delivery);
+  entry.alone = alone;
+  queue_.emplace(now_, &entry);
+}
+
+// ---- Ending --------------------------------------------------------------------------------
+
+void Trial::end_late() {
+  const auto limit = settings_.group.timeout;
+  if (limit.count() == 0 || !ended_.empty() || process_ == nullptr) return;
+  const std::string took = " took longer than " + std::to_string(limit.count()) + " ms";
+  const auto limit_ns = static_cast<std::uint64_t>(std::chrono::nanoseconds(limit).count());
+  const auto late = process_->late(table_, monotonic_ns(), limit_ns);
+  if (late.thread >= 0) {
+    for (Delivery* const delivery : late.deliveries) delivery->late = true;
+    if (late.flush) {
+      table_.for_each([](Delivery& delivery) {
+        if (delivery.state == Delivery::State::held) delivery.late = true;
+      });
+    }
+    ended_ =
+        std::string(late.flush ? "timeout: flush() of its handler" : "timeout: its handler") + took;
+    process_->abort_thread(late.thread);
+    kill_at_ = Clock::now() + kAbortGrace;
+    return;
+  }
+  const TimePoint now = Clock::now();
+  std::vector<Delivery*> held;
+  table_.for_each([&](Delivery& delivery) {
+    if (delivery.state == Delivery::State::held && now >= delivery.alive + limit) {
+      held.push_back(&delivery);
+    }
+  });
+  for (Delivery* const delivery : held) {
+    process_->revoke(*delivery);
+    entry_of(*delivery).attempt.took = now - entry_of(*delivery).given;
+    finish(*delivery, {TrialOutcome::timeout, "timeout: its handler kept it for longer than " +
+                                                  std::to_string(limit.count()) + " ms"});
+  }
+}
+
+void Trial::on_death() {
+  process_->listen();
+  collect(true);
+  auto remains = process_->remains(table_);
+  const bool was_ready = ready_;
+  const auto end = process_->bury();
+  const std::string how = end ? end->to_string() : end.error();
+  const WorkerStage stage = process_->stage();
+  process_.reset();
+  sweep();
+  if (!was_ready) {
+    if (!said_failed_.empty()) {
+      fail(said_refused_, said_failed_);
+    } else if (!ended_.empty()) {
+      fail(false, ended_);
+    } else {
+      fail(false, "handler '" + settings_.group.handler +
+                      "': expected to become ready, found its worker dead by " + how + " while " +
+                      to_string(stage));
+    }
+    return;
+  }
+  for (Delivery* const waiting : remains.waiting) put_back(*waiting, false);
+  charge(std::move(remains.running), remains.flushing, how);
+}
+
+// Of several that a worker died with, each is run alone, so that only the guilty one is charged.
+void Trial::charge(std::vector<Delivery*> running, bool flushing, const std::string& how) {
+  const bool timed_out = ended_.starts_with("timeout");
+  const bool several = !timed_out && running.size() + (flushing ? 1 : 0) > 1;
+  for (Delivery* const delivery : running) {
+    Entry& entry = entry_of(*delivery);
+    entry.attempt.took = Clock::now() - entry.given;
+    if (rate_ == nullptr && (several || (timed_out && !delivery->late)) && !entry.alone) {
+      put_back(*delivery, several);
+    } else if (timed_out) {
+      finish(*delivery, {TrialOutcome::timeout, ended_});
+    } else {
+      finish(*delivery, {TrialOutcome::crash,
+                         "its worker died: " + how + (ended_.empty() ? "" : " (" + ended_ + ")")});
+    }
+  }
+}
+
+// In good order: destroy() runs.
+void Trial::end_worker() {
+  if (process_ == nullptr) return;
+  lines_to_ = nullptr;
+  process_->close_link();
+  const TimePoint until = has_limits() ? Clock::now() + kEndingGrace : TimePoint::max();
+  while (!exited_ && !interrupted_ && Clock::now() < until) {
+    std::optional<std::chrono::microseconds> left;
+    if (has_limits()) left = std::chrono::ceil<std::chrono::microseconds>(until - Clock::now());
+    if (auto ran = loop_->run_once(left); !ran) break;
+  }
+  const bool hangs = !exited_;
+  if (hangs) process_->kill(SIGKILL);
+  const auto end = process_->bury();
+  const std::string how = end ? end->to_string() : end.error();
+  if (!failure_ && !interrupted_ && ready_ && (hangs || how != "exit 0")) {
+    ending_trouble_ = hangs ? "destroy() hangs" : how;
+  }
+  process_.reset();
+  sweep();
+}
+
+void Trial::bury_worker() {
+  (void)process_->bury();
+  process_.reset();
+  sweep();
+}
+
+// Ends what the handler has started and left.
+void Trial::sweep() {
+  while (consumer::sweep_orphans({}) > 0) {
+    if (auto ran = loop_->run_once(100ms); !ran) return;
+  }
+}
+
+}  // namespace lope::cli
