@@ -56,6 +56,7 @@ int run(int argc, char** argv) {
       add("check", "Ask the broker what of a configuration would fail", add_check),
       add("dlq", "Look into a queue of dead letters, send them back, delete them", add_dlq),
       add("publish", "Send messages, and wait until the broker has them", add_publish),
+      add("test", "Run the test cases of a handler, without a broker", add_test),
       add("try", "Run a handler on some messages, without a broker", add_try),
   };
 

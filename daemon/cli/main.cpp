@@ -39,6 +39,7 @@ constexpr ClientCommand kClientCommands[] = {
     {"call", "Send a request, and print its reply"},
     {"dlq", "Look into a queue of dead letters, send them back, delete them"},
     {"try", "Run a handler on some messages, without a broker"},
+    {"test", "Run the test cases of a handler, without a broker"},
 };
 
 constexpr std::string_view kLocalCommands[] = {"run",    "check",     "inspect", "status",  "top",
@@ -46,7 +47,7 @@ constexpr std::string_view kLocalCommands[] = {"run",    "check",     "inspect",
                                                "resume", "log-level", "trace"};
 
 // Of versions to come: "not yet" is another answer than "unknown".
-constexpr std::string_view kLaterCommands[] = {"test", "new"};
+constexpr std::string_view kLaterCommands[] = {"new"};
 
 int become_client(char** argv) {
   const auto path = cli::program_path("lope-client");

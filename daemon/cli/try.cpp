@@ -61,7 +61,8 @@ std::string attempt_text(std::size_t message, const TrialAttempt& attempt) {
   std::string text = "message " + std::to_string(message + 1);
   if (attempt.number > 1) text += ", attempt " + std::to_string(attempt.number);
   if (attempt.at.count() > 0) text += ", " + duration_text(attempt.at) + " later";
-  text += std::string(": ") + to_string(attempt.outcome) + ", " + time_text(attempt.took);
+  text += std::string(": ") + to_string(attempt.outcome);
+  if (attempt.took.count() > 0) text += ", " + time_text(attempt.took);
   if (!attempt.reason.empty()) text += ": " + escape(attempt.reason);
   text += fate_text(attempt) + "\n" + lines_text(attempt.lines);
   for (const auto& publication : attempt.publications) {
