@@ -11,14 +11,8 @@ namespace {
 constexpr const char* kHelp =
     R"(A test case is a message, or several, for a handler, and what is expected of it: outcome, reason,
 publications, replies, log lines. Each runs as `lope try` runs a message, in a worker process of its
-own, without a broker: one that crashes or hangs fails alone.
-
-  handler: ../build/greet.so          # seen from this file; or a name in the folder of handlers
-  options: { greeting: Hello }
-  cases:
-    - name: greets
-      message: { body: World }
-      expect: { outcome: ack, logs: [{ info: "Hello, World!" }] }
+own, without a broker: one that crashes or hangs fails alone. How they are written is in testing.md
+of the documentation.
 
 Exit codes: 0 all passed, 1 one did not, 2 a file is wrong, or there is no case.
 )";

@@ -689,6 +689,8 @@ void Trial::on_death() {
       fail(said_refused_, said_failed_);
     } else if (!ended_.empty()) {
       fail(false, ended_);
+    } else if (!has_limits()) {
+      fail(false, settings_.under.front() + " has ended before the handler was ready");
     } else {
       fail(false, "handler '" + settings_.group.handler +
                       "': expected to become ready, found its worker dead by " + how + " while " +

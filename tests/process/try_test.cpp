@@ -308,3 +308,17 @@ TEST_CASE("a test case with a handler that cannot be used fails alone", "[proces
   CHECK(result.output.find("create() failed") != std::string::npos);
   CHECK(result.output.find("nothere.so': expected a file, found none") != std::string::npos);
 }
+
+TEST_CASE("the test cases in the documentation pass", "[process][try]") {
+  const std::string page = read_file(LOPE_SOURCE_DIR "/docs/testing.md");
+  const std::string mark = "<!-- example: lope test -->\n```yaml\n";
+  const std::size_t begin = page.find(mark);
+  REQUIRE(begin != std::string::npos);
+  const std::size_t from = begin + mark.size();
+  const TempDir dir;
+  dir.write("log.yaml", page.substr(from, page.find("```", from) - from));
+  const RunResult result = run_lope({"test", dir.path().string()});
+  INFO(result.output);
+  CHECK(result.status == exited(0));
+  CHECK(result.output.find("3 passed, 0 failed\n") != std::string::npos);
+}

@@ -206,5 +206,19 @@ TEST_CASE("a test case gets what stands above it", "[unit][expectation]") {
   CHECK(cases[1].expectations.size() == 2);
 }
 
+TEST_CASE("each key of a test file is documented", "[unit][expectation]") {
+  const std::string page = test::read_file(LOPE_SOURCE_DIR "/docs/testing.md");
+  for (const TestKeys& map : known_test_keys()) {
+    for (const std::string_view key : map.keys) {
+      INFO(map.map << ": " << key);
+      const std::string name(key);
+      const bool there = page.find("`" + name + "`") != std::string::npos ||
+                         page.find("{ " + name + ": ") != std::string::npos ||
+                         page.find("\n" + name + ":") != std::string::npos;
+      CHECK(there);
+    }
+  }
+}
+
 }  // namespace
 }  // namespace lope::cli
