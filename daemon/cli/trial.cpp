@@ -36,6 +36,7 @@ constexpr auto kEndingGrace = 5s;   // for destroy()
 constexpr std::size_t kWindow = 256;      // given ahead while repeating
 constexpr std::size_t kMostLines = 1000;  // kept of one attempt
 constexpr std::int64_t kDelayStep = 100;
+constexpr int kMostDeathsInVain = 10;
 
 // The numbers of the ABI, as they travel.
 constexpr std::int32_t kAck = 1, kRetry = 2, kReject = 3;
@@ -176,6 +177,8 @@ Result<void> Trial::set_up() {
   if (auto set = watch(SIGINT, interrupt_source_, interrupt); !set) return set;
   if (auto set = watch(SIGTERM, terminate_source_, interrupt); !set) return set;
   if (auto set = watch(SIGCHLD, child_source_, [](int, int) {}); !set) return set;
+  // Whoever reads what we write may go: then what was started is still to be ended.
+  std::signal(SIGPIPE, SIG_IGN);
   // What a handler leaves behind comes to us.
   ::prctl(PR_SET_CHILD_SUBREAPER, 1);
   return {};
@@ -697,6 +700,13 @@ void Trial::on_death() {
                       to_string(stage));
     }
     return;
+  }
+  // One that dies whenever it is left alone would be started for ever.
+  deaths_in_vain_ = remains.running.empty() ? deaths_in_vain_ + 1 : 0;
+  if (deaths_in_vain_ == kMostDeathsInVain) {
+    fail(false, "handler '" + settings_.group.handler + "': its worker died " +
+                    std::to_string(kMostDeathsInVain) + " times with no message inside, last by " +
+                    how);
   }
   for (Delivery* const waiting : remains.waiting) put_back(*waiting, false);
   charge(std::move(remains.running), remains.flushing, how);

@@ -171,6 +171,7 @@ class Trial {
 
   bool ready_ = false;
   bool exited_ = false;
+  int deaths_in_vain_ = 0;  // in a row: with no message inside
   bool flush_asked_ = false;
   std::string ended_;         // why we ended the worker
   std::string link_trouble_;  // why we are about to, unless it ends by itself
