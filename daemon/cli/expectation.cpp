@@ -17,9 +17,20 @@ constexpr std::size_t kShown = 400;
 
 std::string in_quotes(std::string_view text) { return "'" + escape(text, kShown) + "'"; }
 
-// JSON is harmless as it is.
+// JSON is harmless as it is, but not cut in the middle of a character.
 std::string shown(const std::string& json) {
-  return json.size() <= kShown ? json : json.substr(0, kShown) + "…";
+  if (json.size() <= kShown) return json;
+  std::string_view part = std::string_view(json).substr(0, kShown);
+  return std::string(part.substr(0, first_invalid_utf8(part))) + "…";
+}
+
+// What a publication has that does not show it.
+Json default_of(const std::string& member) {
+  if (member == "persistent") return true;
+  if (member == "may_be_unroutable") return false;
+  if (member == "headers") return Json::object();
+  if (member == "priority" || member == "expiration_ms" || member == "delay_ms") return 0;
+  return "";
 }
 
 // Every member that `expected` has, at any depth; lists have to be as long.
@@ -49,12 +60,10 @@ void compare(const std::string& what, const PublicationMatcher& expected, const 
   for (const auto& [name, json] : expected.members) {
     const Json value = Json::parse(json);
     const auto member = found.find(name);
-    if (member == found.end()) {
-      list.push_back(what + "." + name + ": expected " + shown(json) + ", found none");
-    } else if (!includes(*member, value)) {
-      list.push_back(what + "." + name + ": expected " + shown(json) + ", found " +
-                     shown(member->dump()));
-    }
+    const Json there = member != found.end() ? *member : default_of(name);
+    if (includes(there, value)) continue;
+    list.push_back(what + "." + name + ": expected " + shown(json) + ", found " +
+                   (member != found.end() ? shown(there.dump()) : "none"));
   }
   if (!expected.body) return;
   const std::string body = body_of(found);

@@ -25,7 +25,8 @@ std::string text_of(const std::vector<supervisor::ConfigProblem>& problems) {
 }
 
 Result<void> take_group(const HandlerChoice& choice, TrialSettings& settings) {
-  supervisor::LoadedSettings loaded = supervisor::load_settings(choice.config);
+  supervisor::LoadedSettings loaded =
+      supervisor::load_settings(choice.config, supervisor::Passwords::not_needed);
   if (!loaded.errors.empty()) return Error{text_of(loaded.errors)};
   auto& groups = loaded.settings.groups;
   const auto group = std::ranges::find(groups, choice.group, &GroupSettings::name);
@@ -39,6 +40,8 @@ Result<void> take_group(const HandlerChoice& choice, TrialSettings& settings) {
   settings.group = std::move(*group);
   settings.handlers_dir = loaded.settings.handlers_dir;
   settings.max_message_bytes = loaded.settings.broker.max_message_bytes;
+  settings.ending_limit = loaded.settings.shutdown_timeout;
+  settings.secret_env = std::move(loaded.settings.secret_env);
   return {};
 }
 
@@ -131,6 +134,9 @@ Result<YamlNode> option_map(const std::vector<std::string>& texts) {
     }
     // From the innermost key outwards.
     std::string key = text.substr(0, equals);
+    if (key.starts_with('.') || key.ends_with('.') || key.find("..") != std::string::npos) {
+      return Error{"expected keys joined with '.', found '" + escape(key, 80) + "'"};
+    }
     for (std::size_t dot = key.rfind('.'); dot != std::string::npos; dot = key.rfind('.')) {
       YamlNode outer;
       outer.type = YamlType::map;

@@ -133,6 +133,15 @@ Result<void> take_member(const std::string& name, const Json& json, Received& me
                (near.empty() ? "" : ": did you mean '" + near + "'?")};
 }
 
+// `byte`: from 1, or 0 before the first.
+std::string place_of(std::string_view text, std::size_t byte) {
+  const std::string_view before = text.substr(0, byte > 0 ? byte - 1 : 0);
+  const auto line = std::ranges::count(before, '\n') + 1;
+  const std::size_t start = before.rfind('\n');
+  const std::size_t column = before.size() - (start == std::string_view::npos ? 0 : start + 1) + 1;
+  return "line " + std::to_string(line) + ", column " + std::to_string(column);
+}
+
 Result<void> take_body(const Json& json, Received& message) {
   int bodies = 0;
   if (const auto body = json.find("body"); body != json.end()) {
@@ -164,7 +173,7 @@ Result<Received> message_from_json(std::string_view text) {
   try {
     json = Json::parse(text);
   } catch (const Json::parse_error& error) {
-    return Error{"expected JSON, found byte " + std::to_string(error.byte) + " to be none"};
+    return Error{"expected JSON, found none at " + place_of(text, error.byte)};
   } catch (const Json::exception& error) {
     return Error{std::string("expected JSON: ") + error.what()};
   }
@@ -181,6 +190,16 @@ Result<Received> message_from_json(std::string_view text) {
   }
   if (auto taken = take_body(json, message); !taken) return Error{taken.error()};
   return message;
+}
+
+Result<void> set_property(Received& message, const std::string& name, const std::string& value) {
+  const bool is_text =
+      std::ranges::find(kTextMembers, name, &TextMember::name) != std::end(kTextMembers);
+  const Json json = is_text ? Json(value) : Json::parse(value, nullptr, false);
+  if (name == "headers" || std::ranges::find(kBodies, name) != std::end(kBodies)) {
+    return Error{"'" + name + "' is no property"};
+  }
+  return take_member(name, json.is_discarded() ? Json(value) : json, message);
 }
 
 Result<std::string> base64_decode(std::string_view text) {

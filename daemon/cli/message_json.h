@@ -16,6 +16,9 @@ namespace lope::cli {
 // what was expected and what was found.
 Result<Received> message_from_json(std::string_view text);
 
+// One of those members, but for bodies and headers, from the command line.
+Result<void> set_property(Received& message, const std::string& name, const std::string& value);
+
 Result<std::string> base64_decode(std::string_view text);
 
 // The message's properties and headers as a delivery has them, and room for its body.

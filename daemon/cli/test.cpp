@@ -49,7 +49,8 @@ std::optional<std::vector<std::string>> find_files(const std::vector<std::string
     for (fs::directory_iterator each(path, error), end; !error && each != end;
          each.increment(error)) {
       const std::string extension = each->path().extension();
-      if (extension == ".yaml" || extension == ".yml") inside.push_back(each->path());
+      const bool is_file = each->is_regular_file(error);
+      if (is_file && (extension == ".yaml" || extension == ".yml")) inside.push_back(each->path());
     }
     if (error) {
       std::fprintf(stderr, "%s: '%s': %s\n", kCommand, escape(path, 4096).c_str(),
@@ -124,7 +125,9 @@ void print(const TestReport& report, bool verbose) {
 // What XML does not allow at all is left out.
 std::string xml(std::string_view text) {
   std::string result;
-  for (const char c : text) {
+  while (!text.empty()) {
+    const std::size_t length = utf8_sequence_length(text);
+    const char c = text.front();
     switch (c) {
       case '&': result += "&amp;"; break;
       case '<': result += "&lt;"; break;
@@ -132,8 +135,11 @@ std::string xml(std::string_view text) {
       case '"': result += "&quot;"; break;
       case '\n': result += "&#10;"; break;
       default:
-        if (static_cast<unsigned char>(c) >= 0x20 || c == '\t') result += c;
+        if (length > 1 || (length == 1 && (static_cast<unsigned char>(c) >= 0x20 || c == '\t'))) {
+          result += text.substr(0, length);
+        }
     }
+    text.remove_prefix(std::max<std::size_t>(length, 1));
   }
   return result;
 }
@@ -195,7 +201,7 @@ int run_tests(const TestOptions& options) {
   std::vector<TestCase> tests;
   std::vector<supervisor::ConfigProblem> problems;
   for (const std::string& file : *files) {
-    for (TestCase& test : read_test_file(file, problems)) {
+    for (TestCase& test : read_test_file(file, options.handler, problems)) {
       if (test.name.find(options.filter) != std::string::npos) tests.push_back(std::move(test));
     }
   }
@@ -220,6 +226,10 @@ int run_tests(const TestOptions& options) {
   if (reports.size() < tests.size()) std::printf(", %zu not run", tests.size() - reports.size());
   std::printf("\n");
   std::fflush(stdout);
+  if (std::ferror(stdout) != 0) {
+    std::fprintf(stderr, "%s: standard output: not all of it could be written\n", kCommand);
+    return kExitFailed;
+  }
   if (!options.junit.empty() && !write_junit(options.junit, reports)) return kExitFailed;
   if (!go_on) return 128 + SIGINT;
   return failed == 0 ? kExitOk : kExitFailed;

@@ -8,6 +8,7 @@ namespace lope::cli {
 
 struct TestOptions {
   std::vector<std::string> paths;  // files, and folders of *.yaml
+  std::string handler;             // in place of that of the files
   std::string filter;              // only cases whose name has this in it
   std::string junit;               // also write a report there
   bool verbose = false;            // what handlers say is shown of those that pass, too

@@ -24,6 +24,9 @@ RunCommand add_test(CLI::App& app) {
   app.footer(kHelp);
   app.add_option("PATH", options->paths, "Files, or folders of files NAME.yaml (tests)")
       ->option_text(" ");
+  app.add_option("--handler", options->handler,
+                 "Test this one, a file or a name, and not the one that the files name")
+      ->option_text("FILE");
   app.add_option("--filter", options->filter, "Only cases whose name has this in it")
       ->option_text("TEXT");
   app.add_option("--junit", options->junit, "Write a report as JUnit XML there")

@@ -10,6 +10,7 @@
 
 #include "cli/handler_choice.h"
 #include "cli/message_json.h"
+#include "common/json.h"
 #include "common/text.h"
 #include "common/units.h"
 #include "supervisor/yaml_tree.h"
@@ -24,12 +25,11 @@ using supervisor::YamlNode;
 using supervisor::YamlType;
 
 // Of a file and of each of its cases: what stands in the case counts.
-constexpr std::string_view kSharedKeys[] = {"handler", "config",   "group",
-                                            "options", "attempts", "timeout"};
 constexpr std::string_view kFileKeys[] = {"handler",  "config",  "group", "options",
-                                          "attempts", "timeout", "cases"};
-constexpr std::string_view kCaseKeys[] = {"name",     "handler", "config",  "group",    "options",
-                                          "attempts", "timeout", "message", "messages", "expect"};
+                                          "attempts", "timeout", "batch", "cases"};
+constexpr std::string_view kCaseKeys[] = {"name",    "handler",  "config",  "group",
+                                          "options", "attempts", "timeout", "batch",
+                                          "message", "messages", "expect"};
 constexpr std::string_view kExpectKeys[] = {"outcome", "reason",   "publications", "replies",
                                             "logs",    "attempts", "dead_letter",  "again_after"};
 constexpr std::string_view kMatcherKeys[] = {"contains", "matches", "json", "includes"};
@@ -40,10 +40,11 @@ constexpr std::string_view kPublicationKeys[] = {
     "may_be_unroutable", "headers",        "body"};
 constexpr std::string_view kSources[] = {"debug", "info", "warn", "error", "stdout", "stderr"};
 constexpr TrialOutcome kOutcomes[] = {
-    TrialOutcome::ack,   TrialOutcome::retry,   TrialOutcome::reject, TrialOutcome::hold,
-    TrialOutcome::crash, TrialOutcome::timeout, TrialOutcome::expired};
+    TrialOutcome::ack,   TrialOutcome::retry,   TrialOutcome::reject,  TrialOutcome::hold,
+    TrialOutcome::crash, TrialOutcome::timeout, TrialOutcome::expired, TrialOutcome::too_large};
 // A test that hangs is to be told of soon.
 constexpr std::chrono::milliseconds kTimeout{10'000};
+constexpr std::chrono::milliseconds kWholeLimit{60'000};
 constexpr int kMostAttempts = 1000;
 
 std::string list_of(std::span<const std::string_view> words) {
@@ -54,12 +55,13 @@ std::string list_of(std::span<const std::string_view> words) {
 
 class Reader {
  public:
-  Reader(const std::string& path, std::vector<ConfigProblem>& problems)
-      : path_(path), problems_(problems) {}
+  Reader(const std::string& path, const std::string& handler, std::vector<ConfigProblem>& problems)
+      : path_(path), handler_(handler), problems_(problems) {}
 
   std::vector<TestCase> read() {
+    const std::size_t before = problems_.size();
     const auto root = supervisor::read_yaml_file(path_, problems_);
-    if (!root || !problems_.empty() || !is_map(*root, "the file", kFileKeys)) return {};
+    if (!root || problems_.size() > before || !is_map(*root, "the file", kFileKeys)) return {};
     const YamlNode* const cases = find(*root, "cases");
     if (cases == nullptr || cases->type != YamlType::list || cases->items.empty()) {
       wrong(cases == nullptr ? *root : *cases, "cases: expected a list of test cases");
@@ -121,6 +123,9 @@ class Reader {
     settings(file, node, made);
     messages(node, made);
     expectations(node, made);
+    // Whatever it does, it ends: a handler can say for ever that it is alive.
+    made.settings.whole_limit =
+        kWholeLimit + made.settings.group.timeout * static_cast<int>(made.messages.size());
     return made;
   }
 
@@ -132,7 +137,9 @@ class Reader {
   void settings(const YamlNode& file, const YamlNode& node, TestCase& made) {
     HandlerChoice choice;
     const YamlNode* const handler = shared(file, node, "handler");
-    if (handler != nullptr) {
+    if (!handler_.empty()) {
+      choice.handler = handler_;
+    } else if (handler != nullptr) {
       choice.handler = text(*handler, "handler");
       if (choice.handler.find('/') != std::string::npos || choice.handler.ends_with(".so")) {
         choice.handler = beside(choice.handler);
@@ -149,18 +156,21 @@ class Reader {
       choice.config = beside(text(*config, "config"));
       choice.group = text(*group, "group");
     }
-    if (handler == nullptr && group == nullptr) {
+    if (choice.handler.empty() && group == nullptr) {
       wrong(node, "expected a handler, or config and group, found neither");
       return;
     }
     auto loaded = trial_settings(choice);
     if (!loaded) {
-      wrong(config != nullptr ? *config : *handler, loaded.error());
+      wrong(config != nullptr ? *config : handler != nullptr ? *handler : node, loaded.error());
       return;
     }
     made.settings = std::move(*loaded);
     GroupSettings& target = made.settings.group;
-    if (config == nullptr) target.timeout = kTimeout;
+    has_group_ = config != nullptr;
+    if (!has_group_) target.timeout = kTimeout;
+    target.start_timeout = std::min(target.start_timeout, kTimeout);
+    made.settings.ending_limit = std::min(made.settings.ending_limit, kTimeout);
     for (const YamlNode* const map : {&file, &node}) {
       const YamlNode* const options = find(*map, "options");
       if (options == nullptr) continue;
@@ -174,13 +184,17 @@ class Reader {
     if (const YamlNode* const attempts = shared(file, node, "attempts")) {
       made.settings.attempts = number(*attempts, "attempts");
     }
+    if (const YamlNode* const batch = shared(file, node, "batch")) {
+      target.batch_size = number(*batch, "batch", kMaxBatch);
+      has_group_ = true;  // it is said
+    }
   }
 
-  int number(const YamlNode& node, const std::string& what) {
+  int number(const YamlNode& node, const std::string& what, int most = kMostAttempts) {
     const auto value =
         node.type == YamlType::integer ? supervisor::yaml_integer(node) : std::nullopt;
-    if (value && *value >= 1 && *value <= kMostAttempts) return static_cast<int>(*value);
-    wrong(node, what + ": expected a number from 1 to " + std::to_string(kMostAttempts));
+    if (value && *value >= 1 && *value <= most) return static_cast<int>(*value);
+    wrong(node, what + ": expected a number from 1 to " + std::to_string(most));
     return 1;
   }
 
@@ -197,10 +211,11 @@ class Reader {
       wrong(*several, "messages: expected a list of messages");
     } else {
       for (const YamlNode& each : several->items) message(each, made);
-      // Together, where the handler takes them so.
-      made.settings.group.batch_size =
-          std::max(made.settings.group.batch_size,
-                   static_cast<int>(std::min<std::size_t>(several->items.size(), kMaxBatch)));
+      // Together, where the handler takes them so, and no group says otherwise.
+      if (!has_group_) {
+        made.settings.group.batch_size =
+            static_cast<int>(std::min<std::size_t>(several->items.size(), kMaxBatch));
+      }
     }
   }
 
@@ -255,7 +270,8 @@ class Reader {
         if (outcome->text == to_string(each)) made.outcome = each;
       }
       if (!made.outcome) {
-        wrong(*outcome, "outcome: expected ack, retry, reject, hold, crash, timeout or expired");
+        wrong(*outcome,
+              "outcome: expected ack, retry, reject, hold, crash, timeout, expired or too-large");
       }
     }
     if (const YamlNode* const reason = find(node, "reason")) {
@@ -300,7 +316,9 @@ class Reader {
     made.text = text(value, what + "." + key);
     if (made.kind == TextMatcher::Kind::matches) {
       try {
-        made.expression = std::make_shared<const std::regex>(made.text);
+        // Polynomial: no expression and no text make it take for ever, or all of the stack.
+        made.expression = std::make_shared<const std::regex>(
+            made.text, std::regex::ECMAScript | std::regex_constants::__polynomial);
       } catch (const std::regex_error& error) {
         wrong(value, what + ".matches: expected a regular expression: " + error.what());
         made.kind = TextMatcher::Kind::contains;
@@ -326,11 +344,19 @@ class Reader {
         if (name == "body") {
           publication.body = matcher(each.items[i], key + ".body");
         } else {
-          publication.members.emplace_back(name, supervisor::yaml_json(each.items[i]));
+          publication.members.emplace_back(name, member_json(name, each.items[i]));
         }
       }
     }
     return made;
+  }
+
+  // Texts are texts, however they look.
+  static std::string member_json(const std::string& name, const YamlNode& node) {
+    constexpr std::string_view kNoTexts[] = {"priority",   "expiration_ms",     "delay_ms",
+                                             "persistent", "may_be_unroutable", "headers"};
+    const bool is_text = std::ranges::find(kNoTexts, name) == std::end(kNoTexts);
+    return is_text && node.is_scalar() ? json_quote(node.text) : supervisor::yaml_json(node);
   }
 
   // Texts and matchers, also behind the source of the line: {warn: …}.
@@ -352,14 +378,16 @@ class Reader {
   }
 
   const std::string& path_;
+  const std::string& handler_;
   std::vector<ConfigProblem>& problems_;
+  bool has_group_ = false;  // the case's batches are not ours to choose
 };
 
 }  // namespace
 
-std::vector<TestCase> read_test_file(const std::string& path,
+std::vector<TestCase> read_test_file(const std::string& path, const std::string& handler,
                                      std::vector<ConfigProblem>& problems) {
-  return Reader(path, problems).read();
+  return Reader(path, handler, problems).read();
 }
 
 std::vector<TestKeys> known_test_keys() {

@@ -19,9 +19,10 @@ struct TestCase {
   std::vector<Expectation> expectations;  // one for each message
 };
 
-// Every case of the file, in its order. What is wrong with it is appended to `problems`, with its
+// Every case of the file, in its order; `handler`, unless empty, stands for the one they name, and
+// is seen from the present folder. What is wrong with it is appended to `problems`, with its
 // place; then the cases mean nothing.
-std::vector<TestCase> read_test_file(const std::string& path,
+std::vector<TestCase> read_test_file(const std::string& path, const std::string& handler,
                                      std::vector<supervisor::ConfigProblem>& problems);
 
 // The keys that such a file may have, for the documentation's test.

@@ -16,6 +16,7 @@
 #include "common/scoreboard.h"
 #include "common/spawn.h"
 #include "common/text.h"
+#include "common/units.h"
 #include "common/worker_settings.h"
 #include "consumer/copies.h"
 #include "consumer/orphans.h"
@@ -33,9 +34,9 @@ namespace header = consumer::header;
 constexpr auto kAbortGrace = 1s;    // from SIGABRT, which leaves a backtrace, to SIGKILL
 constexpr auto kLinkGrace = 200ms;  // an ending process closes its link a little before it is gone
 constexpr auto kEndingGrace = 5s;   // for destroy()
-constexpr std::size_t kWindow = 256;      // given ahead while repeating
+constexpr std::size_t kWindow = 256;  // given ahead while repeating, and at most so many bytes
+constexpr std::size_t kWindowBytes = 64 << 20;
 constexpr std::size_t kMostLines = 1000;  // kept of one attempt
-constexpr std::int64_t kDelayStep = 100;
 constexpr int kMostDeathsInVain = 10;
 
 // The numbers of the ABI, as they travel.
@@ -99,12 +100,7 @@ TrialAttempt::Publication publication_of(const std::string& payload, const Recei
   text("type", TextProperty::type);
   number("priority", view.priority);
   number("expiration_ms", view.expiration_ms);
-  if (const std::uint64_t now = unix_ms(); view.due_unix_ms > now) {
-    // A little less by now than the handler has asked for.
-    const auto left = static_cast<std::int64_t>(view.due_unix_ms - now);
-    number("delay_ms",
-           static_cast<std::uint64_t>((left + kDelayStep - 1) / kDelayStep * kDelayStep));
-  }
+  number("delay_ms", view.delay_ms);
   if ((view.flags & kPublicationTransient) != 0) made.json += ",\"persistent\":false";
   if ((view.flags & kPublicationMayBeUnroutable) != 0 && !made.reply) {
     made.json += ",\"may_be_unroutable\":true";
@@ -117,6 +113,12 @@ TrialAttempt::Publication publication_of(const std::string& payload, const Recei
   if (!headers.empty()) made.json += ",\"headers\":{" + headers + "}";
   made.json += "," + body_json(view.body) + "}";
   return made;
+}
+
+// Not negative: that would be for ever.
+std::chrono::microseconds time_to(TimePoint when) {
+  const auto left = std::chrono::ceil<std::chrono::microseconds>(when - Clock::now());
+  return std::max(left, std::chrono::microseconds(0));
 }
 
 bool is_one_of(const std::string& name, auto& names) {
@@ -134,6 +136,7 @@ const char* to_string(TrialOutcome outcome) {
     case TrialOutcome::crash: return "crash";
     case TrialOutcome::timeout: return "timeout";
     case TrialOutcome::expired: return "expired";
+    case TrialOutcome::too_large: return "too-large";
   }
   return "?";
 }
@@ -171,11 +174,13 @@ Result<void> Trial::set_up() {
     return {};
   };
   // A debugger on our terminal has its own use for SIGINT.
-  const auto interrupt = [this](int signal, int) {
-    if (has_limits() || signal != SIGINT) interrupted_ = true;
+  const bool debugs = !settings_.under.empty() && settings_.under.front() == "gdb";
+  const auto interrupt = [this, debugs](int signal, int) {
+    if (!debugs || signal != SIGINT) interrupted_ = true;
   };
   if (auto set = watch(SIGINT, interrupt_source_, interrupt); !set) return set;
   if (auto set = watch(SIGTERM, terminate_source_, interrupt); !set) return set;
+  if (auto set = watch(SIGHUP, hang_up_source_, interrupt); !set) return set;
   if (auto set = watch(SIGCHLD, child_source_, [](int, int) {}); !set) return set;
   // Whoever reads what we write may go: then what was started is still to be ended.
   std::signal(SIGPIPE, SIG_IGN);
@@ -199,19 +204,24 @@ bool Trial::start_worker() {
   start.wake_fd = wake_.get();
   start.title = settings_.group.name + "/0";
   start.settings_json = to_json(worker);
-  start.environment = environment_without({consumer::kWorkerIdVariable});
+  std::vector<std::string> kept_back = settings_.secret_env;
+  for (const char* const each :
+       {consumer::kWorkerIdVariable, "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"}) {
+    kept_back.emplace_back(each);
+  }
+  start.environment = environment_without(kept_back);
   start.log_level = settings_.log_level;
   if (!settings_.under.empty()) {
     start.under = {"env"};
     start.under.insert(start.under.end(), settings_.under.begin(), settings_.under.end());
     start.under.push_back(program_path("lope-worker").value());
   }
-  ready_ = exited_ = flush_asked_ = said_refused_ = false;
+  ready_ = exited_ = flush_asked_ = probing_ = said_refused_ = false;
   ended_.clear();
   link_trouble_.clear();
   said_failed_.clear();
   kill_at_ = TimePoint::max();
-  lines_to_ = nullptr;
+  lines_.reset();
   auto started = consumer::WorkerProcess::start(
       *loop_, start,
       {.on_ready =
@@ -255,11 +265,11 @@ void Trial::fail(bool refused, std::string reason) {
 }
 
 void Trial::hear(std::string source, std::string_view text) {
-  auto& lines = lines_to_ != nullptr ? lines_to_->attempt.lines : other_lines_;
   if (rate_ != nullptr) return;
+  auto& lines = lines_ != nullptr ? *lines_ : other_lines_;
   if (lines.size() > kMostLines) return;
   if (lines.size() == kMostLines) {
-    lines.push_back({"warn", "… and more lines, which are not kept"});
+    lines.push_back({"lope", "… and more lines, which are not kept"});
     return;
   }
   lines.push_back({std::move(source), std::string(text)});
@@ -292,38 +302,45 @@ std::optional<Trial::Failure> Trial::repeat(std::vector<Received> messages, std:
   TimePoint began{};
   const std::size_t batch =
       settings_.group.batch_size > 1 ? static_cast<std::size_t>(settings_.group.batch_size) : 1;
+  std::size_t largest = 1;
+  for (const Received& message : messages) largest = std::max(largest, message.body.size());
   // As many entries as are given ahead, again and again.
-  for (std::size_t i = 0; i < std::max(kWindow, 2 * batch); ++i) {
+  const std::size_t window = std::clamp<std::size_t>(kWindowBytes / largest, 1, kWindow);
+  for (std::size_t i = 0; i < std::max(window, 2 * batch); ++i) {
     entries_.push_back(std::make_unique<Entry>());
+    entries_.back()->result.message = i;
   }
   std::vector<Entry*> free;
   for (const auto& entry : entries_) free.push_back(entry.get());
   on_result_ = [&free, this](const TrialResult& result) {
     free.push_back(entries_[result.message].get());
   };
-  for (std::size_t i = 0; i < entries_.size(); ++i) entries_[i]->result.message = i;
   const auto more = [&] {
     if (given == 0) began = Clock::now();
+    if (use_up()) return;
+    // First those that are run again.
+    while (!queue_.empty() && !probing_) {
+      Entry* const again = queue_.begin()->second;
+      queue_.erase(queue_.begin());
+      give({again});
+    }
     const std::size_t size = handler_.has_batch ? batch : 1;
-    for (; !queue_.empty(); queue_.erase(queue_.begin())) give({queue_.begin()->second});
-    while (given < count && free.size() >= size && process_->owed() + size <= kMaxOwed) {
+    while (given < count && !probing_ && free.size() >= size && has_room(size)) {
       std::vector<Entry*> call;
       for (; call.size() < size && given < count; ++given) {
         Entry* const entry = free.back();
         free.pop_back();
         entry->message = messages[given % messages.size()];
-        entry->made = 0;
-        entry->result.attempts.clear();
         call.push_back(entry);
       }
       unfinished_ += call.size();
       give(call);
     }
     const bool only_held = process_->held() > 0 && process_->held() == process_->in_flight();
-    if (only_held && (given == count || free.size() < size)) settle_held();
+    if (only_held) settle_held(given == count || probing_);
   };
   auto failure = go_on([&] { return given == count && unfinished_ == 0; }, more);
-  rate.elapsed = Clock::now() - began;
+  rate.elapsed = last_over_ - began;
   rate.messages = rate.took_ns.size();
   std::sort(rate.took_ns.begin(), rate.took_ns.end());
   rate_ = nullptr;
@@ -333,17 +350,19 @@ std::optional<Trial::Failure> Trial::repeat(std::vector<Received> messages, std:
 
 std::optional<Trial::Failure> Trial::go_on(const std::function<bool()>& done,
                                            const std::function<void()>& feed) {
+  if (settings_.whole_limit.count() > 0) ends_at_ = Clock::now() + settings_.whole_limit;
   while (!done() && !failure_ && !interrupted_) {
     if (process_ == nullptr && !start_worker()) break;
-    if (ready_ && !exited_ && ended_.empty() && link_trouble_.empty()) feed();
+    const bool can_take = ready_ && !exited_ && ended_.empty() && link_trouble_.empty();
+    if (can_take) feed();
     if (process_ == nullptr) continue;  // it was used up
     process_->flush(table_);
     const TimePoint until = next_look();
-    const bool there = process_->announce_sleep();
-    const auto left = std::chrono::ceil<std::chrono::microseconds>(until - Clock::now());
+    // With nothing in the worker, all that was fed has ended here: there is more, or it is done.
+    const bool at_once = process_->announce_sleep() || (can_take && process_->in_flight() == 0);
     std::optional<std::chrono::microseconds> pause;
-    if (until != TimePoint::max()) pause = std::max(left, std::chrono::microseconds(0));
-    if (there) pause = std::chrono::microseconds(0);
+    if (until != TimePoint::max()) pause = time_to(until);
+    if (at_once) pause = std::chrono::microseconds(0);
     if (auto ran = loop_->run_once(pause); !ran) fail(false, ran.error());
     process_->announce_awake();
     if (exited_) {
@@ -353,6 +372,9 @@ std::optional<Trial::Failure> Trial::go_on(const std::function<bool()>& done,
     collect();
     if (has_limits()) end_late();
     const TimePoint now = Clock::now();
+    if (now >= ends_at_) {
+      fail(false, "it took longer than " + duration_text(settings_.whole_limit) + " in all");
+    }
     if (now >= ready_due_) {
       ended_ = "handler '" + settings_.group.handler + "': expected to become ready within " +
                std::to_string(settings_.group.start_timeout.count()) + " ms, found it hanging " +
@@ -374,79 +396,103 @@ std::optional<Trial::Failure> Trial::go_on(const std::function<bool()>& done,
 
 // When there is something to do although nothing has happened.
 TimePoint Trial::next_look() {
-  TimePoint next = std::min(ready_due_, kill_at_);
-  if (!has_limits()) return next;
-  const TimePoint now = Clock::now();
-  if (const auto limit = settings_.group.timeout; limit.count() > 0) {
-    const std::uint64_t now_ns = monotonic_ns();
-    const auto limit_ns = static_cast<std::uint64_t>(std::chrono::nanoseconds(limit).count());
-    const auto late = process_->late(table_, now_ns, limit_ns);
-    if (late.thread >= 0 && ended_.empty()) return now;
-    if (late.next_ns != 0)
-      next = std::min(next, now + std::chrono::nanoseconds(late.next_ns - now_ns));
-    // What has not begun yet may begin at any moment.
-    if (process_->calls() > 0 && late.next_ns == 0) next = std::min(next, now + limit);
-    table_.for_each([&](const Delivery& delivery) {
-      if (delivery.state == Delivery::State::held) next = std::min(next, delivery.alive + limit);
-    });
-  }
+  TimePoint next = std::min({ready_due_, kill_at_, ends_at_});
   if (flush_asked_ && handler_.has_flush && !process_->last_flush_asked()) {
-    next = std::min(next, quiet_since_ + settings_.group.flush_interval);
+    const TimePoint last = quiet_since_ + settings_.group.flush_interval;
+    if (last > Clock::now()) next = std::min(next, last);
   }
+  const auto limit = settings_.group.timeout;
+  if (!has_limits() || limit.count() == 0) return next;
+  const TimePoint now = Clock::now();
+  const std::uint64_t now_ns = monotonic_ns();
+  const auto limit_ns = static_cast<std::uint64_t>(std::chrono::nanoseconds(limit).count());
+  const auto late = process_->late(table_, now_ns, limit_ns);
+  if (late.thread >= 0 && ended_.empty()) return now;
+  if (late.next_ns != 0)
+    next = std::min(next, now + std::chrono::nanoseconds(late.next_ns - now_ns));
+  // What has not begun yet may begin at any moment.
+  if (process_->calls() > 0 && late.next_ns == 0) next = std::min(next, now + limit);
+  table_.for_each([&](const Delivery& delivery) {
+    if (delivery.state == Delivery::State::held) next = std::min(next, delivery.alive + limit);
+  });
   return next;
 }
 
 // ---- Giving --------------------------------------------------------------------------------
 
+// As much may be with a handler as in a group: its queue's prefetch, or a batch.
+bool Trial::has_room(std::size_t size) const {
+  const auto prefetch = static_cast<std::size_t>(settings_.group.queues.front().prefetch);
+  const bool in_window =
+      rate_ != nullptr || process_->in_flight() + size <= std::max(prefetch, size);
+  return in_window && process_->owed() + size <= kMaxOwed;
+}
+
+// A worker that has flushed for the last time, or has one alone, gets nothing more; when it has
+// nothing left, it ends. True: there is nothing to be given now.
+bool Trial::use_up() {
+  const bool waits_for_fresh =
+      !queue_.empty() && queue_.begin()->second->alone && process_->given() > 0;
+  const bool used_up = process_->last_flush_asked() || probing_ || waits_for_fresh;
+  if (!used_up) return false;
+  if (process_->in_flight() > process_->held()) return true;
+  if (process_->held() > 0) {
+    settle_held(true);
+  } else {
+    end_worker();
+  }
+  return true;
+}
+
 // One call of the handler at a time: what it says meanwhile belongs to that.
 void Trial::feed() {
-  if (process_->calls() > 0) return;
+  if (process_->calls() > 0 || use_up()) return;
   const bool nothing_is_due = queue_.empty() || queue_.begin()->first > now_;
-  if (process_->held() > 0 && (nothing_is_due || process_->last_flush_asked())) {
-    settle_held();
-    return;
-  }
-  if (queue_.empty()) return;
-  const bool used_up =
-      process_->last_flush_asked() || (queue_.begin()->second->alone && process_->given() > 0);
-  if (used_up) {
-    end_worker();
-    return;
-  }
-  now_ = std::max(now_, queue_.begin()->first);
   const std::size_t size = handler_.has_batch && settings_.group.batch_size > 1
                                ? static_cast<std::size_t>(settings_.group.batch_size)
                                : 1;
+  if (process_->held() > 0 && (nothing_is_due || !has_room(1))) {
+    settle_held(nothing_is_due);
+    return;
+  }
+  if (queue_.empty()) return;
+  now_ = std::max(now_, queue_.begin()->first);
   std::vector<Entry*> call;
   while (call.size() < size && !queue_.empty() && queue_.begin()->first <= now_) {
+    if (!call.empty() && !has_room(call.size() + 1)) break;
     Entry* const next = queue_.begin()->second;
     if (next->alone && !call.empty()) break;
     queue_.erase(queue_.begin());
     call.push_back(next);
     if (next->alone) break;
   }
-  for (Entry* const entry : call) {
-    entry->attempt = {};
-    entry->attempt.at = now_;
-  }
-  lines_to_ = call.front();
   give(call);
 }
 
 void Trial::give(const std::vector<Entry*>& entries) {
+  auto lines = std::make_shared<std::vector<TrialAttempt::Line>>();
   std::vector<Delivery*> deliveries;
   for (Entry* const entry : entries) {
+    entry->attempt = {};
+    entry->attempt.at = now_;
+    entry->lines.reset();
     Delivery& delivery = deliver(*entry);
     if (delivery.expires_ms != 0 && delivery.expires_ms <= unix_now_ms()) {
       finish(delivery, {TrialOutcome::expired, "it came after its expiration"});
+    } else if (delivery.body_size > static_cast<std::uint64_t>(settings_.group.max_body_bytes)) {
+      finish(delivery, {TrialOutcome::too_large, "its body is larger than max_body"});
     } else {
+      entry->lines = lines;
+      entry->is_first_of_call = deliveries.empty();
+      probing_ = probing_ || entry->alone;
       deliveries.push_back(&delivery);
     }
   }
   if (deliveries.empty()) return;
+  lines_ = std::move(lines);
   process_->give(table_, deliveries);
   flush_asked_ = false;
-  quiet_since_ = Clock::now();
+  quiet_since_ = last_given_ = Clock::now();
 }
 
 Trial::Delivery& Trial::deliver(Entry& entry) {
@@ -481,9 +527,9 @@ Trial::Delivery& Trial::deliver(Entry& entry) {
   return delivery;
 }
 
-// Nothing more can come until what the handler keeps is settled. It hears so; when that does not
-// help, it is its last chance, as at a drain.
-void Trial::settle_held() {
+// Nothing more comes until some of what the handler keeps is settled: it hears so. `at_last`:
+// nothing more comes at all. When it does not help then, it is its last chance, as at a drain.
+void Trial::settle_held(bool at_last) {
   if (process_->last_flush_done()) {
     for (Delivery* const held : process_->take_held(table_)) {
       finish(*held, {TrialOutcome::hold, "kept; at a drain it is handed back to its queue"});
@@ -495,11 +541,11 @@ void Trial::settle_held() {
   if (!flush_asked_) {
     flush_asked_ = true;
     table_.for_each([this](const Delivery& delivery) {
-      if (delivery.state == Delivery::State::held) lines_to_ = &entry_of(delivery);
+      if (delivery.state == Delivery::State::held) lines_ = entry_of(delivery).lines;
     });
     quiet_since_ = Clock::now();
     process_->ask_flush(FlushReason::window_full);
-  } else if (Clock::now() >= quiet_since_ + settings_.group.flush_interval) {
+  } else if (at_last && Clock::now() >= quiet_since_ + settings_.group.flush_interval) {
     process_->ask_last_flush();
   }
 }
@@ -513,12 +559,13 @@ void Trial::collect(bool after_death) {
     if (!std::exchange(listened, true)) process_->listen();
     on_outcome(outcome);
   }
+  if (process_->in_flight() == 0) lines_.reset();
 }
 
 void Trial::on_outcome(Outcome& outcome) {
   Delivery& delivery = *outcome.delivery;
   if (outcome.not_started) {
-    put_back(delivery, false);
+    put_back(delivery);
     return;
   }
   Entry& entry = entry_of(delivery);
@@ -530,6 +577,7 @@ void Trial::on_outcome(Outcome& outcome) {
   if (outcome.settled) {
     entry.attempt.took = Clock::now() - entry.given;
     quiet_since_ = Clock::now();
+    flush_asked_ = false;
   }
   const auto or_else = [&outcome](std::string text) {
     return outcome.reason.empty() ? std::move(text) : outcome.reason;
@@ -553,9 +601,10 @@ void Trial::finish(Delivery& delivery, const Ending& ending,
                    std::vector<std::string> publications) {
   Entry& entry = entry_of(delivery);
   entries_by_delivery_.erase(delivery.index);
-  if (lines_to_ == &entry && process_ != nullptr && process_->calls() == 0) lines_to_ = nullptr;
+  const bool begun =
+      ending.outcome != TrialOutcome::expired && ending.outcome != TrialOutcome::too_large;
   if (rate_ != nullptr) {
-    rate_->took_ns.push_back(static_cast<std::uint64_t>(entry.attempt.took.count()));
+    if (begun) rate_->took_ns.push_back(static_cast<std::uint64_t>(entry.attempt.took.count()));
     ++rate_->outcomes[ending.outcome];
     table_.free(delivery);
     over(entry);
@@ -565,6 +614,11 @@ void Trial::finish(Delivery& delivery, const Ending& ending,
   entry.attempt = {};
   attempt.outcome = ending.outcome;
   attempt.reason = ending.reason;
+  attempt.lines = std::exchange(entry.earlier_lines, {});
+  if (entry.lines != nullptr) {
+    attempt.lines.insert(attempt.lines.end(), entry.lines->begin(), entry.lines->end());
+  }
+  attempt.is_first_of_call = entry.is_first_of_call;
   for (const std::string& each : publications) {
     attempt.publications.push_back(publication_of(each, entry.message));
   }
@@ -576,9 +630,14 @@ void Trial::finish(Delivery& delivery, const Ending& ending,
     case TrialOutcome::hold: break;
     case TrialOutcome::reject: attempt.dead_code = consumer::dead_code::kRejected; break;
     case TrialOutcome::expired: attempt.dead_code = consumer::dead_code::kExpired; break;
+    case TrialOutcome::too_large: attempt.dead_code = consumer::dead_code::kTooLarge; break;
     case TrialOutcome::retry:
     case TrialOutcome::crash:
     case TrialOutcome::timeout: {
+      if (settings_.group.auto_ack) {
+        attempt.reason += (attempt.reason.empty() ? "" : "; ") + std::string("given up: auto_ack");
+        break;
+      }
       const bool crashed = ending.outcome == TrialOutcome::crash;
       const auto decision = consumer::decide_retry(
           settings_.group.retry, settings_.group.crashes,
@@ -603,12 +662,21 @@ void Trial::finish(Delivery& delivery, const Ending& ending,
 
 void Trial::over(Entry& entry) {
   --unfinished_;
+  last_over_ = Clock::now();
   on_result_(entry.result);
+  // There may be very many.
+  entry.message = {};
+  entry.alone = false;
+  entry.made = 0;
+  entry.result.attempts = {};
+  entry.lines.reset();
+  entry.earlier_lines = {};
 }
 
 // The message as its copy would come from the queue.
 void Trial::send_again(Entry& entry, const Delivery& delivery, Milliseconds delay,
                        const Ending& ending) {
+  entry.alone = false;
   Received& message = entry.message;
   const auto view = decode_delivery(delivery.frame.bytes());
   if (!view) return;  // it is our own frame
@@ -632,13 +700,18 @@ void Trial::send_again(Entry& entry, const Delivery& delivery, Milliseconds dela
   message.redelivered = false;
 }
 
-// Not charged: it is given to another worker.
-void Trial::put_back(Delivery& delivery, bool alone) {
+// Not charged: it is the next that is given to another worker.
+void Trial::put_back(Delivery& delivery, const std::string& why_alone) {
   Entry& entry = entry_of(delivery);
   entries_by_delivery_.erase(delivery.index);
   table_.free(delivery);
-  entry.alone = alone;
-  queue_.emplace(now_, &entry);
+  entry.alone = !why_alone.empty();
+  if (entry.lines != nullptr && rate_ == nullptr) {
+    if (entry.is_first_of_call) entry.earlier_lines = *entry.lines;
+    if (entry.alone) entry.earlier_lines.push_back({"lope", why_alone});
+  }
+  const Milliseconds due = queue_.empty() ? now_ : std::min(now_, queue_.begin()->first);
+  queue_.emplace_hint(queue_.begin(), due, &entry);
 }
 
 // ---- Ending --------------------------------------------------------------------------------
@@ -663,6 +736,13 @@ void Trial::end_late() {
     return;
   }
   const TimePoint now = Clock::now();
+  // A process that was stopped, or whose threads are stuck outside of any call.
+  if (process_->calls() > 0 && process_->oldest_start_ns() == 0 && now >= last_given_ + limit) {
+    ended_ = "timeout: it has not begun what it was given within " + std::to_string(limit.count()) +
+             " ms";
+    kill_at_ = now;
+    return;
+  }
   std::vector<Delivery*> held;
   table_.for_each([&](Delivery& delivery) {
     if (delivery.state == Delivery::State::held && now >= delivery.alive + limit) {
@@ -693,7 +773,9 @@ void Trial::on_death() {
     } else if (!ended_.empty()) {
       fail(false, ended_);
     } else if (!has_limits()) {
-      fail(false, settings_.under.front() + " has ended before the handler was ready");
+      fail(false, how == "exit 127"
+                      ? "'" + settings_.under.front() + "' cannot be run: is it installed?"
+                      : settings_.under.front() + " has ended before the handler was ready");
     } else {
       fail(false, "handler '" + settings_.group.handler +
                       "': expected to become ready, found its worker dead by " + how + " while " +
@@ -708,7 +790,9 @@ void Trial::on_death() {
                     std::to_string(kMostDeathsInVain) + " times with no message inside, last by " +
                     how);
   }
-  for (Delivery* const waiting : remains.waiting) put_back(*waiting, false);
+  // The last first: each is put in front.
+  for (auto each = remains.waiting.rbegin(); each != remains.waiting.rend(); ++each)
+    put_back(**each);
   charge(std::move(remains.running), remains.flushing, how);
 }
 
@@ -716,11 +800,18 @@ void Trial::on_death() {
 void Trial::charge(std::vector<Delivery*> running, bool flushing, const std::string& how) {
   const bool timed_out = ended_.starts_with("timeout");
   const bool several = !timed_out && running.size() + (flushing ? 1 : 0) > 1;
+  std::sort(running.begin(), running.end(),
+            [](const Delivery* a, const Delivery* b) { return a->sequence > b->sequence; });
+  const std::string together = "its worker died (" + how + ") with " +
+                               std::to_string(running.size()) +
+                               " messages inside: this one is run again, alone";
   for (Delivery* const delivery : running) {
     Entry& entry = entry_of(*delivery);
     entry.attempt.took = Clock::now() - entry.given;
-    if (rate_ == nullptr && (several || (timed_out && !delivery->late)) && !entry.alone) {
-      put_back(*delivery, several);
+    if (timed_out && !delivery->late) {
+      put_back(*delivery);
+    } else if (several && !entry.alone) {
+      put_back(*delivery, together);
     } else if (timed_out) {
       finish(*delivery, {TrialOutcome::timeout, ended_});
     } else {
@@ -733,12 +824,12 @@ void Trial::charge(std::vector<Delivery*> running, bool flushing, const std::str
 // In good order: destroy() runs.
 void Trial::end_worker() {
   if (process_ == nullptr) return;
-  lines_to_ = nullptr;
+  lines_.reset();
   process_->close_link();
-  const TimePoint until = has_limits() ? Clock::now() + kEndingGrace : TimePoint::max();
+  const TimePoint until = has_limits() ? Clock::now() + settings_.ending_limit : TimePoint::max();
   while (!exited_ && !interrupted_ && Clock::now() < until) {
     std::optional<std::chrono::microseconds> left;
-    if (has_limits()) left = std::chrono::ceil<std::chrono::microseconds>(until - Clock::now());
+    if (has_limits()) left = time_to(until);
     if (auto ran = loop_->run_once(left); !ran) break;
   }
   const bool hangs = !exited_;
@@ -746,7 +837,8 @@ void Trial::end_worker() {
   const auto end = process_->bury();
   const std::string how = end ? end->to_string() : end.error();
   if (!failure_ && !interrupted_ && ready_ && (hangs || how != "exit 0")) {
-    ending_trouble_ = hangs ? "destroy() hangs" : how;
+    ending_trouble_ =
+        hangs ? "it did not end within " + duration_text(settings_.ending_limit) : how;
   }
   process_.reset();
   sweep();
@@ -758,9 +850,9 @@ void Trial::bury_worker() {
   sweep();
 }
 
-// Ends what the handler has started and left.
+// Ends what the handler has started and left: all children that there are.
 void Trial::sweep() {
-  while (consumer::sweep_orphans({}) > 0) {
+  while (consumer::sweep_orphans({}, consumer::WithoutId::killed) > 0) {
     if (auto ran = loop_->run_once(100ms); !ran) return;
   }
 }

@@ -30,18 +30,22 @@ struct TrialSettings {
   int attempts = 1;  // so many of a message are made, if the group's policy does not end it before
   LogLevel log_level = LogLevel::debug;
   std::int64_t max_message_bytes = 128 * 1024 * 1024;
+  std::chrono::milliseconds ending_limit{30'000};  // for the handler's own end
+  std::chrono::milliseconds whole_limit{0};        // of all of it, by the wall clock; 0: none
+  std::vector<std::string> secret_env = {};        // variables that the handler does not get
   // Not empty: the worker runs under this program (with its arguments, the worker's own are added),
   // on our terminal, and nothing has a time limit.
   std::vector<std::string> under = {};
 };
 
-enum class TrialOutcome { ack, retry, reject, hold, crash, timeout, expired };
+// Those of the handler, and what keeps a message from it.
+enum class TrialOutcome { ack, retry, reject, hold, crash, timeout, expired, too_large };
 const char* to_string(TrialOutcome outcome);
 
 // What came of one attempt.
 struct TrialAttempt {
   struct Line {
-    std::string source;  // "debug", "info", "warn", "error"; "stdout", "stderr"
+    std::string source;  // "debug", "info", "warn", "error"; "stdout", "stderr"; ours: "lope"
     std::string text;
   };
   struct Publication {
@@ -52,8 +56,9 @@ struct TrialAttempt {
   std::chrono::milliseconds at{0};   // by the trial's clock, since it began
   std::chrono::nanoseconds took{0};  // inside the handler; of a kept message, until it settled it
   TrialOutcome outcome = TrialOutcome::ack;
-  std::string reason;       // the handler's word, or how it failed; may be empty
-  std::vector<Line> lines;  // said or printed meanwhile
+  std::string reason;            // the handler's word, or how it failed; may be empty
+  std::vector<Line> lines;       // said or printed in its call
+  bool is_first_of_call = true;  // the others of a batch have the same lines
   std::vector<Publication> publications;
   std::string dead_code;  // one of dead_code:: when it is not handled again
   std::optional<std::chrono::milliseconds> again_after;  // when it is
@@ -66,7 +71,7 @@ struct TrialResult {
 
 // What became of many, without a word on each.
 struct TrialRate {
-  std::uint64_t messages = 0;
+  std::uint64_t messages = 0;  // that were begun
   std::chrono::nanoseconds elapsed{0};
   std::vector<std::uint64_t> took_ns;  // each, ascending
   std::map<TrialOutcome, std::uint64_t> outcomes;
@@ -92,6 +97,9 @@ class Trial {
   std::optional<Failure> repeat(std::vector<Received> messages, std::uint64_t count,
                                 TrialRate& rate);
 
+  // From on_result: nothing more is begun.
+  void stop() { interrupted_ = true; }
+
   // Of the handler, once it was ready.
   const consumer::HandlerIdentity& handler() const { return handler_; }
   // What the handler said and printed when there was no message, such as in create().
@@ -108,7 +116,10 @@ class Trial {
   struct Entry {
     Received message;
     TrialResult result;
-    bool alone = false;  // in a worker that has had none before
+    bool alone = false;  // its next attempt, in a worker that has no other
+    bool is_first_of_call = true;
+    std::shared_ptr<std::vector<TrialAttempt::Line>> lines;  // of its call
+    std::vector<TrialAttempt::Line> earlier_lines;           // of calls that were not charged
     std::uint32_t made = 0;
     TimePoint given{};
     TrialAttempt attempt;  // the one that is under way
@@ -131,9 +142,11 @@ class Trial {
   TimePoint next_look();
 
   void feed();
+  bool has_room(std::size_t size) const;
+  bool use_up();
   void give(const std::vector<Entry*>& entries);
   Delivery& deliver(Entry& entry);
-  void settle_held();
+  void settle_held(bool at_last);
   void collect(bool after_death = false);
   void on_outcome(Outcome& outcome);
   void on_death();
@@ -145,7 +158,7 @@ class Trial {
   void sweep();
 
   void finish(Delivery& delivery, const Ending& ending, std::vector<std::string> publications = {});
-  void put_back(Delivery& delivery, bool alone);
+  void put_back(Delivery& delivery, const std::string& why_alone = {});
   void send_again(Entry& entry, const Delivery& delivery, Milliseconds delay, const Ending& ending);
   void over(Entry& entry);
   Entry& entry_of(const Delivery& delivery) { return *entries_by_delivery_.at(delivery.index); }
@@ -173,6 +186,7 @@ class Trial {
   bool exited_ = false;
   int deaths_in_vain_ = 0;  // in a row: with no message inside
   bool flush_asked_ = false;
+  bool probing_ = false;      // the worker has had one alone, and gets no other
   std::string ended_;         // why we ended the worker
   std::string link_trouble_;  // why we are about to, unless it ends by itself
   std::string said_failed_;
@@ -180,13 +194,17 @@ class Trial {
   TimePoint quiet_since_{};
   TimePoint ready_due_ = TimePoint::max();
   TimePoint kill_at_ = TimePoint::max();
-  Entry* lines_to_ = nullptr;
+  TimePoint ends_at_ = TimePoint::max();  // all of it
+  TimePoint last_over_{};                 // when a message was
+  TimePoint last_given_{};
+  std::shared_ptr<std::vector<TrialAttempt::Line>>
+      lines_;  // of the latest call; nullptr: it is over
   std::vector<TrialAttempt::Line> other_lines_;
   std::string ending_trouble_;
   std::optional<Failure> failure_;
   bool interrupted_ = false;
 
-  EventSource wake_source_, interrupt_source_, terminate_source_, child_source_;
+  EventSource wake_source_, interrupt_source_, terminate_source_, hang_up_source_, child_source_;
 };
 
 }  // namespace lope::cli

@@ -1,6 +1,7 @@
 #include "cli/try.h"
 
 #include <algorithm>
+#include <cerrno>
 #include <csignal>
 #include <cstdio>
 #include <utility>
@@ -21,8 +22,8 @@ constexpr std::size_t kShown = 1 << 20;
 // From the best to the worst.
 constexpr std::pair<TrialOutcome, int> kExitCodes[] = {
     {TrialOutcome::ack, kExitOk}, {TrialOutcome::hold, 3},    {TrialOutcome::retry, 4},
-    {TrialOutcome::reject, 5},    {TrialOutcome::expired, 5}, {TrialOutcome::timeout, 6},
-    {TrialOutcome::crash, 7},
+    {TrialOutcome::reject, 5},    {TrialOutcome::expired, 5}, {TrialOutcome::too_large, 5},
+    {TrialOutcome::timeout, 6},   {TrialOutcome::crash, 7},
 };
 
 std::string time_text(std::chrono::nanoseconds time) {
@@ -64,7 +65,8 @@ std::string attempt_text(std::size_t message, const TrialAttempt& attempt) {
   text += std::string(": ") + to_string(attempt.outcome);
   if (attempt.took.count() > 0) text += ", " + time_text(attempt.took);
   if (!attempt.reason.empty()) text += ": " + escape(attempt.reason);
-  text += fate_text(attempt) + "\n" + lines_text(attempt.lines);
+  text += fate_text(attempt) + "\n";
+  if (attempt.is_first_of_call) text += lines_text(attempt.lines);
   for (const auto& publication : attempt.publications) {
     text += (publication.reply ? "    reply   " : "    publish ") + publication.json + "\n";
   }
@@ -160,6 +162,7 @@ int try_handler(TryOptions options) {
     return kExitFailed;
   }
   int code = kExitOk;
+  int write_error = 0;
   std::optional<Trial::Failure> failure;
   if (options.repeat > 0) {
     TrialRate rate;
@@ -175,16 +178,20 @@ int try_handler(TryOptions options) {
       } else {
         for (const auto& attempt : result.attempts) text += attempt_text(result.message, attempt);
       }
-      std::fwrite(text.data(), 1, text.size(), stdout);
-      std::fflush(stdout);
+      const bool written = std::fwrite(text.data(), 1, text.size(), stdout) == text.size();
+      if (!written || std::fflush(stdout) != 0) {
+        write_error = errno;
+        (*trial)->stop();
+      }
     });
   }
   const auto& other = (*trial)->other_lines();
   if (!other.empty() && !options.json)
     std::printf("without a message\n%s", lines_text(other).c_str());
   if (options.json && !other.empty()) std::printf("{\"lines\":%s}\n", lines_json(other).c_str());
-  if (std::fflush(stdout) != 0) {
-    std::fprintf(stderr, "%s: %s\n", kCommand, errno_text("standard output", errno).c_str());
+  if (std::fflush(stdout) != 0 && write_error == 0) write_error = errno;
+  if (write_error != 0) {
+    std::fprintf(stderr, "%s: %s\n", kCommand, errno_text("standard output", write_error).c_str());
     return kExitFailed;
   }
   if (failure) {

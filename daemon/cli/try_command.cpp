@@ -1,6 +1,7 @@
 // `lope try`: its command line.
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <fstream>
 #include <iostream>
@@ -45,7 +46,7 @@ long, 7 one has taken the worker down (the highest counts); 1 failed, 2 command 
 
 struct TryCommand {
   std::string handler;
-  std::vector<std::string> files, bodies, headers, options;
+  std::vector<std::string> files, bodies, headers, properties, options;
   std::string content_type, queue, group, timeout, level = "debug";
   BrokerChoice broker;
   std::uint64_t count = 1;
@@ -71,9 +72,13 @@ void describe(CLI::App& app, TryCommand& command) {
       ->option_text("TEXT");
   repeatable("--header", command.headers, "NAME[:TYPE]=VALUE",
              "A header of the same; of type int, bool, double; repeatable");
-  app.add_option("--queue", command.queue, "The first messages of this queue, which stay there")
-      ->option_text("NAME");
+  repeatable("-p,--property", command.properties, "NAME=VALUE",
+             "A property of the same, such as reply_to or message_id; repeatable");
+  auto* queue =
+      app.add_option("--queue", command.queue, "The first messages of this queue, which stay there")
+          ->option_text("NAME");
   app.add_option("-n", command.count, "So many of them (1)")
+      ->needs(queue)
       ->option_text("N")
       ->check(CLI::Range(1, 10'000));
   app.add_option("--broker", command.broker.url, "Where the queue is; see lope publish --help")
@@ -84,12 +89,13 @@ void describe(CLI::App& app, TryCommand& command) {
       ->option_text("NAME");
   repeatable("-o,--options", command.options, "KEY=VALUE",
              "An option for the handler; VALUE may be [a, list] or {a: map}; repeatable");
-  app.add_option(
-         "--attempts", command.attempts,
-         "Make so many attempts of each message, if the retry policy does; their delays are\n"
-         "not waited for (1)")
-      ->option_text("N")
-      ->check(CLI::Range(1, 1000));
+  auto* attempts =
+      app.add_option(
+             "--attempts", command.attempts,
+             "Make so many attempts of each message, if the retry policy does; their delays are\n"
+             "not waited for (1)")
+          ->option_text("N")
+          ->check(CLI::Range(1, 1000));
   app.add_option("--batch", command.batch,
                  "So many messages in a call, if the handler takes several")
       ->option_text("N")
@@ -99,6 +105,7 @@ void describe(CLI::App& app, TryCommand& command) {
   app.add_option("--repeat", command.repeat,
                  "The messages over and over, so many in all; prints the rate")
       ->option_text("N")
+      ->excludes(attempts)
       ->check(CLI::Range(std::int64_t{1}, kMostRepeats));
   app.add_option("--log-level", command.level, "What of the handler's lines is shown (debug)")
       ->check(CLI::IsMember({"debug", "info", "warn", "error"}));
@@ -123,6 +130,14 @@ Result<Received> plain_message(const TryCommand& command) {
     auto header = parse_header(text);
     if (!header) return Error{"--header: " + header.error()};
     message.headers.push_back(std::move(*header));
+  }
+  for (const std::string& text : command.properties) {
+    const std::size_t equals = text.find('=');
+    if (equals == std::string::npos) {
+      return Error{"--property: expected NAME=VALUE, found '" + escape(text, 80) + "'"};
+    }
+    auto set = set_property(message, text.substr(0, equals), text.substr(equals + 1));
+    if (!set) return Error{"--property: " + set.error()};
   }
   return message;
 }
@@ -168,6 +183,9 @@ std::variant<std::vector<Received>, int> collect(const TryCommand& command) {
     Peeked peeked =
         peek(kCommand, std::get<ChosenBroker>(broker).addresses, command.queue, command.count);
     if (peeked.exit_code != kExitOk) return peeked.exit_code;
+    if (peeked.messages.empty()) {
+      return failed("no message is ready in queue '" + escape(command.queue, 255) + "'");
+    }
     for (Received& message : peeked.messages) messages.push_back(std::move(message));
   } else if (command.files.empty() && command.bodies.empty()) {
     if (::isatty(STDIN_FILENO) != 0) {
@@ -189,6 +207,16 @@ int try_command(const CLI::App& app, TryCommand& command) {
   }
   if (!command.group.empty() && command.broker.config.empty()) {
     return usage_error(kCommand, "--group: expected --config with it");
+  }
+  if (!command.broker.config.empty() && command.group.empty() && command.queue.empty()) {
+    return usage_error(kCommand, "--config: expected --group or --queue with it");
+  }
+  const bool reads_input = command.queue.empty() && command.files.empty() && command.bodies.empty();
+  if (command.gdb &&
+      (reads_input || std::ranges::find(command.files, "-") != command.files.end())) {
+    return usage_error(kCommand,
+                       "--gdb: expected messages from elsewhere than standard input, "
+                       "which is the debugger's");
   }
   auto settings = trial_settings({command.handler, command.broker.config, command.group});
   if (!settings) {

@@ -38,6 +38,7 @@ struct PublicationHead {
   std::uint32_t header_count;
   std::uint64_t timestamp;
   std::uint64_t due_unix_ms;
+  std::uint64_t delay_ms;
   std::uint32_t headers_size;
   std::uint32_t text_sizes[kTextProperties];
   std::uint32_t body_size;
@@ -180,6 +181,7 @@ void append_publication(const PublicationView& view, std::uint64_t sequence, Byt
   head.header_count = view.header_count;
   head.timestamp = view.timestamp;
   head.due_unix_ms = view.due_unix_ms;
+  head.delay_ms = view.delay_ms;
   head.headers_size = static_cast<std::uint32_t>(view.headers.size());
   head.body_size = static_cast<std::uint32_t>(view.body.size());
   std::size_t size = sizeof(FrameHead) + sizeof head + view.headers.size() + view.body.size();
@@ -209,6 +211,7 @@ Result<PublicationView> decode_publication(std::string_view payload) {
   view.header_count = head.header_count;
   view.timestamp = head.timestamp;
   view.due_unix_ms = head.due_unix_ms;
+  view.delay_ms = head.delay_ms;
   const auto take = [&payload](std::size_t size, std::string_view& into) {
     if (size > payload.size()) return false;
     into = payload.substr(0, size);

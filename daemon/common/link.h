@@ -155,6 +155,7 @@ struct PublicationView {
   std::uint32_t expiration_ms = 0;  // 0: none
   std::uint64_t timestamp = 0;      // seconds since 1970
   std::uint64_t due_unix_ms = 0;    // 0: at once
+  std::uint64_t delay_ms = 0;       // how much later that was when it was published
   std::array<std::string_view, kTextProperties> text;
   std::uint32_t header_count = 0;
   std::string_view headers;  // made by HeaderWriter

@@ -49,7 +49,7 @@ std::string new_worker_id() {
   return std::to_string(::getpid()) + "." + std::to_string(++count);
 }
 
-std::size_t sweep_orphans(std::span<const LiveWorker> live) {
+std::size_t sweep_orphans(std::span<const LiveWorker> live, WithoutId others) {
   static std::vector<pid_t> killed;  // and, so far, not reaped
   std::vector<pid_t> still_killed;
   bool reaped = true;
@@ -66,7 +66,8 @@ std::size_t sweep_orphans(std::span<const LiveWorker> live) {
       if (std::find(killed.begin(), killed.end(), pid) == killed.end()) {
         const std::string id = worker_id_of(pid);
         const auto is_its_worker = [&id](const LiveWorker& worker) { return worker.id == id; };
-        if (id.empty() || std::any_of(live.begin(), live.end(), is_its_worker)) continue;
+        if (id.empty() && others == WithoutId::spared) continue;
+        if (std::any_of(live.begin(), live.end(), is_its_worker)) continue;
         log_info("killed what a worker left behind", {{"left_pid", pid}, {"worker_id", id}});
         ::kill(pid, SIGKILL);  // SIGCHLD brings us back here to reap it
         killed.push_back(pid);

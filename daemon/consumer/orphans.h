@@ -22,9 +22,10 @@ struct LiveWorker {
 };
 
 // Reaps our children that have ended and kills those whose worker is none of `live`. Leaves the
-// live workers themselves alone, and what carries no worker's id. Returns how many were killed and
-// are still to be reaped. Call when a worker has died and on SIGCHLD: what is killed here may leave
-// us its own children.
-std::size_t sweep_orphans(std::span<const LiveWorker> live);
+// live workers themselves alone, and, unless told, what carries no worker's id. Returns how many
+// were killed and are still to be reaped. Call when a worker has died and on SIGCHLD: what is
+// killed here may leave us its own children.
+enum class WithoutId { spared, killed };
+std::size_t sweep_orphans(std::span<const LiveWorker> live, WithoutId others = WithoutId::spared);
 
 }  // namespace lope::consumer

@@ -116,6 +116,7 @@ constexpr std::size_t kMaxShortString = 255;  // AMQP's names
 constexpr std::size_t kMaxUrls = 64;
 constexpr std::size_t kMaxIncludedFiles = 1000;
 constexpr std::size_t kMaxPasswordBytes = 4096;
+constexpr const char* kNoPassword = "-";  // in the place of one that is not needed
 constexpr std::size_t kMaxGroupName = 64;
 constexpr int kMaxAttempts = 1000;
 constexpr int kMaxWorkers = 256;
@@ -204,7 +205,8 @@ struct Value {
 
 class Loader {
  public:
-  explicit Loader(const std::string& path) : path_(path) {}
+  explicit Loader(const std::string& path, Passwords passwords = Passwords::read)
+      : path_(path), passwords_(passwords) {}
 
   LoadedSettings load();
   LoadedOptions load_options(const YamlNode& map);
@@ -318,6 +320,7 @@ class Loader {
                      GroupPlaces& places);
 
   const std::string path_;
+  const Passwords passwords_;
   std::string file_;                // being judged
   std::vector<std::string> files_;  // in the order they were read
   std::set<std::string> read_;      // the same, as canonical paths
@@ -915,6 +918,7 @@ std::optional<std::string> Loader::password(const Value& value) {
       return std::nullopt;
     }
     loaded_.settings.secret_env.push_back(text_value);
+    if (passwords_ == Passwords::not_needed) return kNoPassword;
     const char* found_value = std::getenv(text_value.c_str());
     if (found_value == nullptr) {
       error(env,
@@ -929,6 +933,7 @@ std::optional<std::string> Loader::password(const Value& value) {
       expected(path, "the path of a file");
       return std::nullopt;
     }
+    if (passwords_ == Passwords::not_needed) return kNoPassword;
     return password_from_file(path, resolve(text_value));
   }
   if (const Value credential = keys["credential"]) {
@@ -938,6 +943,7 @@ std::optional<std::string> Loader::password(const Value& value) {
       error(credential, "expected the name of a systemd credential, without '/'");
       return std::nullopt;
     }
+    if (passwords_ == Passwords::not_needed) return kNoPassword;
     const char* folder = std::getenv("CREDENTIALS_DIRECTORY");
     if (folder == nullptr || *folder == '\0') {
       error(credential,
@@ -1512,7 +1518,9 @@ std::string ConfigProblem::to_string() const {
   return result + ": " + text;
 }
 
-LoadedSettings load_settings(const std::string& path) { return Loader(path).load(); }
+LoadedSettings load_settings(const std::string& path, Passwords passwords) {
+  return Loader(path, passwords).load();
+}
 
 LoadedOptions load_options(const YamlNode& map, const std::string& path) {
   return Loader(path).load_options(map);

@@ -43,8 +43,10 @@ struct LoadedSettings {
   std::vector<GroupPlaces> places;      // one for each of Settings::groups
 };
 
-// Never throws; reads each file at most once; needs well under a second whatever the file holds.
-LoadedSettings load_settings(const std::string& path);
+// Passwords that are not needed are not looked for where they are kept. Never throws; reads each
+// file at most once; needs well under a second whatever the file holds.
+enum class Passwords { read, not_needed };
+LoadedSettings load_settings(const std::string& path, Passwords passwords = Passwords::read);
 
 // The options of a handler that stand elsewhere: in `map`, a part of the file.
 struct YamlNode;

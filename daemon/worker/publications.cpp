@@ -89,6 +89,7 @@ lope_status read_properties(const lope_publication& publication, std::int64_t ma
   const std::uint64_t now_ms = unix_ms();
   view.timestamp = now_ms / 1000;
   view.due_unix_ms = due_unix_ms(publication, now_ms);
+  if (view.due_unix_ms > now_ms) view.delay_ms = view.due_unix_ms - now_ms;
   return LOPE_OK;
 }
 

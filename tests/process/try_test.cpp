@@ -322,3 +322,129 @@ TEST_CASE("the test cases in the documentation pass", "[process][try]") {
   CHECK(result.status == exited(0));
   CHECK(result.output.find("3 passed, 0 failed\n") != std::string::npos);
 }
+
+TEST_CASE("a message that has expired or is too large does not reach its handler",
+          "[process][try]") {
+  const TempDir dir;
+  const std::string expired =
+      dir.write("e.json", R"({"body":"segv","headers":{"x-lope-expires":1000}})");
+  const RunResult alone = run_lope({"try", kScripted, expired});
+  INFO(alone.output);
+  CHECK(alone.status == exited(5));
+  CHECK(alone.output.find("expired: it came after its expiration") != std::string::npos);
+  CHECK(run_lope({"try", kScripted, expired, "--repeat", "10"}).status == exited(5));
+  // Between its attempts, too.
+  dir.write("cases.yaml",
+            "handler: " + kScripted +
+                "\n"
+                "cases:\n"
+                "  - message: { body: retry, expiration: '15000' }\n"
+                "    attempts: 5\n"
+                "    expect: { outcome: expired, dead_letter: expired, attempts: 3 }\n");
+  const RunResult later = run_lope({"test", dir.path().string()});
+  INFO(later.output);
+  CHECK(later.status == exited(0));
+
+  dir.write("lope.yaml",
+            "broker: { url: amqp://me@nobody.invalid, password: { file: /not/there } }\n"
+            "handlers_dir: " LOPE_TEST_HANDLERS_DIR
+            "\ngroups:\n  g: { handler: scripted, max_body: 1KiB }\n");
+  const RunResult large = run_lope(
+      {"try", "-c", dir.file("lope.yaml"), "-g", "g", "-b", "ack" + std::string(2000, ' ')});
+  INFO(large.output);
+  CHECK(large.output.find("too-large: its body is larger than max_body") != std::string::npos);
+  CHECK(large.status == exited(5));
+}
+
+TEST_CASE("a handler may keep far more than fits a worker's window", "[process][try]") {
+  ProcessOptions options;
+  for (int i = 0; i < 20'000; ++i) options.standard_input += "hold\n";
+  const RunResult result =
+      run_lope({"try", kGather, "-o", "file=/dev/null", "--json"}, options, 60s);
+  CHECK(result.status == exited(0));
+  CHECK(lines_with(result.output, "\"outcome\":\"ack\",\"attempts\"").size() == 20'000);
+}
+
+TEST_CASE("one that a worker died with is run alone, and may be kept again", "[process][try]") {
+  const RunResult result =
+      try_bodies(kGather, {"hold", "segv", "ack"}, {"-o", "file=/dev/null", "--json"});
+  INFO(result.output);
+  CHECK(outcomes(result) == std::vector<std::string>{"ack", "crash", "ack"});
+  const RunResult many = try_bodies(kGather, {"hold", "hold", "hold", "segv"},
+                                    {"-o", "file=/dev/null", "--repeat", "400", "--json"});
+  INFO(many.output);
+  CHECK(Json::parse(many.output)["outcomes"] == Json{{"ack", 300}, {"crash", 100}});
+}
+
+TEST_CASE("a delay is the one that the handler asked for", "[process][try]") {
+  const RunResult result =
+      try_bodies(LOPE_TEST_HANDLERS_DIR "/courier.so", {"later 250 publish q 1 sleep 300 ack"},
+                 {"-o", "file=/dev/null", "--json"});
+  INFO(result.output);
+  CHECK(objects(result.output)[0]["attempts"][0]["publications"][0]["delay_ms"] == 250);
+}
+
+TEST_CASE("a handler tried has no password of the configuration in reach", "[process][try]") {
+  const TempDir dir;
+  dir.write("lope.yaml",
+            "broker: { url: amqp://me@nobody.invalid, password: { env: MY_PASSWORD } }\n"
+            "handlers_dir: " LOPE_TEST_HANDLERS_DIR "\ngroups:\n  g: { handler: scripted }\n");
+  ProcessOptions options;
+  options.env = {{"MY_PASSWORD", "hunter2"}};
+  Process process(
+      {LOPE_BIN_DIR "/lope", "try", "-c", dir.file("lope.yaml"), "-g", "g", "-b", "hang"}, options);
+  std::vector<pid_t> workers;
+  REQUIRE(eventually(10s, [&] {
+    workers = descendants_named(process.pid(), "lope-worker");
+    return !workers.empty() &&
+           read_file("/proc/" + std::to_string(workers[0]) + "/environ").find("LOPE_WORKER_ID=") !=
+               std::string::npos;
+  }));
+  CHECK(read_file("/proc/" + std::to_string(workers[0]) + "/environ").find("hunter2") ==
+        std::string::npos);
+  process.signal_group(SIGHUP);
+  CHECK(process.wait_exit(5s) == exited(128 + SIGINT));
+}
+
+TEST_CASE("output that cannot be written is a failure", "[process][try]") {
+  CHECK(run({"/bin/sh", "-c", LOPE_BIN_DIR "/lope try " + kScripted + " -b log:x >/dev/full"})
+            .status == exited(1));
+  const TempDir dir;
+  dir.write("cases.yaml", "handler: " + kScripted + "\ncases: [ { message: { body: ack } } ]\n");
+  CHECK(run({"/bin/sh", "-c", LOPE_BIN_DIR "/lope test " + dir.file("cases.yaml") + " >/dev/full"})
+            .status == exited(1));
+}
+
+TEST_CASE("no expression and no output takes the test runner down", "[process][try]") {
+  const TempDir dir;
+  dir.write(
+      "cases.yaml", "handler: " + kScripted +
+                        "\ncases:\n"
+                        "  - message: { body: 'log:" +
+                        std::string(60, 'a') +
+                        "' }\n    expect: { logs: [ { matches: '^(a+)+$b' } ] }\n"
+                        "  - message: { body: 'retry:" +
+                        std::string(300, 'e') + "' }\n    expect: { reason: \"" +
+                        [] {
+                          std::string text;
+                          for (int i = 0; i < 300; ++i) text += "é";
+                          return text;
+                        }() +
+                        "\" }\n");
+  const RunResult result = run_lope({"test", dir.path().string(), "--junit", dir.file("r.xml")});
+  INFO(result.output);
+  CHECK(result.output.find("0 passed, 2 failed\n") != std::string::npos);
+  CHECK(run({"python3", "-c", "import sys, xml.dom.minidom as x; x.parse(sys.argv[1])",
+             dir.file("r.xml")})
+            .status == exited(0));
+}
+
+TEST_CASE("a property of the command line is the message's", "[process][try]") {
+  const RunResult result = try_bodies(
+      LOPE_TEST_HANDLERS_DIR "/courier.so", {"reply there ack"},
+      {"-o", "file=/dev/null", "--json", "-p", "reply_to=answers", "-p", "correlation_id=7"});
+  INFO(result.output);
+  const Json reply = objects(result.output)[0]["attempts"][0]["replies"][0];
+  CHECK(reply["routing_key"] == "answers");
+  CHECK(reply["correlation_id"] == "7");
+}

@@ -147,7 +147,7 @@ std::vector<std::string> problems_of(const std::string& yaml) {
   const std::string path = dir.file("cases.yaml");
   std::ofstream(path) << yaml;
   std::vector<supervisor::ConfigProblem> problems;
-  (void)read_test_file(path, problems);
+  (void)read_test_file(path, "", problems);
   std::vector<std::string> texts;
   for (const auto& problem : problems) {
     texts.push_back(std::to_string(problem.line) + ":" + std::to_string(problem.column) + " " +
@@ -167,7 +167,7 @@ TEST_CASE("what is wrong with a file of test cases is told with its place", "[un
   CHECK(problems_of("handler: x\ncases:\n  - message: {bdy: 1}\n") ==
         Told{"3:14 message: 'bdy': no such member of a message: did you mean 'body'?"});
   CHECK(problems_of("handler: x\ncases:\n  - message: {}\n    expect: {outcome: good}\n") ==
-        Told{"4:23 outcome: expected ack, retry, reject, hold, crash, timeout or expired"});
+        Told{"4:23 outcome: expected ack, retry, reject, hold, crash, timeout, expired or too-large"});
   CHECK(problems_of("handler: x\ncases:\n  - messages: [{}, {}]\n    expect: [{}]\n") ==
         Told{"4:13 expect: expected one for each of the 2 messages, found 1"});
 }
@@ -188,7 +188,7 @@ TEST_CASE("a test case gets what stands above it", "[unit][expectation]") {
                          "    timeout: 4s\n"
                          "    attempts: 7\n";
   std::vector<supervisor::ConfigProblem> problems;
-  const std::vector<TestCase> cases = read_test_file(path, problems);
+  const std::vector<TestCase> cases = read_test_file(path, "", problems);
   REQUIRE(problems.empty());
   REQUIRE(cases.size() == 2);
   CHECK(cases[0].name == "line 5");

@@ -71,8 +71,8 @@ TEST_CASE("what is no message in JSON is refused with its place", "[unit][messag
     const char* error;
   };
   const auto row = GENERATE(values<Row>({
-      {"", "expected JSON, found byte 1 to be none"},
-      {"{\"body\":", "expected JSON, found byte 9 to be none"},
+      {"", "expected JSON, found none at line 1, column 1"},
+      {"{\n \"body\":", "expected JSON, found none at line 2, column 9"},
       {"[1]", "expected a JSON object, found something else"},
       {R"({"bdy":"x"})", "'bdy': no such member of a message: did you mean 'body'?"},
       {R"({"zzzzzzzz":"x"})", "'zzzzzzzz': no such member of a message"},
