@@ -21,6 +21,7 @@ install(TARGETS ${lope_handlers} LIBRARY DESTINATION ${LOPE_HANDLERS_INSTALL_DIR
 # What a handler is built with.
 install(FILES ${PROJECT_SOURCE_DIR}/plugin-api/include/lope/handler.h
               ${PROJECT_SOURCE_DIR}/plugin-api/include/lope/handler.hpp
+              ${PROJECT_SOURCE_DIR}/plugin-api/include/lope/testing.hpp
         DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/lope)
 set_target_properties(lope_handler PROPERTIES EXPORT_NAME handler)
 install(TARGETS lope_handler EXPORT lopeTargets)
