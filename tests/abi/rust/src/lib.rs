@@ -118,9 +118,9 @@ impl Handler for Edge {
                 self.kept.push_back(message.hold()?);
                 panic!("after hold()");
             }
-            "hold, and ack" => {
+            "hold, and fail" => {
                 self.kept.push_back(message.hold()?);
-                Ok(Outcome::Ack)
+                Err(Failure::reject("after hold()"))
             }
             "say hold" => Ok(Outcome::Hold),
             other => Err(Failure::reject(format!("unknown: {}", other))),
