@@ -6,6 +6,7 @@ import "C"
 
 import (
 	"fmt"
+	"os"
 	"strconv"
 	"strings"
 	"time"
@@ -114,7 +115,7 @@ func (e *edge) Handle(m *lope.Message) error {
 		}
 		go func() {
 			text := strings.ToUpper(string(held.Message().Body()))
-			answer := &lope.Publication{RoutingKey: "answers", Body: []byte(text)}
+			answer := &lope.Publication{RoutingKey: "answers", Body: []byte(text), MayBeUnroutable: true}
 			if !held.Settle(held.Message().Publish(answer)) || held.Ack() {
 				e.host.Error("not settled")
 			}
@@ -131,7 +132,14 @@ func (e *edge) Handle(m *lope.Message) error {
 		}
 		return lope.Reject("after hold()")
 	default:
-		return lope.Reject("unknown: " + body)
+		file := strings.TrimPrefix(body, "read ")
+		if file == body {
+			return lope.Reject("unknown: " + body)
+		}
+		e.host.Info("reading")
+		text, err := os.ReadFile(file)
+		e.host.Info(string(text))
+		return err
 	}
 }
 

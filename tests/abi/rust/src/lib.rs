@@ -102,7 +102,8 @@ impl Handler for Edge {
                 let host = self.host.clone();
                 thread::spawn(move || {
                     let text = held.message().body_text().unwrap_or_default().to_uppercase();
-                    let answer = Publication::to("answers", text);
+                    let mut answer = Publication::to("answers", text);
+                    answer.may_be_unroutable = true;
                     let result = held.message().publish(&answer).map_err(Failure::from);
                     if !held.settle(result) {
                         host.error("not settled");
@@ -123,7 +124,14 @@ impl Handler for Edge {
                 Err(Failure::reject("after hold()"))
             }
             "say hold" => Ok(Outcome::Hold),
-            other => Err(Failure::reject(format!("unknown: {}", other))),
+            other => match other.strip_prefix("read ") {
+                Some(file) => {
+                    self.host.info("reading");
+                    self.host.info(std::str::from_utf8(&std::fs::read(file)?)?);
+                    Ok(Outcome::Ack)
+                }
+                None => Err(Failure::reject(format!("unknown: {}", other))),
+            },
         }
     }
 }
