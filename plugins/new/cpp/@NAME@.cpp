@@ -9,9 +9,9 @@ constexpr lope_option kOptions[] = {
     lope::defaulted("times", "1", "how often to greet", LOPE_UINT64), lope::kEndOfOptions};
 
 // One object a thread; every call of it comes from that thread.
-class Greet final : public lope::Handler {
+class @CLASS@ final : public lope::Handler {
  public:
-  explicit Greet(lope::Host host)
+  explicit @CLASS@(lope::Host host)
       : host_(host),
         greeting_(host.option_as<std::string>("greeting")),
         times_(host.option_as<unsigned>("times")) {
@@ -37,4 +37,4 @@ class Greet final : public lope::Handler {
 
 }  // namespace
 
-LOPE_HANDLER_WITH(Greet, "greet", "0.1.0", "greets whoever the message names", kOptions)
+LOPE_HANDLER_WITH(@CLASS@, "@NAME@", "0.1.0", "greets whoever the message names", kOptions)
