@@ -33,17 +33,18 @@ namespace fs = std::filesystem;
 struct Language {
   std::string_view name;
   std::string_view title;
-  std::string_view packages;  // Debian's and Lope's, to build it
-  std::string_view guide;     // below PREFIX/share
-  std::string_view needs;     // below PREFIX/share/lope; empty: nothing
+  std::string_view package;  // of Lope, to build it; or to run it
+  std::string_view tools;    // Debian's packages, to build it
+  std::string_view guide;    // below PREFIX/share
+  std::string_view needs;    // below PREFIX/share/lope; empty: nothing
 };
 constexpr std::string_view kGuide = "doc/lope/writing-a-handler.md";
 constexpr Language kLanguages[] = {
-    {"cpp", "C++", "lope-dev make cmake g++", kGuide, ""},
-    {"c", "C", "lope-dev make cmake gcc", kGuide, ""},
-    {"rust", "Rust", "lope-dev make cargo", "lope/rust/README.md", "rust"},
-    {"go", "Go", "lope-dev make golang-go gcc libc6-dev", "lope/go/README.md", "go"},
-    {"python", "Python", "lope-python make python3", kGuide, ""},
+    {"cpp", "C++", "lope-dev", "make cmake g++", kGuide, ""},
+    {"c", "C", "lope-dev", "make cmake gcc", kGuide, ""},
+    {"rust", "Rust", "lope-dev", "make cargo", "lope/rust/README.md", "rust"},
+    {"go", "Go", "lope-dev", "make golang-go gcc libc6-dev", "lope/go/README.md", "go"},
+    {"python", "Python", "lope-python", "make python3", kGuide, ""},
 };
 
 constexpr std::size_t kLongestName = 64;
@@ -58,7 +59,8 @@ Result<void> check_name(const std::string& name) {
   const auto fits = [](char c) {
     return is_letter(c) || std::isdigit(static_cast<unsigned char>(c)) != 0 || c == '_' || c == '-';
   };
-  if (name.empty() || name.size() > kLongestName || !is_letter(name.front()) || !std::ranges::all_of(name, fits)) {
+  if (name.empty() || name.size() > kLongestName || !is_letter(name.front()) ||
+      !std::ranges::all_of(name, fits)) {
     return Error{"name: expected a letter, then letters, digits, '_' and '-', " +
                  std::to_string(kLongestName) + " in all at most, found '" + escape(name, 80) +
                  "'"};
@@ -186,7 +188,8 @@ Result<Project> project_for(const std::string& name, const Language& language) {
       {"CLASS", class_name(name)},
       {"PREFIX", *prefix},
       {"LANGUAGE", std::string(language.title)},
-      {"PACKAGES", std::string(language.packages)},
+      {"PACKAGE", std::string(language.package)},
+      {"TOOLS", std::string(language.tools)},
       {"GUIDE", *prefix + "/share/" + std::string(language.guide)},
   };
   Project project;
@@ -204,14 +207,15 @@ Result<void> make(const NewOptions& options, const fs::path& folder) {
   if (auto checked = check_folder(folder); !checked) return checked;
   const auto project = project_for(options.name, language);
   if (!project) return Error{project.error()};
-  std::string shown = escape(folder.string(), 400);
+  const std::string shown = escape(folder.string(), 400);
   for (const auto& [path, content] : *project) {
     if (auto written = write_file(folder / path, content); !written) return written;
     std::printf("%s/%s\n", shown.c_str(), path.c_str());
   }
+  const std::string packages = std::string(language.package) + " " + std::string(language.tools);
   std::printf(
-      "\nNext, with %s installed:\n  cd %s\n  make && make test\nREADME.md says the rest.\n",
-      std::string(language.packages).c_str(), shown.c_str());
+      "\nNext, with the packages %s:\n  cd %s\n  make && make test\nREADME.md says the rest.\n",
+      packages.c_str(), shown.c_str());
   return {};
 }
 

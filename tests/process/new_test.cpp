@@ -70,7 +70,7 @@ TEST_CASE("a new project has what its language needs, and no place left open", "
     const std::string content = content_of(folder / file);
     CHECK(!content.empty());
     for (const char* word :
-         {"@NAME@", "@CLASS@", "@PREFIX@", "@LANGUAGE@", "@PACKAGES@", "@GUIDE@"}) {
+         {"@NAME@", "@CLASS@", "@PREFIX@", "@LANGUAGE@", "@PACKAGE@", "@TOOLS@", "@GUIDE@"}) {
       CHECK(content.find(word) == std::string::npos);
     }
   }

@@ -62,9 +62,14 @@ fn guarded<R>(host: *const lope_host, function: impl FnOnce() -> R) -> Result<R,
     let result = panic::catch_unwind(AssertUnwindSafe(function));
     HOST.with(|current| current.set(outer));
     result.map_err(|payload| {
-        // What was thrown may panic itself when it is dropped.
-        std::mem::forget(payload);
-        PANIC.with(|panic| panic.take())
+        // What was thrown may panic when it is dropped, and then that is not dropped.
+        if let Err(again) = panic::catch_unwind(AssertUnwindSafe(|| drop(payload))) {
+            std::mem::forget(again);
+        }
+        match PANIC.with(|panic| panic.take()) {
+            text if text.is_empty() => "the handler panicked".into(), // under another's panic hook
+            text => text,
+        }
     })
 }
 
