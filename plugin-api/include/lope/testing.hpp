@@ -630,6 +630,7 @@ class FakeHost {
   void open(const lope_plugin& plugin) {
     thread_ = std::this_thread::get_id();
     declared_ = plugin.options;
+    create_explanation_.clear();
     padded_.table.group = detail::to_str(group);
     padded_.table.worker_index = worker_index;
     padded_.table.thread_index = thread_index;
