@@ -192,7 +192,8 @@ pub struct lope_host {
     ) -> lope_status,
     pub explain:
         unsafe extern "C" fn(*const lope_host, *const lope_message, lope_str) -> lope_status,
-    pub retry_after: unsafe extern "C" fn(*const lope_host, *const lope_message, u64) -> lope_status,
+    pub retry_after:
+        unsafe extern "C" fn(*const lope_host, *const lope_message, u64) -> lope_status,
     pub keep_alive: unsafe extern "C" fn(*const lope_host, *const lope_message) -> lope_status,
     pub extension: unsafe extern "C" fn(*const lope_host, *const c_char) -> *const c_void,
 }
@@ -227,7 +228,8 @@ pub struct lope_plugin {
     pub create:
         Option<unsafe extern "C" fn(*const lope_host, *mut *mut lope_handler) -> lope_status>,
     pub destroy: Option<unsafe extern "C" fn(*mut lope_handler)>,
-    pub handle: Option<unsafe extern "C" fn(*mut lope_handler, *const lope_message) -> lope_outcome>,
+    pub handle:
+        Option<unsafe extern "C" fn(*mut lope_handler, *const lope_message) -> lope_outcome>,
     pub handle_batch:
         Option<unsafe extern "C" fn(*mut lope_handler, *const lope_batch, *mut lope_outcome)>,
     pub flush: Option<unsafe extern "C" fn(*mut lope_handler, u32) -> lope_status>,

@@ -74,7 +74,10 @@ fn guarded<R>(host: *const lope_host, function: impl FnOnce() -> R) -> Result<R,
 }
 
 impl<H> Instance<H> {
-    fn guarded<R>(&mut self, function: impl FnOnce(&mut H, &Arc<Shared>) -> R) -> Result<R, String> {
+    fn guarded<R>(
+        &mut self,
+        function: impl FnOnce(&mut H, &Arc<Shared>) -> R,
+    ) -> Result<R, String> {
         let Instance { handler, shared } = self;
         guarded(unsafe { shared.in_call() }, || function(handler, shared))
     }

@@ -194,7 +194,12 @@ impl<'a> Setup<'a> {
         T::parse(&text).map(Some).ok_or_else(|| {
             let found =
                 if self.is_secret(key) { "something else".into() } else { format!("'{}'", text) };
-            SetupError::Invalid(format!("option '{}': expected {}, found {}", key, T::expected(), found))
+            SetupError::Invalid(format!(
+                "option '{}': expected {}, found {}",
+                key,
+                T::expected(),
+                found
+            ))
         })
     }
 
@@ -231,13 +236,17 @@ impl<'a> Setup<'a> {
         let (name, help) = (lope_str::of(name.as_bytes()), lope_str::of(help.as_bytes()));
         let mut id = 0;
         let register = self.table.metric_register;
-        Error::check("metric_register", unsafe { register(self.table, kind, name, help, &mut id) })?;
+        Error::check("metric_register", unsafe {
+            register(self.table, kind, name, help, &mut id)
+        })?;
         Ok(Metric { shared: Arc::clone(self.shared), id })
     }
 
     fn is_secret(&self, key: &str) -> bool {
         let mut option = self.options;
-        while let Some(declared) = unsafe { option.as_ref() }.filter(|option| !option.name.is_null()) {
+        while let Some(declared) =
+            unsafe { option.as_ref() }.filter(|option| !option.name.is_null())
+        {
             let name = unsafe { CStr::from_ptr(declared.name) }.to_bytes();
             let covers = match name.strip_suffix(b"*") {
                 Some(start) if start.ends_with(b".") => key.as_bytes().starts_with(start),

@@ -150,7 +150,8 @@ impl<'a> Message<'a> {
     pub fn header(&self, name: &str) -> Option<Value<'a>> {
         let mut value = lope_value::null();
         let name = lope_str::of(name.as_bytes());
-        let status = self.tell(|host| unsafe { (host.header_get)(host, self.raw, name, &mut value) });
+        let status =
+            self.tell(|host| unsafe { (host.header_get)(host, self.raw, name, &mut value) });
         // It can only be that there is none: the message is this call's, or held.
         (status == abi::LOPE_OK).then(|| unsafe { Value::of(value) })
     }
@@ -163,7 +164,8 @@ impl<'a> Message<'a> {
     /// One header by place, from 0.
     pub fn header_at(&self, index: u32) -> Result<(Cow<'a, str>, Value<'a>), Error> {
         let mut header = lope_header { name: lope_str::of(&[]), value: lope_value::null() };
-        let status = self.tell(|host| unsafe { (host.header_at)(host, self.raw, index, &mut header) });
+        let status =
+            self.tell(|host| unsafe { (host.header_at)(host, self.raw, index, &mut header) });
         Error::check("header_at", status)?;
         Ok(unsafe { (String::from_utf8_lossy(header.name.bytes()), Value::of(header.value)) })
     }
@@ -179,8 +181,8 @@ impl<'a> Message<'a> {
     /// The same, to this one's `reply_to` with its `correlation_id`. The answer names no exchange
     /// and no routing key.
     pub fn reply(&self, answer: &Publication) -> Result<(), Error> {
-        let status =
-            answer.with_raw(|raw| self.tell(|host| unsafe { (host.reply)(host, self.raw, raw) }))?;
+        let status = answer
+            .with_raw(|raw| self.tell(|host| unsafe { (host.reply)(host, self.raw, raw) }))?;
         Error::check("reply", status)
     }
 
@@ -193,7 +195,10 @@ impl<'a> Message<'a> {
     /// The delay of this retry only, in place of the group's retry policy.
     pub fn retry_after(&self, delay: Duration) -> Result<(), Error> {
         let ms = millis(delay);
-        Error::check("retry_after", self.tell(|host| unsafe { (host.retry_after)(host, self.raw, ms) }))
+        Error::check(
+            "retry_after",
+            self.tell(|host| unsafe { (host.retry_after)(host, self.raw, ms) }),
+        )
     }
 
     /// Restarts the timeout of the running call, or of a held message. False when it was held and
@@ -325,7 +330,8 @@ impl Drop for Held {
             return;
         }
         // The reason of a panic is the panic.
-        let reason = if std::thread::panicking() { "" } else { "the handler let go of it unsettled" };
+        let reason =
+            if std::thread::panicking() { "" } else { "the handler let go of it unsettled" };
         self.end(Err(Failure::retry(reason)));
     }
 }

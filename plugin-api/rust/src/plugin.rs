@@ -131,9 +131,19 @@ macro_rules! __option {
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __kind {
-    (Text) => { $crate::abi::LOPE_TEXT };
-    (Int) => { $crate::abi::LOPE_INT64 };
-    (UInt) => { $crate::abi::LOPE_UINT64 };
-    (Double) => { $crate::abi::LOPE_DOUBLE };
-    (Bool) => { $crate::abi::LOPE_BOOL };
+    (Text) => {
+        $crate::abi::LOPE_TEXT
+    };
+    (Int) => {
+        $crate::abi::LOPE_INT64
+    };
+    (UInt) => {
+        $crate::abi::LOPE_UINT64
+    };
+    (Double) => {
+        $crate::abi::LOPE_DOUBLE
+    };
+    (Bool) => {
+        $crate::abi::LOPE_BOOL
+    };
 }

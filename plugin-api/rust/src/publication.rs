@@ -86,7 +86,11 @@ impl Publication {
     }
 
     /// Sets one header: another value of that name goes.
-    pub fn header(&mut self, name: impl Into<String>, value: impl Into<OwnValue>) -> &mut Publication {
+    pub fn header(
+        &mut self,
+        name: impl Into<String>,
+        value: impl Into<OwnValue>,
+    ) -> &mut Publication {
         let (name, value) = (name.into(), value.into());
         match self.headers.iter_mut().find(|(present, _)| *present == name) {
             Some(header) => header.1 = value,

@@ -115,7 +115,9 @@ impl OwnValue {
             OwnValue::Bool(value) => (abi::LOPE_BOOL, As { i: (*value).into() }),
             OwnValue::Text(bytes) => (abi::LOPE_TEXT, As { s: abi::lope_str::of(bytes) }),
             OwnValue::Bytes(bytes) => (abi::LOPE_BYTES, As { s: abi::lope_str::of(bytes) }),
-            OwnValue::Timestamp(time) => (abi::LOPE_TIMESTAMP, As { u: since_1970(*time).as_secs() }),
+            OwnValue::Timestamp(time) => {
+                (abi::LOPE_TIMESTAMP, As { u: since_1970(*time).as_secs() })
+            }
             OwnValue::Null => return abi::lope_value::null(),
         };
         abi::lope_value { kind, reserved: 0, r#as: value }

@@ -64,14 +64,19 @@ impl Handler for Edge {
                     && message.redelivered()
                     && message.persistent()
                     && message.timestamp() == Some(UNIX_EPOCH + Duration::from_secs(5))
-                    && message.header("text").and_then(|value| value.as_text()).as_deref() == Some("a")
+                    && message.header("text").and_then(|value| value.as_text()).as_deref()
+                        == Some("a")
                     && message.header("number") == Some(Value::Int(-3))
                     && message.header("truth") == Some(Value::Bool(true))
                     && message.header("table") == Some(Value::Other)
                     && message.header("none").is_none()
-                    && message.header_at(1)? .0 == "number"
+                    && message.header_at(1)?.0 == "number"
                     && message.header_at(9).is_err();
-                if right { Ok(Outcome::Ack) } else { Err(Failure::reject("not as expected")) }
+                if right {
+                    Ok(Outcome::Ack)
+                } else {
+                    Err(Failure::reject("not as expected"))
+                }
             }
             "publish" => {
                 let mut order = Publication::to("orders", "sent");
