@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# first_hour_test.sh BUILD_DIR: what somebody does who has just installed Lope, in each language, with an empty home and
-# nothing in the environment: `lope new`, make, make test, make install, `lope run` on the broker at LOPE_TEST_AMQP_URL, a
+# first_hour_test.sh BUILD_DIR: what somebody does who has just installed Lope's packages, in each language, with an empty
+# home and nothing in the environment: `lope new`, make, make test, make install, `lope run` on the broker at LOPE_TEST_AMQP_URL, a
 # message that is handled. Prints what each took. A language whose compiler or handler is not there is left out, and named.
 set -euo pipefail
 
@@ -18,18 +18,21 @@ clean_up() {
   rm -rf "$work"
 }
 trap clean_up EXIT
-prefix=$work/prefix
+prefix=$work/root/usr
 
 fail() {
   echo "first_hour_test: $*" >&2
   exit 1
 }
 
+# What is in the packages, and nothing else of this tree.
+source_dir=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd -P)
 unset DESTDIR
-cmake --install "$build_dir" --prefix "$prefix" >"$work/install.log" 2>&1 || {
-  cat "$work/install.log" >&2
-  fail "cmake --install failed"
+"$source_dir/packaging/package.sh" "$build_dir" "$work/packages" >"$work/package.log" 2>&1 || {
+  cat "$work/package.log" >&2
+  fail "packaging/package.sh failed"
 }
+for package in "$work"/packages/*.deb; do dpkg -x "$package" "$work/root"; done
 lope=$prefix/bin/lope
 [[ -x $lope ]] || fail "no program at $lope"
 
@@ -138,7 +141,7 @@ in_clean "$work" "$lope" inspect "$work/by_hand.so"
   fail "lope.pc: handlersdir is $(pkg-config --variable=handlersdir lope)"
 
 # What was installed for the service is accepted as it is.
-in_clean "$work" "$lope" check --config "$prefix/etc/lope/lope.yaml"
+in_clean "$work" "$lope" check --config "$work/root/etc/lope/lope.yaml"
 
 # Nothing of a handler's is exported but its table. Go exports what is its own.
 for language in cpp c rust; do
