@@ -3,14 +3,14 @@
 use lope::{Failure, Handler, Host, Message, Outcome, Setup, SetupError};
 
 /// One a thread; every call of it comes from that thread.
-struct @CLASS@ {
+struct Greeter {
     host: Host,
     greeting: String,
 }
 
-impl Handler for @CLASS@ {
+impl Handler for Greeter {
     fn new(setup: &Setup) -> Result<Self, SetupError> {
-        Ok(@CLASS@ { host: setup.host(), greeting: setup.option("greeting")? })
+        Ok(Greeter { host: setup.host(), greeting: setup.option("greeting")? })
     }
 
     fn handle(&mut self, message: &Message) -> Result<Outcome, Failure> {
@@ -30,5 +30,5 @@ lope::plugin! {
     version: env!("CARGO_PKG_VERSION"),
     description: "greets whoever the message names",
     options: [required("greeting", Text, "the word to greet with")],
-    handler: @CLASS@,
+    handler: Greeter,
 }
