@@ -21,7 +21,11 @@ install(TARGETS ${lope_handlers} LIBRARY DESTINATION ${LOPE_HANDLERS_INSTALL_DIR
 # What a handler is built with.
 install(FILES ${PROJECT_SOURCE_DIR}/plugin-api/include/lope/handler.h
               ${PROJECT_SOURCE_DIR}/plugin-api/include/lope/handler.hpp
+              ${PROJECT_SOURCE_DIR}/plugin-api/include/lope/testing.hpp
+              ${PROJECT_SOURCE_DIR}/plugin-api/include/lope/go.h
         DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/lope)
+install(DIRECTORY ${PROJECT_SOURCE_DIR}/plugin-api/rust ${PROJECT_SOURCE_DIR}/plugin-api/go DESTINATION share/lope
+  PATTERN target EXCLUDE PATTERN .gitignore EXCLUDE)
 set_target_properties(lope_handler PROPERTIES EXPORT_NAME handler)
 install(TARGETS lope_handler EXPORT lopeTargets)
 install(EXPORT lopeTargets NAMESPACE lope:: DESTINATION ${lope_cmake_dir})
@@ -38,6 +42,9 @@ file(RELATIVE_PATH LOPE_PC_TO_PREFIX /${lope_pc_dir} /)
 string(REGEX REPLACE "/$" "" LOPE_PC_TO_PREFIX ${LOPE_PC_TO_PREFIX})
 configure_file(${PROJECT_SOURCE_DIR}/cmake/lope.pc.in ${PROJECT_BINARY_DIR}/install/lope.pc @ONLY)
 install(FILES ${PROJECT_BINARY_DIR}/install/lope.pc DESTINATION ${lope_pc_dir})
+
+# What `lope new` makes projects of.
+install(DIRECTORY ${PROJECT_SOURCE_DIR}/plugins/new DESTINATION share/lope)
 
 # Documentation.
 install(FILES ${PROJECT_SOURCE_DIR}/config/lope.yaml ${PROJECT_SOURCE_DIR}/config/lope.schema.json

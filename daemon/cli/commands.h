@@ -6,6 +6,7 @@
 #include <chrono>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "common/status.h"
 #include "supervisor/settings_loader.h"
@@ -23,6 +24,15 @@ int check_command(const std::string& config_path, bool json);
 
 // Describes a handler file.
 int inspect_command(const std::string& path, bool json);
+
+struct NewOptions {
+  std::string name;
+  std::string language;  // one of known_languages()
+  std::string folder;    // empty: that of the name
+};
+std::vector<std::string> known_languages();
+// Makes a folder with a project for a handler; prints its files.
+int new_command(const NewOptions& options);
 
 struct StatusOptions {
   std::string socket;  // empty: where daemons usually have it

@@ -42,12 +42,9 @@ constexpr ClientCommand kClientCommands[] = {
     {"test", "Run the test cases of a handler, without a broker"},
 };
 
-constexpr std::string_view kLocalCommands[] = {"run",    "check",     "inspect", "status",  "top",
-                                               "stop",   "reload",    "scale",   "restart", "pause",
-                                               "resume", "log-level", "trace"};
-
-// Of versions to come: "not yet" is another answer than "unknown".
-constexpr std::string_view kLaterCommands[] = {"new"};
+constexpr std::string_view kLocalCommands[] = {"run",   "check",  "inspect",   "new",   "status",
+                                               "top",   "stop",   "reload",    "scale", "restart",
+                                               "pause", "resume", "log-level", "trace"};
 
 int become_client(char** argv) {
   const auto path = cli::program_path("lope-client");
@@ -99,6 +96,16 @@ int run_local(int argc, char** argv) {
       *app.add_subcommand("inspect", "Describe a handler file: name, version, ABI, options");
   inspect.add_option("file", plugin_path, "The handler's .so file")->required();
   inspect.add_flag("--json", json, "Print JSON");
+
+  CLI::App& new_project =
+      *app.add_subcommand("new", "Make a project for a handler, to build, test and install");
+  cli::NewOptions new_options;
+  new_project.add_option("name", new_options.name, "The handler's name")->required();
+  new_project.add_option("-l,--lang", new_options.language, "cpp, c, rust, go or python")
+      ->required()
+      ->check(CLI::IsMember(cli::known_languages()));
+  new_project.add_option("-d,--dir", new_options.folder,
+                         "The folder to make, instead of one with the handler's name");
 
   std::string socket;
   const auto add_socket = [&](CLI::App& command) {
@@ -192,6 +199,7 @@ int run_local(int argc, char** argv) {
     return become_client(argv);
   }
   if (inspect.parsed()) return cli::inspect_command(plugin_path, json);
+  if (new_project.parsed()) return cli::new_command(new_options);
   if (status.parsed()) {
     cli::StatusOptions options{.socket = socket, .json = json, .watch = std::nullopt};
     if (watch->count() > 0) {
@@ -231,10 +239,6 @@ int main(int argc, char** argv) {
   if (std::ranges::find(kClientCommands, command, &ClientCommand::name) !=
       std::end(kClientCommands)) {
     return become_client(argv);
-  }
-  if (std::ranges::find(kLaterCommands, command) != std::end(kLaterCommands)) {
-    std::fprintf(stderr, "lope: '%s' is not available in this version\n", argv[1]);
-    return kExitUsage;
   }
   if (!command.empty() && command.front() != '-' &&
       std::ranges::find(kLocalCommands, command) == std::end(kLocalCommands)) {

@@ -20,4 +20,12 @@ Result<std::string> program_path(const std::string& name) {
                installed.string() + ", found at neither"};
 }
 
+Result<std::string> installation() {
+  std::error_code error;
+  const auto self = std::filesystem::read_symlink("/proc/self/exe", error);
+  if (error) return Error{"cannot find this program's own path: " + error.message()};
+  const auto above = self.parent_path().parent_path();
+  return (above.filename() == "libexec" ? above.parent_path() : above).string();
+}
+
 }  // namespace lope::cli

@@ -8,7 +8,7 @@
 #include <memory>
 #include <optional>
 
-#include "fake_host.h"
+#include "handlers.h"
 
 using namespace lope;
 using test::load_handler;

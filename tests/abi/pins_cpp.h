@@ -1,6 +1,7 @@
 // ABI 1.0 as a C++ compiler sees it, and what C cannot hold it to: the types of the functions.
 #include <lope/handler.h>
 #include <lope/handler.hpp>
+#include <lope/testing.hpp>
 
 #include <type_traits>
 

@@ -346,7 +346,7 @@ TEST_CASE("a command line that is not understood has an exit code of its own",
       {{"check", "extra"}, "extra"},
       {{"run", "--confg", "x"}, "--confg"},
       {{"inspect"}, "file is required"},
-      {{"new"}, "'new' is not available in this version"},
+      {{"new"}, "name is required"},
   }));
   const RunResult result = run_lope(row.arguments);
   INFO(result.output);

@@ -1,0 +1,3 @@
+module lope
+
+go 1.19
