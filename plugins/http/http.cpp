@@ -18,6 +18,7 @@
 #include <stdexcept>
 #include <string>
 #include <string_view>
+#include <system_error>
 #include <utility>
 #include <vector>
 
@@ -44,6 +45,7 @@ struct Request {
   std::string answer;           // as much of it as is wanted
   std::size_t answer_size = 0;  // of what has come
   bool answer_too_large = false;
+  bool sent_again = false;
   std::array<char, CURL_ERROR_SIZE> error{};
 };
 
@@ -52,6 +54,16 @@ void set(CURL* easy, CURLoption option, Value value) {
   const CURLcode code = curl_easy_setopt(easy, option, value);
   if (code == CURLE_OUT_OF_MEMORY) throw std::bad_alloc();
   if (code != CURLE_OK) throw std::runtime_error(curl_easy_strerror(code));
+}
+
+// A kept connection turned out to be closed. libcurl then takes another, but counts how often for
+// as long as a handle lives, and gives up at the sixth time.
+bool connection_was_gone(CURL* easy, CURLcode result) {
+  long connects = 0, received = 0;
+  curl_easy_getinfo(easy, CURLINFO_NUM_CONNECTS, &connects);
+  curl_easy_getinfo(easy, CURLINFO_HEADER_SIZE, &received);
+  return (result == CURLE_RECV_ERROR || result == CURLE_SEND_ERROR) && connects == 0 &&
+         received == 0;
 }
 
 // What came from a message must not end a header: no control character is left in it.
@@ -218,6 +230,7 @@ void Http::prepare(Request& request, const lope::Message& message) {
   request.answer.clear();
   request.answer_size = 0;
   request.answer_too_large = false;
+  request.sent_again = false;
   request.error[0] = '\0';
   if (settings_.publishes) {
     request.exchange = settings_.answer_exchange.expand(message);
@@ -301,6 +314,10 @@ void Http::finish(CURL* easy, CURLcode result) {
   void* its = nullptr;
   curl_easy_getinfo(easy, CURLINFO_PRIVATE, &its);
   Request& request = *static_cast<Request*>(its);
+  if (connection_was_gone(easy, result) && !std::exchange(request.sent_again, true)) {
+    transfers_.start(easy);
+    return;
+  }
   lope::Outcome outcome = lope::Outcome::retry;
   try {
     outcome = outcome_of(request, result);
@@ -342,8 +359,14 @@ lope::Outcome Http::outcome_of(Request& request, CURLcode result) {
 
 lope::Outcome Http::outcome_of_failure(Request& request, CURLcode result) {
   unanswered_.record(1);
-  const std::string detail = request.error.data();
-  request.message->explain(detail.empty() ? curl_easy_strerror(result) : detail);
+  std::string reason = request.error.data();
+  if (reason.empty()) reason = curl_easy_strerror(result);
+  long number = 0;
+  curl_easy_getinfo(request.easy.get(), CURLINFO_OS_ERRNO, &number);
+  if (result == CURLE_COULDNT_CONNECT && number != 0) {
+    reason += ": " + std::generic_category().message(static_cast<int>(number));
+  }
+  request.message->explain(reason);
   switch (result) {
     case CURLE_URL_MALFORMAT:
     case CURLE_UNSUPPORTED_PROTOCOL:

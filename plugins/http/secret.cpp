@@ -12,7 +12,7 @@ namespace lope::http {
 
 namespace {
 
-constexpr std::size_t kMaxSecret = 64 * 1024;
+constexpr off_t kMaxSecret = 64 * 1024;
 
 bool same_file(const struct stat& a, const struct stat& b) {
   return a.st_dev == b.st_dev && a.st_ino == b.st_ino && a.st_size == b.st_size &&
@@ -22,47 +22,48 @@ bool same_file(const struct stat& a, const struct stat& b) {
 }  // namespace
 
 std::optional<Secret> Secret::from_options(const Host& host, const std::string& name) {
-  std::optional<Secret> secret;
-  for (const char* const kind : {"credential", "file", "env"}) {
-    const std::string option = name + "." + kind;
-    const auto value = host.option_as<std::string>(option);
-    if (value.empty()) continue;
-    if (secret) {
-      throw InvalidConfiguration("option '" + option +
-                                 "': expected one of credential, file and "
-                                 "env, found '" +
-                                 secret->option_ + "' beside it");
+  std::string kind, value;
+  for (const char* const each : {"credential", "file", "env"}) {
+    const auto text = host.option_as<std::string>(name + "." + each);
+    if (text.empty()) continue;
+    if (!kind.empty()) {
+      throw InvalidConfiguration("option '" + name +
+                                 "': expected one of credential, file and env, " + "found " + kind +
+                                 " and " + each);
     }
-    const auto wrong = [&option](const std::string& expected, const std::string& found) {
-      return InvalidConfiguration("option '" + option + "': expected " + expected + ", found " +
-                                  found);
-    };
-    std::string path = value;
-    if (kind == std::string_view("credential")) {
-      const char* const folder = std::getenv("CREDENTIALS_DIRECTORY");
-      if (value.find('/') != std::string::npos || value == "." || value == "..") {
-        throw wrong("the name of a systemd credential, without '/'", "'" + value + "'");
-      }
-      if (folder == nullptr) {
-        throw wrong("$CREDENTIALS_DIRECTORY, which systemd sets for LoadCredential=", "none");
-      }
-      path = std::string(folder) + "/" + value;
+    kind = each;
+    value = text;
+  }
+  if (kind.empty()) return std::nullopt;
+
+  Secret secret(host, name + "." + kind);
+  const auto wrong = [&secret](const std::string& expected, const std::string& found) {
+    return InvalidConfiguration("option '" + secret.option_ + "': expected " + expected +
+                                ", found " + found);
+  };
+  if (kind == "env") {
+    const char* const found = std::getenv(value.c_str());
+    if (found == nullptr || *found == '\0') {
+      throw wrong("the environment variable '" + value + "' to be set", "none");
     }
-    if (kind == std::string_view("env")) {
-      const char* const found = std::getenv(value.c_str());
-      if (found == nullptr || *found == '\0') {
-        throw wrong("the environment variable '" + value + "' to be set", "none");
-      }
-      secret = Secret(host, option, "");
-      secret->value_ = found;
-      continue;
+    secret.value_ = found;
+    return secret;
+  }
+  secret.path_ = value;
+  if (kind == "credential") {
+    if (value.find('/') != std::string::npos || value == "." || value == "..") {
+      throw wrong("the name of a systemd credential, without '/'", "'" + value + "'");
     }
-    secret = Secret(host, option, path);
-    try {
-      secret->read();
-    } catch (const std::exception& error) {
-      throw InvalidConfiguration("option '" + option + "': " + error.what());
+    const char* const folder = std::getenv("CREDENTIALS_DIRECTORY");
+    if (folder == nullptr) {
+      throw wrong("$CREDENTIALS_DIRECTORY, which systemd sets for LoadCredential=", "none");
     }
+    secret.path_ = std::string(folder) + "/" + value;
+  }
+  try {
+    secret.read();
+  } catch (const std::exception& error) {
+    throw InvalidConfiguration("option '" + secret.option_ + "': " + error.what());
   }
   return secret;
 }
@@ -92,10 +93,10 @@ void Secret::read() {
   struct stat now {};
   if (::stat(path_.c_str(), &now) != 0) throw failed(std::generic_category().message(errno));
   if (!S_ISREG(now.st_mode)) throw failed("no regular file");
+  if (now.st_size > kMaxSecret) throw failed("more than 64 KiB");
   std::ifstream file(path_, std::ios::binary);
+  if (!file) throw failed(std::generic_category().message(errno));
   std::string text(std::istreambuf_iterator<char>(file), {});
-  if (!file) throw failed("it cannot be read");
-  if (text.size() > kMaxSecret) throw failed("more than 64 KiB");
   while (!text.empty() && (text.back() == '\n' || text.back() == '\r')) text.pop_back();
   if (text.empty()) throw failed("nothing in it");
   value_ = std::move(text);

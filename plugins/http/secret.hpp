@@ -7,6 +7,7 @@
 #include <lope/handler.hpp>
 #include <optional>
 #include <string>
+#include <utility>
 
 namespace lope::http {
 
@@ -23,8 +24,7 @@ class Secret {
   void forget() { seen_ = {}; }
 
  private:
-  Secret(const Host& host, std::string option, std::string path)
-      : host_(host), option_(std::move(option)), path_(std::move(path)) {}
+  Secret(const Host& host, std::string option) : host_(host), option_(std::move(option)) {}
   void read();
 
   Host host_;

@@ -81,9 +81,9 @@ std::size_t Transfers::drain(std::chrono::milliseconds limit) {
   std::unique_lock lock(mutex_);
   const std::size_t not_begun = waiting_.size();
   waiting_.clear();
-  const auto landed = [this] { return running_count_ == 0; };
+  const auto landed = [this] { return running_count_ == 0 && waiting_.empty(); };
   if (landed_.wait_for(lock, limit, landed)) return not_begun;
-  const std::size_t given_up = not_begun + running_count_;
+  const std::size_t given_up = not_begun + running_count_ + waiting_.size();
   giving_up_ = true;
   wake();
   landed_.wait(lock, landed);
@@ -140,7 +140,7 @@ void Transfers::look_for_ended() {
   }
   const std::lock_guard lock(mutex_);
   running_count_ = running_.size();
-  if (running_count_ == 0) landed_.notify_all();
+  if (running_count_ == 0 && waiting_.empty()) landed_.notify_all();
 }
 
 void Transfers::give_up() {
@@ -148,6 +148,7 @@ void Transfers::give_up() {
   running_.clear();
   const std::lock_guard lock(mutex_);
   running_count_ = 0;
+  waiting_.clear();
   landed_.notify_all();
 }
 

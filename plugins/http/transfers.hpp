@@ -29,7 +29,7 @@ class Transfers {
   // Gives up what has not ended: `done` does not hear of it.
   ~Transfers();
 
-  // [any thread] `easy` stays where it is until it has ended, or was given up.
+  // [any thread, and from `done`] `easy` stays where it is until it has ended, or was given up.
   void start(CURL* easy);
   // [any thread] Waits until what runs has ended, for so long; then, as with what has not begun,
   // gives it up. Returns how many that were.
