@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <memory>
-#include <nlohmann/json.hpp>
 
 #include "../common/option_units.hpp"
 
@@ -107,12 +106,6 @@ std::string header_of_property(std::string_view name) {
   return header;
 }
 
-bool matches(std::string_view pattern, std::string_view name) {
-  if (pattern.empty() || pattern.back() != '*') return pattern == name;
-  pattern.remove_suffix(1);
-  return name.substr(0, pattern.size()) == pattern;
-}
-
 }  // namespace
 
 Settings::Settings(const Host& host)
@@ -159,23 +152,16 @@ Settings::Settings(const Host& host)
 }
 
 void Settings::read_headers(const Host& host) {
-  const auto options = nlohmann::json::parse(host.options_json());
-  const auto found = options.find("headers");
-  if (found == options.end()) return;
-  if (!found->is_object()) throw wrong("headers", "a map of names and values", found->dump());
-  for (const auto& [name, value] : found->items()) {
-    const std::string option = "headers." + name;
-    const auto text = host.option(option);
-    if (!text) throw wrong(option, "a text", value.dump());
+  headers = plugins::template_map(host, "headers");
+  for (const auto& [name, value] : headers) {
     const std::string small = lower(name);
-    if (!is_token(name)) throw wrong(option, "a name of a header", name);
+    if (!is_token(name)) throw wrong("headers." + name, "a name of a header", name);
     if (std::find(std::begin(kNeverConfigured), std::end(kNeverConfigured), small) !=
         std::end(kNeverConfigured)) {
-      throw wrong(option, "another header: this one is made for each request", name);
+      throw wrong("headers." + name, "another header: this one is made for each request", name);
     }
     has_content_type |= small == "content-type";
     take(name);
-    headers.push_back({name, MessageTemplate::parse(option, *text)});
   }
 }
 
@@ -198,8 +184,7 @@ void Settings::read_passed(const Host& host) {
 void Settings::take(const std::string& header) { taken_.push_back(lower(header)); }
 
 bool Settings::passes_header(std::string_view name) const {
-  const auto asked_for = [name](const std::string& pattern) { return matches(pattern, name); };
-  return is_token(name) && std::any_of(pass_headers.begin(), pass_headers.end(), asked_for) &&
+  return is_token(name) && plugins::covers(pass_headers, name) &&
          std::find(taken_.begin(), taken_.end(), lower(name)) == taken_.end();
 }
 

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "../common/message_template.hpp"
+#include "../common/template_map.hpp"
 #include "secret.hpp"
 
 namespace lope::http {
@@ -51,10 +52,6 @@ struct Settings {
   // Throws InvalidConfiguration.
   explicit Settings(const Host& host);
 
-  struct NamedTemplate {
-    std::string name;
-    plugins::MessageTemplate value;
-  };
   struct PassedProperty {
     std::string header;
     const plugins::MessageField* field;
@@ -68,7 +65,7 @@ struct Settings {
   std::string method;
   bool sends_body = true;
   std::string content_type;
-  std::vector<NamedTemplate> headers;
+  std::vector<plugins::NamedTemplate> headers;
   bool has_content_type = false;  // among them
   std::vector<PassedProperty> pass_properties;
   std::vector<std::string> pass_headers;

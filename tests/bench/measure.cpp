@@ -220,7 +220,7 @@ PublishingSample measure_publishing(Broker& broker, Publishing what, const Load&
         " }\n";
     options.groups =
         "  bench:\n    queue: " + from + "\n    prefetch: " + std::to_string(load.prefetch) +
-        "\n    handler: forward\n    breaker: false\n    retry: { delay: 1h, jitter: 0 }\n" +
+        "\n    handler: republish\n    breaker: false\n    retry: { delay: 1h, jitter: 0 }\n" +
         "    dead_letter: broker\n";
     if (what != Publishing::retry) {
       options.groups += "    options: { to: " + to +
