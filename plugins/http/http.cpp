@@ -33,6 +33,8 @@ using lope::http::List;
 
 // How much of an answer goes into the reason of a message that is not acked.
 constexpr std::size_t kShownAnswer = 256;
+// The memory for an answer that a request keeps from one message to the next.
+constexpr std::size_t kKeptAnswer = 64 * 1024;
 
 // One message on its way; its memory serves others after it.
 struct Request {
@@ -183,6 +185,7 @@ Request* Http::spare_request() {
 
 void Http::put_back(Request& request) {
   request.message.reset();
+  if (request.answer.capacity() > kKeptAnswer) request.answer = {};
   const std::lock_guard lock(mutex_);
   spare_.push_back(&request);
 }
@@ -200,7 +203,7 @@ void Http::set_up(Request& request) const {
   set(easy, CURLOPT_QUICK_EXIT, 1L);  // who gives up does not wait for the resolver
   set(easy, CURLOPT_USERAGENT, "lope");
   set(easy, CURLOPT_PROTOCOLS_STR, "http,https");
-  set(easy, CURLOPT_REDIR_PROTOCOLS_STR, "http,https");
+  set(easy, CURLOPT_REDIR_PROTOCOLS_STR, settings_.https ? "https" : "http,https");
   set(easy, CURLOPT_HTTP_VERSION,
       static_cast<long>(settings_.http2 ? CURL_HTTP_VERSION_2TLS : CURL_HTTP_VERSION_1_1));
   set(easy, CURLOPT_PIPEWAIT, settings_.http2 ? 1L : 0L);
@@ -211,6 +214,7 @@ void Http::set_up(Request& request) const {
   set(easy, CURLOPT_MAXREDIRS, settings_.follow_redirects);
   set(easy, CURLOPT_POSTREDIR, static_cast<long>(CURL_REDIR_POST_301 | CURL_REDIR_POST_302));
   set(easy, CURLOPT_PROXY, settings_.proxy.c_str());
+  set(easy, CURLOPT_NOPROXY, "");
   set(easy, CURLOPT_SSLVERSION, static_cast<long>(CURL_SSLVERSION_TLSv1_2));
   if (!settings_.ca.empty()) set(easy, CURLOPT_CAINFO, settings_.ca.c_str());
   if (!settings_.certificate.empty()) set(easy, CURLOPT_SSLCERT, settings_.certificate.c_str());
@@ -259,22 +263,20 @@ void Http::prepare(Request& request, const lope::Message& message) {
 }
 
 void Http::add_message_headers(Request& request, const lope::Message& message) const {
+  const auto add = [&](std::string_view name, std::string_view value) {
+    if (!value.empty() && !settings_.configures(name)) add_header(request, name, value);
+  };
   // libcurl would wait for a "100 Continue" before a large body, which few servers send.
   request.headers.reset(curl_slist_append(nullptr, "Expect:"));
   if (request.headers == nullptr) throw std::bad_alloc();
   if (settings_.sends_body) {
     const std::string_view type = message.content_type();
-    if (!settings_.has_content_type) {
-      add_header(request, "Content-Type", type.empty() ? settings_.content_type : type);
-    }
-    if (!message.content_encoding().empty()) {
-      add_header(request, "Content-Encoding", message.content_encoding());
-    }
+    add("Content-Type", type.empty() ? settings_.content_type : type);
+    add("Content-Encoding", message.content_encoding());
   }
-  if (!message.message_id().empty()) add_header(request, "X-Message-Id", message.message_id());
+  add("X-Message-Id", message.message_id());
   for (const auto& [header, field] : settings_.pass_properties) {
-    const std::string value = field->get(message);
-    if (!value.empty()) add_header(request, header, value);
+    add(header, field->get(message));
   }
   if (settings_.pass_headers.empty()) return;
   for (std::size_t i = 0; i < message.header_count(); ++i) {

@@ -110,6 +110,7 @@ std::string header_of_property(std::string_view name) {
 
 Settings::Settings(const Host& host)
     : url(url_option(host)),
+      https(lower(host.option_as<std::string>("url")).substr(0, 6) == "https:"),
       method(host.option_as<std::string>("method")),
       content_type(host.option_as<std::string>("content_type")),
       timeout(plugins::duration_option(host, "timeout")),
@@ -160,7 +161,10 @@ void Settings::read_headers(const Host& host) {
         std::end(kNeverConfigured)) {
       throw wrong("headers." + name, "another header: this one is made for each request", name);
     }
-    has_content_type |= small == "content-type";
+    const bool is_own =
+        (bearer && small == "authorization") ||
+        (signature && (small == lower(signature_header) || small == lower(timestamp_header)));
+    if (is_own) throw wrong("headers." + name, "another header: an option sets this one", name);
     take(name);
   }
 }
@@ -179,6 +183,11 @@ void Settings::read_passed(const Host& host) {
     pass_properties.push_back({header, field});
   }
   pass_headers = host.option_list("pass_headers");
+}
+
+bool Settings::configures(std::string_view name) const {
+  const auto same = [small = lower(name)](const auto& each) { return lower(each.name) == small; };
+  return std::any_of(headers.begin(), headers.end(), same);
 }
 
 void Settings::take(const std::string& header) { taken_.push_back(lower(header)); }

@@ -60,13 +60,15 @@ struct Settings {
   // Whether a message's header by that name goes along: it is asked for, is a name that HTTP
   // allows, and does not take the place of one that the request has anyway.
   bool passes_header(std::string_view name) const;
+  // Whether `headers` has that name, in whatever letters.
+  bool configures(std::string_view name) const;
 
   plugins::MessageTemplate url;
+  bool https;
   std::string method;
   bool sends_body = true;
   std::string content_type;
   std::vector<plugins::NamedTemplate> headers;
-  bool has_content_type = false;  // among them
   std::vector<PassedProperty> pass_properties;
   std::vector<std::string> pass_headers;
 

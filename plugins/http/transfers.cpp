@@ -44,7 +44,8 @@ Transfers::Transfers(std::size_t at_a_time, Done done)
       epoll_(::epoll_create1(EPOLL_CLOEXEC), "epoll_create1"),
       wake_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK), "eventfd"),
       multi_(curl_multi_init()) {
-  if (multi_ == nullptr) throw std::bad_alloc();
+  if (curl_global_init(CURL_GLOBAL_DEFAULT) != CURLE_OK || multi_ == nullptr)
+    throw std::bad_alloc();
   CURLM* const multi = multi_.get();
   curl_multi_setopt(multi, CURLMOPT_SOCKETFUNCTION, &Transfers::on_socket);
   curl_multi_setopt(multi, CURLMOPT_SOCKETDATA, this);

@@ -25,6 +25,7 @@ class HttpServer {
   }
 
   Process& process() { return process_; }
+  const std::string& port() const { return port_; }
   std::string authority() const { return "127.0.0.1:" + port_; }
   std::string url(const std::string& path = "/") const { return "http://" + authority() + path; }
 
