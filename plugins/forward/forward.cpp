@@ -3,6 +3,7 @@
 #include <charconv>
 #include <chrono>
 #include <cstdint>
+#include <limits>
 #include <lope/handler.hpp>
 #include <optional>
 #include <string>
@@ -67,11 +68,14 @@ std::string property_names() {
   return names.substr(0, names.size() - 2);
 }
 
+// The broker would deliver to the queues that these name as well, and confirm nothing of that.
+bool is_distribution(std::string_view name) { return name == "CC" || name == "BCC"; }
+
 // Otherwise the host would refuse the publication; see lope_host::publish().
 bool can_be_sent(const lope::Header& header) {
   const std::int32_t kind = header.value.kind();
   return kind < LOPE_OTHER && (kind != LOPE_UINT64 || header.value.as_int()) &&
-         !header.name.empty() && header.name != "CC" && header.name != "BCC";
+         !header.name.empty() && !is_distribution(header.name);
 }
 
 // The broker's and Lope's own notes about a message, which nobody expects on another.
@@ -130,6 +134,15 @@ Forward::Forward(lope::Host host)
       throw wrong("remove_properties", "some of " + property_names() + ", priority, expiration",
                   name);
     }
+  }
+  for (const auto& [name, value] : set_headers_) {
+    if (is_bookkeeping(name) || is_distribution(name)) {
+      throw wrong("set_headers." + name, "a header that can be sent", name);
+    }
+  }
+  // As much as the broker takes.
+  if (expiration_ > std::chrono::milliseconds(std::numeric_limits<std::uint32_t>::max())) {
+    throw wrong("expiration", "at most 49d", host.option_as<std::string>("expiration"));
   }
   if (const auto priority = host.option_as<std::string>("priority"); !priority.empty()) {
     priority_ = host.option_as<std::uint8_t>("priority");

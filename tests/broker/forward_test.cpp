@@ -234,6 +234,9 @@ TEST_CASE("a forward that cannot work is refused with its reason", "[broker][for
       {"exchange: x, unroutable: reject", "option 'unroutable': expected retry or drop"},
       {"exchange: x, set_properties: { app_id: a }", "expected one of content_type"},
       {"exchange: x, remove_properties: [app_id]", "option 'remove_properties': expected some of"},
+      {"exchange: x, expiration: 50d", "option 'expiration': expected at most 49d"},
+      {"exchange: x, set_headers: { CC: a }", "option 'set_headers.CC': expected a header"},
+      {"exchange: x, set_headers: { x-lope-due: a }", "option 'set_headers.x-lope-due'"},
       {"exchange: x, set_headers: { a: \"{b}\" }", "option 'set_headers.a': expected one of"},
   };
   Forwarding it;
