@@ -371,6 +371,40 @@ TEST_CASE("TLS is verified, with a private authority and a client certificate", 
   }
 }
 
+TEST_CASE("with HTTP/2 many requests are on one connection", "[broker][http]") {
+  const Certificates certificates;
+  // It does not say which port it has found by itself.
+  const RunResult free = run({"python3", "-c",
+                              "import socket\n"
+                              "s = socket.socket()\n"
+                              "s.bind(('127.0.0.1', 0))\n"
+                              "print(s.getsockname()[1], end='')"});
+  REQUIRE(free.status == exited(0));
+  Process server({"nghttpd", "--verbose", "--echo-upload", "--address=127.0.0.1", free.output,
+                  certificates.at("server.key"), certificates.at("server.pem")});
+  REQUIRE(server.wait_for_line("listen 127.0.0.1:" + free.output));
+  Sending it("https://127.0.0.1:" + free.output + "/");
+  const std::string answers = it.broker.make_queue("answers");
+  Lope lope(it.options("http2: true, max_in_flight: 50, answer: { routing_key: " + answers +
+                           " }, tls: { ca: " + certificates.at("ca.pem") + " }",
+                       std::string(kOneAttempt) + "    prefetch: 100\n"));
+  REQUIRE(lope.wait_ready());
+  Publisher publisher = it.broker.publisher();
+  publisher.publish_many(300, [&](int i) {
+    return Publication{.routing_key = it.queue,
+                       .body = "body " + std::to_string(i),
+                       .message_id = std::to_string(i)};
+  });
+  CHECK(it.wait_empty());
+  CHECK(lope.stop() == exited(0));
+  CHECK(it.broker.message_count(it.dead) == 0);
+  std::set<std::string> echoed;
+  for (const Received& answer : it.broker.drain(answers)) echoed.insert(answer.body);
+  CHECK(echoed.size() == 300);
+  CHECK(server.count_lines("recv HEADERS") == 300);
+  CHECK(server.count_lines("[id=2]") == 0);
+}
+
 TEST_CASE("requests go through a proxy, those with TLS in a tunnel", "[broker][http]") {
   const bool tls = GENERATE(false, true);
   const Certificates certificates;
