@@ -11,6 +11,7 @@
 #include <regex>
 #include <stdexcept>
 
+#include "http_handler.h"
 #include "measure.h"
 #include "support/process.h"
 
@@ -327,6 +328,33 @@ nlohmann::json run_publishing(Broker& broker, const Contender& consuming, const 
   return result;
 }
 
+// The handler http, against a server that answers at once.
+nlohmann::json run_http(Broker& broker, int rounds, double scale) {
+  std::printf("\n**Handler http**, a request for each message; 100 B, classic, 1 worker\n\n");
+  row({"requests at a time", "messages/s", "CPU µs a message", "peak memory MiB"});
+  row({"---:", "---:", "---:", "---:"});
+  nlohmann::json result = nlohmann::json::array();
+  for (const auto& [in_the_air, messages] : {std::pair{1, 5'000}, {20, 20'000}, {200, 20'000}}) {
+    std::vector<Sample> samples;
+    for (int round = 0; round < rounds; ++round) {
+      progress("http, " + std::to_string(in_the_air) + " at a time: round " +
+               std::to_string(round + 1) + " of " + std::to_string(rounds));
+      samples.push_back(
+          measure_http(broker, in_the_air, std::max(1000, static_cast<int>(messages * scale))));
+    }
+    progress("");
+    const Spread rate = spread_of(samples, [](const Sample& s) { return s.rate; });
+    const Spread cpu = spread_of(samples, [](const Sample& s) { return s.cpu_us; });
+    const Spread peak = spread_of(samples, [](const Sample& s) { return s.peak_mib; });
+    row({std::to_string(in_the_air), text("%.0f", rate), text("%.2f", cpu), text("%.1f", peak)});
+    result.push_back({{"requests_at_a_time", in_the_air},
+                      {"messages_per_second", to_json(rate)},
+                      {"cpu_us_per_message", to_json(cpu)},
+                      {"peak_memory_mib", to_json(peak)}});
+  }
+  return result;
+}
+
 // The first load as bars: for gnuplot.
 void write_plot_data(const std::string& path, const nlohmann::json& load) {
   std::ofstream file(path);
@@ -349,7 +377,8 @@ int main(int argc, char** argv) {
   app.add_option("folder", folder, "Where bench.json goes")->required();
   app.add_option(
       "--only", only,
-      "Only loads whose name matches; 'publishing', 'latency' and 'idle' are among them");
+      "Only loads whose name matches; 'publishing', 'latency', 'idle' and 'handlers: http' are "
+      "among them");
   app.add_option("--rounds", rounds, "Rounds")->check(CLI::PositiveNumber);
   app.add_option("--scale", scale, "Times the number of messages")->check(CLI::PositiveNumber);
   bool no_clients = false;
@@ -399,6 +428,9 @@ int main(int argc, char** argv) {
     }
     if (std::regex_search("idle", wanted)) {
       report["idle"] = run_idle(broker, std::max(1, static_cast<int>(30 * scale)));
+    }
+    if (std::regex_search("handlers: http", wanted)) {
+      report["http"] = run_http(broker, rounds, scale);
     }
     std::ofstream file(folder + "/bench.json");
     file << report.dump(2) << '\n';

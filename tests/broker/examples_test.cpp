@@ -1,11 +1,9 @@
-// The example handlers that keep messages: bulk_insert and async_http, against a real file and a
-// real server.
+// The example of a handler that keeps messages: bulk_insert, against a real file.
 #include <catch2/catch.hpp>
 #include <string>
 #include <vector>
 
 #include "support/broker.h"
-#include "support/log_lines.h"
 #include "support/lope.h"
 #include "support/scripted.h"
 
@@ -89,56 +87,4 @@ TEST_CASE("bulk_insert retries what it cannot write, and loses nothing", "[broke
                    [&] { return query(database, "SELECT message_id FROM messages") == "one\n"; }));
   CHECK(lope.stop() == exited(0));
   CHECK(broker.message_count(queue) == 0);
-}
-
-TEST_CASE("async_http has hundreds of requests in the air on one thread", "[broker][examples]") {
-  Broker broker;
-  const std::string queue = broker.make_queue("posts");
-  Process server({"python3", LOPE_SOURCE_DIR "/tests/support/http_server.py", "0.5"});
-  const auto port = server.wait_for_line("port ");
-  REQUIRE(port);
-  Lope lope(group_of(broker, queue, "async_http",
-                     "connections: 300, url: \"http://127.0.0.1:" + port->substr(5) + "/\"",
-                     "    prefetch: 300\n"));
-  REQUIRE(lope.wait_ready());
-  Publisher publisher = broker.publisher();
-  publisher.publish_many(900, [&](int i) {
-    return Publication{.routing_key = queue, .body = "post", .message_id = std::to_string(i)};
-  });
-  // The last of them in the air when it is told to stop.
-  REQUIRE(eventually(30s, [&] { return broker.message_count(queue) == 0; }));
-  CHECK(lope.stop() == exited(0));
-  CHECK(broker.message_count(queue) == 0);
-  REQUIRE(server.wait_for_line("most 200"));
-  CHECK(lines_with(lope.log(), "message retried").empty());
-}
-
-TEST_CASE("async_http makes outcomes of answers", "[broker][examples]") {
-  Broker broker;
-  const std::string dead = broker.make_queue("dead");
-  const std::string queue = broker.make_queue(
-      "posts",
-      {.text_arguments = {{"x-dead-letter-exchange", ""}, {"x-dead-letter-routing-key", dead}}});
-  Process server({"python3", LOPE_SOURCE_DIR "/tests/support/http_server.py", "0.01"});
-  const auto port = server.wait_for_line("port ");
-  REQUIRE(port);
-  Lope lope(group_of(broker, queue, "async_http",
-                     "url: \"http://127.0.0.1:" + port->substr(5) + "/\"",
-                     "    retry: { delay: 0s, attempts: 2 }\n"));
-  REQUIRE(lope.wait_ready());
-  for (const char* word : {"200", "204", "404", "503", "hang up"}) {
-    broker.publish(queue, word, word);
-  }
-  CHECK(eventually(10s, [&] { return lope.process().count_lines("message retried") >= 2; }));
-  CHECK(eventually(10s, [&] { return broker.message_count(dead) == 3; }));
-  CHECK(lope.stop() == exited(0));
-  const std::string log = lope.log();
-  CHECK(fields_of(log, "message rejected", "message_id") == std::multiset<std::string>{"404"});
-  CHECK(lines_with(log, "HTTP status 404").size() == 1);
-  CHECK(!lines_with(log, "HTTP status 503").empty());
-  const auto retried = fields_of(log, "message retried", "message_id");
-  CHECK(std::set<std::string>(retried.begin(), retried.end()) ==
-        std::set<std::string>{"503", "hang up"});
-  CHECK(broker.message_count(queue) == 0);
-  CHECK(ids_of(broker.drain(dead)) == std::vector<std::string>{"404", "503", "hang up"});
 }

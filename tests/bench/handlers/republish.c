@@ -51,7 +51,7 @@ static const lope_option options[] = {
 
 const lope_plugin lope_plugin_v1 = {
     .struct_size = sizeof(lope_plugin),
-    .name = "forward",
+    .name = "republish",
     .version = "1.0.0",
     .description = "publishes what it gets, or asks for a retry",
     .options = options,
