@@ -4,6 +4,7 @@
 #include <optional>
 
 #include "command.h"
+#include "coprocess.h"
 #include "settings.h"
 
 namespace {
@@ -57,14 +58,28 @@ class Exec final : public lope::Handler {
     ::sigemptyset(&pipe);
     ::sigaddset(&pipe, SIGPIPE);
     ::pthread_sigmask(SIG_BLOCK, &pipe, nullptr);
-    command_.emplace(host, settings_);
+    if (settings_.coprocess) {
+      coprocess_.emplace(host, settings_);  // its thread has the same signals blocked
+    } else {
+      command_.emplace(host, settings_);
+    }
   }
 
-  lope::Outcome handle(const lope::Message& message) override { return command_->run(message); }
+  lope::Outcome handle(const lope::Message& message) override {
+    if (command_) return command_->run(message);
+    coprocess_->take(message);
+    return lope::Outcome::hold;
+  }
+
+  // Its answers come by themselves. Only at a drain is there reason to wait for them.
+  void flush(lope::FlushReason reason) override {
+    if (coprocess_ && reason == lope::FlushReason::drain) coprocess_->drain();
+  }
 
  private:
   const ExecSettings settings_;
-  std::optional<Command> command_;
+  std::optional<Command> command_;  // one of the two
+  std::optional<Coprocess> coprocess_;
 };
 
 }  // namespace

@@ -1,8 +1,8 @@
 // One stream of a program's output, to the log line by line.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
-#include <cstring>
 #include <lope/handler.hpp>
 #include <string>
 #include <string_view>
@@ -34,9 +34,14 @@ class LineLog {
   // The line without an end, and how many there were beyond the limit.
   void end() {
     end_line();
+    next_period();
+  }
+  // So many lines may be written again.
+  void next_period() {
     if (left_out_ > 0) log("left out: " + std::to_string(left_out_) + " more lines");
     left_out_ = written_ = 0;
   }
+  bool has_left_out() const { return left_out_ > 0; }
   // The last line that is not empty; at most as long as a reason need be.
   std::string_view last() const { return std::string_view(last_).substr(0, kReason); }
 
