@@ -196,7 +196,7 @@ void Coprocess::wait() {
     const ProgramEnd how = process_->reap();
     process_.reset();
     why_not_ = "its co-process ended: " + how.to_string();
-    if (why_ended_ != nullptr) why_not_ += " (" + std::string(why_ended_) + ")";
+    if (next_signal_ == SIGKILL) why_not_ += " (" + std::string(why_end_) + ")";
     if (!errors_.last().empty()) why_not_ += ": " + std::string(errors_.last());
     ended();
   }
@@ -320,17 +320,17 @@ void Coprocess::look_at_time() {
   }
 }
 
-// SIGTERM then, and SIGKILL after the grace; unless that is on its way already.
+// SIGTERM then, unless it comes sooner, and SIGKILL after the grace.
 void Coprocess::end_at(Clock::time_point due, const char* why) {
-  if (next_signal_ != 0 && due >= signal_due_) return;
-  why_ended_ = why;
-  if (next_signal_ == 0) next_signal_ = SIGTERM;
+  if (next_signal_ == SIGKILL || (next_signal_ == SIGTERM && due >= signal_due_)) return;
+  next_signal_ = SIGTERM;
   signal_due_ = due;
+  why_end_ = why;
 }
 
 // There is no process any more: what it had is retried, and it is started again.
 void Coprocess::ended() {
-  const bool is_wanted = why_ended_ == kDrained;
+  const bool is_wanted = why_end_ == kDrained;
   in_.reset();
   out_.reset();
   err_.reset();
@@ -338,7 +338,7 @@ void Coprocess::ended() {
   incoming_.clear();
   written_ = 0;
   next_signal_ = 0;
-  why_ended_ = nullptr;
+  why_end_ = nullptr;
   signal_due_ = Clock::time_point::max();
   host_.log(is_wanted ? Level::info : Level::warn, why_not_);
   retry_all(why_not_);

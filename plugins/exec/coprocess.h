@@ -89,10 +89,10 @@ class Coprocess {
   LineLog errors_;
   Clock::time_point second_{};  // since when errors_ and complaints_ are counted
   std::size_t complaints_ = 0;
-  bool has_answered_ = false;        // the one that runs
-  std::string why_not_;              // there is none
-  const char* why_ended_ = nullptr;  // by us
-  int next_signal_ = 0;
+  bool has_answered_ = false;  // the one that runs
+  std::string why_not_;        // there is none
+  int next_signal_ = 0;        // SIGTERM, then SIGKILL; 0: there is no reason for one
+  const char* why_end_ = nullptr;
   Clock::time_point signal_due_ = Clock::time_point::max();
   Clock::time_point start_due_ = Clock::time_point::min();
   std::chrono::milliseconds pause_{0};
