@@ -11,6 +11,7 @@
 #include <regex>
 #include <stdexcept>
 
+#include "exec_handler.h"
 #include "measure.h"
 #include "support/process.h"
 
@@ -349,7 +350,8 @@ int main(int argc, char** argv) {
   app.add_option("folder", folder, "Where bench.json goes")->required();
   app.add_option(
       "--only", only,
-      "Only loads whose name matches; 'publishing', 'latency' and 'idle' are among them");
+      "Only loads whose name matches; 'publishing', 'latency', 'idle' and 'handlers: exec' are "
+      "among them");
   app.add_option("--rounds", rounds, "Rounds")->check(CLI::PositiveNumber);
   app.add_option("--scale", scale, "Times the number of messages")->check(CLI::PositiveNumber);
   bool no_clients = false;
@@ -399,6 +401,9 @@ int main(int argc, char** argv) {
     }
     if (std::regex_search("idle", wanted)) {
       report["idle"] = run_idle(broker, std::max(1, static_cast<int>(30 * scale)));
+    }
+    if (std::regex_search("handlers: exec", wanted)) {
+      report["exec"] = run_exec(broker, rounds, scale);
     }
     std::ofstream file(folder + "/bench.json");
     file << report.dump(2) << '\n';

@@ -550,6 +550,29 @@ TEST_CASE("a co-process gets messages and answers them", "[broker][exec]") {
   CHECK(lines_of_file(exec.file).back() == "end");
 }
 
+TEST_CASE("the co-process in the README answers", "[broker][exec]") {
+  Executed exec;
+  const std::string readme = read_file(LOPE_SOURCE_DIR "/plugins/exec/README.md");
+  const std::string fence = "```python\n";
+  const std::size_t begin = readme.find(fence) + fence.size();
+  REQUIRE(begin < readme.size());
+  const std::string program =
+      exec.files.write("mails.py", readme.substr(begin, readme.find("```", begin) - begin));
+  const std::string to = exec.broker.make_queue("to");
+  Lope lope(exec.options("{ mode: coprocess, command: [python3, " + program + "] }"));
+  REQUIRE(lope.wait_ready());
+  exec.broker.publisher().publish(
+      {.routing_key = exec.queue, .body = "ping", .correlation_id = "c", .reply_to = to});
+  exec.broker.publish(exec.queue, "what is it", "untyped");
+  REQUIRE(exec.all_settled());
+  check_gone(lope);
+  const auto got = exec.broker.drain(to);
+  REQUIRE(got.size() == 1);
+  CHECK(got[0].body == "pong");
+  CHECK(got[0].correlation_id == "c");
+  CHECK(ids_of(exec.broker.drain(exec.dead)) == std::vector<std::string>{"untyped"});
+}
+
 TEST_CASE("a co-process that dies is started again, and what it had is retried", "[broker][exec]") {
   Executed exec;
   const auto& [body, reason] = GENERATE(table<std::string, std::string>(
