@@ -24,7 +24,7 @@ namespace {
 // Between vfork() and exec: the memory is the worker's, so system calls only. Returns the errno of
 // what failed.
 int become(const ProgramStart& start, pid_t parent) {
-  if (::setsid() < 0) return errno;
+  if (::setpgid(0, 0) < 0) return errno;
   if (::prctl(PR_SET_PDEATHSIG, SIGKILL) < 0) return errno;
   if (::getppid() != parent) return ECANCELED;  // it died before that took effect
   struct sigaction action {};

@@ -1,4 +1,4 @@
-// A program in a session of its own: started at the speed of vfork(), ended with all its group.
+// A program in a process group of its own: started at the speed of vfork(), ended with all its group.
 #pragma once
 
 #include <sys/types.h>
