@@ -65,6 +65,11 @@ Outcome Command::run(const Message& message) {
     throw Reject("expected a message with 'reply_to', which the output goes to, found none");
   }
   arguments_.fill(message);
+  Publication made;
+  if (settings_.output == ExecSettings::Output::publish) {
+    made.exchange = settings_.exchange.expand(message);
+    made.routing_key = settings_.routing_key.expand(message);
+  }
   const std::string name = name_of(message);
   if (!arguments_.left_out().empty()) {
     std::string names;
@@ -88,7 +93,7 @@ Outcome Command::run(const Message& message) {
   errors_.end();
   const Outcome outcome = judge(message, ended);
   measures_.outcome(outcome, Clock::now() - begin);
-  if (outcome == Outcome::ack) send_output(message);
+  if (outcome == Outcome::ack) send_output(message, made);
   return outcome;
 }
 
@@ -188,23 +193,16 @@ Outcome Command::judge(const Message& message, const Ended& ended) const {
   return outcome;
 }
 
-void Command::send_output(const Message& message) {
-  Publication made;
+void Command::send_output(const Message& message, Publication& made) {
   made.content_type = settings_.content_type;
+  made.body = std::move(captured_);
   switch (settings_.output) {
     case ExecSettings::Output::log:
     case ExecSettings::Output::none: return;
     case ExecSettings::Output::publish:
-      if (captured_.empty()) return;
-      made.exchange = settings_.exchange.expand(message);
-      made.routing_key = settings_.routing_key.expand(message);
-      made.body = std::move(captured_);
-      message.publish(made);
+      if (!made.body.empty()) message.publish(made);
       return;
-    case ExecSettings::Output::reply:
-      made.body = std::move(captured_);
-      message.reply(made);
-      return;
+    case ExecSettings::Output::reply: message.reply(made); return;
   }
 }
 

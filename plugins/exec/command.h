@@ -32,7 +32,7 @@ class Command {
   bool read_from(const Fd& pipe, bool is_output);
   void drain(const Fd& pipe, bool is_output);
   Outcome judge(const Message& message, const Ended& ended) const;
-  void send_output(const Message& message);
+  void send_output(const Message& message, Publication& made);
 
   const Host host_;
   const ExecSettings& settings_;

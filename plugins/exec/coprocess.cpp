@@ -19,12 +19,12 @@ namespace {
 
 constexpr std::size_t kRead = 256 * 1024;
 constexpr std::size_t kMostOutgoing = 1024 * 1024;  // bytes that are made lines and not written
-constexpr int kPipeSize = 1024 * 1024;
+// More than the usual 64 KiB, but all pipes of a user together may not be large.
+constexpr int kPipeSize = 256 * 1024;
 constexpr std::chrono::milliseconds kFirstPause{100}, kLongestPause{10'000};
 constexpr std::size_t kComplaints = 10;  // in a second
-constexpr const char* kDrained = "nothing is left for it to do";
-
 constexpr int kLastReads = 64;
+constexpr const char* kDrained = "nothing is left for it to do";
 
 bool is_readable(const Fd& pipe) {
   pollfd fd{pipe.get(), POLLIN, 0};
@@ -155,14 +155,16 @@ void Coprocess::send() {
 }
 
 void Coprocess::wait() {
+  bool sleeps = false;
   {
     const std::lock_guard lock(mutex_);
-    if (!arrived_.empty()) return;
-    asleep_ = true;
+    sleeps = asleep_ = arrived_.empty();
   }
   const auto due = next_due();
   int timeout = -1;
-  if (due != Clock::time_point::max()) {
+  if (!sleeps) {
+    timeout = 0;  // there is more to send, but its answers are looked at as well
+  } else if (due != Clock::time_point::max()) {
     const auto left = std::chrono::ceil<std::chrono::milliseconds>(due - Clock::now()).count();
     timeout = static_cast<int>(std::clamp<decltype(left)>(left, 0, 3'600'000));
   }
@@ -228,10 +230,9 @@ void Coprocess::receive() {
 
 // Nobody knows whose answer it is.
 void Coprocess::refuse_line() {
-  incoming_.clear();
+  end_now("it wrote a line over output_limit");
   out_.reset();
-  in_.reset();
-  end_at(Clock::now(), "it wrote a line over output_limit");
+  incoming_.clear();
 }
 
 void Coprocess::take_line(std::string_view line) {
@@ -299,19 +300,13 @@ void Coprocess::look_at_time() {
   while (!sent_.empty() && is_answered(sent_.front())) sent_.pop_front();
   // Behind one that is never answered there would be ever more.
   if (sent_.size() > 4 * settings_.window) std::erase_if(sent_, is_answered);
-  if (now >= signal_due_) {
-    process_->signal_group(next_signal_);
-    signal_due_ = next_signal_ == SIGTERM ? now + settings_.grace : Clock::time_point::max();
-    next_signal_ = SIGKILL;
-  }
+  if (now >= signal_due_) send_signal();
   if (settings_.time_limit.count() == 0) return;
   if (process_ && !sent_.empty()) {
     const InTheAir& oldest = in_the_air_.at(sent_.front());
     if (now - oldest.since < settings_.time_limit || next_signal_ != 0) return;
     measures_.time_limit();
-    in_.reset();
-    end_at(now, "time_limit of a message is up");
-    look_at_time();
+    end_now("time_limit of a message is up");
   }
   while (!process_ && !waiting_.empty() && now - waiting_.front().since >= settings_.time_limit) {
     const Waiting& oldest = waiting_.front();
@@ -326,6 +321,19 @@ void Coprocess::end_at(Clock::time_point due, const char* why) {
   next_signal_ = SIGTERM;
   signal_due_ = due;
   why_end_ = why;
+}
+
+// Before its input is closed: a program that sees that would end with a code of its own.
+void Coprocess::end_now(const char* why) {
+  end_at(Clock::now(), why);
+  if (next_signal_ == SIGTERM) send_signal();
+  in_.reset();
+}
+
+void Coprocess::send_signal() {
+  process_->signal_group(next_signal_);
+  signal_due_ = next_signal_ == SIGTERM ? Clock::now() + settings_.grace : Clock::time_point::max();
+  next_signal_ = SIGKILL;
 }
 
 // There is no process any more: what it had is retried, and it is started again.

@@ -62,6 +62,8 @@ class Coprocess {
   void read_errors();
   void look_at_time();
   void end_at(Clock::time_point due, const char* why);
+  void end_now(const char* why);
+  void send_signal();
   void ended();
   void retry_all(const std::string& why);
   void settle(const Message& message, Outcome outcome, const std::string& reason,

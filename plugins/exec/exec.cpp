@@ -34,19 +34,17 @@ constexpr lope_option kOptions[] = {
     lope::defaulted("retry.*", "", "exit codes that retry, in place of the preset's"),
     lope::defaulted("otherwise", "retry", "retry or reject: what all other exit codes mean"),
     lope::defaulted("output", "log", "where its output goes: log, publish, reply, none"),
-    lope::defaulted("publish.exchange", "", "output: publish: to this exchange, a template"),
-    lope::defaulted("publish.routing_key", "",
-                    "output: publish: with this routing key, a template"),
-    lope::defaulted("content_type", "", "output: publish and reply: of what is sent"),
+    lope::defaulted("publish.exchange", "", "where output publish goes: the exchange, a template"),
+    lope::defaulted("publish.routing_key", "", "and the routing key, a template"),
+    lope::defaulted("content_type", "", "of an output that is published or replied"),
     lope::defaulted("output_limit", "1MiB",
-                    "output: publish and reply, and a line of a co-process: "
-                    "the most that it may be"),
+                    "of an output that is published or replied, and of a line of a co-process"),
     lope::defaulted(
         "log_lines", "100",
         "at most so many lines of each stream are logged, for a message; of a co-process, in "
         "a second",
         LOPE_UINT64),
-    lope::defaulted("window", "100", "mode: coprocess: so many messages are with it at a time",
+    lope::defaulted("window", "100", "so many messages are with a co-process at a time",
                     LOPE_UINT64),
     lope::kEndOfOptions};
 

@@ -1,4 +1,4 @@
-// A program in a process group of its own: started at the speed of vfork(), ended with all its group.
+// A program in a process group of its own: started at the speed of vfork(), ended with all of it.
 #pragma once
 
 #include <sys/types.h>

@@ -4,4 +4,4 @@
 host=$1 port=$2 queue=$3 prefetch=$4 count=$5
 shift 5
 amqp-consume --server="$host" --port="$port" --queue="$queue" --prefetch-count="$prefetch" --count="$count" "$@" &&
-  echo done
+  echo 'done'
