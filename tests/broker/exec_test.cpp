@@ -1,6 +1,7 @@
 // The handler exec: commands and co-processes that do what programs do, against a real broker.
 #include <signal.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <catch2/catch.hpp>
@@ -11,6 +12,7 @@
 #include <vector>
 
 #include "support/broker.h"
+#include "support/http.h"
 #include "support/ledger.h"
 #include "support/log_lines.h"
 #include "support/lope.h"
@@ -362,6 +364,51 @@ TEST_CASE("what can never run is refused at the start", "[broker][exec]") {
   Lope lope(exec.options(options));
   CHECK(lope.wait_for_line(said));
   lope.stop();
+}
+
+TEST_CASE("a program that is gone by now is a retry that says so", "[broker][exec]") {
+  const std::string mode = GENERATE("command", "coprocess");
+  CAPTURE(mode);
+  Executed exec;
+  const std::string program = exec.files.write("program", "#!/bin/sh\nexit 0\n");
+  REQUIRE(::chmod(program.c_str(), 0700) == 0);
+  Lope lope(exec.options("{ command: [" + program + "], time_limit: 300ms, mode: " + mode + " }"));
+  REQUIRE(lope.wait_ready());
+  REQUIRE(::unlink(program.c_str()) == 0);
+  if (mode == "coprocess") REQUIRE(lope.wait_for_line("cannot run it: No such file"));
+  exec.broker.publish(exec.queue, "x", "one");
+  REQUIRE(eventually(10s, [&] { return exec.broker.message_count(exec.dead) == 1; }));
+  check_gone(lope);
+  CHECK(set_of(fields_of(lope.log(), "message retried", "reason")) ==
+        std::set<std::string>{kAsked + program + ": cannot run it: No such file or directory"});
+}
+
+TEST_CASE("commands are counted and timed", "[broker][exec]") {
+  Executed exec;
+  LopeOptions options = exec.script("read code; exit $code");
+  options.top = "monitor: { listen: 0 }\n";
+  Lope lope(options);
+  const auto line = lope.wait_for_line("monitor started");
+  REQUIRE(line);
+  const int port = std::stoi(line->substr(line->rfind(':') + 1));
+  REQUIRE(lope.wait_ready());
+  for (const char* code : {"0\n", "0\n", "65\n", "1\n"}) exec.broker.publish(exec.queue, code);
+  REQUIRE(exec.all_settled());
+  const auto has = [&](const std::string& sample) {
+    return eventually(10s, [&] {
+      return http_get(port, "/metrics").body.find("\nlope_handler_exec_" + sample + "\n") !=
+             std::string::npos;
+    });
+  };
+  CHECK(has("acked_total{group=\"exec\"} 2"));
+  CHECK(has("rejected_total{group=\"exec\"} 1"));
+  CHECK(has("retried_total{group=\"exec\"} 2"));
+  CHECK(has("starts_total{group=\"exec\"} 5"));
+  CHECK(has("time_limits_total{group=\"exec\"} 0"));
+  CHECK(http_get(port, "/metrics")
+            .body.find("\nlope_handler_exec_seconds_count{group=\"exec\"} 5\n") !=
+        std::string::npos);
+  check_gone(lope);
 }
 
 TEST_CASE("kill -TERM of the group lets a command finish", "[broker][exec]") {
