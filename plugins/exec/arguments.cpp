@@ -57,16 +57,16 @@ void Arguments::fill(const Message& message) {
   }
   for (const auto& [name, value] : settings_.variables) add_variable(name + value.expand(message));
   for (const MessageField& field : kMessageFields) {
-    static const std::vector<std::string> kNames = [] {
-      std::vector<std::string> names;
+    static const std::vector<std::string> names = [] {
+      std::vector<std::string> made;
       for (const MessageField& each : kMessageFields) {
-        names.push_back(variable_of_field(each.name) + "=");
+        made.push_back(variable_of_field(each.name) + "=");
       }
-      return names;
+      return made;
     }();
     const std::string value = field.get(message);
     if (!value.empty()) {
-      add_variable(kNames[static_cast<std::size_t>(&field - kMessageFields)] + value);
+      add_variable(names[static_cast<std::size_t>(&field - kMessageFields)] + value);
     }
   }
   for (std::size_t i = 0; i < message.header_count(); ++i) {

@@ -9,7 +9,9 @@
 
 namespace {
 
-using namespace lope::plugins;
+using lope::plugins::Command;
+using lope::plugins::Coprocess;
+using lope::plugins::ExecSettings;
 
 constexpr lope_option kOptions[] = {
     lope::required("command.*",

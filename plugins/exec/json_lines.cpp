@@ -22,13 +22,13 @@ constexpr std::string_view kBase64 =
 
 // How much of the beginning goes into a JSON string as it is.
 std::size_t plain_length(std::string_view text) {
-  static const auto kPlain = [] {
-    std::array<bool, 256> plain{};
-    for (std::size_t c = 0x20; c < 0x80; ++c) plain[c] = c != '"' && c != '\\';
-    return plain;
+  static const auto plain = [] {
+    std::array<bool, 256> made{};
+    for (std::size_t c = 0x20; c < 0x80; ++c) made[c] = c != '"' && c != '\\';
+    return made;
   }();
   const auto end = std::find_if(text.begin(), text.end(),
-                                [](char c) { return !kPlain[static_cast<unsigned char>(c)]; });
+                                [](char c) { return !plain[static_cast<unsigned char>(c)]; });
   return static_cast<std::size_t>(end - text.begin());
 }
 
@@ -85,20 +85,20 @@ void append_base64(std::string& line, std::string_view bytes) {
 }
 
 std::string from_base64(const std::string& name, std::string_view text) {
-  static const auto kValues = [] {
-    std::array<int, 256> values;
-    values.fill(-1);
+  static const auto values = [] {
+    std::array<int, 256> made;
+    made.fill(-1);
     for (std::size_t i = 0; i < kBase64.size(); ++i) {
-      values[static_cast<unsigned char>(kBase64[i])] = static_cast<int>(i);
+      made[static_cast<unsigned char>(kBase64[i])] = static_cast<int>(i);
     }
-    return values;
+    return made;
   }();
   while (!text.empty() && text.back() == '=') text.remove_suffix(1);
   std::string bytes;
   std::uint32_t collected = 0;
   int bits = 0;
   for (const char c : text) {
-    const int value = kValues[static_cast<unsigned char>(c)];
+    const int value = values[static_cast<unsigned char>(c)];
     if (value < 0)
       throw std::runtime_error("'" + name + "': expected base64, found something else");
     collected = collected << 6 | static_cast<std::uint32_t>(value);

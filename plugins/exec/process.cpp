@@ -49,7 +49,7 @@ __attribute__((noinline)) pid_t start_program(const ProgramStart& start, volatil
   const pid_t parent = ::getpid();
   const pid_t pid = ::vfork();
   if (pid == 0) {
-    error = become(start, parent);
+    error = become(start, parent);  // NOLINT(clang-analyzer-unix.Vfork): it makes system calls only
     ::_exit(127);
   }
   if (pid < 0) error = errno;

@@ -76,12 +76,12 @@ std::string find_program(const std::string& name, const std::string& directory) 
 }
 
 bool is_reserved(std::string_view name) {
-  static const std::set<std::string, std::less<>> kNames = [] {
-    std::set<std::string, std::less<>> names = {kWorkerIdVariable, kLeftOutVariable, "LOPE_GROUP"};
-    for (const MessageField& field : kMessageFields) names.insert(variable_of_field(field.name));
-    return names;
+  static const std::set<std::string, std::less<>> names = [] {
+    std::set<std::string, std::less<>> made = {kWorkerIdVariable, kLeftOutVariable, "LOPE_GROUP"};
+    for (const MessageField& field : kMessageFields) made.insert(variable_of_field(field.name));
+    return made;
   }();
-  return kNames.find(name) != kNames.end() || name.substr(0, 12) == "LOPE_HEADER_";
+  return names.find(name) != names.end() || name.substr(0, 12) == "LOPE_HEADER_";
 }
 
 std::array<Outcome, 256> outcomes_of(const Host& host) {
