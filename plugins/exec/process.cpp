@@ -114,7 +114,10 @@ Process::~Process() {
   reap_child(pid_, status);
 }
 
-void Process::signal_group(int number) const { ::kill(-pid_, number); }
+void Process::signal_group(int number) const {
+  const bool is_there = ::kill(-pid_, number) == 0;
+  if (!is_there || number == SIGKILL) ::kill(pid_, number);  // the program itself may have left it
+}
 
 ProgramEnd Process::reap() {
   signal_group(SIGKILL);

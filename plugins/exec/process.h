@@ -66,7 +66,7 @@ class Process {
   pid_t pid() const { return pid_; }
   // Readable when the program has ended.
   int pidfd() const { return pidfd_.get(); }
-  // To the program and whatever it has started that has not left its group.
+  // To the program, and to whatever it has started that has not left its group.
   void signal_group(int number) const;
   // Kills what is left of the group and reaps the program, which must have ended.
   ProgramEnd reap();
