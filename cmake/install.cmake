@@ -10,7 +10,7 @@ install(TARGETS lope RUNTIME DESTINATION bin)
 install(TARGETS lope-client lope-consumer lope-monitor lope-worker RUNTIME DESTINATION libexec/lope)
 
 # Handlers.
-set(lope_handlers log dots null)
+set(lope_handlers log dots exec null)
 foreach(handler bulk_insert forward http)
   if(TARGET ${handler})
     list(APPEND lope_handlers ${handler})

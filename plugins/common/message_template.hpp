@@ -113,6 +113,8 @@ class MessageTemplate {
   }
 
   bool is_constant() const { return parts_.empty(); }
+  // Of a constant one.
+  const std::string& text() const { return after_; }
   bool empty() const { return parts_.empty() && after_.empty(); }
 
  private:

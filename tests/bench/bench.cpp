@@ -11,6 +11,7 @@
 #include <regex>
 #include <stdexcept>
 
+#include "exec_handler.h"
 #include "http_handler.h"
 #include "measure.h"
 #include "support/process.h"
@@ -377,7 +378,7 @@ int main(int argc, char** argv) {
   app.add_option("folder", folder, "Where bench.json goes")->required();
   app.add_option(
       "--only", only,
-      "Only loads whose name matches; 'publishing', 'latency', 'idle' and 'handlers: http' are "
+      "Only loads whose name matches; 'publishing', 'latency', 'idle' and 'handlers: http', 'exec' are "
       "among them");
   app.add_option("--rounds", rounds, "Rounds")->check(CLI::PositiveNumber);
   app.add_option("--scale", scale, "Times the number of messages")->check(CLI::PositiveNumber);
@@ -431,6 +432,9 @@ int main(int argc, char** argv) {
     }
     if (std::regex_search("handlers: http", wanted)) {
       report["http"] = run_http(broker, rounds, scale);
+    }
+    if (std::regex_search("handlers: exec", wanted)) {
+      report["exec"] = run_exec(broker, rounds, scale);
     }
     std::ofstream file(folder + "/bench.json");
     file << report.dump(2) << '\n';
