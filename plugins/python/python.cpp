@@ -253,10 +253,12 @@ class Python final : public Handler {
         PyObject_Vectorcall(failed_.ptr(), arguments, 2, nullptr));
     if (none) return;
     const py::error_already_set again;
-    host_.error("the error of a function cannot be told: " + text_of(again));
-    for (const py::handle message : messages) {
-      lope_outcome& outcome = as_message(message).outcome;
-      if (outcome == LOPE_NO_OUTCOME) outcome = LOPE_RETRY;
+    const std::string reason = "what the function has raised cannot be told: " + text_of(again);
+    for (const py::handle& each : messages) {
+      MessageObject& message = as_message(each);
+      if (message.outcome != LOPE_NO_OUTCOME) continue;
+      message.outcome = LOPE_RETRY;
+      Message(host_.raw(), message.raw).explain(reason);
     }
   }
 

@@ -283,8 +283,8 @@ def _returned(message, result):
     elif isinstance(result, Outcome):
         message._settle(result.value)
     else:
-        raise TypeError("expected the function to return None, True, False, lope.ACK, lope.RETRY, lope.REJECT or "
-                        f"lope.HOLD, found {type(result).__name__}")
+        message.retry(reason="expected the function to return None, True, False, lope.ACK, lope.RETRY, lope.REJECT "
+                             f"or lope.HOLD, found {type(result).__name__}")
 
 
 class _Handler:
