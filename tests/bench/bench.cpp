@@ -12,6 +12,7 @@
 #include <stdexcept>
 
 #include "measure.h"
+#include "python_handler.h"
 #include "support/process.h"
 
 using namespace lope::bench;
@@ -349,7 +350,8 @@ int main(int argc, char** argv) {
   app.add_option("folder", folder, "Where bench.json goes")->required();
   app.add_option(
       "--only", only,
-      "Only loads whose name matches; 'publishing', 'latency' and 'idle' are among them");
+      "Only loads whose name matches; 'publishing', 'latency' and 'idle' are among them, and "
+      "'handlers: python'");
   app.add_option("--rounds", rounds, "Rounds")->check(CLI::PositiveNumber);
   app.add_option("--scale", scale, "Times the number of messages")->check(CLI::PositiveNumber);
   bool no_clients = false;
@@ -387,6 +389,16 @@ int main(int argc, char** argv) {
       load.messages = std::max(1000, static_cast<int>(load.messages * scale)) / 50 * 50;
       report["loads"].push_back(run_load(broker, load, contenders, rounds));
       if (main_load) write_plot_data(folder + "/bench.dat", report["loads"].back());
+    }
+    std::vector<Contender> with_python;
+    std::copy_if(all.begin(), all.end(), std::back_inserter(with_python),
+                 [](const Contender& contender) {
+                   return contender.every_load || contender.name.starts_with("Python");
+                 });
+    for (Load load : python_loads()) {
+      if (!std::regex_search(load.name, wanted)) continue;
+      load.messages = std::max(1000, static_cast<int>(load.messages * scale)) / 50 * 50;
+      report["loads"].push_back(run_load(broker, load, with_python, rounds));
     }
     if (std::regex_search("publishing", wanted)) {
       Load load;

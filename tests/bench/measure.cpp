@@ -46,8 +46,12 @@ class Run {
       options.groups = "  bench:\n    queue: " + queue +
                        "\n    workers: " + std::to_string(load.workers) +
                        "\n    threads: " + std::to_string(load.threads) +
-                       "\n    prefetch: " + std::to_string(load.prefetch) +
-                       "\n    handler: " + (pauses ? "pause" : "'null'") + "\n";
+                       "\n    prefetch: " + std::to_string(load.prefetch) + "\n    handler: ";
+      if (!load.handler.empty()) {
+        options.groups += load.handler + "\n    options: " + load.options + "\n";
+      } else {
+        options.groups += pauses ? "pause\n" : "'null'\n";
+      }
       if (pauses) {
         options.groups += "    options: { us: " + std::to_string(load.handler_us) +
                           (stamps.empty() ? "" : ", stamps: " + stamps) + " }\n";

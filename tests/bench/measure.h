@@ -20,6 +20,9 @@ struct Load {
   int workers = 1;
   int threads = 1;
   int handler_us = 0;  // what a handler sleeps for each message
+  // For Lope: one of its handlers in place of those, with `options:` as YAML.
+  std::string handler = {};
+  std::string options = {};
   // With a deeper queue the broker's own work over it grows, until it hides the client's.
   int messages = 20'000;
 };
