@@ -11,7 +11,7 @@ install(TARGETS lope-client lope-consumer lope-monitor lope-worker RUNTIME DESTI
 
 # Handlers.
 set(lope_handlers log dots null)
-foreach(handler bulk_insert async_http)
+foreach(handler bulk_insert async_http python)
   if(TARGET ${handler})
     list(APPEND lope_handlers ${handler})
   endif()
