@@ -12,6 +12,7 @@
 #include "support/ledger.h"
 #include "support/log_lines.h"
 #include "support/lope.h"
+#include "support/page.h"
 
 using namespace lope::test;
 
@@ -1036,4 +1037,10 @@ def handle(message):
   // Twice at most what was inside at a kill.
   CHECK(report.seen - load.confirmed().size() <= static_cast<std::size_t>(kills));
   CHECK(it.broker.message_count(it.queue) == 0);
+}
+
+TEST_CASE("consumers of pika, kombu and Celery move as the page says", "[broker][python]") {
+  Page page("from-python.md", {"orders", "orders.dead", "invoices", "mail", "mail.dead", "celery",
+                               "celery.dead", "stock", "stock.dead"});
+  page.follow();
 }
