@@ -202,6 +202,22 @@ std::string text_from(const py::handle& value, const std::string& what) {
   return text_from(bytes, what);
 }
 
+std::int64_t integer_from(const py::handle& value, const std::string& what) {
+  if (!PyLong_Check(value.ptr())) {
+    throw py::type_error("expected " + what + " to be an int, found " +
+                         Py_TYPE(value.ptr())->tp_name);
+  }
+  const long long number = PyLong_AsLongLong(value.ptr());
+  if (number == -1 && PyErr_Occurred() != nullptr) throw py::error_already_set();
+  return number;
+}
+
+bool truth_of(const py::handle& value) {
+  const int truth = PyObject_IsTrue(value.ptr());
+  if (truth < 0) throw py::error_already_set();
+  return truth != 0;
+}
+
 void add_header(Publication& publication, const py::handle& key, const py::handle& value) {
   const std::string name = text_from(key, "the name of a header");
   PyObject* const raw = value.ptr();
@@ -210,7 +226,7 @@ void add_header(Publication& publication, const py::handle& key, const py::handl
   } else if (PyBool_Check(raw)) {
     publication.header(name, raw == Py_True);
   } else if (PyLong_Check(raw)) {
-    publication.header(name, value.cast<std::int64_t>());
+    publication.header(name, integer_from(value, "header '" + name + "'"));
   } else if (PyFloat_Check(raw)) {
     publication.header(name, PyFloat_AS_DOUBLE(raw));
   } else if (PyUnicode_Check(raw)) {
@@ -253,20 +269,27 @@ void set_property(Publication& publication, const std::string& name, const py::h
     }
   }
   if (name == "headers") {
-    for (const auto& [key, each] : value.cast<py::dict>()) add_header(publication, key, each);
+    if (!PyDict_Check(value.ptr())) throw py::type_error("expected headers to be a dict");
+    for (const auto& [key, each] : py::reinterpret_borrow<py::dict>(value)) {
+      add_header(publication, key, each);
+    }
   } else if (name == "persistent") {
-    publication.persistent = value.cast<bool>();
+    publication.persistent = truth_of(value);
   } else if (name == "may_be_unroutable") {
-    publication.may_be_unroutable = value.cast<bool>();
+    publication.may_be_unroutable = truth_of(value);
   } else if (name == "priority") {
-    publication.priority = value.cast<std::uint32_t>();
+    const std::int64_t priority = integer_from(value, name);
+    if (priority < 0 || priority > 255) {
+      throw py::value_error("expected priority to be 0 to 255, found " + std::to_string(priority));
+    }
+    publication.priority = static_cast<std::uint32_t>(priority);
   } else if (name == "delay") {
-    publication.delay = std::chrono::milliseconds(value.cast<std::int64_t>());
+    publication.delay = std::chrono::milliseconds(integer_from(value, name));
   } else if (name == "expiration") {
-    publication.expiration = std::chrono::milliseconds(value.cast<std::int64_t>());
+    publication.expiration = std::chrono::milliseconds(integer_from(value, name));
   } else if (name == "due") {
-    publication.due = std::chrono::system_clock::time_point(
-        std::chrono::milliseconds(value.cast<std::int64_t>()));
+    publication.due =
+        std::chrono::system_clock::time_point(std::chrono::milliseconds(integer_from(value, name)));
   } else {
     throw py::type_error("unexpected property '" + name + "' of a publication");
   }
@@ -397,6 +420,7 @@ void* at(std::size_t offset) { return reinterpret_cast<void*>(offset); }
 
 void add_message_types(py::module_& module) {
   PyDateTime_IMPORT;
+  if (PyDateTimeAPI == nullptr) throw py::error_already_set();
   error_type = PyErr_NewExceptionWithDoc("lope.Error", "Lope did not do what it was told to.",
                                          PyExc_RuntimeError, nullptr);
   if (error_type == nullptr) throw py::error_already_set();

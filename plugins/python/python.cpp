@@ -1,5 +1,7 @@
 // Calls a Python function for each message. The instances of a process share one interpreter, and
 // have its lock, the GIL, only while Python runs.
+#include <unistd.h>
+
 #include <condition_variable>
 #include <exception>
 #include <lope/handler.hpp>
@@ -185,6 +187,7 @@ class Python final : public Handler {
       list.append(object);
       call_batch(list);
     }
+    end_if_forked();
     return Outcome{end_call(as_message(object), held_)};
   }
 
@@ -197,6 +200,7 @@ class Python final : public Handler {
       for (std::size_t i = 0; i < batch.size(); ++i) {
         const py::object object = object_of(i);
         call(object);
+        end_if_forked();
         batch.set(i, Outcome{end_call(as_message(object), held_)});
       }
       return;
@@ -205,6 +209,7 @@ class Python final : public Handler {
     py::list list;
     for (std::size_t i = 0; i < batch.size(); ++i) list.append(objects.emplace_back(object_of(i)));
     call_batch(list);
+    end_if_forked();
     for (std::size_t i = 0; i < batch.size(); ++i) {
       batch.set(i, Outcome{end_call(as_message(objects[i]), held_)});
     }
@@ -221,6 +226,11 @@ class Python final : public Handler {
   }
 
  private:
+  // A child that returns from the function would go on as a second worker.
+  static void end_if_forked() {
+    if (is_forked()) ::_exit(0);
+  }
+
   void call(const py::object& message) {
     const auto result =
         py::reinterpret_steal<py::object>(PyObject_CallOneArg(call_.ptr(), message.ptr()));

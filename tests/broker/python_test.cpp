@@ -577,7 +577,7 @@ import lope
 def refused(message, body="x", **properties):
     try:
         message.publish(body, routing_key="x", **properties)
-    except (lope.Error, TypeError) as error:
+    except (lope.Error, TypeError, ValueError, OverflowError) as error:
         print("refused:", error)
 
 def handle(message):
@@ -592,6 +592,7 @@ def handle(message):
     refused(message, headers={"list": []})
     refused(message, nonsense=1)
     refused(message, priority=256)
+    refused(message, headers={"large": 2**63})
     refused(message, message_id="x" * 256)
     message.publish(b"", routing_key=to, delay=datetime.timedelta(hours=1))
 )");
@@ -624,7 +625,9 @@ def handle(message):
   const std::string log = lope.log();
   CHECK(lines_with(log, "refused: expected header 'list' to be a str, bytes, int").size() == 1);
   CHECK(lines_with(log, "refused: unexpected property 'nonsense'").size() == 1);
-  CHECK(lines_with(log, "refused: publish: an argument is not valid").size() == 2);
+  CHECK(lines_with(log, "refused: expected priority to be 0 to 255, found 256").size() == 1);
+  CHECK(lines_with(log, "refused: int too big to convert").size() == 1);
+  CHECK(lines_with(log, "refused: publish: an argument is not valid").size() == 1);
 }
 
 TEST_CASE("what is printed and logged is the log's, at its level", "[broker][python]") {
@@ -772,6 +775,9 @@ def handle(given):
             assert pool.map(square, range(5)) == [0, 1, 4, 9, 16]
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
         assert list(pool.map(square, range(3))) == [0, 1, 4]
+    if os.fork() == 0:
+        return  # and ends there
+    assert os.wait()[1] == 0
     print("all there")
 )");
   it.files.write("beside.py", "def square(n): return n * n\n");  // a new Python has no lope

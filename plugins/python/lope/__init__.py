@@ -510,6 +510,9 @@ class _Stream(io.TextIOBase):
     def writable(self):
         return True
 
+    def reconfigure(self, **options):
+        pass
+
     def fileno(self):
         return self.descriptor
 
