@@ -16,8 +16,8 @@ extern const char* const kLopeSource;
 extern const char* const kConsumeSource;
 
 // Starts Python, with the calling thread as its main thread, which has the GIL then. `host` is that
-// of this thread, and what all threads of Python log to. `venv`: the
-// folder of a virtual environment, or empty. Throws InvalidConfiguration, std::runtime_error.
+// of this thread, and what all threads of Python log to; it has to stay. `venv`: the folder of a
+// virtual environment, or empty. Throws InvalidConfiguration, std::runtime_error.
 void start_interpreter(const Host& host, const std::string& venv);
 
 // The module lope, with its own modules behind it. With the GIL. Throws py::error_already_set.

@@ -40,10 +40,10 @@ struct GiveGil {
   ~GiveGil() { Thread::give_gil(); }
 };
 
-// What the instances of a process have in common. Lives as long as the process.
+// What the instances of a process have in common. Lives as long as the process: at its end there is
+// nobody to take the GIL.
 struct Shared {
-  // Starts Python and finds the function. Throws what a handler's constructor may.
-  explicit Shared(Host of_first);
+  explicit Shared(Host of_first) : host(of_first) {}
 
   const Host host;
   py::object lope;
@@ -60,23 +60,26 @@ struct Shared {
                                        : text_of(error));
 }
 
-Shared::Shared(Host of_first) : host(of_first) {
+// Starts Python and finds the function. Throws what a handler's constructor may.
+void start(Shared& shared) {
+  const Host& host = shared.host;
   start_interpreter(host, host.option_as<std::string>("venv"));
   const GiveGil give_gil;
   try {
-    lope = import_lope();
-    const auto list_of = [this](const char* option) {
+    shared.lope = import_lope();
+    const py::object& lope = shared.lope;
+    const auto list_of = [&host](const char* option) {
       py::list list;
       for (const std::string& each : host.option_list(option)) list.append(each);
       return list;
     };
     lope.attr("_begin")(std::string(host.options_json()), list_of("path"), list_of("aliases"));
-    function = lope.attr("_find")(host.option_as<std::string>("module"),
-                                  host.option_as<std::string>("file"),
-                                  host.option_as<std::string>("function"));
-    message_type = reinterpret_cast<PyTypeObject*>(lope.attr("Message").ptr());
+    shared.function = lope.attr("_find")(host.option_as<std::string>("module"),
+                                         host.option_as<std::string>("file"),
+                                         host.option_as<std::string>("function"));
+    shared.message_type = reinterpret_cast<PyTypeObject*>(lope.attr("Message").ptr());
   } catch (const py::error_already_set& error) {
-    throw_created(lope, error);
+    throw_created(shared.lope, error);
   }
 }
 
@@ -89,7 +92,9 @@ class Instances {
     std::unique_lock lock(mutex_);
     if (host.thread_index() == 0) {
       try {
-        shared_ = new Shared(host);
+        auto* const made = new Shared(host);
+        start(*made);
+        shared_ = made;
       } catch (...) {
         failure_ = std::current_exception();
       }
