@@ -136,6 +136,7 @@ void Page::follow() {
   options.env = {{"PATH", LOPE_BIN_DIR ":" + std::string(::getenv("PATH"))},
                  {"LOPE_BROKER", broker_.url()},
                  {"LOPE_SOCKET", dir_.file("control.sock")},
+                 {"PYTHONUNBUFFERED", std::nullopt},  // it tears lines apart
                  {"BROKER_SCRIPT", LOPE_SOURCE_DIR "/tests/support/broker.sh"}};
   Shell shell({"bash", dir_.write("tutorial.sh", script)}, options);
   Process& process = shell.process();
