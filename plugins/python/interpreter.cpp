@@ -135,6 +135,13 @@ void start_interpreter(const Host& host, const std::string& venv) {
   const std::string program = program_of(venv);
   share_libpython();
   ignore_as_python_does();
+#if defined(__SANITIZE_ADDRESS__)
+  // What Python's own allocator hands out is nothing that a search for leaks looks through.
+  PyPreConfig before;
+  PyPreConfig_InitPythonConfig(&before);
+  before.allocator = PYMEM_ALLOCATOR_MALLOC;
+  check(Py_PreInitialize(&before));
+#endif
   Config config;
   config.install_signal_handlers = 0;
   config.parse_argv = 0;
