@@ -28,6 +28,18 @@ const lope_message* raw_of(PyObject* self) {
   return raw;
 }
 
+bool has_outcome(const MessageObject& message) {
+  return message.outcome != LOPE_NO_OUTCOME && message.outcome != LOPE_HOLD;
+}
+
+// The message if it has no outcome yet, or nullptr and a Python error.
+const lope_message* open_of(PyObject* self) {
+  const MessageObject& message = self_of(self);
+  if (message.raw != nullptr && !has_outcome(message)) return message.raw;
+  PyErr_SetString(state_error_type, "the message is settled already");
+  return nullptr;
+}
+
 // Raises what a host function has refused. What a forked process does to a message reaches nobody.
 bool check_status(lope_status status, const char* what) {
   if (status == LOPE_OK) return true;
@@ -102,8 +114,7 @@ PyObject* get_delivery_mode(PyObject* self, void*) {
 
 PyObject* get_acknowledged(PyObject* self, void*) {
   const MessageObject& message = self_of(self);
-  const bool open = message.outcome == LOPE_NO_OUTCOME || message.outcome == LOPE_HOLD;
-  return PyBool_FromLong(message.raw == nullptr || !open);
+  return PyBool_FromLong(message.raw == nullptr || has_outcome(message));
 }
 
 std::string_view body_of(const lope_message* raw) {
@@ -331,7 +342,7 @@ PyObject* publish(PyObject* self, PyObject* arguments) {
 }
 
 PyObject* explain(PyObject* self, PyObject* reason) {
-  const lope_message* const raw = raw_of(self);
+  const lope_message* const raw = open_of(self);
   if (raw == nullptr || !check_process("explain")) return nullptr;
   const auto text = py::reinterpret_steal<py::object>(
       PyUnicode_AsEncodedString(reason, "utf-8", "backslashreplace"));
@@ -344,7 +355,7 @@ PyObject* explain(PyObject* self, PyObject* reason) {
 }
 
 PyObject* retry_after(PyObject* self, PyObject* milliseconds) {
-  const lope_message* const raw = raw_of(self);
+  const lope_message* const raw = open_of(self);
   if (raw == nullptr || !check_process("retry_after")) return nullptr;
   const unsigned long long ms = PyLong_AsUnsignedLongLong(milliseconds);
   if (PyErr_Occurred() != nullptr) return nullptr;
@@ -374,11 +385,7 @@ PyObject* settle(PyObject* self, PyObject* number) {
   MessageObject& message = self_of(self);
   const long outcome = PyLong_AsLong(number);
   if (PyErr_Occurred() != nullptr) return nullptr;
-  if (message.raw == nullptr ||
-      (message.outcome != LOPE_NO_OUTCOME && message.outcome != LOPE_HOLD)) {
-    PyErr_SetString(state_error_type, "the message is settled already");
-    return nullptr;
-  }
+  if (open_of(self) == nullptr) return nullptr;
   if (!check_process("settle")) return nullptr;
   if (message.held != nullptr) {
     if (outcome == LOPE_HOLD) Py_RETURN_TRUE;

@@ -121,6 +121,7 @@ def ack_and_raise(message):
       {"message.reject()", "the handler rejected it"},
       {"message.requeue()", "the handler asked for it"},
       {"(message.reject('first'), message.ack())", "first"},
+      {"(message.reject('once'), message.retry(reason='more'))", "once"},
   };
   std::vector<std::string> all = {
       "None", "True", "lope.ACK", "CONSUME_SUCCESS", "message.ack()", "ack_and_raise(message)"};
@@ -136,8 +137,8 @@ def ack_and_raise(message):
   CHECK(eventually(10s, [&] { return it.broker.is_empty(it.queue); }));
   CHECK(lope.stop() == exited(0));
   // Each error with its traceback; and one worker has seen it all.
-  CHECK(lines_with(lope.log(), "text=\"Traceback").size() == 8);
-  CHECK(lines_with(lope.log(), "functions.py\\\", line 7, in handle\\n").size() == 8);
+  CHECK(lines_with(lope.log(), "text=\"Traceback").size() == 9);
+  CHECK(lines_with(lope.log(), "functions.py\\\", line 7, in handle\\n").size() == 9);
   CHECK(lines_with(lope.log(), "ValueError: too late").size() == 1);
   CHECK(lines_with(lope.log(), "worker ready").size() == 1);
 }
