@@ -10,8 +10,8 @@ install(TARGETS lope RUNTIME DESTINATION bin)
 install(TARGETS lope-client lope-consumer lope-monitor lope-worker RUNTIME DESTINATION libexec/lope)
 
 # Handlers.
-set(lope_handlers log dots exec null)
-foreach(handler bulk_insert forward http)
+set(lope_handlers log dots exec forward null)
+foreach(handler bulk_insert http python)
   if(TARGET ${handler})
     list(APPEND lope_handlers ${handler})
   endif()

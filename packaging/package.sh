@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes lope_*.deb and lope-dev_*.deb of what a CMake build folder has: package.sh BUILD OUTPUT
+# Makes lope_*.deb, lope-dev_*.deb and lope-python_*.deb of what a CMake build folder has: package.sh BUILD OUTPUT
 # The same build gives the same files, byte by byte. Everything but OUTPUT's packages is made below OUTPUT/work.
 set -euo pipefail
 

@@ -14,7 +14,9 @@
 #include "exec_handler.h"
 #include "http_handler.h"
 #include "measure.h"
+#include "python_handler.h"
 #include "support/process.h"
+#include "trying.h"
 
 using namespace lope::bench;
 using lope::test::Broker;
@@ -356,6 +358,29 @@ nlohmann::json run_http(Broker& broker, int rounds, double scale) {
   return result;
 }
 
+// From the start of the command to its end.
+nlohmann::json run_trying(int times) {
+  progress("lope try and lope test");
+  const TryingSample sample = measure_trying(times);
+  progress("");
+  std::printf("\n**Trying a handler**, ms from start to end, %d times\n\n", times);
+  row({"", "p50", "p99", "most"});
+  row({"---", "---:", "---:", "---:"});
+  nlohmann::json result;
+  for (const auto& [name, list] : {std::pair{"/bin/true", &sample.nothing_ms},
+                                   {"lope try, one message", &sample.try_ms},
+                                   {"lope test, one case", &sample.test_ms}}) {
+    const auto at = [values = list](double part) {
+      const auto index = static_cast<std::size_t>(part * static_cast<double>(values->size()));
+      return (*values)[std::min(index, values->size() - 1)];
+    };
+    row({name, number("%.1f", at(0.5)), number("%.1f", at(0.99)), number("%.1f", at(1))});
+    result.push_back(
+        {{"name", name}, {"p50_ms", at(0.5)}, {"p99_ms", at(0.99)}, {"most_ms", at(1)}});
+  }
+  return result;
+}
+
 // The first load as bars: for gnuplot.
 void write_plot_data(const std::string& path, const nlohmann::json& load) {
   std::ofstream file(path);
@@ -378,8 +403,8 @@ int main(int argc, char** argv) {
   app.add_option("folder", folder, "Where bench.json goes")->required();
   app.add_option(
       "--only", only,
-      "Only loads whose name matches; 'publishing', 'latency', 'idle' and 'handlers: http', 'exec' are "
-      "among them");
+      "Only loads whose name matches; 'publishing', 'latency', 'idle' and 'handlers: NAME' are "
+      "among them, with exec, http, python and try");
   app.add_option("--rounds", rounds, "Rounds")->check(CLI::PositiveNumber);
   app.add_option("--scale", scale, "Times the number of messages")->check(CLI::PositiveNumber);
   bool no_clients = false;
@@ -418,6 +443,16 @@ int main(int argc, char** argv) {
       report["loads"].push_back(run_load(broker, load, contenders, rounds));
       if (main_load) write_plot_data(folder + "/bench.dat", report["loads"].back());
     }
+    std::vector<Contender> with_python;
+    std::copy_if(all.begin(), all.end(), std::back_inserter(with_python),
+                 [](const Contender& contender) {
+                   return contender.every_load || contender.name.starts_with("Python");
+                 });
+    for (Load load : python_loads()) {
+      if (!std::regex_search(load.name, wanted)) continue;
+      load.messages = std::max(1000, static_cast<int>(load.messages * scale)) / 50 * 50;
+      report["loads"].push_back(run_load(broker, load, with_python, rounds));
+    }
     if (std::regex_search("publishing", wanted)) {
       Load load;
       load.messages = std::max(1000, static_cast<int>(load.messages * scale)) / 50 * 50;
@@ -435,6 +470,9 @@ int main(int argc, char** argv) {
     }
     if (std::regex_search("handlers: exec", wanted)) {
       report["exec"] = run_exec(broker, rounds, scale);
+    }
+    if (std::regex_search("handlers: try", wanted)) {
+      report["trying"] = run_trying(std::max(10, static_cast<int>(200 * scale)));
     }
     std::ofstream file(folder + "/bench.json");
     file << report.dump(2) << '\n';

@@ -101,6 +101,7 @@ class Steps:
         assert owners[:2] == ["root:lope 750", "root:lope 640"], owners
         assert "/etc/lope/lope.yaml" in m.run("dpkg-query", "-W", "-f", "${Conffiles}", "lope").stdout
         assert "handler log" in m.run("lope", "check").stdout
+        assert "python 1." in m.run("lope", "inspect", "/usr/lib/lope/handlers/python.so").stdout
         m.run("sh", "-c", "man -w lope lope-run lope.yaml lope-handler")
         m.run("sh", "-c", "echo '#include <lope/handler.h>' | cc $(pkg-config --cflags lope) -fsyntax-only -x c -")
 
@@ -283,13 +284,13 @@ class Steps:
 
     def test_removal_and_purge_leave_nothing_but_the_user(self):
         m = self.machine
-        m.run("dpkg", "-r", "lope", "lope-dev")
+        m.run("dpkg", "-r", "lope", "lope-dev", "lope-python")
         assert [m.unit(unit, "ActiveState") for unit in ("lope", "lope@second")] == ["inactive"] * 2
         assert not m.run("pgrep", "-u", "lope", check=False).stdout
         assert m.read("/etc/lope/lope.yaml") == configuration()
         m.run("mkdir", "/var/lib/lope-backup")  # somebody else's
         m.run("rm", "-r", "/etc/systemd/system/lope.service.d", "/etc/systemd/system/lope@.service.d")
-        m.run("dpkg", "--purge", "lope", "lope-dev")
+        m.run("dpkg", "--purge", "lope", "lope-dev", "lope-python")
         # What is not ours to delete.
         assert m.run("ls", "/etc/lope").stdout.split() == ["broker-password", "second.yaml"]
         m.run("rmdir", "/var/lib/lope-backup")
