@@ -61,20 +61,6 @@ std::string hex_dump(std::string_view bytes) {
   return text;
 }
 
-// A terminal obeys some characters: they are shown as escape() does, line by line.
-std::string harmless(std::string_view text) {
-  std::string result;
-  while (!text.empty()) {
-    const std::size_t length = std::max<std::size_t>(utf8_sequence_length(text), 1);
-    const std::string_view character = text.substr(0, length);
-    const bool kept =
-        character == "\n" || character == "\t" || character == "\"" || character == "\\";
-    result += kept ? std::string(character) : escape(character);
-    text.remove_prefix(length);
-  }
-  return result;
-}
-
 }  // namespace
 
 std::vector<std::string> list_head() {

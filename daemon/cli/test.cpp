@@ -63,11 +63,22 @@ std::optional<std::vector<std::string>> find_files(const std::vector<std::string
   return files;
 }
 
+// It may be several.
+std::string line_text(const TrialAttempt::Line& line) {
+  std::string text = line.source + " ";
+  for (std::size_t at = 0; at <= line.text.size();) {
+    const std::size_t end = std::min(line.text.find('\n', at), line.text.size());
+    text += harmless(std::string_view(line.text).substr(at, end - at)) + "\n";
+    at = end + 1;
+  }
+  return text;
+}
+
 std::string output_of(const TrialResult& result) {
   std::string text;
   for (const TrialAttempt& attempt : result.attempts) {
     for (const auto& line : attempt.lines) {
-      text += line.source + " " + escape(line.text, 4096) + "\n";
+      text += line_text(line);
     }
   }
   return text;
@@ -91,7 +102,7 @@ bool run_case(const TestCase& test, TestReport& report) {
     report.output += output_of(result);
   });
   for (const auto& line : (*trial)->other_lines()) {
-    report.output += line.source + " " + escape(line.text, 4096) + "\n";
+    report.output += line_text(line);
   }
   if (failure) report.failures.push_back(failure->reason);
   if (!failure && !(*trial)->ending_trouble().empty()) {

@@ -17,7 +17,6 @@ namespace lope::cli {
 namespace {
 
 constexpr const char* kCommand = "lope try";
-constexpr std::size_t kShown = 1 << 20;
 
 // From the best to the worst.
 constexpr std::pair<TrialOutcome, int> kExitCodes[] = {
@@ -48,12 +47,19 @@ std::string fate_text(const TrialAttempt& attempt) {
   return attempt.dead_code.empty() ? "" : "; it is a dead letter (" + attempt.dead_code + ")";
 }
 
+constexpr std::size_t kSourceColumns = 8;
+
 std::string lines_text(const std::vector<TrialAttempt::Line>& lines) {
   std::string text;
   for (const auto& line : lines) {
-    text +=
-        "    " + line.source + std::string(8 - std::min<std::size_t>(line.source.size(), 7), ' ');
-    text += escape(line.text, kShown) + "\n";
+    std::string start = "    " + line.source;
+    for (std::size_t at = 0; at <= line.text.size();) {
+      const std::size_t end = std::min(line.text.find('\n', at), line.text.size());
+      start.resize(4 + kSourceColumns, ' ');
+      text += start + harmless(std::string_view(line.text).substr(at, end - at)) + "\n";
+      start.clear();
+      at = end + 1;
+    }
   }
   return text;
 }

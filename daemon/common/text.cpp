@@ -159,4 +159,17 @@ std::string errno_text(std::string_view call, int error) {
   return std::string(call) + ": " + std::generic_category().message(error);
 }
 
+std::string harmless(std::string_view text) {
+  std::string result;
+  while (!text.empty()) {
+    const std::size_t length = std::max<std::size_t>(utf8_sequence_length(text), 1);
+    const std::string_view character = text.substr(0, length);
+    const bool kept =
+        character == "\n" || character == "\t" || character == "\"" || character == "\\";
+    result += kept ? std::string(character) : escape(character);
+    text.remove_prefix(length);
+  }
+  return result;
+}
+
 }  // namespace lope

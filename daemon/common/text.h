@@ -13,6 +13,10 @@ namespace lope {
 // UTF-8.
 std::string escape(std::string_view text, std::size_t limit = 1024);
 
+// The same without a limit and with lines, tabs, quotes and backslashes as they are: a terminal
+// obeys only the other characters.
+std::string harmless(std::string_view text);
+
 // The length of the well-formed UTF-8 sequence that `text` starts with; 0 when it is none.
 std::size_t utf8_sequence_length(std::string_view text);
 // Where `text` stops being UTF-8; npos when it is all of it.
