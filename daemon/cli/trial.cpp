@@ -42,16 +42,6 @@ constexpr int kMostDeathsInVain = 10;
 // The numbers of the ABI, as they travel.
 constexpr std::int32_t kAck = 1, kRetry = 2, kReject = 3;
 
-const char* level_name(LogLevel level) {
-  switch (level) {
-    case LogLevel::debug: return "debug";
-    case LogLevel::info: return "info";
-    case LogLevel::warn: return "warn";
-    case LogLevel::error: return "error";
-  }
-  return "error";
-}
-
 std::string header_json(const HeaderView& header) {
   switch (header.kind) {
     case HeaderKind::boolean: return header.bits != 0 ? "true" : "false";

@@ -35,16 +35,6 @@ spdlog::level::level_enum spdlog_level(LogLevel level) {
   return spdlog::level::err;
 }
 
-const char* level_name(LogLevel level) {
-  switch (level) {
-    case LogLevel::debug: return "debug";
-    case LogLevel::info: return "info";
-    case LogLevel::warn: return "warn";
-    case LogLevel::error: return "error";
-  }
-  return "error";
-}
-
 // The syslog priority that sd-daemon(3) defines for a line's prefix.
 char journal_priority(LogLevel level) {
   switch (level) {
@@ -297,6 +287,16 @@ Result<void> reopen_log() { return current_log()->sink->open(); }
 std::string journal_prefix(LogLevel level) {
   if (!stderr_is_journal()) return "";
   return std::string("<") + journal_priority(level) + '>';
+}
+
+const char* level_name(LogLevel level) {
+  switch (level) {
+    case LogLevel::debug: return "debug";
+    case LogLevel::info: return "info";
+    case LogLevel::warn: return "warn";
+    case LogLevel::error: return "error";
+  }
+  return "error";
 }
 
 bool log_enabled(LogLevel level) { return current_log()->logger.should_log(spdlog_level(level)); }

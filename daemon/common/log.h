@@ -40,6 +40,9 @@ Result<void> reopen_log();
 // the journal, otherwise nothing.
 std::string journal_prefix(LogLevel level);
 
+// "info", as in a line.
+const char* level_name(LogLevel level);
+
 bool log_enabled(LogLevel level);
 void set_log_level(LogLevel level);
 

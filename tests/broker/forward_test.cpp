@@ -12,6 +12,7 @@
 #include "support/ledger.h"
 #include "support/log_lines.h"
 #include "support/lope.h"
+#include "support/refused_options.h"
 
 using namespace lope::test;
 
@@ -240,24 +241,7 @@ TEST_CASE("a forward that cannot work is refused with its reason", "[broker][for
       {"exchange: x, set_headers: { a: \"{b}\" }", "option 'set_headers.a': expected one of"},
   };
   Forwarding it;
-  LopeOptions options = it.options("exchange: x");
-  options.groups.clear();
-  for (std::size_t i = 0; i < wrong.size(); ++i) {
-    options.groups += "  wrong" + std::to_string(i) + ":\n    queue: " + it.queue +
-                      "\n    handler: forward\n    options: { " + wrong[i].first + " }\n";
-  }
-  Lope lope(options);
-  for (std::size_t i = 0; i < wrong.size(); ++i) {
-    const auto told = [&] {
-      const auto lines = lines_with(lope.log(), "group=wrong" + std::to_string(i) + " ");
-      return std::any_of(lines.begin(), lines.end(), [&](const std::string& line) {
-        return line.find(wrong[i].second) != std::string::npos;
-      });
-    };
-    CAPTURE(wrong[i].first);
-    CHECK(eventually(10s, told));
-  }
-  lope.stop();
+  check_refused(it.options("exchange: x"), it.queue, "forward", wrong);
 }
 
 TEST_CASE("no message is lost on its way while workers are killed", "[broker][forward]") {

@@ -16,6 +16,7 @@
 #include "support/ledger.h"
 #include "support/log_lines.h"
 #include "support/lope.h"
+#include "support/refused_options.h"
 #include "support/web_server.h"
 
 using namespace lope::test;
@@ -526,23 +527,8 @@ TEST_CASE("a configuration that cannot work is refused with its reason", "[broke
   };
   Broker broker;
   const std::string queue = broker.make_queue("refused");
-  LopeOptions options{.broker = broker.url(), .handlers_dir = LOPE_HANDLERS_BUILD_DIR};
-  for (std::size_t i = 0; i < wrong.size(); ++i) {
-    options.groups += "  wrong" + std::to_string(i) + ":\n    queue: " + queue +
-                      "\n    handler: http\n    options: { " + wrong[i].first + " }\n";
-  }
-  Lope lope(options);
-  for (std::size_t i = 0; i < wrong.size(); ++i) {
-    const auto told = [&] {
-      const auto lines = lines_with(lope.log(), "group=wrong" + std::to_string(i) + " ");
-      return std::any_of(lines.begin(), lines.end(), [&](const std::string& line) {
-        return line.find(wrong[i].second) != std::string::npos;
-      });
-    };
-    CAPTURE(wrong[i].first);
-    CHECK(eventually(10s, told));
-  }
-  lope.stop();
+  check_refused({.broker = broker.url(), .handlers_dir = LOPE_HANDLERS_BUILD_DIR}, queue, "http",
+                wrong);
 }
 
 TEST_CASE("requests are measured, and answers counted by their status", "[broker][http]") {

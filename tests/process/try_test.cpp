@@ -312,15 +312,17 @@ TEST_CASE("a test case with a handler that cannot be used fails alone", "[proces
 TEST_CASE("the test cases in the documentation pass", "[process][try]") {
   const std::string page = read_file(LOPE_SOURCE_DIR "/docs/testing.md");
   const std::string mark = "<!-- example: lope test -->\n```yaml\n";
-  const std::size_t begin = page.find(mark);
-  REQUIRE(begin != std::string::npos);
-  const std::size_t from = begin + mark.size();
   const TempDir dir;
-  dir.write("log.yaml", page.substr(from, page.find("```", from) - from));
+  int examples = 0;
+  for (std::size_t at = page.find(mark); at != std::string::npos; at = page.find(mark, at)) {
+    at += mark.size();
+    dir.write(std::to_string(++examples) + ".yaml", page.substr(at, page.find("```", at) - at));
+  }
+  CHECK(examples == 2);
   const RunResult result = run_lope({"test", dir.path().string()});
   INFO(result.output);
   CHECK(result.status == exited(0));
-  CHECK(result.output.find("3 passed, 0 failed\n") != std::string::npos);
+  CHECK(result.output.find("5 passed, 0 failed\n") != std::string::npos);
 }
 
 TEST_CASE("a message that has expired or is too large does not reach its handler",
