@@ -114,6 +114,7 @@ void HandlerThread::handle() {
       }
       continue;
     }
+    held_.take_effects(record);
     const std::uint32_t flags = send_before_outcome(record, outcome, link_);
     asleep |= push_outcome(board_, record.sequence, outcome, duration, flags);
     inbox_.release(record.lease);

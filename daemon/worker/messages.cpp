@@ -132,6 +132,16 @@ void HeldMessages::hold(std::unique_ptr<MessageRecord> record, std::uint64_t dur
   if (asleep) link_.wake();
 }
 
+void HeldMessages::take_effects(MessageRecord& record) {
+  if (early_count_.load(std::memory_order_relaxed) == 0) return;
+  const std::lock_guard<std::mutex> lock(mutex_);
+  const auto found = early_.find(record.sequence);
+  // Who has settled it as well has gone by another outcome.
+  if (found == early_.end() || found->second.outcome) return;
+  record.add_effects(*found->second.effects);
+  forget_early(found);
+}
+
 void HeldMessages::call_ended(std::uint64_t first, std::uint64_t last) {
   if (early_count_.load(std::memory_order_relaxed) == 0) return;
   const std::lock_guard<std::mutex> lock(mutex_);
@@ -140,10 +150,11 @@ void HeldMessages::call_ended(std::uint64_t first, std::uint64_t last) {
     const auto& [id, early] = *current;
     if (id < first || id > last) continue;
     if (early.outcome || early.effects->has_effects()) {
-      link_.send_log(LogLevel::warn, "another thread settled message " + std::to_string(id) +
-                                         ", published for it or explained it, but its handler did "
-                                         "not keep it: the outcome that the handler returned "
-                                         "counts, and nothing else");
+      link_.send_log(LogLevel::warn,
+                     "another thread settled message " + std::to_string(id) +
+                         ", or published for it after its handler was done, but the handler did "
+                         "not keep it: the outcome that the handler returned counts, and what was "
+                         "done for the message before it");
     }
     forget_early(current);
   }
@@ -175,15 +186,22 @@ lope_status HeldMessages::settle(std::uint64_t id, lope_outcome outcome) {
 }
 
 lope_status HeldMessages::keep_alive(const lope_message* message) {
-  lope_status status = LOPE_E_WRONG_THREAD;
-  with(message, [&](MessageRecord& record) {
-    status = record.handed_back ? LOPE_E_STALE : LOPE_OK;
-    const std::uint64_t now = monotonic_ns();
-    if (record.handed_back || now - record.kept_alive_ns < kKeepAliveInterval) return;
-    record.kept_alive_ns = now;
-    link_.send(FrameType::keep_alive, record.sequence, {});
-  });
-  return status;
+  const std::uint64_t now = monotonic_ns();
+  const std::lock_guard<std::mutex> lock(mutex_);
+  MessageRecord* const record = find(*message);
+  if (record == nullptr) return LOPE_E_WRONG_THREAD;
+  if (record->handed_back) return LOPE_E_STALE;
+  if (!held_.contains(message->id)) {  // a call is about it
+    auto* const slots = board_.slots.data();
+    const auto slot = std::find_if(slots, slots + threads_,
+                                   [message](const auto& each) { return each.holds(message->id); });
+    if (slot != slots + threads_) slot->alive_ns.store(now, std::memory_order_relaxed);
+    return LOPE_OK;
+  }
+  if (now - record->kept_alive_ns < kKeepAliveInterval) return LOPE_OK;
+  record->kept_alive_ns = now;
+  link_.send(FrameType::keep_alive, record->sequence, {});
+  return LOPE_OK;
 }
 
 void HeldMessages::revoke(std::uint64_t id) {

@@ -61,20 +61,23 @@ class HeldMessages {
   std::unique_ptr<MessageRecord> take_spare();
   // [handler] Its handler has returned LOPE_HOLD: reports that. `duration_ns`: of the call.
   void hold(std::unique_ptr<MessageRecord> record, std::uint64_t duration_ns);
+  // [handler] Its handler's call is over, and has not kept it: what other threads have done for it
+  // until now is added to the record, unless one has settled it.
+  void take_effects(MessageRecord& record);
   // [handler] The call about these deliveries has ended, and is no longer in its slot: what was
   // settled during it without being held was settled for nothing.
   void call_ended(std::uint64_t first, std::uint64_t last);
 
   // [any thread] As lope_host::settle().
   lope_status settle(std::uint64_t id, lope_outcome outcome);
-  // [any thread] As lope_host::keep_alive(), of a held message.
+  // [any thread] As lope_host::keep_alive(), of a held message, and of another thread's call.
   lope_status keep_alive(const lope_message* message);
   // [any thread] The consumer has taken this one away, if it is still held: says so. The memory
   // stays until the handler settles it all the same.
   void revoke(std::uint64_t id);
   // [any thread] Runs f(record) if the message is held: then it cannot be settled meanwhile. If a
   // call is about it still, f gets a record that stands in for it, and what f does to that counts
-  // once the handler has returned LOPE_HOLD.
+  // once the handler has returned.
   template <typename F>
   bool with(const lope_message* message, F f) {
     const std::lock_guard<std::mutex> lock(mutex_);

@@ -136,8 +136,9 @@ int run_worker() {
   if (auto fit = check_options(*plugin, settings->options); !fit) return refuse(fit.error());
   enter(WorkerStage::creating);
 
-  Inbox inbox(kLinkFd, settings->threads > 1);
-  HeldMessages held(**board, link, inbox, settings->threads);
+  // Never destroyed: a handler's threads may still look at what they were given.
+  static auto& inbox = *new Inbox(kLinkFd, settings->threads > 1);
+  static auto& held = *new HeldMessages(**board, link, inbox, settings->threads);
   StartGate gate(settings->threads);
   const auto live = [&](std::uint32_t index) {
     HandlerThread thread(*settings, *plugin, index, **board, link, inbox, held);

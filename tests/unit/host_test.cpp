@@ -981,23 +981,43 @@ TEST_CASE("what another thread does before its call has said that it keeps the m
                          : std::vector<FrameType>{FrameType::explain}));
 }
 
-TEST_CASE("what another thread does for a message that is not kept is dropped, with a warning",
+TEST_CASE("what another thread does in the time of a call counts with whatever it returns",
           "[unit][host][publish]") {
   Fixture fixture;
   const lope_host* api = fixture.api;
   fixture.board->slots[2].last = fixture.board->slots[2].sequence = 77;
   const lope_message* message = &fixture.message.message;
-  const bool only_looks = GENERATE(true, false);
+  REQUIRE(fixture.publish(a_publication("in its call")) == LOPE_OK);
+  const bool settles = GENERATE(true, false);
   std::thread([&] {
     lope_value value;
     CHECK(api->header_get(api, message, str("none"), &value) == LOPE_E_NOT_FOUND);
     const lope_publication publication = a_publication("by another thread");
-    if (!only_looks) CHECK(api->publish(api, message, &publication) == LOPE_OK);
+    CHECK(api->publish(api, message, &publication) == LOPE_OK);
+    CHECK(api->explain(api, message, str("so it is")) == LOPE_OK);
+    CHECK(api->retry_after(api, message, 1234) == LOPE_OK);
+    if (settles) CHECK(api->settle(api, 77, LOPE_ACK) == LOPE_OK);
   }).join();
+  fixture.held.take_effects(fixture.message);
+  // Who settles has gone by an outcome that is not the handler's: that is dropped, with a warning.
+  CHECK(fixture.message.publication_count == (settles ? 1 : 2));
+  CHECK(fixture.message.explanation == (settles ? "" : "so it is"));
+  CHECK(fixture.message.retry_after_ms == (settles ? kByPolicy : 1234));
   fixture.board->slots[2].sequence = fixture.board->slots[2].last = 0;
   fixture.held.call_ended(77, 77);
-  CHECK(fixture.sent().has_value() == !only_looks);
+  CHECK(fixture.sent().has_value() == settles);
   CHECK_FALSE(fixture.sent());
+}
+
+TEST_CASE("another thread keeps a running call alive", "[unit][host]") {
+  Fixture fixture;
+  const lope_host* api = fixture.api;
+  WorkerBoard::Slot& slot = fixture.board->slots[2];
+  slot.last = slot.sequence = 77;
+  slot.alive_ns = 1;
+  std::thread([&] { CHECK(api->keep_alive(api, &fixture.message.message) == LOPE_OK); }).join();
+  CHECK(slot.alive_ns > 1);
+  CHECK_FALSE(fixture.sent());  // the consumer sees it in the slot
 }
 
 TEST_CASE("a held message that is taken away is reported once", "[unit][host]") {

@@ -242,8 +242,9 @@ struct lope_host {
                                  uint32_t* id) LOPE_NOEXCEPT;
 
   /* The rest: [in-call] for a message of the running call, [any-thread] for a held one. What
-   * another thread does for a message before its handler's call has returned LOPE_HOLD counts as
-   * soon as it has; if it returns something else, it is dropped, with a warning. */
+   * another thread does for a message before its handler's call has returned counts as if the
+   * handler had done it. Once it has returned something other than LOPE_HOLD the message is gone
+   * for every thread, and settle() by another thread has counted for nothing: the host warns. */
 
   /* One header by name, the first if there are several. LOPE_E_NOT_FOUND: none; value->kind is 0
    * then. What *value points to lives as long as the message. */

@@ -279,7 +279,7 @@ class FakeHost {
     Delivery delivery;
     lope_message message{};
     Effects effects;
-    // By other threads, before the handler has returned LOPE_HOLD.
+    // By other threads, before the handler has returned.
     Effects early;
     std::optional<Outcome> early_outcome;
     bool held = false;
@@ -736,14 +736,15 @@ class FakeHost {
     const std::lock_guard<std::mutex> lock(mutex_);
     const auto found = records_.find(id);
     Record& record = *found->second;
-    const bool early = record.early_outcome || record.early.any();
     if (outcome == Outcome::hold) {
       record.effects.add(std::move(record.early));
       record.held = true;
-    } else if (early) {
+    } else if (!record.early_outcome) {
+      record.effects.add(std::move(record.early));
+    } else {
       warn("another thread settled message " + std::to_string(id) +
-           ", published for it or explained it, but its handler did not keep it: the outcome that "
-           "the handler returned counts, and nothing else");
+           ", but its handler did not keep it: the outcome that the handler returned counts, and "
+           "nothing else");
     }
     Result result = result_of(record, outcome);
     result.logs.assign(logs_.begin() + static_cast<std::ptrdiff_t>(first_line), logs_.end());
