@@ -112,8 +112,7 @@ Command::Ended Command::run_program(std::string_view body) {
                    {in.theirs.get(), discards ? null_.get() : out.theirs.get(), err.theirs.get()}});
   measures_.started();
   in.theirs.reset();
-  out.theirs.reset();
-  err.theirs.reset();
+  // Its other ends stay open here until it has ended: so it does not wake us by closing them.
 
   Ended ended;
   auto due = Clock::time_point::max();
