@@ -314,14 +314,16 @@ PyObject* publish(PyObject* self, PyObject* arguments) {
   if (!PyArg_ParseTuple(arguments, "pSO!", &is_reply, &bytes, &PyDict_Type, &properties)) {
     return nullptr;
   }
-  const lope_message* const raw = raw_of(self);
-  if (raw == nullptr || !check_process("publish")) return nullptr;
+  if (raw_of(self) == nullptr || !check_process("publish")) return nullptr;
   try {
     Publication publication;
     publication.body = text_from(bytes, "the body");
     for (const auto& [name, value] : py::reinterpret_borrow<py::dict>(properties)) {
       if (!value.is_none()) set_property(publication, name.cast<std::string>(), value);
     }
+    // Reading the properties may have run Python, and that have settled it.
+    const lope_message* const raw = raw_of(self);
+    if (raw == nullptr) return nullptr;
     const Message message(self_of(self).host, raw);
     if (is_reply != 0) {
       message.reply(publication);
