@@ -24,13 +24,29 @@ func instanceOf(number C.uintptr_t) *instance { return cgo.Handle(number).Value(
 
 // Runs f; a panic becomes an error, and a line in the log, with its place.
 func (h *Host) guarded(f func() error) (err error) {
+	done := false // recover() says nothing of panic(nil)
 	defer func() {
-		if reason := recover(); reason != nil {
+		if reason := recover(); !done {
 			err = errors.New(panicText(reason))
 			h.Error(err.Error())
 		}
 	}()
-	return f()
+	err = f()
+	done = true
+	return err
+}
+
+// What an error of the handler's says. Its methods are the handler's code too: where one panics, that
+// is the failure.
+func (h *Host) failureOf(err error) (f *failure) {
+	panicked := h.guarded(func() error {
+		f = failureOf(err)
+		return nil
+	})
+	if panicked != nil {
+		return &failure{reason: panicked.Error()}
+	}
+	return f
 }
 
 // In a deferred call: the first place behind the runtime's own.
@@ -71,10 +87,10 @@ func lopeGoCreate(raw *C.lope_host, number *C.uintptr_t) C.lope_status {
 		*number = C.uintptr_t(cgo.NewHandle(&instance{host, handler}))
 		return C.LOPE_OK
 	}
-	explainCreate(host, err.Error())
+	f := host.failureOf(err)
+	explainCreate(host, f.reason)
 	host.end()
-	var invalid *invalidConfiguration
-	if errors.As(err, &invalid) {
+	if f.isInvalid {
 		return C.LOPE_E_INVALID
 	}
 	return C.LOPE_E_FAILED
@@ -134,22 +150,21 @@ func lopeGoHandleBatch(number C.uintptr_t, raw *C.lope_batch, outcomes *C.lope_o
 		}
 		message.raw = nil
 	}
+	batch.outcomes = nil // which are the next batch's
 }
 
 //export lopeGoFlush
 func lopeGoFlush(number C.uintptr_t, reason C.uint32_t) C.lope_status {
 	it := instanceOf(number)
-	panicked := true
 	err := it.host.guarded(func() error {
 		err := it.handler.(Flusher).Flush(FlushReason(reason))
-		panicked = false
+		if err != nil {
+			it.host.Error(err.Error())
+		}
 		return err
 	})
-	if err == nil {
-		return C.LOPE_OK
+	if err != nil {
+		return C.LOPE_E_FAILED
 	}
-	if !panicked { // that is in the log
-		it.host.Error(err.Error())
-	}
-	return C.LOPE_E_FAILED
+	return C.LOPE_OK
 }

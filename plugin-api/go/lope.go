@@ -138,10 +138,11 @@ type HostError struct {
 func (e *HostError) Error() string { return e.What + ": " + e.Status.String() }
 
 type failure struct {
-	reason   string
-	reject   bool
-	after    time.Duration
-	hasAfter bool
+	reason    string
+	reject    bool
+	after     time.Duration
+	hasAfter  bool
+	isInvalid bool // the configuration is
 }
 
 func (f *failure) Error() string { return f.reason }
@@ -180,9 +181,12 @@ func Register(m Make) {
 }
 
 func failureOf(err error) *failure {
+	found := failure{reason: err.Error()}
 	var f *failure
 	if errors.As(err, &f) {
-		return &failure{reason: err.Error(), reject: f.reject, after: f.after, hasAfter: f.hasAfter}
+		found.reject, found.after, found.hasAfter = f.reject, f.after, f.hasAfter
 	}
-	return &failure{reason: err.Error()}
+	var invalid *invalidConfiguration
+	found.isInvalid = errors.As(err, &invalid)
+	return &found
 }

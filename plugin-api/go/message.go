@@ -214,8 +214,7 @@ func (m *Message) order(f func() C.lope_status) Status {
 	return m.host.order(f)
 }
 
-func (m *Message) fail(err error) C.lope_outcome {
-	f := failureOf(err)
+func (m *Message) fail(f *failure) C.lope_outcome {
 	// Where the host does not take it, the outcome counts all the same.
 	_ = m.Explain(f.reason)
 	if f.reject {
@@ -230,17 +229,19 @@ func (m *Message) fail(err error) C.lope_outcome {
 // What the handler said, as the host wants to know it. A message that was held stays so, whatever else
 // was said: who has it may have settled it already.
 func (m *Message) conclude(err error) C.lope_outcome {
-	outcome := C.lope_outcome(C.LOPE_ACK)
-	if err != nil {
-		outcome = m.fail(err)
+	if err == nil {
+		if m.held {
+			return C.LOPE_HOLD
+		}
+		return C.LOPE_ACK
 	}
+	f := m.host.failureOf(err)
+	outcome := m.fail(f)
 	if !m.held {
 		return outcome
 	}
-	if err != nil {
-		m.host.Warn("message " + utoa(m.ID()) + " is held: that its handler says '" + err.Error() +
-			"' does not count")
-	}
+	m.host.Warn("message " + utoa(m.ID()) + " is held: that its handler says '" + f.reason +
+		"' does not count")
 	return C.LOPE_HOLD
 }
 
@@ -266,7 +267,7 @@ func (h *Held) Settle(err error) bool {
 	m := &h.message
 	outcome := C.lope_outcome(C.LOPE_ACK)
 	if err != nil {
-		outcome = m.fail(err)
+		outcome = m.fail(m.host.failureOf(err))
 	}
 	id := m.it().id
 	m.raw = nil
@@ -287,7 +288,10 @@ func (b *Batch) Len() int { return len(b.messages) }
 // Message is one of them, from 0.
 func (b *Batch) Message(index int) *Message { return b.messages[index] }
 
-// Set says the outcome of one message, as the error that Handle returns; the last word counts.
+// Set says the outcome of one message, as the error that Handle returns; the last word counts. It panics
+// when HandleBatch has returned.
 func (b *Batch) Set(index int, err error) {
-	b.outcomes[index] = b.messages[index].conclude(err)
+	m := b.messages[index]
+	m.it()
+	b.outcomes[index] = m.conclude(err)
 }

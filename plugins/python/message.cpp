@@ -130,19 +130,18 @@ PyObject* get_body_bytes(PyObject* self, void*) {
 PyObject* body(PyObject* self, PyObject*) {
   const lope_message* const raw = raw_of(self);
   if (raw == nullptr) return nullptr;
-  const std::string_view bytes = body_of(raw);
-  if (raw->content_encoding.size > 0) {
-    const std::string encoding(detail::to_view(raw->content_encoding));
-    PyObject* const text = PyUnicode_Decode(bytes.data(), static_cast<Py_ssize_t>(bytes.size()),
-                                            encoding.c_str(), "strict");
-    if (text != nullptr) return text;
-    // No charset (LookupError), or the body is not of it.
-    if (!PyErr_ExceptionMatches(PyExc_LookupError) && !PyErr_ExceptionMatches(PyExc_ValueError)) {
-      return nullptr;
-    }
-    PyErr_Clear();
+  const std::string encoding(detail::to_view(raw->content_encoding));
+  auto bytes = py::reinterpret_steal<py::object>(bytes_object(body_of(raw)));
+  if (!bytes || encoding.empty()) return bytes.release().ptr();
+  // A copy is decoded: finding a charset runs Python, and the message may be settled meanwhile.
+  PyObject* const text = PyUnicode_FromEncodedObject(bytes.ptr(), encoding.c_str(), "strict");
+  if (text != nullptr) return text;
+  // No charset (LookupError), or the body is not of it.
+  if (!PyErr_ExceptionMatches(PyExc_LookupError) && !PyErr_ExceptionMatches(PyExc_ValueError)) {
+    return nullptr;
   }
-  return bytes_object(bytes);
+  PyErr_Clear();
+  return bytes.release().ptr();
 }
 
 // In UTC and without a time zone, as the Python clients have it.
@@ -314,14 +313,16 @@ PyObject* publish(PyObject* self, PyObject* arguments) {
   if (!PyArg_ParseTuple(arguments, "pSO!", &is_reply, &bytes, &PyDict_Type, &properties)) {
     return nullptr;
   }
-  const lope_message* const raw = raw_of(self);
-  if (raw == nullptr || !check_process("publish")) return nullptr;
+  if (raw_of(self) == nullptr || !check_process("publish")) return nullptr;
   try {
     Publication publication;
     publication.body = text_from(bytes, "the body");
     for (const auto& [name, value] : py::reinterpret_borrow<py::dict>(properties)) {
       if (!value.is_none()) set_property(publication, name.cast<std::string>(), value);
     }
+    // Reading the properties may have run Python, and that have settled it.
+    const lope_message* const raw = raw_of(self);
+    if (raw == nullptr) return nullptr;
     const Message message(self_of(self).host, raw);
     if (is_reply != 0) {
       message.reply(publication);

@@ -284,3 +284,44 @@ TEST_CASE("in Go, a message panics after its call, and a bad pointer is a panic"
   CHECK(contains(edge.handle("panic of the runtime").reason, "nil pointer"));
   CHECK(edge.handle("ack").outcome == Outcome::ack);
 }
+
+TEST_CASE("in Go, a batch panics after its call, and leaves the next one alone",
+          "[abi][languages]") {
+  if (languages().empty() || languages().back() != "go") return;
+  Edge edge("go");
+  edge.made().handle_batch({"reject", "ack"});
+  const auto results = edge.driver->handle_batch({"nothing", "batch before"});
+  CHECK(results[0].outcome == Outcome::retry);
+  CHECK(results[1].outcome == Outcome::retry);
+  CHECK(contains(results[1].reason, "a message is used after its call has returned"));
+}
+
+TEST_CASE("in Go, panic(nil) is a panic", "[abi][languages]") {
+  if (languages().empty() || languages().back() != "go") return;
+  Edge edge("go");
+  const Result result = edge.handle("panic with nothing");
+  CHECK(result.outcome == Outcome::retry);
+  CHECK(contains(result.reason, "edge.go:"));
+}
+
+TEST_CASE("in Go, an error that panics when it is read is a failure, and no end",
+          "[abi][languages]") {
+  if (languages().empty() || languages().back() != "go") return;
+  const std::string reason = "in the middle of Error()";
+  Edge edge("go");
+  edge.host.options["name"] = "untold";
+  CHECK_THROWS_AS(Driver(edge.host, edge.table), lope::Error);
+  CHECK_THROWS_WITH(Driver(edge.host, edge.table), Catch::Contains(reason));
+  edge.host.options["name"] = "n";
+  const Result result = edge.handle("untold");
+  CHECK(result.outcome == Outcome::retry);
+  CHECK(contains(result.reason, reason));
+  CHECK(edge.handle("hold, and untold").outcome == Outcome::hold);
+  const auto results = edge.driver->handle_batch({"untold", "ack"});
+  CHECK(results[0].outcome == Outcome::retry);
+  CHECK(contains(results[0].reason, reason));
+  CHECK(results[1].outcome == Outcome::ack);
+  CHECK(edge.handle("untold at the flush").outcome == Outcome::ack);
+  CHECK(edge.driver->flush(FlushReason::interval) == LOPE_E_FAILED);
+  CHECK(contains(edge.host.logs().back().text, reason));
+}

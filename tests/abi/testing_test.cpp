@@ -350,6 +350,32 @@ TEST_CASE("what the host took back is stale", "[abi][testing]") {
   CHECK_FALSE(face->settle(result.id, Outcome::ack));
 }
 
+TEST_CASE("a driver ends as a worker does: with one drain, and nothing is held after it",
+          "[abi][testing]") {
+  static int drains;
+  static std::size_t held_at_end;
+  const bool drained_already = GENERATE(true, false);
+  Run run({{}, [](const Message&) { return Outcome::hold; }});
+  static FakeHost* host;
+  host = &run.host;
+  drains = 0;
+  held_at_end = 99;
+  run.plugin.flush = [](lope_handler*, std::uint32_t reason) noexcept -> lope_status {
+    if (reason == LOPE_FLUSH_DRAIN) ++drains;
+    return LOPE_OK;
+  };
+  run.plugin.destroy = [](lope_handler* handler) noexcept {
+    held_at_end = host->held();
+    delete reinterpret_cast<Instance*>(handler);
+  };
+  run.driver().handle("");
+  CHECK(run.host.held() == 1);
+  if (drained_already) run.driver().flush(FlushReason::drain);
+  run.made.reset();
+  CHECK(drains == 1);
+  CHECK(held_at_end == 0);
+}
+
 TEST_CASE("a batch has a result for each message", "[abi][testing]") {
   FakeHost host;
   Driver driver(host, lope::test::load_handler("edge_batch_cpp20"));

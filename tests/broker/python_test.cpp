@@ -364,6 +364,110 @@ def callback(body, message):
   CHECK(it.broker.message_count(it.queue) == 0);
 }
 
+TEST_CASE("a callback that keeps its message settles it later, on another thread",
+          "[broker][python]") {
+  Functions it(R"(
+import functools
+import queue
+import threading
+
+import lope
+
+go = threading.Event()
+work = queue.Queue()
+
+def run():
+    go.wait()  # until the calls of the others are over
+    while True:
+        work.get()()
+
+threading.Thread(target=run, daemon=True).start()
+
+def later(channel, tag, to, body):
+    if body == b"ack":
+        channel.basic_publish("", to, "answer", mandatory=True)
+        channel.basic_ack(tag)
+    else:
+        channel.basic_nack(tag, requeue=False)
+
+def pika(channel, method, properties, body):
+    if body == b"go":
+        channel.basic_ack(method.delivery_tag)
+        go.set()
+        return
+    work.put(functools.partial(later, channel, method.delivery_tag, properties.reply_to, body))
+    return lope.HOLD
+
+def answer(message):
+    message.publish("answer", message.reply_to)
+    message.ack()
+
+def kombu(body, message):
+    if body == "go":
+        message.ack()
+        go.set()
+        return
+    work.put(functools.partial(answer, message) if body == "ack" else message.reject)
+    return lope.HOLD
+)");
+  const std::string style = GENERATE("pika", "kombu");
+  const std::string answers = it.broker.make_queue("answers");
+  Lope lope(it.options("function: " + style, kOnce + "    prefetch: 3\n"));
+  REQUIRE(lope.wait_ready());
+  for (const char* body : {"ack", "nack", "go"}) {
+    it.broker.publisher().publish(Publication{
+        .routing_key = it.queue, .body = body, .message_id = body, .reply_to = answers});
+  }
+  const auto reasons = it.dead_reasons(1);
+  CHECK(reasons.size() == 1);
+  CHECK(reasons.contains("nack"));
+  CHECK(eventually(10s, [&] { return it.broker.message_count(answers) == 1; }));
+  CHECK(eventually(10s, [&] { return it.broker.is_empty(it.queue); }));
+  CHECK(lope.stop() == exited(0));
+  CHECK(it.broker.message_count(it.queue) == 0);
+  CHECK(lines_with(lope.log(), "returned without an ack").empty());
+}
+
+TEST_CASE("a callback that leaves its message to others is told so", "[broker][python]") {
+  Functions it(R"(
+async def coroutine():
+    pass
+
+def result(body):
+    return {"coroutine": coroutine, "generator": lambda: (each for each in ())}.get(body, lambda: 17)()
+
+def pika(channel, method, properties, body):
+    if body.startswith(b"multiple"):
+        settle = channel.basic_nack if body == b"multiple nack" else channel.basic_ack
+        settle(method.delivery_tag, multiple=True)
+    return result(body.decode())
+
+def kombu(body, message):
+    if body.startswith("multiple"):
+        message.ack(multiple=True)
+    return result(body)
+)");
+  const std::string style = GENERATE("pika", "kombu");
+  Lope lope(it.options("function: " + style, kOnce));
+  REQUIRE(lope.wait_ready());
+  it.publish({"nothing", "multiple", "multiple nack", "coroutine", "generator", "nothing more"});
+  auto reasons = it.dead_reasons(4);
+  CAPTURE(reasons);
+  CHECK(reasons.size() == 4);
+  for (const char* body : {"coroutine", "generator"}) {
+    CHECK_THAT(reasons[body], Catch::Matchers::Contains(
+                                  "expected the callback to be done when it returns, found a " +
+                                  std::string(body)));
+  }
+  for (const char* body : {"multiple", "multiple nack"}) {
+    CHECK_THAT(reasons[body], Catch::Matchers::Contains("expected one message to be settled"));
+  }
+  CHECK(eventually(10s, [&] { return it.broker.is_empty(it.queue); }));
+  CHECK(lope.stop() == exited(0));
+  CHECK(it.broker.message_count(it.queue) == 0);
+  CHECK(lines_with(lope.log(), "returned without an ack: taken as one").size() == 1);
+}
+
 TEST_CASE("an async function runs on a loop that stays", "[broker][python]") {
   Functions it(R"(
 import asyncio
@@ -385,6 +489,36 @@ async def handle(message):
   CHECK_THAT(reasons.at("bad"), Catch::Matchers::Contains("ValueError: bad"));
   CHECK(eventually(10s, [&] { return it.broker.is_empty(it.queue); }));
   CHECK(lope.stop() == exited(0));
+}
+
+TEST_CASE("threads of an event loop are not waited for without end", "[broker][python]") {
+  Functions it(R"(
+import asyncio
+import atexit
+import threading
+
+atexit.register(print, "at exit")
+tasks = []
+
+async def sleep():
+    try:
+        await asyncio.sleep(3600)
+    finally:
+        print("cancelled")
+
+async def handle(message):
+    asyncio.get_running_loop().run_in_executor(None, threading.Event().wait)
+    tasks.append(asyncio.create_task(sleep()))
+    await asyncio.sleep(0)
+)");
+  Lope lope(it.options());
+  REQUIRE(lope.wait_ready());
+  it.publish({"a"});
+  check_all_acked(it, lope);
+  CHECK(said(lope, "cancelled"));
+  CHECK(said(lope, "threads that have not ended in 5 s are left alone: asyncio_0"));
+  CHECK(said(lope, "at exit"));
+  CHECK(lines_with(lope.log(), "how=\"exit 0\" stage=ending").size() == 1);
 }
 
 TEST_CASE("a function takes a list of messages, and answers for each", "[broker][python]") {
@@ -489,6 +623,29 @@ def handle(message):
   CHECK(it.broker.message_count(it.queue) == 0);
 }
 
+TEST_CASE("what cannot be replied to is acked for none of the kept messages", "[broker][python]") {
+  Functions it(R"(
+import lope
+
+def handle(message):
+    return lope.MessageResult(result=object()) if message is None else None
+)");
+  Lope lope(
+      it.options("style: message_result", kOnce + "    prefetch: 2\n    flush_interval: 1h\n"));
+  REQUIRE(lope.wait_ready());
+  for (const char* body : {"first", "second"}) {
+    it.broker.publisher().publish(
+        Publication{.routing_key = it.queue,
+                    .body = body,
+                    .message_id = body,
+                    .reply_to = body == std::string_view("second") ? it.queue + ".answers" : ""});
+  }
+  auto reasons = it.dead_reasons(2);
+  CHECK(reasons.size() == 2);
+  CHECK_THAT(reasons["first"], Catch::Matchers::Contains("not JSON serializable"));
+  CHECK(lope.stop() == exited(0));
+}
+
 TEST_CASE("kept messages are settled from any thread", "[broker][python]") {
   Functions it(R"(
 import queue
@@ -569,6 +726,34 @@ def handle(message):
   Lope lope(it.options());
   REQUIRE(lope.wait_ready());
   it.publish({"first", "second"});
+  check_all_acked(it, lope);
+}
+
+TEST_CASE("a message that is settled while it is published for is harmless", "[broker][python]") {
+  Functions it(R"(
+import lope
+
+kept = None
+
+class Settles:
+    def __bool__(self):
+        kept.ack()
+        return True
+
+def handle(message):
+    global kept
+    if kept is None:
+        kept = message
+        return lope.HOLD
+    try:
+        kept.publish("x", "x", persistent=Settles())
+    except lope.MessageStateError as error:
+        print("refused:", error)
+)");
+  Lope lope(it.options("", "    prefetch: 2\n"));
+  REQUIRE(lope.wait_ready());
+  it.publish({"first", "second"});
+  CHECK(eventually(10s, [&] { return said(lope, "refused: the message is settled, and gone"); }));
   check_all_acked(it, lope);
 }
 
@@ -1050,7 +1235,7 @@ def handle(message):
 }
 
 TEST_CASE("consumers of pika, kombu and Celery move as the page says", "[broker][python]") {
-  Page page("from-python.md", {"orders", "orders.dead", "invoices", "mail", "mail.dead", "celery",
-                               "celery.dead", "stock", "stock.dead"});
+  Page page("from-python.md", {"thumbs", "thumbs.dead", "orders", "orders.dead", "invoices", "mail",
+                               "mail.dead", "celery", "celery.dead", "stock", "stock.dead"});
   page.follow();
 }

@@ -20,6 +20,7 @@
 #include <lope/handler.hpp>
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <condition_variable>
 #include <cstdint>
@@ -173,7 +174,7 @@ struct MetricState {
 class Driver;
 
 // One for each Driver. The members without an underscore are set before that is made, but for the
-// statuses.
+// statuses, which any thread may set at any time.
 class FakeHost {
  public:
   explicit FakeHost(std::string group_ = "test") : group(std::move(group_)) { fill_table(); }
@@ -188,10 +189,10 @@ class FakeHost {
   std::uint64_t max_message_bytes = 128 * 1024 * 1024;
 
   // Returned in place of doing it, when not LOPE_OK.
-  lope_status publish_status = LOPE_OK;  // of reply() too
-  lope_status settle_status = LOPE_OK;
-  lope_status retry_after_status = LOPE_OK;
-  lope_status keep_alive_status = LOPE_OK;
+  std::atomic<lope_status> publish_status{LOPE_OK};  // of reply() too
+  std::atomic<lope_status> settle_status{LOPE_OK};
+  std::atomic<lope_status> retry_after_status{LOPE_OK};
+  std::atomic<lope_status> keep_alive_status{LOPE_OK};
 
   // [any-thread] Clocks that stand still but for this. They begin at one second and at the
   // beginning of 2026.
@@ -448,7 +449,7 @@ class FakeHost {
     const std::lock_guard<std::mutex> lock(mutex_);
     Effects* const effects = effects_of(message);
     if (effects == nullptr) return LOPE_E_WRONG_THREAD;
-    if (retry_after_status != LOPE_OK) return retry_after_status;
+    if (const lope_status status = retry_after_status; status != LOPE_OK) return status;
     effects->retry_after = std::chrono::milliseconds(std::min(ms, kMaxRetryAfter));
     return LOPE_OK;
   }
@@ -456,7 +457,7 @@ class FakeHost {
     const std::lock_guard<std::mutex> lock(mutex_);
     Record* const record = find(message);
     if (record == nullptr) return LOPE_E_WRONG_THREAD;
-    if (keep_alive_status != LOPE_OK) return keep_alive_status;
+    if (const lope_status status = keep_alive_status; status != LOPE_OK) return status;
     if (record->handed_back) return LOPE_E_STALE;
     ++effects_of(message)->keep_alives;
     return LOPE_OK;
@@ -466,7 +467,7 @@ class FakeHost {
     if (raw_outcome < LOPE_ACK || raw_outcome > LOPE_REJECT) return LOPE_E_INVALID;
     const auto outcome = static_cast<Outcome>(raw_outcome);
     const std::lock_guard<std::mutex> lock(mutex_);
-    if (settle_status != LOPE_OK) return settle_status;
+    if (const lope_status status = settle_status; status != LOPE_OK) return status;
     const auto found = records_.find(id);
     Record* const record = found == records_.end() ? nullptr : found->second.get();
     if (record != nullptr && record->held) {
@@ -586,7 +587,7 @@ class FakeHost {
     const std::lock_guard<std::mutex> lock(mutex_);
     const Record* const record = find(cause);
     if (record == nullptr) return LOPE_E_WRONG_THREAD;
-    if (publish_status != LOPE_OK) return publish_status;
+    if (const lope_status status = publish_status; status != LOPE_OK) return status;
     Sent sent;
     std::size_t size = 0;
     if (const lope_status status = read(*publication, sent, size); status != LOPE_OK) return status;
@@ -806,7 +807,9 @@ class Driver {
     if (status == LOPE_E_INVALID) throw InvalidConfiguration(host_.create_explanation_);
     if (status != LOPE_OK) throw Error(status, host_.create_explanation_);
   }
+  // The end as in a worker: a last flush(), unless there was one, and what is still held goes back.
   ~Driver() {
+    if (!drained_) flush(FlushReason::drain);
     if (plugin_.destroy != nullptr) plugin_.destroy(instance_);
   }
   Driver(const Driver&) = delete;
@@ -852,7 +855,10 @@ class Driver {
     const bool there = LOPE_HAS(&plugin_, lope_plugin, flush) && plugin_.flush != nullptr;
     const lope_status status =
         there ? plugin_.flush(instance_, static_cast<std::uint32_t>(reason)) : LOPE_E_UNSUPPORTED;
-    if (reason == FlushReason::drain) host_.hand_back();
+    if (reason == FlushReason::drain) {
+      drained_ = true;
+      host_.hand_back();
+    }
     return status;
   }
 
@@ -871,6 +877,7 @@ class Driver {
   FakeHost& host_;
   const lope_plugin& plugin_;
   lope_handler* instance_ = nullptr;
+  bool drained_ = false;
 };
 
 }  // namespace lope::testing

@@ -139,6 +139,7 @@ class Message(_lope.Message):
 
     def ack(self, multiple=False):
         """Done. Returns False when it was kept and Lope has taken it back meanwhile."""
+        _check_single(multiple)
         return self._settle(ACK.value)
 
     def retry(self, after=None, reason=None):
@@ -163,7 +164,7 @@ class Message(_lope.Message):
         return self.retry()
 
     def ack_log_error(self, logger, errors, multiple=False):
-        self.ack()
+        self.ack(multiple)
 
     def reject_log_error(self, logger, errors, requeue=False):
         self.reject(requeue=requeue)
@@ -185,6 +186,12 @@ class Message(_lope.Message):
         if self._is_gone():
             return "<lope.Message, settled>"
         return f"<lope.Message {self.message_id or self.delivery_tag} of queue {self.queue!r}>"
+
+
+def _check_single(multiple):
+    if multiple:
+        raise Error("multiple=True: expected one message to be settled, since each has an outcome of its own. Keep "
+                    "those that are settled later (return lope.HOLD) and settle each, or use the style batch")
 
 
 def _publication(body, properties, **to):
@@ -216,13 +223,15 @@ class _Channel:
     def _of(self, delivery_tag):
         if delivery_tag not in (0, self._message.delivery_tag):
             raise Error(f"expected the delivery tag of this call's message, {self._message.delivery_tag}, "
-                        f"found {delivery_tag}")
+                        f"found {delivery_tag}: a message that was kept is settled by the channel of its own call")
         return self._message
 
     def basic_ack(self, delivery_tag=0, multiple=False):
+        _check_single(multiple)
         self._of(delivery_tag).ack()
 
     def basic_nack(self, delivery_tag=0, multiple=False, requeue=True):
+        _check_single(multiple)
         self._of(delivery_tag).reject(requeue=requeue)
 
     def basic_reject(self, delivery_tag=0, requeue=True):
@@ -304,11 +313,44 @@ class _Handler:
         self.call = self.function
 
     def close(self):
+        """As asyncio.Runner.close(), but for the threads of the loop's executor: those are waited for at the end of
+        all, and not for ever."""
         if self.runner:
-            self.runner.close()
+            self.runner.run(self.end_tasks())
+            self.runner.get_loop().close()
+
+    async def end_tasks(self):
+        import asyncio
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        if others:
+            await asyncio.wait(others, timeout=kSecondsForThreads)
+        await asyncio.wait_for(asyncio.get_running_loop().shutdown_asyncgens(), kSecondsForThreads)
 
 
-class _Kombu(_Handler):
+class _Callback(_Handler):
+    """A function of a library that looks at no result: nothing but an Outcome is one."""
+
+    warned = False  # in this worker
+
+    def outcome(self, message, result):
+        if isinstance(result, Outcome):
+            return result
+        if message.acknowledged:
+            return None
+        if result is not None and (inspect.isawaitable(result) or inspect.isgenerator(result)
+                                   or inspect.isasyncgen(result)):
+            raise TypeError(f"expected the callback to be done when it returns, found a {type(result).__name__}, "
+                            "which nobody runs")
+        if not _Callback.warned:
+            _Callback.warned = True
+            _lope.log(logging.WARNING, "the callback returned without an ack: taken as one; a callback that acks "
+                                       "later has to keep the message: lope.HOLD")
+        return None
+
+
+class _Kombu(_Callback):
     def __init__(self, function):
         super().__init__(function)
         self.call = self.with_body
@@ -321,18 +363,16 @@ class _Kombu(_Handler):
                 body = body.decode()
             except UnicodeDecodeError:
                 pass
-        result = self.function(body, message)
-        return result if isinstance(result, Outcome) else None
+        return self.outcome(message, self.function(body, message))
 
 
-class _Pika(_Handler):
+class _Pika(_Callback):
     def __init__(self, function):
         super().__init__(function)
         self.call = self.with_channel
 
     def with_channel(self, message):
-        result = self.function(_Channel(message), message, message, message.body_bytes)
-        return result if isinstance(result, Outcome) else None
+        return self.outcome(message, self.function(_Channel(message), message, message, message.body_bytes))
 
 
 class _Batch(_Handler):
@@ -394,6 +434,8 @@ class _MessageResult(_Handler):
                 message.reply(result.result)
             elif outcome is not ACK and result.result is not None:
                 message._explain(str(result.result))
+        # What is refused above is so before any of them has its outcome.
+        for message in messages:
             message._settle(outcome.value)
 
     def publish(self, message, following):

@@ -19,7 +19,14 @@ type edge struct {
 	seen, took *lope.Metric
 	kept       []*lope.Held
 	before     *lope.Message
+	batch      *lope.Batch
+	flushed    error
 }
+
+// An error that cannot be told.
+type untold struct{}
+
+func (untold) Error() string { panic("in the middle of Error()") }
 
 func newEdge(s *lope.Setup) (lope.Handler, error) {
 	var panics bool
@@ -38,6 +45,9 @@ func newEdge(s *lope.Setup) (lope.Handler, error) {
 	}
 	if name == "wrong" {
 		return nil, lope.InvalidConfiguration("a wrong name")
+	}
+	if name == "untold" {
+		return nil, untold{}
 	}
 	ratio, err := strconv.ParseFloat(name, 64)
 	if err != nil {
@@ -78,6 +88,16 @@ func (e *edge) Handle(m *lope.Message) error {
 		panic("in the middle of " + body)
 	case "panic with a number":
 		panic(77)
+	case "panic with nothing":
+		panic(nil)
+	case "untold":
+		return untold{}
+	case "untold at the flush":
+		e.flushed = untold{}
+		return nil
+	case "batch before":
+		e.batch.Set(0, lope.Reject("too late"))
+		return nil
 	case "panic of the runtime":
 		var none *edge
 		none.host = e.host
@@ -121,7 +141,7 @@ func (e *edge) Handle(m *lope.Message) error {
 			}
 		}()
 		return nil
-	case "hold, and panic", "hold, and fail":
+	case "hold, and panic", "hold, and fail", "hold, and untold":
 		held, err := m.Hold()
 		if err != nil {
 			return err
@@ -129,6 +149,9 @@ func (e *edge) Handle(m *lope.Message) error {
 		e.kept = append(e.kept, held)
 		if body == "hold, and panic" {
 			panic("after Hold()")
+		}
+		if body == "hold, and untold" {
+			return untold{}
 		}
 		return lope.Reject("after hold()")
 	default:
@@ -187,6 +210,7 @@ func publish(m *lope.Message) error {
 }
 
 func (e *edge) HandleBatch(b *lope.Batch) {
+	defer func() { e.batch = b }()
 	for i := 0; i < b.Len(); i++ {
 		m := b.Message(i)
 		switch string(m.BodyView()) {
@@ -213,7 +237,7 @@ func (e *edge) Flush(reason lope.FlushReason) error {
 		held.Ack()
 	}
 	e.kept = nil
-	return nil
+	return e.flushed
 }
 
 func (e *edge) Close() { e.host.Info("dropped") }
