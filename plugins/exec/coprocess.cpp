@@ -90,6 +90,10 @@ bool Coprocess::step() {
   }
   if (draining) {  // what is not sent stays held, and the host hands it back
     take_back_unwritten();
+    if (!waiting_.empty()) {
+      host_.info(std::to_string(waiting_.size()) +
+                 " messages that were not sent to the co-process go back to the broker");
+    }
     waiting_.clear();
   }
   const bool idle = waiting_.empty() && in_the_air_.empty();

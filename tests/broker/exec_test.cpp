@@ -743,9 +743,9 @@ TEST_CASE("a co-process is drained: answers are waited for, then its input ends"
   const std::string fifo = exec.make_fifo();
   Lope lope(exec.coprocess());
   REQUIRE(lope.wait_ready());
-  exec.broker.publish(exec.queue, "wait " + fifo, "one");
-  exec.broker.publish(exec.queue, "ack", "two");
-  REQUIRE(eventually(10s, [&] { return exec.lines("got").size() == 1; }));
+  exec.broker.publish(exec.queue, "ack", "one");
+  exec.broker.publish(exec.queue, "wait " + fifo, "two");
+  REQUIRE(eventually(10s, [&] { return exec.lines("got").size() == 2; }));
   lope.process().signal_group(SIGTERM);
   REQUIRE(lope.wait_for_line("stopping signal=15"));
   open_fifo(fifo);
@@ -849,7 +849,7 @@ TEST_CASE("at a drain what a co-process was not sent goes back", "[broker][exec]
   REQUIRE(eventually(10s, [&] { return lines_of_file(exec.file).size() == 1; }));
   REQUIRE(eventually(10s, [&] { return exec.broker.message_count(exec.queue) == 0; }));
   lope.process().signal_group(SIGTERM);
-  REQUIRE(lope.wait_for_line("stopping signal=15"));
+  CHECK(lope.wait_for_line("3 messages that were not sent to the co-process go back"));
   open_fifo(fifo);
   CHECK(lope.process().wait_exit(20s) == exited(0));
   CHECK(exec.broker.message_count(exec.queue) == 3);
