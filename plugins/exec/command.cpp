@@ -20,6 +20,7 @@ using Clock = std::chrono::steady_clock;
 constexpr std::size_t kRead = 64 * 1024;
 // What is still read of a program that has ended: its pipe's content, of any size it may have.
 constexpr std::size_t kLastReads = 1024 * 1024 / kRead;
+constexpr std::size_t kLongestName = 255;  // of an exchange, and a routing key
 
 int poll_timeout(Clock::time_point due) {
   if (due == Clock::time_point::max()) return -1;
@@ -43,6 +44,13 @@ bool write_some(const Fd& pipe, std::string_view& rest) {
 std::string name_of(const Message& message) {
   if (!message.message_id().empty()) return std::string(message.message_id());
   return "#" + std::to_string(message.delivery_tag());
+}
+
+// Before the command runs: the host would refuse it afterwards.
+void require_name(const char* option, const std::string& name) {
+  if (name.size() <= kLongestName) return;
+  throw Reject("option '" + std::string(option) + "': expected at most " +
+               std::to_string(kLongestName) + " bytes, found " + std::to_string(name.size()));
 }
 
 }  // namespace
@@ -69,6 +77,8 @@ Outcome Command::run(const Message& message) {
   if (settings_.output == ExecSettings::Output::publish) {
     made.exchange = settings_.exchange.expand(message);
     made.routing_key = settings_.routing_key.expand(message);
+    require_name("publish.exchange", made.exchange);
+    require_name("publish.routing_key", made.routing_key);
   }
   const std::string name = name_of(message);
   if (!arguments_.left_out().empty()) {
@@ -91,9 +101,18 @@ Outcome Command::run(const Message& message) {
   }
   output_.end();
   errors_.end();
-  const Outcome outcome = judge(message, ended);
+  Outcome outcome = judge(message, ended);
+  if (outcome == Outcome::ack) {
+    try {
+      send_output(message, made);
+    } catch (const Error& error) {
+      // Refused as it is, it would be the same the next time.
+      const bool never = error.status() == LOPE_E_INVALID || error.status() == LOPE_E_TOO_LARGE;
+      outcome = never ? Outcome::reject : Outcome::retry;
+      message.explain(std::string("its output cannot be sent: ") + error.what());
+    }
+  }
   measures_.outcome(outcome, Clock::now() - begin);
-  if (outcome == Outcome::ack) send_output(message, made);
   return outcome;
 }
 

@@ -22,6 +22,8 @@ constexpr std::size_t kMostOutgoing = 1024 * 1024;  // bytes that are made lines
 // More than the usual 64 KiB, but all pipes of a user together may not be large.
 constexpr int kPipeSize = 256 * 1024;
 constexpr std::chrono::milliseconds kFirstPause{100}, kLongestPause{10'000};
+// After so long the host may have taken a message back, and is asked before it is sent.
+constexpr std::chrono::seconds kSurelyOurs{1};
 constexpr std::size_t kComplaints = 10;  // in a second
 constexpr int kLastReads = 64;
 constexpr const char* kDrained = "nothing is left for it to do";
@@ -86,6 +88,14 @@ bool Coprocess::step() {
     arrived_.clear();
     draining = draining_;
   }
+  if (draining) {  // what is not sent stays held, and the host hands it back
+    take_back_unwritten();
+    if (!waiting_.empty()) {
+      host_.info(std::to_string(waiting_.size()) +
+                 " messages that were not sent to the co-process go back to the broker");
+    }
+    waiting_.clear();
+  }
   const bool idle = waiting_.empty() && in_the_air_.empty();
   if (draining && idle) {
     if (!process_) return false;
@@ -130,13 +140,15 @@ void Coprocess::send() {
   const auto now = Clock::now();
   while (!waiting_.empty() && in_the_air_.size() < settings_.window &&
          outgoing_.size() - written_ < kMostOutgoing) {
-    Waiting& next = waiting_.front();
+    Waiting next = std::move(waiting_.front());
+    waiting_.pop_front();
+    if (!is_ours(next, now)) continue;
+    const std::uint64_t begin = begin_ + outgoing_.size();
     outgoing_ += next.head;
     append_body(outgoing_, next.message.body_text());
     const std::uint64_t id = next.message.id();
-    in_the_air_.emplace(id, InTheAir{next.message, now});
+    in_the_air_.emplace(id, InTheAir{std::move(next), now, begin});
     sent_.push_back(id);
-    waiting_.pop_front();
   }
   while (written_ < outgoing_.size()) {
     const ssize_t n = ::write(in_.get(), outgoing_.data() + written_, outgoing_.size() - written_);
@@ -147,11 +159,40 @@ void Coprocess::send() {
     } else if (errno != EINTR) {  // EPIPE: it reads no more, and is given time to end
       in_.reset();
       end_at(now + settings_.grace, "it has closed its input");
-      break;
+      return;
     }
   }
+  begin_ += written_;
   outgoing_.clear();
   written_ = 0;
+}
+
+// False: it has run into the group's timeout, or was handed back, and comes again.
+bool Coprocess::is_ours(const Waiting& next, Clock::time_point now) {
+  if (now - next.since < kSurelyOurs) return true;
+  try {
+    if (next.message.keep_alive()) return true;
+  } catch (const Error& error) {
+    host_.warn("message " + std::to_string(next.message.id()) + ": " + error.what());
+    return true;
+  }
+  host_.settle(next.message.id(), Outcome::retry);  // stale: the host forgets it
+  return false;
+}
+
+// What the program cannot know of waits again, in front of the others.
+void Coprocess::take_back_unwritten() {
+  while (!sent_.empty()) {
+    const auto last = in_the_air_.find(sent_.back());
+    if (last != in_the_air_.end()) {
+      const std::uint64_t begin = last->second.begin;
+      if (begin < begin_ + written_) return;
+      outgoing_.resize(static_cast<std::size_t>(begin - begin_));
+      waiting_.push_front(std::move(last->second.waiting));
+      in_the_air_.erase(last);
+    }
+    sent_.pop_back();
+  }
 }
 
 void Coprocess::wait() {
@@ -197,6 +238,7 @@ void Coprocess::wait() {
     errors_.end();
     const ProgramEnd how = process_->reap();
     process_.reset();
+    last_end_ = Clock::now();
     why_not_ = "its co-process ended: " + how.to_string();
     if (next_signal_ == SIGKILL) why_not_ += " (" + std::string(why_end_) + ")";
     if (!errors_.last().empty()) why_not_ += ": " + std::string(errors_.last());
@@ -209,6 +251,7 @@ void Coprocess::receive() {
   if (n < 0 && (errno == EAGAIN || errno == EINTR)) return;
   if (n <= 0) {
     out_.reset();
+    in_.reset();  // it can answer nothing that it would be sent
     end_at(Clock::now() + settings_.grace, "it has closed its output");
     return;
   }
@@ -254,23 +297,25 @@ void Coprocess::take_line(std::string_view line) {
              std::to_string(answer.id));
     return;
   }
-  const InTheAir about = found->second;
+  const Message message = found->second.waiting.message;
+  const auto since = found->second.since;
   in_the_air_.erase(found);
   has_answered_ = true;
+  last_answer_ = Clock::now();
   if (!answer.outcome) complain("message " + std::to_string(answer.id) + ": " + answer.reason);
   Outcome outcome = answer.outcome.value_or(Outcome::retry);
   try {
     if (outcome == Outcome::ack) {
-      for (const Publication& each : answer.publish) about.message.publish(each);
-      if (answer.reply) about.message.reply(*answer.reply);
+      for (const Publication& each : answer.publish) message.publish(each);
+      if (answer.reply) message.reply(*answer.reply);
     } else if (answer.retry_after) {
-      about.message.retry_after(*answer.retry_after);
+      message.retry_after(*answer.retry_after);
     }
   } catch (const Error& error) {
     outcome = Outcome::retry;
     answer.reason = std::string("its answer: ") + error.what();
   }
-  settle(about.message, outcome, answer.reason, about.since);
+  settle(message, outcome, answer.reason, since);
 }
 
 void Coprocess::read_errors() {
@@ -304,11 +349,11 @@ void Coprocess::look_at_time() {
   if (settings_.time_limit.count() == 0) return;
   if (process_ && !sent_.empty()) {
     const InTheAir& oldest = in_the_air_.at(sent_.front());
-    if (now - oldest.since < settings_.time_limit || next_signal_ != 0) return;
+    if (now < limit_of(oldest) || next_signal_ != 0) return;
     measures_.time_limit();
     end_now("time_limit of a message is up");
   }
-  while (!process_ && !waiting_.empty() && now - waiting_.front().since >= settings_.time_limit) {
+  while (!process_ && !waiting_.empty() && now >= limit_of(waiting_.front())) {
     const Waiting& oldest = waiting_.front();
     settle(oldest.message, Outcome::retry, why_not_, oldest.since);
     waiting_.pop_front();
@@ -338,6 +383,7 @@ void Coprocess::send_signal() {
 
 // There is no process any more: what it had is retried, and it is started again.
 void Coprocess::ended() {
+  take_back_unwritten();
   const bool is_wanted = why_end_ == kDrained;
   in_.reset();
   out_.reset();
@@ -345,6 +391,7 @@ void Coprocess::ended() {
   outgoing_.clear();
   incoming_.clear();
   written_ = 0;
+  begin_ = 0;
   next_signal_ = 0;
   why_end_ = nullptr;
   signal_due_ = Clock::time_point::max();
@@ -359,7 +406,7 @@ void Coprocess::retry_all(const std::string& why) {
   for (const std::uint64_t id : sent_) {
     const auto found = in_the_air_.find(id);
     if (found != in_the_air_.end()) {
-      settle(found->second.message, Outcome::retry, why, found->second.since);
+      settle(found->second.waiting.message, Outcome::retry, why, found->second.since);
     }
   }
   in_the_air_.clear();
@@ -381,6 +428,16 @@ void Coprocess::complain(const std::string& text) {
   if (++complaints_ <= kComplaints) host_.warn("the co-process's output: " + text);
 }
 
+// Those in front of it take their time too: each answer gives it a new one.
+Coprocess::Clock::time_point Coprocess::limit_of(const InTheAir& oldest) const {
+  return std::max(oldest.since, last_answer_) + settings_.time_limit;
+}
+
+// Of one that waits for a process.
+Coprocess::Clock::time_point Coprocess::limit_of(const Waiting& oldest) const {
+  return std::max(oldest.since, last_end_) + settings_.time_limit;
+}
+
 Coprocess::Clock::time_point Coprocess::next_due() {
   auto due = signal_due_;
   if (!process_) due = std::min(due, start_due_);
@@ -390,11 +447,10 @@ Coprocess::Clock::time_point Coprocess::next_due() {
   if (settings_.time_limit.count() == 0) return due;
   if (process_ && !sent_.empty() && next_signal_ == 0) {
     const auto oldest = in_the_air_.find(sent_.front());
-    due = std::min(due, oldest == in_the_air_.end() ? Clock::now()
-                                                    : oldest->second.since + settings_.time_limit);
+    due = std::min(due, oldest == in_the_air_.end() ? Clock::now() : limit_of(oldest->second));
   }
   if (!process_ && !waiting_.empty()) {
-    due = std::min(due, waiting_.front().since + settings_.time_limit);
+    due = std::min(due, limit_of(waiting_.front()));
   }
   return due;
 }

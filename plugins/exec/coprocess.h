@@ -36,7 +36,8 @@ class Coprocess {
 
   // [in-call] The message is to be held. Throws Retry once drain() was called.
   void take(const Message& message);
-  // Waits until every message has its outcome and the program has ended.
+  // Waits until what was sent has its outcome and the program has ended. What was not sent stays
+  // held.
   void drain();
 
  private:
@@ -48,14 +49,17 @@ class Coprocess {
     Clock::time_point since;
   };
   struct InTheAir {
-    Message message;
+    Waiting waiting;  // as it was: it waits again when nothing of it is written in the end
     Clock::time_point since;
+    std::uint64_t begin;  // of its line, counted from the first byte for this process
   };
 
   void run();
   bool step();
   void start();
   void send();
+  bool is_ours(const Waiting& next, Clock::time_point now);
+  void take_back_unwritten();
   void receive();
   void take_line(std::string_view line);
   void refuse_line();
@@ -69,6 +73,8 @@ class Coprocess {
   void settle(const Message& message, Outcome outcome, const std::string& reason,
               Clock::time_point since);
   void complain(const std::string& text);
+  Clock::time_point limit_of(const InTheAir& oldest) const;
+  Clock::time_point limit_of(const Waiting& oldest) const;
   Clock::time_point next_due();
   void wait();
 
@@ -86,14 +92,16 @@ class Coprocess {
   std::deque<std::uint64_t> sent_;  // oldest first; those that are answered among them
   std::string outgoing_;            // lines
   std::size_t written_ = 0;         // of these
+  std::uint64_t begin_ = 0;         // of these, counted as InTheAir::begin
   std::string incoming_;            // the part of a line that is there
   std::vector<char> buffer_;
   LineLog errors_;
   Clock::time_point second_{};  // since when errors_ and complaints_ are counted
   std::size_t complaints_ = 0;
   bool has_answered_ = false;  // the one that runs
-  std::string why_not_;        // there is none
-  int next_signal_ = 0;        // SIGTERM, then SIGKILL; 0: there is no reason for one
+  Clock::time_point last_answer_{}, last_end_{};
+  std::string why_not_;  // there is none
+  int next_signal_ = 0;  // SIGTERM, then SIGKILL; 0: there is no reason for one
   const char* why_end_ = nullptr;
   Clock::time_point signal_due_ = Clock::time_point::max();
   Clock::time_point start_due_ = Clock::time_point::min();

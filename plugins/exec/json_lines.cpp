@@ -250,9 +250,12 @@ std::string head_line(const Message& message) {
     }
   }
   line += ",\"headers\":{";
+  std::vector<std::string_view> names;  // of two headers with one name the first counts
   for (std::size_t i = 0; i < message.header_count(); ++i) {
     const Header header = message.header_at(i);
     if (header.value.kind() == LOPE_OTHER) continue;
+    if (std::find(names.begin(), names.end(), header.name) != names.end()) continue;
+    names.push_back(header.name);
     if (line.back() != '{') line += ',';
     append_any_text(line, header.name);
     line += ':';

@@ -115,6 +115,15 @@ std::array<Outcome, 256> outcomes_of(const Host& host) {
   return outcomes;
 }
 
+// A template whose text is never shown, not even in an error.
+MessageTemplate secret_template(const std::string& option, std::string_view text) {
+  try {
+    return MessageTemplate::parse(option, text);
+  } catch (const InvalidConfiguration&) {
+    throw wrong(option, "a template, with what a message carries between braces", "something else");
+  }
+}
+
 }  // namespace
 
 std::string variable_of_field(std::string_view field) {
@@ -160,17 +169,18 @@ ExecSettings::ExecSettings(const Host& host)
   if (!directory.empty() && (::stat(directory.c_str(), &folder) < 0 || !S_ISDIR(folder.st_mode))) {
     throw wrong("cwd", "a folder", in_quotes(directory) + ", which is none");
   }
-  const auto read = [this](const std::string& option, const std::string& text) {
-    MessageTemplate made = MessageTemplate::parse(option, text);
+  const auto check = [this](const std::string& option, const std::string& text,
+                            const MessageTemplate& made, const std::string& shown) {
     if (coprocess && !made.is_constant()) {
       throw wrong(option, "no braces with mode 'coprocess', which is started before any message",
-                  in_quotes(text));
+                  shown);
     }
     if (text.find('\0') != std::string::npos) throw wrong(option, "no NUL", "one");
-    return made;
   };
   for (const std::string& text : host.option_list("command")) {
-    arguments.push_back(read("command." + std::to_string(arguments.size()), text));
+    const std::string option = "command." + std::to_string(arguments.size());
+    arguments.push_back(MessageTemplate::parse(option, text));
+    check(option, text, arguments.back(), in_quotes(text));
   }
   if (arguments.empty()) throw wrong("command", "a list", "something else");
   if (!arguments.front().is_constant()) {
@@ -191,7 +201,8 @@ ExecSettings::ExecSettings(const Host& host)
                     in_quotes(name));
       }
       set.insert(name);
-      MessageTemplate made = read(option, std::string(*text));
+      MessageTemplate made = secret_template(option, *text);
+      check(option, std::string(*text), made, "some");
       if (made.is_constant()) {
         environment.push_back(name + "=" + made.text());
       } else {

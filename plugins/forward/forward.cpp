@@ -83,6 +83,18 @@ bool is_bookkeeping(std::string_view name) {
   return name.substr(0, 7) == "x-lope-" || name == "x-death";
 }
 
+// A message's expiration, as the broker reads it: a number, with a '+' or without. Nothing when it
+// is none, or more than the broker takes.
+std::optional<std::chrono::milliseconds> milliseconds_in(std::string_view text) {
+  if (!text.empty() && text.front() == '+') text.remove_prefix(1);
+  std::uint32_t ms = 0;
+  const char* const end = text.data() + text.size();
+  const auto [stop, error] = std::from_chars(text.data(), end, ms);
+  if (error != std::errc{} || stop != end) return std::nullopt;
+  // What expires at once does so in a moment: 0 would be never.
+  return std::chrono::milliseconds(std::max<std::uint32_t>(ms, 1));
+}
+
 class Forward final : public lope::Handler {
  public:
   explicit Forward(lope::Host host);
@@ -186,12 +198,8 @@ void Forward::copy_properties(const lope::Message& message, lope::Publication& t
   }
   if (!removes_property(kPriority)) to.priority = message.priority();
   if (priority_) to.priority = *priority_;
-  if (!message.expiration().empty() && !removes_property(kExpiration)) {
-    const std::string_view text = message.expiration();
-    std::int64_t ms = 0;  // the broker takes no message whose expiration is no number
-    std::from_chars(text.data(), text.data() + text.size(), ms);
-    // What expires at once does so in a moment: 0 would be never.
-    to.expiration = std::chrono::milliseconds(std::max<std::int64_t>(ms, 1));
+  if (!removes_property(kExpiration)) {
+    if (const auto own = milliseconds_in(message.expiration())) to.expiration = *own;
   }
   if (expiration_.count() > 0) to.expiration = expiration_;
 }

@@ -7,7 +7,6 @@
 
 #include <algorithm>
 #include <array>
-#include <atomic>
 #include <chrono>
 #include <cstdint>
 #include <lope/handler.hpp>
@@ -35,13 +34,17 @@ using lope::http::List;
 constexpr std::size_t kShownAnswer = 256;
 // The memory for an answer that a request keeps from one message to the next.
 constexpr std::size_t kKeptAnswer = 64 * 1024;
+// After so long the host may have taken a message back, and is asked before it is sent.
+constexpr std::chrono::seconds kSurelyOurs{1};
+constexpr std::chrono::hours kLongestRetryAfter{366 * 24};
 
 // One message on its way; its memory serves others after it.
 struct Request {
   Easy easy;
   List headers;
   std::optional<lope::Message> message;  // kept, so it stays valid: its body is sent from there
-  std::string exchange, routing_key;     // where the answer is published to
+  std::chrono::steady_clock::time_point since;
+  std::string exchange, routing_key;  // where the answer is published to
   bool wants_answer = false;
   std::size_t max_answer = 0;
   std::string answer;           // as much of it as is wanted
@@ -93,14 +96,6 @@ std::string hmac_sha256(const std::string& key, std::string_view text) {
   return hex;
 }
 
-// A part of a URL's path that were only dots would lead out of its folder, escaped or not.
-std::string url_part(const std::string& value) {
-  if (value == "." || value == "..") {
-    throw lope::Reject("option 'url': expected something other than '.' and '..' in the message");
-  }
-  return lope::plugins::url_escape(value);
-}
-
 class Http final : public lope::Handler {
  public:
   explicit Http(lope::Host host)
@@ -113,8 +108,9 @@ class Http final : public lope::Handler {
                   host.counter("answers_4xx", "Answers with a status from 400 to 499."),
                   host.counter("answers_5xx", "Answers with a status of 500 and more.")},
         unanswered_(host.counter("unanswered", "Requests without a whole answer.")),
-        transfers_(settings_.max_in_flight,
-                   [this](CURL* easy, CURLcode result) { finish(easy, result); }) {}
+        transfers_(
+            settings_.max_in_flight, [this](CURL* easy) { return begin(easy); },
+            [this](CURL* easy, CURLcode result) { finish(easy, result); }) {}
 
   lope::Outcome handle(const lope::Message& message) override {
     Request& request = *spare_request();
@@ -144,10 +140,13 @@ class Http final : public lope::Handler {
   void set_up(Request& request) const;
   void prepare(Request& request, const lope::Message& message);
   void add_message_headers(Request& request, const lope::Message& message) const;
+  void add_bearer(Request& request);
   void add_signature(Request& request, const lope::Message& message);
 
   static std::size_t on_answer(char* data, std::size_t size, std::size_t count, void* request);
-  // On the thread of the transfers, as what it calls.
+  // These on the thread of the transfers, as what they call.
+  bool begin(CURL* easy);
+  bool is_ours(const Request& request);
   void finish(CURL* easy, CURLcode result);
   lope::Outcome outcome_of(Request& request, CURLcode result);
   lope::Outcome outcome_of_failure(Request& request, CURLcode result);
@@ -159,7 +158,7 @@ class Http final : public lope::Handler {
   const lope::Metric took_;
   const lope::Metric answered_[5];
   const lope::Metric unanswered_;
-  std::atomic<bool> bearer_refused_ = false;
+  bool bearer_refused_ = false;
   std::vector<std::unique_ptr<Request>> requests_;  // all of them
   std::mutex mutex_;
   std::vector<Request*> spare_;      // under mutex_
@@ -242,7 +241,12 @@ void Http::prepare(Request& request, const lope::Message& message) {
   }
   request.wants_answer = settings_.publishes || (settings_.replies && !message.reply_to().empty());
 
-  set(easy, CURLOPT_URL, settings_.url.expand(message, url_part).c_str());
+  const std::string url = settings_.url.expand(message, lope::plugins::url_escape);
+  if (!settings_.url.is_constant() && lope::http::has_dot_segment(url)) {
+    throw lope::Reject(
+        "option 'url': expected a message that makes no part of it '.' or '..', found one");
+  }
+  set(easy, CURLOPT_URL, url.c_str());
   if (settings_.sends_body) {
     set(easy, CURLOPT_POSTFIELDSIZE_LARGE, static_cast<curl_off_t>(message.body().size()));
     // Without any libcurl would ask for the body elsewhere.
@@ -253,13 +257,8 @@ void Http::prepare(Request& request, const lope::Message& message) {
   for (const auto& [name, value] : settings_.headers) {
     add_header(request, name, value.expand(message));
   }
-  if (settings_.bearer) {
-    if (bearer_refused_.exchange(false)) settings_.bearer->forget();
-    add_header(request, "Authorization", "Bearer " + settings_.bearer->get());
-  }
-  if (settings_.signature) add_signature(request, message);
-  set(easy, CURLOPT_HTTPHEADER, request.headers.get());
   request.message = message;
+  request.since = std::chrono::steady_clock::now();
 }
 
 void Http::add_message_headers(Request& request, const lope::Message& message) const {
@@ -286,6 +285,11 @@ void Http::add_message_headers(Request& request, const lope::Message& message) c
   }
 }
 
+void Http::add_bearer(Request& request) {
+  if (std::exchange(bearer_refused_, false)) settings_.bearer->forget();
+  add_header(request, "Authorization", "Bearer " + settings_.bearer->get());
+}
+
 void Http::add_signature(Request& request, const lope::Message& message) {
   const std::string_view body = settings_.sends_body ? message.body_text() : std::string_view();
   const std::string& key = settings_.signature->get();
@@ -298,6 +302,36 @@ void Http::add_signature(Request& request, const lope::Message& message) {
   add_header(request, settings_.timestamp_header, time);
   add_header(request, settings_.signature_header,
              "sha256=" + hmac_sha256(key, time + "." + std::string(body)));
+}
+
+// ---- Its turn
+
+// What grows old is made only now. False: it is not sent, and its message has its outcome.
+bool Http::begin(CURL* easy) {
+  void* its = nullptr;
+  curl_easy_getinfo(easy, CURLINFO_PRIVATE, &its);
+  Request& request = *static_cast<Request*>(its);
+  if (request.sent_again) return true;
+  try {
+    if (is_ours(request)) {
+      if (settings_.bearer) add_bearer(request);
+      if (settings_.signature) add_signature(request, *request.message);
+      set(easy, CURLOPT_HTTPHEADER, request.headers.get());
+      return true;
+    }
+  } catch (const std::exception& error) {
+    host_.error("message " + std::string(request.message->message_id()) +
+                " is retried: " + error.what());
+  }
+  host_.settle(request.message->id(), lope::Outcome::retry);  // stale, unless something failed
+  put_back(request);
+  return false;
+}
+
+// False: it has run into the group's timeout, or was handed back, and comes again.
+bool Http::is_ours(const Request& request) {
+  return std::chrono::steady_clock::now() - request.since < kSurelyOurs ||
+         request.message->keep_alive();
 }
 
 // ---- The answer
@@ -389,11 +423,12 @@ lope::Outcome Http::outcome_of_refusal(Request& request, long status) {
   if (!passing && !token_refused) return lope::Outcome::reject;
   curl_off_t seconds = 0;
   curl_easy_getinfo(request.easy.get(), CURLINFO_RETRY_AFTER, &seconds);
-  if (seconds > 0) {
-    const auto most = std::chrono::ceil<std::chrono::seconds>(settings_.max_retry_after);
-    request.message->retry_after(std::min<std::chrono::milliseconds>(
-        settings_.max_retry_after, std::chrono::seconds(std::min(seconds, most.count()))));
-  }
+  const std::chrono::milliseconds asked =
+      std::min<std::chrono::seconds>(std::chrono::seconds(seconds), kLongestRetryAfter);
+  // What is shorter would only undo the group's own, growing delays.
+  const bool is_heeded =
+      settings_.max_retry_after.count() > 0 && seconds > 0 && asked >= settings_.min_retry_after;
+  if (is_heeded) request.message->retry_after(std::min(asked, settings_.max_retry_after));
   return lope::Outcome::retry;
 }
 

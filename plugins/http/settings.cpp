@@ -73,6 +73,12 @@ std::string file_option(const Host& host, const char* name) {
   return path;
 }
 
+// User, host and port.
+std::string_view authority_of(std::string_view url) {
+  url.remove_prefix(url.find("://") + 3);
+  return url.substr(0, url.find_first_of("/?#"));
+}
+
 MessageTemplate url_option(const Host& host) {
   const auto text = host.option_as<std::string>("url");
   const std::string begin = lower(text.substr(0, 8));
@@ -80,7 +86,13 @@ MessageTemplate url_option(const Host& host) {
     throw wrong("url", "a URL that begins with http:// or https://", text);
   }
   MessageTemplate url = MessageTemplate::parse("url", text);
-  if (!url.is_constant()) return url;  // each is looked at when it is there
+  if (authority_of(text).find('{') != std::string_view::npos) {
+    throw wrong("url", "a host, and a port, that no message chooses", text);
+  }
+  if (!url.is_constant()) {  // each is looked at when it is there
+    if (has_dot_segment(text)) throw wrong("url", "no '.' and '..' as a part of its path", text);
+    return url;
+  }
   struct UrlDelete {
     void operator()(CURLU* parsed) const { curl_url_cleanup(parsed); }
   };
@@ -108,6 +120,20 @@ std::string header_of_property(std::string_view name) {
 
 }  // namespace
 
+bool has_dot_segment(std::string_view url) {
+  const std::size_t begin = url.find_first_of("/?#", url.find("://") + 3);
+  if (begin == std::string_view::npos) return false;
+  std::string_view path = url.substr(begin);
+  path = path.substr(0, path.find_first_of("?#"));
+  while (!path.empty()) {
+    path.remove_prefix(1);
+    const std::string_view segment = path.substr(0, path.find('/'));
+    if (segment == "." || segment == "..") return true;
+    path.remove_prefix(segment.size());
+  }
+  return false;
+}
+
 Settings::Settings(const Host& host)
     : url(url_option(host)),
       https(lower(host.option_as<std::string>("url")).substr(0, 6) == "https:"),
@@ -116,6 +142,7 @@ Settings::Settings(const Host& host)
       timeout(plugins::duration_option(host, "timeout")),
       connect_timeout(plugins::duration_option(host, "connect_timeout")),
       drain_timeout(plugins::duration_option(host, "drain_timeout")),
+      min_retry_after(plugins::duration_option(host, "min_retry_after")),
       max_retry_after(plugins::duration_option(host, "max_retry_after")),
       max_in_flight(number_option<std::size_t>(host, "max_in_flight", 1, 100'000)),
       max_answer(plugins::size_option(host, "max_answer")),
@@ -135,6 +162,11 @@ Settings::Settings(const Host& host)
       replies(host.option_as<bool>("answer.reply")) {
   if (!is_token(method)) throw wrong("method", "a method, as in POST", method);
   sends_body = method != "GET" && method != "HEAD";
+  // Told to fetch something else (303), libcurl would repeat another method, without its body.
+  if (follow_redirects > 0 && sends_body && method != "POST") {
+    throw wrong("follow_redirects", "0 with a method other than POST, GET and HEAD",
+                std::to_string(follow_redirects));
+  }
   for (const auto& [name, time] :
        {std::pair{"timeout", timeout}, {"connect_timeout", connect_timeout}}) {
     if (time.count() == 0) throw wrong(name, "more than nothing", "0");

@@ -27,7 +27,9 @@ inline constexpr lope_option kOptions[] = {
     defaulted("drain_timeout", "10s", "how long a stop waits for answers"),
     defaulted("max_in_flight", "100", "requests at a time; prefetch is a bound too", LOPE_UINT64),
     defaulted("max_answer", "1MiB", "no more of an answer is read"),
-    defaulted("max_retry_after", "1h", "a Retry-After that is longer counts as this"),
+    defaulted("min_retry_after", "10s", "a Retry-After that is shorter is ignored"),
+    defaulted("max_retry_after", "1h",
+              "a Retry-After that is longer counts as this; 0s: all are ignored"),
     defaulted("follow_redirects", "0", "how many; what is redirected more is rejected",
               LOPE_UINT64),
     defaulted("http2", "false", "HTTP/2 where an https server has it", LOPE_BOOL),
@@ -47,6 +49,9 @@ inline constexpr lope_option kOptions[] = {
     defaulted("answer.routing_key", "", "and with this routing key; a template"),
     defaulted("answer.reply", "false", "and to the message's reply_to", LOPE_BOOL),
     kEndOfOptions};
+
+// Whether a part of the URL's path is "." or "..": that would lead out of its folder.
+bool has_dot_segment(std::string_view url);
 
 struct Settings {
   // Throws InvalidConfiguration.
@@ -72,7 +77,8 @@ struct Settings {
   std::vector<PassedProperty> pass_properties;
   std::vector<std::string> pass_headers;
 
-  std::chrono::milliseconds timeout, connect_timeout, drain_timeout, max_retry_after;
+  std::chrono::milliseconds timeout, connect_timeout, drain_timeout;
+  std::chrono::milliseconds min_retry_after, max_retry_after;
   std::size_t max_in_flight;
   std::size_t max_answer;
   long follow_redirects;

@@ -38,8 +38,9 @@ Transfers::Fd::Fd(int fd, const char* call) : fd_(fd) {
 }
 Transfers::Fd::~Fd() { ::close(fd_); }
 
-Transfers::Transfers(std::size_t at_a_time, Done done)
+Transfers::Transfers(std::size_t at_a_time, Begin begin, Done done)
     : at_a_time_(at_a_time),
+      begin_(std::move(begin)),
       done_(std::move(done)),
       epoll_(::epoll_create1(EPOLL_CLOEXEC), "epoll_create1"),
       wake_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK), "eventfd"),
@@ -125,6 +126,10 @@ void Transfers::start_waiting() {
     return easy;
   };
   while (CURL* const easy = next()) {
+    if (!begin_(easy)) {
+      running_.erase(easy);
+      continue;  // look_for_ended() counts what is left
+    }
     check(curl_multi_add_handle(multi_.get(), easy), "curl_multi_add_handle");
   }
 }

@@ -19,14 +19,17 @@ namespace lope::http {
 
 class Transfers {
  public:
+  using Begin = std::function<bool(CURL* easy)>;
   using Done = std::function<void(CURL* easy, CURLcode result)>;
 
-  // At most `at_a_time` run, the others wait. `done` is told of each that has ended, on the thread
-  // of the transfers; the handle is the caller's again. Throws std::system_error, std::bad_alloc.
-  Transfers(std::size_t at_a_time, Done done);
+  // At most `at_a_time` run, the others wait. `begin` is asked before each whose turn it is: false
+  // is that it need not run. `done` is told of each that has ended. Both on the thread of the
+  // transfers; then, and after a false, the handle is the caller's again. Throws std::system_error,
+  // std::bad_alloc.
+  Transfers(std::size_t at_a_time, Begin begin, Done done);
   Transfers(const Transfers&) = delete;
   Transfers& operator=(const Transfers&) = delete;
-  // Gives up what has not ended: `done` does not hear of it.
+  // Gives up what has not ended: neither hears of it any more.
   ~Transfers();
 
   // [any thread, and from `done`] `easy` stays where it is until it has ended, or was given up.
@@ -62,6 +65,7 @@ class Transfers {
   void wake();
 
   const std::size_t at_a_time_;
+  const Begin begin_;
   const Done done_;
   const Fd epoll_;
   const Fd wake_;

@@ -49,6 +49,33 @@ struct Executed {
                        file + "]" + (more.empty() ? "" : ", " + more) + " }",
                    group);
   }
+  // A co-process whose last lines are `text`.
+  LopeOptions python(const std::string& text, const std::string& more = {},
+                     const std::string& group = kAtOnce) const {
+    const std::string program = files.write("program.py", R"(import json, os, signal, sys, time
+
+def messages():
+  return map(json.loads, sys.stdin)
+
+def note(line):
+  with open(sys.argv[1], "a") as file: file.write(line + "\n")
+
+def answer(message):
+  print(json.dumps({"id": message["id"], "outcome": "ack"}), flush=True)
+
+def kill_worker_once(message):
+  try:
+    os.mkdir(sys.argv[1] + "." + message["message_id"])
+  except FileExistsError:
+    return
+  os.kill(os.getppid(), signal.SIGKILL)
+  while True: signal.pause()
+
+)" + text);
+    return options("{ mode: coprocess, command: [/usr/bin/python3, " + program + ", " + file + "]" +
+                       (more.empty() ? "" : ", " + more) + " }",
+                   group);
+  }
   // Nothing ready, and nothing with a consumer.
   bool all_settled(std::chrono::milliseconds deadline = 20s) {
     return eventually(deadline, [&] { return broker.is_empty(queue); });
@@ -108,37 +135,26 @@ void check_gone(Lope& lope) {
   CHECK(lope.all_gone());
 }
 
-// 10,000 messages, and a worker killed now and then: each is handled, none is left.
-void check_ledger(Executed& exec, const LopeOptions& options, std::minstd_rand random) {
+// 10,000 messages, of which some kill the worker that has them, once: each is handled, none is
+// left. `options` make the program do so with those of the type "kill", and leave a folder for
+// each.
+void check_ledger(Executed& exec, const LopeOptions& options) {
+  constexpr int kMessages = 10'000, kOneKills = 500;
   Lope lope(options);
   REQUIRE(lope.wait_ready());
   Publisher publisher = exec.broker.publisher();
-  int kills = 0;
-  publisher.publish_many(10'000, [&](int i) {
-    return Publication{.routing_key = exec.queue, .body = "x", .message_id = std::to_string(i)};
+  publisher.publish_many(kMessages, [&](int i) {
+    return Publication{.routing_key = exec.queue,
+                       .body = "x",
+                       .message_id = std::to_string(i),
+                       .type = i % kOneKills == kOneKills / 2 ? "kill" : "live"};
   });
-  const auto handled = [&] { return lines_of_file(exec.file); };
-  for (std::size_t next = 500; next < 9'000; next += 500) {
-    REQUIRE(eventually(60s, [&] { return handled().size() >= next; }));
-    const auto workers = lope.workers();
-    if (workers.empty()) continue;
-    ++kills;
-    ::kill(workers[random() % workers.size()], SIGKILL);
-  }
-  CHECK(kills > 5);
   CHECK(exec.all_settled(120s));
   CHECK(lope.stop() == exited(0));
+  CHECK(lope.process().count_lines("how=SIGKILL") >= kMessages / kOneKills / 2);
   CHECK(exec.broker.message_count(exec.queue) == 0);
   CHECK(exec.broker.message_count(exec.dead) == 0);
-  std::vector<std::string> ids;
-  for (const std::string& line : handled()) {
-    if (line.starts_with("got ")) {
-      ids.push_back(line.substr(4, line.find(' ', 4) - 4));
-    } else if (line.find(' ') == std::string::npos && line != "end") {
-      ids.push_back(line);
-    }
-  }
-  const LedgerReport report = compare_ledger(publisher.confirmed(), ids);
+  const LedgerReport report = compare_ledger(publisher.confirmed(), lines_of_file(exec.file));
   CHECK(report.missing.empty());
   CHECK(report.unexpected.empty());
 }
@@ -359,11 +375,17 @@ TEST_CASE("what can never run is refused at the start", "[broker][exec]") {
       {"{ command: [echo], time_limit: 30 }", "option 'time_limit': expected a time with a unit"},
       {"{ command: [echo], env: { LOPE_GROUP: x } }", "option 'env.LOPE_GROUP': expected a name"},
       {"{ command: [echo, \"{body}\"], mode: coprocess }", "expected no braces with mode"},
+      {"{ command: [echo], env: { A: \"{s3cret}\" } }",
+       "option 'env.A': expected a template, with what a message carries between braces, found "
+       "something else"},
+      {"{ command: [echo], mode: coprocess, env: { A: \"s3cret{body}\" } }",
+       "option 'env.A': expected no braces"},
   }));
   CAPTURE(options);
   Lope lope(exec.options(options));
   CHECK(lope.wait_for_line(said));
   lope.stop();
+  CHECK(lope.log().find("s3cret") == std::string::npos);
 }
 
 TEST_CASE("a program that is gone by now is a retry that says so", "[broker][exec]") {
@@ -511,6 +533,29 @@ TEST_CASE("the output can be a publication, a reply or nothing", "[broker][exec]
     CHECK(ids_of(exec.broker.drain(exec.dead)) == std::vector<std::string>{"failed", "large"});
     CHECK(lines_with(lope.log(), "expected an output of at most 100 bytes").size() == 1);
   }
+  SECTION("not run, when it could not be published") {
+    Lope lope(exec.script("echo ran >> $1; echo said",
+                          "output: publish, publish: { routing_key: \"{header.to}\" }"));
+    REQUIRE(lope.wait_ready());
+    exec.broker.publisher().publish({.routing_key = exec.queue,
+                                     .message_id = "long",
+                                     .headers = {{"to", std::string(256, 'x')}}});
+    REQUIRE(eventually(10s, [&] { return exec.broker.message_count(exec.dead) == 1; }));
+    check_gone(lope);
+    CHECK(lines_with(lope.log(), "expected at most 255 bytes, found 256").size() == 1);
+    CHECK(lines_of_file(exec.file).empty());
+  }
+  SECTION("rejected, when the host refuses it") {
+    LopeOptions options = exec.script("head -c 2000 /dev/zero",
+                                      "output: publish, publish: { routing_key: " + to + " }");
+    options.broker = "{ url: \"" + options.broker + "\", max_message_size: 1kB }";
+    Lope lope(options);
+    REQUIRE(lope.wait_ready());
+    exec.broker.publish(exec.queue, "x", "one");
+    REQUIRE(eventually(10s, [&] { return exec.broker.message_count(exec.dead) == 1; }));
+    check_gone(lope);
+    CHECK(lines_with(lope.log(), "its output cannot be sent: ").size() == 1);
+  }
   SECTION("the reply, also when it is empty") {
     Lope lope(exec.script("cat", "output: reply"));
     REQUIRE(lope.wait_ready());
@@ -543,10 +588,11 @@ TEST_CASE("the output can be a publication, a reply or nothing", "[broker][exec]
 TEST_CASE("commands lose nothing while workers are killed", "[broker][exec]") {
   Executed exec;
   check_ledger(exec,
-               exec.script("echo $LOPE_MESSAGE_ID >> $1", {},
+               exec.script("if test $LOPE_TYPE = kill && mkdir $1.$LOPE_MESSAGE_ID 2> /dev/null; "
+                           "then kill -KILL $PPID; fi; echo $LOPE_MESSAGE_ID >> $1",
+                           {},
                            "    workers: 2\n    threads: 2\n    prefetch: 50\n    retry: { delay: "
-                           "0s }\n"),
-               std::minstd_rand(1));
+                           "0s }\n"));
 }
 
 // ---- Co-processes
@@ -560,7 +606,7 @@ TEST_CASE("a co-process gets messages and answers them", "[broker][exec]") {
   publisher.publish({.routing_key = exec.queue,
                      .body = "show \"quoted\"\n\\\t\x01 \xc3\xa9",
                      .message_id = "one",
-                     .headers = {{"text", "\xc3\xa9"}},
+                     .headers = {{"text", "\xc3\xa9"}, {"twice", "1"}, {"twice", "2"}},
                      .typed_headers = {{.name = "n", .kind = 'l', .number = -5},
                                        {.name = "yes", .kind = 't', .number = 1},
                                        {.name = "nothing", .kind = 'V'},
@@ -576,11 +622,13 @@ TEST_CASE("a co-process gets messages and answers them", "[broker][exec]") {
   check_gone(lope);
   REQUIRE(exec.lines("shown").size() == 1);
   const std::string shown = exec.lines("shown")[0];
-  for (const std::string& part :
-       {std::string(R"("body": "show \"quoted\"\n\\\t\u0001 \u00e9")"),
-        std::string(R"("attempt": 1)"), std::string(R"("redelivered": false)"),
-        std::string(R"("message_id": "one")"), "\"queue\": \"" + exec.queue + "\"",
-        std::string(R"("headers": {"n": -5, "nothing": null, "text": "\u00e9", "yes": true})")}) {
+  for (
+      const std::string& part :
+      {std::string(R"("body": "show \"quoted\"\n\\\t\u0001 \u00e9")"),
+       std::string(R"("attempt": 1)"), std::string(R"("redelivered": false)"),
+       std::string(R"("message_id": "one")"), "\"queue\": \"" + exec.queue + "\"",
+       std::string(
+           R"("headers": {"n": -5, "nothing": null, "text": "\u00e9", "twice": "1", "yes": true})")}) {
     CAPTURE(shown, part);
     CHECK(shown.find(part) != std::string::npos);
   }
@@ -695,9 +743,9 @@ TEST_CASE("a co-process is drained: answers are waited for, then its input ends"
   const std::string fifo = exec.make_fifo();
   Lope lope(exec.coprocess());
   REQUIRE(lope.wait_ready());
-  exec.broker.publish(exec.queue, "wait " + fifo, "one");
-  exec.broker.publish(exec.queue, "ack", "two");
-  REQUIRE(eventually(10s, [&] { return exec.lines("got").size() == 1; }));
+  exec.broker.publish(exec.queue, "ack", "one");
+  exec.broker.publish(exec.queue, "wait " + fifo, "two");
+  REQUIRE(eventually(10s, [&] { return exec.lines("got").size() == 2; }));
   lope.process().signal_group(SIGTERM);
   REQUIRE(lope.wait_for_line("stopping signal=15"));
   open_fifo(fifo);
@@ -724,9 +772,124 @@ TEST_CASE("no more than `window` messages are with a co-process", "[broker][exec
   CHECK(retried.size() <= 3);
 }
 
+TEST_CASE("time_limit begins anew with each answer", "[broker][exec]") {
+  Executed exec;
+  // Each is quick, but all together take longer than one may.
+  Lope lope(
+      exec.python("for message in messages():\n"
+                  "  time.sleep(0.2)\n"
+                  "  answer(message)\n",
+                  "time_limit: 1s"));
+  REQUIRE(lope.wait_ready());
+  for (int i = 0; i < 10; ++i) exec.broker.publish(exec.queue, "x", std::to_string(i));
+  REQUIRE(exec.all_settled());
+  check_gone(lope);
+  CHECK(lines_with(lope.log(), "message retried").empty());
+  CHECK(lope.process().count_lines("its co-process ended: exit 0") == 1);
+}
+
+TEST_CASE("what a co-process was not sent by its end is not charged", "[broker][exec]") {
+  Executed exec;
+  const std::string fifo = exec.make_fifo();
+  Lope lope(exec.coprocess());
+  REQUIRE(lope.wait_ready());
+  exec.broker.publish(exec.queue, "wait " + fifo, "first");
+  exec.broker.publish(exec.queue, "crash", "second");
+  // More than its pipe takes.
+  const std::string large = "ack " + std::string(100'000, 'x');
+  for (int i = 0; i < 8; ++i) exec.broker.publish(exec.queue, large, std::to_string(i));
+  REQUIRE(eventually(10s, [&] { return exec.broker.message_count(exec.queue) == 0; }));
+  open_fifo(fifo);
+  REQUIRE(exec.all_settled());
+  check_gone(lope);
+  const auto retried = fields_of(lope.log(), "message retried", "message_id");
+  CHECK(retried.count("second") == 1);
+  CHECK(retried.size() <= 5);
+  CHECK(exec.broker.message_count(exec.dead) == 0);
+}
+
+TEST_CASE("a co-process that has closed its output is sent nothing more", "[broker][exec]") {
+  Executed exec;
+  Lope lope(
+      exec.python("for message in messages():\n"
+                  "  note(str(message['attempt']))\n"
+                  "  if message['attempt'] == 1 and message['type'] == 'close':\n"
+                  "    os.close(1)\n"
+                  "    note('closed')\n"
+                  "  else:\n"
+                  "    answer(message)\n",
+                  "grace: 300ms"));
+  REQUIRE(lope.wait_ready());
+  Publisher publisher = exec.broker.publisher();
+  publisher.publish({.routing_key = exec.queue, .message_id = "one", .type = "close"});
+  REQUIRE(eventually(10s, [&] { return lines_of_file(exec.file).size() == 2; }));
+  publisher.publish({.routing_key = exec.queue, .message_id = "two", .type = "live"});
+  REQUIRE(exec.all_settled());
+  check_gone(lope);
+  CHECK(fields_of(lope.log(), "message retried", "message_id") ==
+        std::multiset<std::string>{"one"});
+  CHECK(lines_of_file(exec.file).size() == 4);
+}
+
+TEST_CASE("at a drain what a co-process was not sent goes back", "[broker][exec]") {
+  Executed exec;
+  const std::string fifo = exec.make_fifo();
+  Lope lope(
+      exec.python("all = messages()\n"
+                  "both = [next(all), next(all)]\n"
+                  "note('both')\n"
+                  "open('" +
+                      fifo +
+                      "').read()\n"
+                      "for message in both: answer(message)\n"
+                      "for message in all: answer(message)\n",
+                  "window: 2"));
+  REQUIRE(lope.wait_ready());
+  for (int i = 0; i < 5; ++i) exec.broker.publish(exec.queue, "x", std::to_string(i));
+  REQUIRE(eventually(10s, [&] { return lines_of_file(exec.file).size() == 1; }));
+  REQUIRE(eventually(10s, [&] { return exec.broker.message_count(exec.queue) == 0; }));
+  lope.process().signal_group(SIGTERM);
+  CHECK(lope.wait_for_line("3 messages that were not sent to the co-process go back"));
+  open_fifo(fifo);
+  CHECK(lope.process().wait_exit(20s) == exited(0));
+  CHECK(exec.broker.message_count(exec.queue) == 3);
+  CHECK(lines_with(lope.log(), "ledger finished=2 handed_back=3 killed=0").size() == 1);
+}
+
+TEST_CASE("a message that was taken back while it waited is not sent to a co-process",
+          "[broker][exec]") {
+  Executed exec;
+  const std::string fifo = exec.make_fifo();
+  Lope lope(
+      exec.python("for message in messages():\n"
+                  "  note(message['message_id'] + ' ' + str(message['attempt']))\n"
+                  "  if message['type'] == 'wait' and message['attempt'] == 1: open('" +
+                      fifo +
+                      "').read()\n"
+                      "  answer(message)\n",
+                  "window: 1, time_limit: 0s",
+                  "    timeout: 1500ms\n    retry: { delay: 0s, attempts: 100 }\n"));
+  REQUIRE(lope.wait_ready());
+  Publisher publisher = exec.broker.publisher();
+  publisher.publish({.routing_key = exec.queue, .message_id = "one", .type = "wait"});
+  REQUIRE(eventually(10s, [&] { return lines_of_file(exec.file).size() == 1; }));
+  publisher.publish({.routing_key = exec.queue, .message_id = "two", .type = "live"});
+  REQUIRE(eventually(20s, [&] {
+    return fields_of(lope.log(), "message retried", "message_id").count("two") >= 2;
+  }));
+  open_fifo(fifo);
+  REQUIRE(exec.all_settled());
+  check_gone(lope);
+  const auto lines = lines_of_file(exec.file);
+  CHECK(std::count(lines.begin(), lines.end(), "two 1") == 0);
+}
+
 TEST_CASE("co-processes lose nothing while workers are killed", "[broker][exec]") {
   Executed exec;
   check_ledger(exec,
-               exec.coprocess({}, "    workers: 2\n    prefetch: 100\n    retry: { delay: 0s }\n"),
-               std::minstd_rand(2));
+               exec.python("for message in messages():\n"
+                           "  if message['type'] == 'kill': kill_worker_once(message)\n"
+                           "  note(message['message_id'])\n"
+                           "  answer(message)\n",
+                           {}, "    workers: 2\n    prefetch: 100\n    retry: { delay: 0s }\n"));
 }

@@ -149,6 +149,19 @@ TEST_CASE("headers and properties are set and removed", "[broker][forward]") {
   CHECK(lope.stop() == exited(0));
 }
 
+TEST_CASE("an expiration goes along as the broker reads it", "[broker][forward]") {
+  Forwarding it;
+  Described described(it.broker, it.to);
+  const auto& [expiration, expected] = GENERATE(table<std::string, std::string>(
+      {{"+600000", "expiration=600000"}, {"4294967295", "expiration=4294967295"}}));
+  Lope lope(it.options("routing_key: " + it.to));
+  REQUIRE(lope.wait_ready());
+  it.broker.publisher().publish(
+      {.routing_key = it.queue, .body = "b", .message_id = "m", .expiration = expiration});
+  CHECK(described.of("m").contains(expected));
+  CHECK(lope.stop() == exited(0));
+}
+
 TEST_CASE("where to is made of the message", "[broker][forward]") {
   Forwarding it;
   const std::string exchange = it.broker.unique_exchange();

@@ -148,25 +148,32 @@ TEST_CASE("connections that the server closes between requests do no harm", "[br
   CHECK(server.request_count() >= 300);
 }
 
-TEST_CASE("Retry-After says when, up to a limit", "[broker][http]") {
+TEST_CASE("Retry-After says when, within limits", "[broker][http]") {
   HttpServer server;
   Sending it(server.url());
   // One after another, so that each has the memory of the one before.
   const std::string more =
       "    retry: { delay: 0s, attempts: 2 }\n    breaker: false\n    prefetch: 1\n";
-  Lope lope(it.options("max_retry_after: 2s", more, kWithRelay));
+  const bool ignores = GENERATE(false, true);
+  Lope lope(it.options(ignores ? "max_retry_after: 0s, min_retry_after: 0s"
+                               : "min_retry_after: 2s, max_retry_after: 3s",
+                       more, kWithRelay));
   REQUIRE(lope.wait_ready());
-  it.publish({"429 after 1", "503 after 86400", "503 date 3600", "503", "404 after 1"});
-  CHECK(eventually(20s, [&] { return it.broker.message_count(it.dead) == 5; }));
+  it.publish({"429 after 1", "429 after 2", "503 after 86400", "503 date 3600", "503",
+              "404 after 2", "503 after 99999999999999999"});
+  CHECK(eventually(20s, [&] { return it.broker.message_count(it.dead) == 7; }));
   CHECK(lope.stop() == exited(0));
   std::map<std::string, std::string> delays;
   for (const std::string& line : lines_with(lope.log(), "message retried")) {
     delays[field(line, "message_id")] = field(line, "delay_ms");
   }
-  CHECK(delays == std::map<std::string, std::string>{{"429 after 1", "1000"},
-                                                     {"503 after 86400", "2000"},
-                                                     {"503 date 3600", "2000"},
-                                                     {"503", "0"}});
+  CHECK(delays ==
+        std::map<std::string, std::string>{{"429 after 1", "0"},
+                                           {"429 after 2", ignores ? "0" : "2000"},
+                                           {"503 after 86400", ignores ? "0" : "3000"},
+                                           {"503 after 99999999999999999", ignores ? "0" : "3000"},
+                                           {"503 date 3600", ignores ? "0" : "3000"},
+                                           {"503", "0"}});
 }
 
 TEST_CASE("a request is made of the message", "[broker][http]") {
@@ -237,6 +244,60 @@ TEST_CASE("a message that no request can be made of is rejected", "[broker][http
   CHECK(rejected["lacks"].find("'header.user'") != std::string::npos);
   CHECK(rejected["dots"].find("'..'") != std::string::npos);
   CHECK(server.request_count() == 1);
+}
+
+TEST_CASE("dots make no part of a path, and are let through elsewhere", "[broker][http]") {
+  HttpServer server;
+  Sending it(server.url("/a/{type}{header.user}/b?at={header.at|}"));
+  Lope lope(it.options(""));
+  REQUIRE(lope.wait_ready());
+  const auto publish = [&](const std::string& id, const std::string& type,
+                           const std::string& user) {
+    it.broker.publisher().publish({.routing_key = it.queue,
+                                   .message_id = id,
+                                   .headers = {{"user", user}, {"at", "/.."}},
+                                   .type = type});
+  };
+  publish("two", ".", ".");
+  publish("good", "t", "..");
+  CHECK(eventually(10s, [&] { return it.broker.message_count(it.dead) == 1; }));
+  CHECK(it.wait_empty());
+  CHECK(lope.stop() == exited(0));
+  CHECK(reasons(lope, "message rejected")["two"].find("'..'") != std::string::npos);
+  REQUIRE(server.request_count() == 1);
+  CHECK(server.requests()[0].path == "/a/t../b?at=%2F..");
+}
+
+TEST_CASE("a message that was taken back while it waited is not sent", "[broker][http]") {
+  HttpServer server("0.5");
+  Sending it(server.url());
+  // Those behind wait for longer than the group's timeout.
+  Lope lope(it.options("max_in_flight: 1",
+                       "    prefetch: 20\n    timeout: 2s\n    breaker: false\n"
+                       "    retry: { delay: 0s, attempts: 100 }\n"));
+  REQUIRE(lope.wait_ready());
+  for (int i = 0; i < 10; ++i) it.broker.publish(it.queue, "200", std::to_string(i));
+  CHECK(it.wait_empty());
+  CHECK(lope.stop() == exited(0));
+  CHECK_FALSE(lines_with(lope.log(), "message retried").empty());
+  CHECK(server.request_count() == 10);
+  CHECK(it.broker.message_count(it.dead) == 0);
+}
+
+TEST_CASE("a signature has the time at which its request starts", "[broker][http]") {
+  const TempDir files;
+  HttpServer server("0.5", {"--secret", "s3cret"});
+  Sending it(server.url());
+  Lope lope(it.options("max_in_flight: 1, signature: { file: " + files.write("secret", "s3cret") +
+                       ", timestamp_header: X-Time }"));
+  REQUIRE(lope.wait_ready());
+  it.publish({"a", "b", "c", "d", "e"});
+  CHECK(it.wait_empty());
+  CHECK(lope.stop() == exited(0));
+  const auto requests = server.requests();
+  REQUIRE(requests.size() == 5);
+  CHECK(std::stol(requests[4].header("x-time")) - std::stol(requests[0].header("x-time")) >= 2);
+  CHECK(it.broker.message_count(it.dead) == 0);
 }
 
 TEST_CASE("a method other than POST", "[broker][http]") {
@@ -509,7 +570,12 @@ TEST_CASE("a configuration that cannot work is refused with its reason", "[broke
       {"url: \"ftp://host/\"", "option 'url': expected a URL that begins with http:// or https://"},
       {"url: \"http://ho st/\"", "option 'url': expected a URL"},
       {"url: \"http://host/{nonsense}\"", "'nonsense'"},
+      {"url: \"http://{type}/\"", "option 'url': expected a host, and a port, that no message"},
+      {"url: \"http://host:80{type}?a\"", "option 'url': expected a host, and a port"},
+      {"url: \"http://host/../{type}\"", "option 'url': expected no '.' and '..'"},
       {"url: \"http://host/\", method: \"PO ST\"", "option 'method': expected a method"},
+      {"url: \"http://host/\", method: PATCH, follow_redirects: 1",
+       "option 'follow_redirects': expected 0 with a method other than POST"},
       {"url: \"http://host/\", timeout: 30", "option 'timeout': expected a time with a unit"},
       {"url: \"http://host/\", max_answer: 3s", "option 'max_answer': expected a size"},
       {"url: \"http://host/\", max_in_flight: 0",
