@@ -111,10 +111,6 @@ std::chrono::microseconds time_to(TimePoint when) {
   return std::max(left, std::chrono::microseconds(0));
 }
 
-bool is_one_of(const std::string& name, auto& names) {
-  return std::find(std::begin(names), std::end(names), name) != std::end(names);
-}
-
 }  // namespace
 
 const char* to_string(TrialOutcome outcome) {
@@ -679,7 +675,8 @@ void Trial::send_again(Entry& entry, const Delivery& delivery, Milliseconds dela
     fresh.emplace_back(std::string(header::kDue), AmqpValue{static_cast<std::int64_t>(due)});
   }
   std::erase_if(message.headers, [&fresh](const AmqpEntry& entry_) {
-    return find(fresh, entry_.first) != nullptr || is_one_of(entry_.first, header::kOfATrip);
+    return find(fresh, entry_.first) != nullptr ||
+           std::ranges::find(header::kOfATrip, entry_.first) != header::kOfATrip.end();
   });
   std::move(fresh.begin(), fresh.end(), std::back_inserter(message.headers));
   message.exchange.clear();
