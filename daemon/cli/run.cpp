@@ -14,6 +14,7 @@
 #include "supervisor/handler_store.h"
 #include "supervisor/reload.h"
 #include "supervisor/settings_loader.h"
+#include "supervisor/standard_folder.h"
 #include "supervisor/supervisor.h"
 
 namespace lope::cli {

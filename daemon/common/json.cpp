@@ -174,12 +174,21 @@ void members(Io& io, T& settings) {
     io("vhost", settings.vhost);
     io("user", settings.user);
     io("password", settings.password);
+    io("tls", settings.tls);
+  } else if constexpr (Is<T, TlsSettings>) {
+    io("ca_file", settings.ca_file);
+    io("certificate_file", settings.certificate_file);
+    io("key_file", settings.key_file);
+    io("server_name", settings.server_name);
+    io("insecure", settings.insecure);
   } else if constexpr (Is<T, BrokerSettings>) {
     io("addresses", settings.addresses);
     io("heartbeat", settings.heartbeat);
     io("connect_timeout", settings.connect_timeout);
     io("consumer_timeout", settings.consumer_timeout);
     io("max_message_bytes", settings.max_message_bytes);
+    io("tls", settings.tls);
+    io("login", settings.login);
   } else if constexpr (Is<T, ExchangeSettings>) {
     io("name", settings.name);
     io("type", settings.type);
@@ -206,6 +215,11 @@ void members(Io& io, T& settings) {
     io("consumer_arguments", settings.consumer_arguments);
     io("declare", settings.declare);
     io("declaration", settings.declaration);
+    io("stream", settings.stream);
+    io("offset", settings.offset);
+  } else if constexpr (Is<T, StreamOffset>) {
+    io("from", settings.from);
+    io("value", settings.value);
   } else if constexpr (Is<T, GroupSettings>) {
     io("name", settings.name);
     io("handler", settings.handler);
@@ -230,6 +244,50 @@ void members(Io& io, T& settings) {
     io("dead_letter", settings.dead_letter);
     io("breaker", settings.breaker);
     io("recycle", settings.recycle);
+    io("dedup", settings.dedup);
+    io("order", settings.order);
+    io("rate", settings.rate);
+    io("content", settings.content);
+    io("journal", settings.journal);
+  } else if constexpr (Is<T, DedupSettings>) {
+    io("key", settings.key);
+    io("header", settings.header);
+    io("window", settings.window);
+    io("store", settings.store);
+    io("redis_url", settings.redis_url);
+    io("on_store_failure", settings.on_store_failure);
+    io("min_interval", settings.min_interval);
+    io("too_soon", settings.too_soon);
+  } else if constexpr (Is<T, OrderSettings>) {
+    io("by", settings.by);
+    io("header", settings.header);
+  } else if constexpr (Is<T, RateSettings>) {
+    io("per_second", settings.per_second);
+    io("burst", settings.burst);
+  } else if constexpr (Is<T, ContentSettings>) {
+    io("accept", settings.accept);
+    io("decode", settings.decode);
+    io("max_decoded_bytes", settings.max_decoded_bytes);
+    io("schema", settings.schema);
+    io("schema_file", settings.schema_file);
+    io("to_utf8", settings.to_utf8);
+    io("compress", settings.compress);
+    io("compress_min_bytes", settings.compress_min_bytes);
+  } else if constexpr (Is<T, JournalSettings>) {
+    io("on", settings.on);
+    io("exchange", settings.exchange);
+    io("routing_key", settings.routing_key);
+    io("confirmed", settings.confirmed);
+    io("bodies", settings.bodies);
+    io("max_body_bytes", settings.max_body_bytes);
+    io("headers", settings.headers);
+    io("secret_headers", settings.secret_headers);
+  } else if constexpr (Is<T, TelemetrySettings>) {
+    io("endpoint", settings.endpoint);
+    io("sample", settings.sample);
+    io("service_name", settings.service_name);
+    io("headers", settings.headers);
+    io("timeout", settings.timeout);
   } else if constexpr (Is<T, RetrySettings>) {
     io("attempts", settings.attempts);
     io("delay", settings.delay);
@@ -269,6 +327,8 @@ void members(Io& io, T& settings) {
     io("shutdown_timeout", settings.shutdown_timeout);
     io("log", settings.log);
     io("delays", settings.delays);
+    io("telemetry", settings.telemetry);
+    io("state_dir", settings.state_dir);
     io("group", settings.group);
     io("paused", settings.paused);
     io("generation", settings.generation);
@@ -279,8 +339,11 @@ void members(Io& io, T& settings) {
     io("ready_timeout", settings.ready_timeout);
     io("log", settings.log);
     io("delays", settings.delays);
+    io("telemetry", settings.telemetry);
+    io("state_dir", settings.state_dir);
     io("control_socket", settings.control_socket);
     io("watch", settings.watch);
+    io("monitor_journal", settings.monitor_journal);
     io("groups", settings.groups);
     io("secret_env", settings.secret_env);
   } else if constexpr (Is<T, LoadReport>) {
@@ -300,8 +363,10 @@ void members(Io& io, T& settings) {
     io("flush_interval", settings.flush_interval);
     io("measures_memory", settings.measures_memory);
     io("max_message_bytes", settings.max_message_bytes);
+    io("content", settings.content);
   } else if constexpr (Is<T, MonitorSettings>) {
     io("log", settings.log);
+    io("journal", settings.journal);
   } else if constexpr (Is<T, PluginDescription::Option>) {
     io("name", settings.name);
     io("kind", settings.kind);

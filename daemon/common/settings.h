@@ -44,8 +44,22 @@ struct BrokerAddress {
   std::string vhost = "/";
   std::string user = "guest";
   std::string password = "guest";  // never logged, never shown
+  bool tls = false;
   friend bool operator==(const BrokerAddress&, const BrokerAddress&) = default;
 };
+
+// Of every address with `tls`.
+struct TlsSettings {
+  std::string ca_file;           // PEM; empty: the system's
+  std::string certificate_file;  // the client's own, PEM; empty: none
+  std::string key_file;
+  std::string server_name;  // that the certificate has to name; empty: the address's host
+  bool insecure = false;    // nothing is verified
+  friend bool operator==(const TlsSettings&, const TlsSettings&) = default;
+};
+
+// How to prove who one is: SASL PLAIN (user and password), or EXTERNAL (the client certificate).
+enum class Login { plain, external };
 
 struct BrokerSettings {
   std::vector<BrokerAddress> addresses = {BrokerAddress{}};
@@ -54,6 +68,8 @@ struct BrokerSettings {
   // The broker's own settings, which it does not tell: what it would answer with a closed channel.
   std::chrono::milliseconds consumer_timeout{1'800'000};  // 0: it has none
   std::int64_t max_message_bytes = 128 * 1024 * 1024;
+  TlsSettings tls;
+  Login login = Login::plain;
   friend bool operator==(const BrokerSettings&, const BrokerSettings&) = default;
 };
 
@@ -76,7 +92,7 @@ struct BindingSettings {
 
 // Present: the queue is declared before it is consumed from. Absent: it must be there.
 struct DeclareSettings {
-  std::string type = "classic";  // or "quorum"
+  std::string type = "classic";  // "quorum", "stream"
   bool durable = true;
   bool exclusive = false;
   bool auto_delete = false;
@@ -86,6 +102,14 @@ struct DeclareSettings {
   friend bool operator==(const DeclareSettings&, const DeclareSettings&) = default;
 };
 
+// Where reading a stream begins when no progress is kept.
+struct StreamOffset {
+  enum class From { next, first, last, number, time };
+  From from = From::next;
+  std::int64_t value = 0;  // number: the offset; time: seconds since 1970
+  friend bool operator==(const StreamOffset&, const StreamOffset&) = default;
+};
+
 struct QueueSettings {
   std::string name;
   int prefetch = 30;         // 1 to 65535
@@ -93,6 +117,8 @@ struct QueueSettings {
   AmqpTable consumer_arguments;
   bool declare = false;
   DeclareSettings declaration;  // meaningful when declare
+  bool stream = false;          // read by offset; declared or not
+  StreamOffset offset;          // of a stream
   friend bool operator==(const QueueSettings&, const QueueSettings&) = default;
 };
 
@@ -144,6 +170,75 @@ struct RecycleSettings {
   friend bool operator==(const RecycleSettings&, const RecycleSettings&) = default;
 };
 
+// What tells messages apart that are to be done once.
+struct DedupSettings {
+  enum class Key { none, message_id, header, body };  // none: there is no dedup
+  enum class Store { local, redis };
+  enum class OnStoreFailure { run, wait };
+  enum class TooSoon { delay, drop };
+  Key key = Key::none;
+  std::string header;                         // with Key::header
+  std::chrono::milliseconds window{600'000};  // a message is known for so long once it is done
+  Store store = Store::local;
+  std::string redis_url;  // with Store::redis; may hold a password: never logged, never shown
+  OnStoreFailure on_store_failure = OnStoreFailure::wait;
+  std::chrono::milliseconds min_interval{0};  // between two of one key; 0: none
+  TooSoon too_soon = TooSoon::delay;
+  friend bool operator==(const DedupSettings&, const DedupSettings&) = default;
+};
+
+// Which messages are handled one after another.
+struct OrderSettings {
+  enum class By { none, routing_key, header, queue };  // queue: all of it, `order: strict`
+  By by = By::none;
+  std::string header;  // with By::header
+  friend bool operator==(const OrderSettings&, const OrderSettings&) = default;
+};
+
+// How many messages a group begins, its workers together.
+struct RateSettings {
+  double per_second = 0;  // 0: any
+  double burst = 0;       // so many at once after a pause
+  friend bool operator==(const RateSettings&, const RateSettings&) = default;
+};
+
+// What a message has to be before its handler sees it, and what is made of it.
+struct ContentSettings {
+  std::vector<std::string> accept;  // content types, "application/*" too; empty: any
+  bool decode = false;              // undo content-encoding
+  std::int64_t max_decoded_bytes = 128 * 1024 * 1024;
+  std::string schema;                      // JSON Schema, its text; empty: none
+  std::string schema_file;                 // where that came from, for messages
+  bool to_utf8 = false;                    // from the charset of its content type
+  std::string compress;                    // what handlers publish: an encoding; empty: as it is
+  std::int64_t compress_min_bytes = 1024;  // smaller bodies stay as they are
+  friend bool operator==(const ContentSettings&, const ContentSettings&) = default;
+};
+
+// Where a group tells what became of its messages.
+struct JournalSettings {
+  bool on = false;
+  std::string exchange;
+  std::string routing_key;
+  bool confirmed = false;                   // false: sent and counted
+  bool bodies = false;                      // with the messages' bodies,
+  std::int64_t max_body_bytes = 64 * 1024;  // as far as this
+  bool headers = false;                     // with their headers, but for
+  std::vector<std::string> secret_headers = {"authorization", "cookie", "password", "secret",
+                                             "token"};  // those whose name holds one of these
+  friend bool operator==(const JournalSettings&, const JournalSettings&) = default;
+};
+
+// OpenTelemetry spans, over OTLP/HTTP.
+struct TelemetrySettings {
+  std::string endpoint;  // http://collector:4318; empty: none
+  double sample = 1.0;   // of the traces that begin here; 0 to 1
+  std::string service_name = "lope";
+  std::vector<std::pair<std::string, std::string>> headers;  // of each request; never shown
+  std::chrono::milliseconds timeout{10'000};                 // of one request
+  friend bool operator==(const TelemetrySettings&, const TelemetrySettings&) = default;
+};
+
 inline constexpr std::size_t kMaxDelayPrefix = 100;  // the names made of it are AMQP's too
 
 // The delay ladder, shared by every daemon on the virtual host that names the same prefix.
@@ -181,6 +276,11 @@ struct GroupSettings {
   DeadLetterSettings dead_letter;
   BreakerSettings breaker;
   RecycleSettings recycle;
+  DedupSettings dedup;
+  OrderSettings order;
+  RateSettings rate;
+  ContentSettings content;
+  JournalSettings journal;
   friend bool operator==(const GroupSettings&, const GroupSettings&) = default;
 };
 
@@ -207,9 +307,12 @@ struct Settings {
   std::chrono::milliseconds ready_timeout{60000};
   LogSettings log;
   DelaySettings delays;
+  TelemetrySettings telemetry;
+  std::string state_dir;                 // what has to outlive the daemon; see default_state_dir()
   std::string control_socket;            // empty: default_control_socket()
   bool watch = false;                    // the folder of handlers, for new and replaced files
   std::optional<ListenAddress> monitor;  // nothing: there is none
+  std::string monitor_journal;           // the store that its page searches; empty: none
   std::vector<GroupSettings> groups;     // in the order of the file; names unique
   std::vector<std::string> secret_env;   // variables that held a password: not handed on to workers
   friend bool operator==(const Settings&, const Settings&) = default;
@@ -223,6 +326,8 @@ struct ConsumerSettings {
   std::chrono::milliseconds shutdown_timeout{30000};
   LogSettings log;
   DelaySettings delays;
+  TelemetrySettings telemetry;
+  std::string state_dir;
   GroupSettings group;
   bool paused = false;           // from the start
   std::uint64_t generation = 1;  // grows with each change
@@ -243,11 +348,13 @@ struct WorkerSettings {
   std::chrono::milliseconds flush_interval{1000};
   bool measures_memory = false;                        // it says how much it has
   std::int64_t max_message_bytes = 128 * 1024 * 1024;  // of a publication
+  ContentSettings content;
 };
 
 // What lope-monitor gets.
 struct MonitorSettings {
   LogSettings log;
+  std::string journal;  // the store that the page searches, a path or a URL; empty: none
 };
 
 }  // namespace lope

@@ -17,6 +17,7 @@ WorkerSettings worker_settings(const GroupSettings& group, const std::string& ha
   worker.flush_interval = group.flush_interval;
   worker.measures_memory = group.recycle.memory_bytes > 0;
   worker.max_message_bytes = max_message_bytes;
+  worker.content = group.content;
   return worker;
 }
 

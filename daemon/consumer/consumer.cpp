@@ -553,16 +553,27 @@ void Consumer::on_complete(std::uint16_t queue) {
     return;
   }
   ++completed_in_turn_;
+  if (is_refused(delivery)) return;
+  admit(delivery);
+}
+
+// Is it none for a handler? Then it is a dead letter now.
+bool Consumer::is_refused(Delivery& delivery) {
+  const auto refuse = [&](std::string_view code, const std::string& reason) {
+    dead_letter(delivery, {code, reason, delivery.attempt - 1, delivery.crashes});
+    return true;
+  };
   if (delivery.expires_ms != 0 && delivery.expires_ms <= unix_ms()) {
-    dead_letter(delivery, {dead_code::kExpired, "it came after its expiration",
-                           delivery.attempt - 1, delivery.crashes});
-    return;
+    return refuse(dead_code::kExpired, "it came after its expiration");
   }
   if (delivery.body_size > static_cast<std::uint64_t>(settings_.group.max_body_bytes)) {
-    dead_letter(delivery, {dead_code::kTooLarge, "its body is larger than max_body",
-                           delivery.attempt - 1, delivery.crashes});
-    return;
+    return refuse(dead_code::kTooLarge, "its body is larger than max_body");
   }
+  return false;
+}
+
+// To the end of the line for a worker.
+void Consumer::admit(Delivery& delivery) {
   delivery.state = Delivery::State::waiting;
   if (settings_.group.batch_size > 1) delivery.since = Clock::now();
   waiting_.push_back(delivery.index);
@@ -769,8 +780,7 @@ void Consumer::on_outcome(WorkerProcess::Outcome& outcome) {
   switch (outcome.outcome) {
     case kAck:
       if (outcome.publications.empty()) {
-        count_outcome(false);
-        settle(delivery, Verdict::ack);
+        done(delivery);
       } else {
         publish_for(delivery, std::move(outcome.publications));
       }
@@ -789,6 +799,12 @@ void Consumer::on_outcome(WorkerProcess::Outcome& outcome) {
             {because("the handler gave an unknown outcome, " + std::to_string(outcome.outcome))});
       return;
   }
+}
+
+// Its handler said ACK, and all that was published for it is confirmed.
+void Consumer::done(Delivery& delivery) {
+  count_outcome(false);
+  settle(delivery, Verdict::ack);
 }
 
 void Consumer::on_death(WorkerProcess::Remains& remains, const std::string& how) {
@@ -1050,11 +1066,11 @@ void Consumer::on_fate(std::unique_ptr<Outbound> outbound, Fate fate, const std:
     --publishing_;
     tracer_.step(*delivery, "all that was published for it is confirmed");
     if (kind == CopyKind::publication) {
-      count_outcome(false);
+      done(*delivery);
     } else {
       requeues_in_a_row_ = 0;
+      settle(*delivery, Verdict::ack);
     }
-    settle(*delivery, Verdict::ack);
     return;
   }
   if (kind != CopyKind::publication) {

@@ -55,6 +55,8 @@ class Consumer {
   // Deliveries
   char* on_delivery(std::uint16_t queue, std::uint64_t epoch, const IncomingDelivery& incoming);
   void on_complete(std::uint16_t queue);
+  bool is_refused(Delivery& delivery);
+  void admit(Delivery& delivery);
   void on_channel_lost(std::uint16_t queue);
   void hand_out();
   void dispatch();
@@ -71,6 +73,7 @@ class Consumer {
 
   // Outcomes
   void on_outcome(WorkerProcess::Outcome& outcome);
+  void done(Delivery& delivery);
   void on_death(WorkerProcess::Remains& remains, const std::string& how);
   // Why an attempt failed.
   struct Failure {

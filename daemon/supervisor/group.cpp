@@ -29,6 +29,8 @@ ConsumerSettings consumer_settings(const Settings& settings, const GroupSettings
   consumer.shutdown_timeout = settings.shutdown_timeout;
   consumer.log = settings.log;
   consumer.delays = settings.delays;
+  consumer.telemetry = settings.telemetry;
+  consumer.state_dir = settings.state_dir;
   consumer.group = group;
   consumer.relay = group.name == kRelayName;
   return consumer;

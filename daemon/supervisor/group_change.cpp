@@ -37,6 +37,7 @@ GroupChange change_between(const ConsumerSettings& before, const ConsumerSetting
   group.retry = after.group.retry;
   group.crashes = after.group.crashes;
   group.breaker = after.group.breaker;
+  group.rate = after.group.rate;
   const bool measured = group.recycle.memory_bytes > 0;
   if (measured == (after.group.recycle.memory_bytes > 0)) group.recycle = after.group.recycle;
   // With batches a worker calls another function of its handler.
@@ -55,6 +56,7 @@ GroupChange change_between(const ConsumerSettings& before, const ConsumerSetting
   group.threads = after.group.threads;
   group.flush_interval = after.group.flush_interval;
   group.recycle = after.group.recycle;
+  group.content = after.group.content;
   return same == after ? GroupChange::workers : GroupChange::consumer;
 }
 

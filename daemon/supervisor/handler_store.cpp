@@ -153,20 +153,6 @@ Kept look_at(const std::string& handlers_dir, const std::string& handler,
 
 }  // namespace
 
-std::string default_cache_dir() {
-  const auto variable = [](const char* name) {
-    const char* const value = std::getenv(name);
-    return std::string(value == nullptr ? "" : value);
-  };
-  if (const std::string given = variable("CACHE_DIRECTORY"); !given.empty()) {
-    return given.substr(0, given.find(':'));
-  }
-  if (::geteuid() == 0) return "/var/cache/lope";
-  if (const std::string home = variable("XDG_CACHE_HOME"); !home.empty()) return home + "/lope";
-  if (const std::string home = variable("HOME"); !home.empty()) return home + "/.cache/lope";
-  return {};
-}
-
 std::vector<std::string> keep_handlers(Settings& settings, const std::string& cache_dir) {
   std::vector<std::string> troubles;
   std::map<std::string, Kept> known;

@@ -12,10 +12,6 @@
 
 namespace lope::supervisor {
 
-// $CACHE_DIRECTORY (systemd's), /var/cache/lope for root, XDG_CACHE_HOME/lope or ~/.cache/lope;
-// empty: none of them says where.
-std::string default_cache_dir();
-
 // Sets handler_hash, handler_copy and handler_missing of each group, as its file is now; all stay
 // empty for a file that cannot be a handler, which its worker refuses with the reason. Copies go to
 // `<cache_dir>/handlers/<hash>`, made when they are missing. Returns why some handlers are loaded

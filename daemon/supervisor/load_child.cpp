@@ -15,6 +15,7 @@
 #include "common/text.h"
 #include "supervisor/handler_store.h"
 #include "supervisor/settings_loader.h"
+#include "supervisor/standard_folder.h"
 
 namespace lope::supervisor {
 

@@ -26,6 +26,7 @@
 #include "common/text.h"
 #include "common/units.h"
 #include "supervisor/listen_address.h"
+#include "supervisor/standard_folder.h"
 #include "supervisor/yaml_tree.h"
 
 namespace lope::supervisor {
@@ -39,8 +40,8 @@ using std::chrono::milliseconds;
 // ---- Keys ----------------------------------------------------------------------------------
 
 constexpr std::string_view kFileKeys[] = {
-    "broker", "handlers_dir", "watch",   "shutdown_timeout", "ready_timeout", "log",
-    "delays", "control",      "monitor", "defaults",         "groups",        "include"};
+    "broker", "handlers_dir", "state_dir", "watch",    "shutdown_timeout", "ready_timeout", "log",
+    "delays", "control",      "monitor",   "defaults", "groups",           "include"};
 constexpr std::string_view kIncludedKeys[] = {"groups"};
 constexpr std::string_view kBrokerKeys[] = {"url",
                                             "urls",
@@ -291,6 +292,7 @@ class Loader {
 
   // Parts of the file.
   void file(const YamlNode& root);
+  void folder(const Value& value, std::string& target);
   void broker(const Value& value);
   std::optional<BrokerUrl> url(const Value& value);
   std::optional<std::string> password(const Value& value);
@@ -369,6 +371,7 @@ void Loader::sort_problems(std::vector<ConfigProblem>& problems) const {
 
 LoadedSettings Loader::load() {
   loaded_.settings.handlers_dir = default_handlers_dir();
+  loaded_.settings.state_dir = default_state_dir();
   try {
     if (const auto root = read(path_)) file(*root);
   } catch (const TooMany&) {
@@ -741,16 +744,8 @@ void Loader::file(const YamlNode& root) {
   if (!top) return;
   Settings& settings = loaded_.settings;
   broker(top["broker"]);
-  if (const Value value = top["handlers_dir"]) {
-    std::string folder;
-    if (text(value, folder, "a folder")) {
-      if (folder.empty()) {
-        expected(value, "a folder");
-      } else {
-        settings.handlers_dir = resolve(folder);
-      }
-    }
-  }
+  folder(top["handlers_dir"], settings.handlers_dir);
+  folder(top["state_dir"], settings.state_dir);
   boolean(top["watch"], settings.watch);
   duration(top["shutdown_timeout"], settings.shutdown_timeout, kTimeoutRange);
   duration(top["ready_timeout"], settings.ready_timeout, kTimeoutRange);
@@ -768,6 +763,13 @@ void Loader::file(const YamlNode& root) {
       (!top.has("groups") || (own && own.is(YamlType::map) && own.node->items.empty()))) {
     error(own ? *own.key : root, "expected at least one group under 'groups', found none");
   }
+}
+
+void Loader::folder(const Value& value, std::string& target) {
+  std::string path;
+  if (!value || !text(value, path, "a folder")) return;
+  if (path.empty()) return expected(value, "a folder");
+  target = resolve(path);
 }
 
 void Loader::broker(const Value& value) {

@@ -9,6 +9,7 @@
 #include <filesystem>
 #include <string>
 
+#include "supervisor/standard_folder.h"
 #include "support/temp_dir.h"
 
 using namespace lope;

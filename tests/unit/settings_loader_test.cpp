@@ -14,6 +14,7 @@
 #include <sstream>
 
 #include "common/json.h"
+#include "supervisor/standard_folder.h"
 #include "support/process.h"
 #include "support/temp_dir.h"
 
@@ -110,6 +111,7 @@ TEST_CASE("the smallest file has every default", "[unit][settings]") {
   const Settings settings = good("broker: amqp://localhost\ngroups:\n  hello: { handler: log }\n");
   Settings expected;
   expected.handlers_dir = default_handlers_dir();
+  expected.state_dir = default_state_dir();
   GroupSettings group;
   group.name = "hello";
   group.handler = "log";
@@ -165,6 +167,7 @@ broker:
   heartbeat: 5s
   connect_timeout: 250ms
 handlers_dir: /srv/handlers
+state_dir: /srv/state
 shutdown_timeout: 2m
 ready_timeout: 1d
 log: { level: warn, format: json, file: /var/log/lope.log }
@@ -207,6 +210,7 @@ groups:
   CHECK(settings.broker.heartbeat == 5s);
   CHECK(settings.broker.connect_timeout == 250ms);
   CHECK(settings.handlers_dir == "/srv/handlers");
+  CHECK(settings.state_dir == "/srv/state");
   CHECK(settings.shutdown_timeout == 120s);
   CHECK(settings.ready_timeout == 24h);
   CHECK(settings.log == LogSettings{LogLevel::warn, LogFormat::json, "/var/log/lope.log"});
@@ -521,7 +525,8 @@ TEST_CASE("a wrong file is told with place, expected and found", "[unit][setting
       {"groups: {a: {handler: h}}\nbrokr: x",
        "lope.yaml:2:1: unknown key 'brokr': did you mean 'broker'?"},
       {"groups: {a: {handler: h}}\nxyz: x",
-       "lope.yaml:2:1: unknown key 'xyz': expected broker, handlers_dir, watch, shutdown_timeout, "
+       "lope.yaml:2:1: unknown key 'xyz': expected broker, handlers_dir, state_dir, watch, "
+       "shutdown_timeout, "
        "ready_timeout, "
        "log, delays, control, monitor, defaults, groups or include"},
       {"groups: {a: {handler: h, Workers: 1}}",
@@ -934,6 +939,7 @@ TEST_CASE("a wrong value outside the groups is told too", "[unit][settings]") {
        "lope.yaml:2:16: broker.user: expected a user name (in quotes), found 5"},
       {"handlers_dir: \"\"", "lope.yaml:2:15: handlers_dir: expected a folder, found the text ''"},
       {"handlers_dir: [x]", "lope.yaml:2:15: handlers_dir: expected a folder, found a list"},
+      {"state_dir: [x]", "lope.yaml:2:12: state_dir: expected a folder, found a list"},
       {"log: json", "lope.yaml:2:6: log: expected a map of level, format and file, found 'json'"},
       {"log: {level: warning}",
        "lope.yaml:2:14: log.level: expected debug, info, warn or error, found 'warning'"},
