@@ -45,6 +45,18 @@ std::string handler(const GroupStatus& group) {
   return escape(group.handler_name, 40) + " " + escape(group.handler_version, 20);
 }
 
+// "mq1:5672 (rabbit@mq1)", and where it publishes if that is another node.
+std::string broker(const GroupStatus& group) {
+  const auto node = [](const std::string& address, const std::string& cluster) {
+    return escape(address, 80) + (cluster.empty() ? "" : " (" + escape(cluster, 80) + ")");
+  };
+  std::string text = group.broker.empty() ? "-" : node(group.broker, group.cluster);
+  if (!group.publish_broker.empty() && group.publish_broker != group.broker) {
+    text += ", to " + node(group.publish_broker, group.publish_cluster);
+  }
+  return text;
+}
+
 std::vector<std::string> row(const GroupStatus& group) {
   const auto number = [](std::uint64_t value) { return std::to_string(value); };
   return {group.name,
@@ -62,7 +74,8 @@ std::vector<std::string> row(const GroupStatus& group) {
           number(group.crashes),
           duration(group.handling_p50_ms),
           duration(group.handling_p99_ms),
-          group.consumer_pid == 0 ? "-" : age(group.uptime_s)};
+          group.consumer_pid == 0 ? "-" : age(group.uptime_s),
+          broker(group)};
 }
 
 std::string_view colour_of(const GroupStatus& group) {
@@ -102,7 +115,7 @@ std::string trace_text(const std::string& line) {
 std::string status_text(const DaemonStatus& status, bool colour) {
   std::vector<std::vector<std::string>> rows = {{"GROUP", "STATE", "HANDLER", "WORKERS", "IN/s",
                                                  "OUT/s", "RUNNING", "WAITING", "RETRIED", "DEAD",
-                                                 "CRASHES", "P50", "P99", "UP"}};
+                                                 "CRASHES", "P50", "P99", "UP", "BROKER"}};
   std::vector<const GroupStatus*> all;
   for (const GroupStatus& group : status.groups) all.push_back(&group);
   for (const GroupStatus& relay : status.relay) all.push_back(&relay);

@@ -402,6 +402,10 @@ void members(Io& io, T& settings) {
     io("handler_name", settings.handler_name);
     io("handler_version", settings.handler_version);
     io("handler_file", settings.handler_file);
+    io("broker", settings.broker);
+    io("cluster", settings.cluster);
+    io("publish_broker", settings.publish_broker);
+    io("publish_cluster", settings.publish_cluster);
     io("consumer_pid", settings.consumer_pid);
     io("uptime_s", settings.uptime_s);
     io("note", settings.note);

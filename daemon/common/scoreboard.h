@@ -176,9 +176,16 @@ struct GroupBoard {
   std::atomic<std::uint64_t> waiting;      // for a worker
   std::atomic<std::uint64_t> unconfirmed;  // for the broker's confirms
   BoardHistogram handling;                 // how long messages were inside their handler
-  BoardHistogram queued;        // and how long in their queue before they came, where that is known
-  BoardText<512> last_error;    // why it is not consuming
-  BoardText<512> last_failure;  // of a message or a worker
+  BoardHistogram queued;  // and how long in their queue before they came, where that is known
+  // Where its connections are.
+  struct Broker {
+    BoardText<256> address;  // empty: there is no such connection
+    BoardText<256> cluster;  // what the broker calls its cluster; empty: it does not say
+  };
+  Broker consumes_from;
+  Broker publishes_to;
+  BoardText<512> last_error;                   // why it is not consuming
+  BoardText<512> last_failure;                 // of a message or a worker
   std::atomic<std::uint64_t> last_failure_ms;  // since 1970; 0: none
   HandlerMetrics metrics;                      // of its handlers, over all workers there were
   // As loaded; empty before.

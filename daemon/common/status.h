@@ -29,8 +29,11 @@ struct GroupStatus {
   std::vector<std::string> queues;
   std::string handler;                                      // as configured
   std::string handler_name, handler_version, handler_file;  // as loaded; empty before
-  std::int64_t consumer_pid = 0;                            // 0: none
-  double uptime_s = 0;                                      // of the consumer
+  // The node of each of its connections: the address, and what it calls its cluster; empty: none.
+  std::string broker, cluster;                  // that consumes
+  std::string publish_broker, publish_cluster;  // that publishes
+  std::int64_t consumer_pid = 0;                // 0: none
+  double uptime_s = 0;                          // of the consumer
   std::string note;  // that it was rolled back, and why; empty: nothing of that kind
   std::uint64_t workers_wanted = 0;
   std::uint64_t workers_min = 0, workers_max = 0;  // 0: they are not scaled by themselves

@@ -458,11 +458,12 @@ Result<void> Connection::Impl::take_over(int max_frames) {
 }
 
 // The broker's heartbeats are looked at only when nothing is left to read: we may have been the
-// ones who slept.
+// ones who slept. It sends one after each half of the time in which it has sent nothing else, so at
+// most that time goes by between two; with half of it to spare.
 Result<void> Connection::Impl::keep_alive(bool dry) {
   if (heartbeat.count() == 0) return {};
   const TimePoint now = Clock::now();
-  if (dry && now - reader->last_received() > heartbeat * 2) {
+  if (dry && now - reader->last_received() > heartbeat * 3 / 2) {
     return Error{status_text(AMQP_STATUS_HEARTBEAT_TIMEOUT)};
   }
   if (now < next_heartbeat || !can_write()) return {};
@@ -928,11 +929,15 @@ AmqpTable decode_headers(std::string_view properties, std::string_view prefix) {
 
 std::size_t Connection::frame_max() const { return impl_->frame_max(); }
 
-std::string Connection::broker_version() const {
+std::string Connection::broker_version() const { return server_property("version"); }
+
+std::string Connection::cluster_name() const { return server_property("cluster_name"); }
+
+std::string Connection::server_property(std::string_view name) const {
   const amqp_table_t* properties = amqp_get_server_properties(impl_->state);
   for (int i = 0; properties != nullptr && i < properties->num_entries; ++i) {
     const amqp_table_entry_t& entry = properties->entries[i];
-    if (view(entry.key) == "version" && entry.value.kind == AMQP_FIELD_KIND_UTF8) {
+    if (view(entry.key) == name && entry.value.kind == AMQP_FIELD_KIND_UTF8) {
       return std::string(view(entry.value.value.bytes));
     }
   }

@@ -189,6 +189,9 @@ class Connection {
   std::size_t frame_max() const;
   // "3.10.8"; empty when the broker does not say.
   std::string broker_version() const;
+  // What the broker calls its cluster, "rabbit@mq1" if nobody has named it; empty when it does not
+  // say.
+  std::string cluster_name() const;
 
   // While a peer is known to take nothing: the connection is not given up for that.
   void set_patient(bool patient);
@@ -204,6 +207,8 @@ class Connection {
  private:
   struct Impl;
   explicit Connection(std::unique_ptr<Impl> impl);
+  std::string server_property(std::string_view name) const;
+
   std::unique_ptr<Impl> impl_;
   std::string peer_;
 };

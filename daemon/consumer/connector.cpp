@@ -31,13 +31,11 @@ Connector::Connector(const BrokerSettings& settings, std::string connection_name
     : settings_(settings),
       connection_name_(std::move(connection_name)),
       shared_(std::move(shared)),
-      next_address_(static_cast<std::size_t>(random_fraction() * 1e6) % settings.addresses.size()) {
-}
+      rotation_(settings.addresses.size(), random_fraction) {}
 
 void Connector::start() {
   busy_ = true;
-  const BrokerAddress address = settings_.addresses[next_address_];
-  next_address_ = (next_address_ + 1) % settings_.addresses.size();
+  const BrokerAddress address = settings_.addresses[rotation_.current()];
   const auto finish = [](Shared& shared, Result<std::unique_ptr<Connection>> opened) {
     const std::lock_guard<std::mutex> lock(shared.mutex);
     shared.result = std::make_unique<Result<std::unique_ptr<Connection>>>(std::move(opened));
@@ -53,6 +51,8 @@ void Connector::start() {
     finish(*shared_, Error{std::string("connect: cannot start a thread: ") + error.what()});
   }
 }
+
+std::chrono::milliseconds Connector::failed() { return rotation_.failed(random_fraction()); }
 
 int Connector::event_fd() const { return shared_->event.get(); }
 

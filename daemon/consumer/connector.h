@@ -2,12 +2,14 @@
 // connect or a login.
 #pragma once
 
+#include <chrono>
 #include <memory>
 #include <string>
 
 #include "common/fd.h"
 #include "common/result.h"
 #include "common/settings.h"
+#include "consumer/address_rotation.h"
 #include "consumer/connection.h"
 
 namespace lope::consumer {
@@ -18,8 +20,14 @@ class Connector {
   static Result<std::unique_ptr<Connector>> create(const BrokerSettings& settings,
                                                    std::string connection_name);
 
-  // Tries one address, the next one of the list each time (the first at random). Only when !busy().
+  // Tries one address; see AddressRotation. Only when !busy().
   void start();
+  // That address has not answered, or what was connected is lost: the next one is next. Returns how
+  // long to wait before.
+  std::chrono::milliseconds failed();
+  // What was connected was good for a while: the other addresses are tried at once when it is lost.
+  void lasted() { rotation_.lasted(); }
+  bool has_other_address() const { return settings_.addresses.size() > 1; }
   bool busy() const { return busy_; }
   int event_fd() const;
   // The result of the attempt, once event_fd() is readable; nothing while it goes on.
@@ -34,7 +42,7 @@ class Connector {
   const std::string connection_name_;
   // Shared with the thread of an attempt, which may outlive us: a resolver cannot be stopped.
   std::shared_ptr<Shared> shared_;
-  std::size_t next_address_;
+  AddressRotation rotation_;
   bool busy_ = false;
 };
 

@@ -188,6 +188,9 @@ Result<void> Consumer::set_up() {
                                     const std::string& reason) {
     on_fate(std::move(outbound), fate, reason);
   };
+  publisher_events.on_connection = [this](const Connection* connection) {
+    tell_broker(board_.publishes_to, connection);
+  };
   publisher_events.steps_for = [this](const std::string& need) {
     const QueueSettings& first = settings_.group.queues.front();
     return steps_for(need, settings_.delays, settings_.group.dead_letter,

@@ -4,8 +4,8 @@
 
 #include <algorithm>
 #include <iterator>
+#include <utility>
 
-#include "common/backoff.h"
 #include "common/log.h"
 #include "common/text.h"
 
@@ -19,8 +19,9 @@ constexpr std::size_t kMostUnconfirmed = 4000;
 // The buffer is not filled further than this, but for a body that is larger.
 constexpr std::size_t kOutputAhead = 256 * 1024;
 constexpr int kMostConnectionsLost = 3;
-constexpr Backoff kReconnect{std::chrono::milliseconds(200), std::chrono::milliseconds(3000)};
 constexpr std::chrono::seconds kLasting{10};
+// Of a quarter of the heartbeat each: no confirm comes, while some are waited for.
+constexpr int kTicksUnconfirmed = 6;
 // What was not there is not looked for again before this.
 constexpr std::chrono::milliseconds kMissingFor{1000};
 // Of what handlers name; what was there, or was not, is forgotten beyond that.
@@ -107,7 +108,7 @@ void Publisher::on_connect_ended() {
       reported_.push_back(failure);
     }
     state_ = State::waiting;
-    reconnect_at_ = Clock::now() + kReconnect.full_jitter(failures_++, random_fraction());
+    reconnect_at_ = Clock::now() + connector_->failed();
     arm_timer();
     return;
   }
@@ -115,15 +116,24 @@ void Publisher::on_connect_ended() {
   readable_ = true;
   connected_at_ = Clock::now();
   reported_.clear();
-  log_info("connected to publish", {{"group", group_}, {"broker", connection_->peer()}});
+  if (events_.on_connection) events_.on_connection(connection_.get());
+  log_info("connected to publish", {{"group", group_},
+                                    {"broker", connection_->peer()},
+                                    {"cluster", connection_->cluster_name()}});
   tick_ = connection_->heartbeat() / 4;
+  ticks_unconfirmed_ = 0;
   next_tick_ = Clock::now() + tick_;
   arm_timer();
 }
 
-void Publisher::connection_lost(const std::string& reason) {
+void Publisher::drop_connection() {
   socket_source_ = EventSource();
   connection_.reset();
+  if (events_.on_connection) events_.on_connection(nullptr);
+}
+
+void Publisher::connection_lost(const std::string& reason) {
+  drop_connection();
   // A broker that reads nothing for so long that the connection breaks has nothing against them.
   const bool blocked = !blocked_.empty();
   blocked_.clear();
@@ -148,8 +158,8 @@ void Publisher::connection_lost(const std::string& reason) {
     return;
   }
   state_ = State::waiting;
-  if (now - connected_at_ >= kLasting) failures_ = 0;
-  reconnect_at_ = now + kReconnect.full_jitter(failures_++, random_fraction());
+  if (now - connected_at_ >= kLasting) connector_->lasted();
+  reconnect_at_ = now + connector_->failed();
   arm_timer();
   Queue again, given_up;
   for (auto& outbound : unconfirmed) {
@@ -218,16 +228,32 @@ void Publisher::on_timer() {
   if (connection_ != nullptr && tick_.count() > 0 && now >= next_tick_) {
     readable_ = true;  // pump() serves the heartbeats
     next_tick_ = now + tick_;
+    if (confirms_stand_still()) {
+      connection_lost("broker " + connection_->peer() +
+                      ": it confirms nothing: is the node cut off from its cluster?");
+      return;
+    }
   }
   arm_timer();
+}
+
+// So long that another node may do better. A node that is cut off from its cluster takes what is
+// published for a queue that has no majority here, and never confirms it.
+bool Publisher::confirms_stand_still() {
+  const bool waits = main_.in_flight + careful_.in_flight > 0 && connection_->unwritten() == 0;
+  const bool moves = std::exchange(confirms_seen_, confirms_) != confirms_;
+  if (!waits || moves || !blocked_.empty() || !connector_->has_other_address()) {
+    ticks_unconfirmed_ = 0;
+    return false;
+  }
+  return ++ticks_unconfirmed_ >= kTicksUnconfirmed;
 }
 
 bool Publisher::pump() {
   if (connection_ == nullptr || !readable_) return false;
   const auto pumped = connection_->pump(*this, kFramesPerPump);
   if (close_sent_ && state_ == State::idle) {  // close-ok came
-    socket_source_ = EventSource();
-    connection_.reset();
+    drop_connection();
     return false;
   }
   if (!pumped) {
@@ -249,8 +275,7 @@ void Publisher::close() {
 
 void Publisher::abandon() {
   ending_ = true;
-  socket_source_ = EventSource();
-  connection_.reset();
+  drop_connection();
   timer_.disarm();
   state_ = State::idle;
 }
@@ -554,6 +579,7 @@ void Publisher::on_returned(const ReturnedPublication& publication) {
 }
 
 void Publisher::on_confirmed(ChannelNumber number, std::uint64_t tag, bool multiple, bool ack) {
+  ++confirms_;
   Lane* lane = lane_of(number);
   if (lane == nullptr || tag < lane->first_tag ||
       tag >= lane->first_tag + lane->unconfirmed.size()) {

@@ -60,6 +60,8 @@ class Publisher final : private ConnectionEvents {
  public:
   struct Events {
     std::function<void(std::unique_ptr<Outbound>, Fate, const std::string& reason)> on_fate;
+    // There is a connection now, or none any more. May be empty.
+    std::function<void(const Connection*)> on_connection;
     // The requests after which what `need` names is there.
     std::function<std::vector<Request>(const std::string& need)> steps_for;
   };
@@ -115,9 +117,11 @@ class Publisher final : private ConnectionEvents {
 
   void connect();
   void on_connect_ended();
+  void drop_connection();
   void connection_lost(const std::string& reason);
   void on_timer();
   void arm_timer();
+  bool confirms_stand_still();
   void watch_socket();
   void route(std::unique_ptr<Outbound> outbound);
   void line_up(std::unique_ptr<Outbound> outbound);
@@ -156,11 +160,13 @@ class Publisher final : private ConnectionEvents {
   std::unique_ptr<Connection> connection_;
   bool readable_ = false;
   std::string blocked_;  // the broker's reason
-  int failures_ = 0;     // to connect, in a row; short-lived connections count
   TimePoint connected_at_{};
   TimePoint reconnect_at_{};
   std::chrono::milliseconds tick_{0};
   TimePoint next_tick_{};
+  std::uint64_t confirms_ = 0;       // and whatever else came of publications
+  std::uint64_t confirms_seen_ = 0;  // at the latest tick
+  int ticks_unconfirmed_ = 0;        // in a row without any, while some are waited for
   std::vector<std::string> reported_;
 
   Lane main_;     // everything

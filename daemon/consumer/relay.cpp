@@ -80,6 +80,9 @@ Result<void> Relay::set_up() {
                                     const std::string& reason) {
     on_fate(std::move(copy), fate, reason);
   };
+  publisher_events.on_connection = [this](const Connection* connection) {
+    tell_broker(board_.publishes_to, connection);
+  };
   publisher_events.steps_for = [this](const std::string& need) {
     return steps_for(need, settings_.delays, {}, false);
   };

@@ -20,8 +20,6 @@ constexpr int kFramesPerPump = 1024;
 // What is finished waits no longer for more.
 constexpr std::chrono::milliseconds kSettleWithin{2};
 constexpr std::size_t kOpsPerTurn = 64;
-// A broker that is back is found within this.
-constexpr Backoff kReconnect{std::chrono::milliseconds(200), std::chrono::milliseconds(3000)};
 // A connection that lasted so long was a good one.
 constexpr std::chrono::seconds kLasting{10};
 // So long, at most, a queue may take to say that it has the last acks.
@@ -50,6 +48,11 @@ std::int64_t seconds_since(TimePoint then) {
 
 }  // namespace
 
+void tell_broker(GroupBoard::Broker& told, const Connection* connection) {
+  told.address.set(connection == nullptr ? std::string() : connection->peer());
+  told.cluster.set(connection == nullptr ? std::string() : escape(connection->cluster_name(), 240));
+}
+
 Session::Session(EventLoop& loop, const GroupSettings& group, GroupBoard& board, Events events)
     : loop_(loop),
       board_(board),
@@ -57,6 +60,9 @@ Session::Session(EventLoop& loop, const GroupSettings& group, GroupBoard& board,
       group_(group.name),
       channels_(group.queues.size()) {
   for (std::size_t i = 0; i < channels_.size(); ++i) channels_[i].settings = group.queues[i];
+  // What a consumer that has died had.
+  tell_broker(board_.consumes_from, nullptr);
+  tell_broker(board_.publishes_to, nullptr);
 }
 
 Result<std::unique_ptr<Session>> Session::create(EventLoop& loop, const BrokerSettings& broker,
@@ -116,7 +122,7 @@ void Session::on_connect_ended() {
       events_.on_change();
     }
     state_ = State::waiting;
-    reconnect_at_ = Clock::now() + kReconnect.full_jitter(connect_failures_++, random_fraction());
+    reconnect_at_ = Clock::now() + connector_->failed();
     arm_timer();
     return;
   }
@@ -132,8 +138,10 @@ void Session::on_connect_ended() {
   state_ = State::connected;
   readable_ = true;
   board_.connections.fetch_add(1, std::memory_order_relaxed);
+  tell_broker(board_.consumes_from, connection_.get());
   log_info("connected", {{"group", group_},
                          {"broker", connection_->peer()},
+                         {"cluster", connection_->cluster_name()},
                          {"attempts", attempts_},
                          {"down_seconds", seconds_since(down_since_)}});
   if (const std::string version = connection_->broker_version(); !has_delay_ladder(version)) {
@@ -149,6 +157,8 @@ void Session::on_connect_ended() {
   reported_.clear();
   tick_ = connection_->heartbeat() / 4;
   next_tick_ = Clock::now() + tick_;
+  checks_queues_ = tick_.count() > 0 && connector_->has_other_address() &&
+                   has_queue_check(connection_->broker_version());
   for (Channel& channel : channels_) {
     channel.failures = 0;
     if (paused_) {
@@ -161,12 +171,18 @@ void Session::on_connect_ended() {
   events_.on_change();
 }
 
-void Session::connection_lost(const std::string& reason) {
+void Session::drop_connection() {
   socket_source_ = EventSource();
   connection_.reset();
+  tell_broker(board_.consumes_from, nullptr);
+}
+
+void Session::connection_lost(const std::string& reason) {
+  drop_connection();
   // All of them first: an outcome that comes to light on the way belongs to none any more.
   for (Channel& channel : channels_) {
     channel.open = false;
+    channel.check = {};
     void_channel(channel);
   }
   outgoing_.clear();
@@ -185,8 +201,8 @@ void Session::connection_lost(const std::string& reason) {
     down_since_ = Clock::now();
     state_ = State::waiting;
     // A broker that takes our login and then cuts us off is no better than one that is not there.
-    if (down_since_ - connected_at_ >= kLasting) connect_failures_ = 0;
-    reconnect_at_ = Clock::now() + kReconnect.full_jitter(connect_failures_++, random_fraction());
+    if (down_since_ - connected_at_ >= kLasting) connector_->lasted();
+    reconnect_at_ = down_since_ + connector_->failed();
     arm_timer();
   }
   events_.on_change();
@@ -196,8 +212,7 @@ bool Session::pump() {
   if (connection_ == nullptr || !readable_) return false;
   const auto pumped = connection_->pump(*this, kFramesPerPump);
   if (state_ == State::closed) {  // close-ok came
-    socket_source_ = EventSource();
-    connection_.reset();
+    drop_connection();
     return false;
   }
   if (!pumped) {
@@ -245,6 +260,8 @@ void Session::begin_subscription(Channel& channel) {
     ++channel.epoch;
     channel.settlement.reset();
   }
+  channel.check.refused = false;
+  channel.check.policy = {};
   channel.probe.reset();
   channel.probe_before = 0;
   if (!events_.on_probed) return;
@@ -308,6 +325,7 @@ void Session::void_channel(Channel& channel) {
 void Session::send_steps() {
   for (Channel& channel : channels_) {
     if (connection_ == nullptr) return;
+    if (channel.check.has_step_to_send() && connection_->writable()) send_check(channel);
     if (!channel.has_step_to_send()) continue;
     if (!connection_->writable()) return;
     if (channel.probe_is_next()) {
@@ -323,6 +341,43 @@ void Session::send_steps() {
       return;
     }
   }
+}
+
+// ---- Is it still there?
+
+// The queue whose check a channel is for; nullptr for other channels.
+Session::Channel* Session::checked(ChannelNumber number_) {
+  const int queue = number_ - check_number(0);
+  return queue >= 0 && queue < static_cast<int>(channels_.size())
+             ? &channels_[static_cast<std::size_t>(queue)]
+             : nullptr;
+}
+
+// At each tick. False: one does not answer, and the connection has been given up.
+bool Session::check_queues() {
+  for (Channel& channel : channels_) {
+    const bool stream = channel.settings.stream || channel.settings.declaration.type == "stream";
+    if (channel.state != Channel::State::consuming || stream || channel.check.refused) continue;
+    switch (channel.check.policy.tick(channel.settlement.next_tag())) {
+      case QueueCheck::Next::nothing: break;
+      case QueueCheck::Next::ask:
+        if (channel.check.steps.empty()) {
+          channel.check.steps = queue_check_steps(channel.settings.name, channel.check.open);
+        }
+        break;
+      case QueueCheck::Next::lost:
+        connection_lost("broker " + connection_->peer() + ": queue '" + channel.settings.name +
+                        "' does not answer: is the node cut off from its cluster?");
+        return false;
+    }
+  }
+  return true;
+}
+
+void Session::send_check(Channel& channel) {
+  channel.check.sent = true;
+  // A failure shows at the next read.
+  (void)connection_->send(check_number(queue_of(channel)), channel.check.steps.front());
 }
 
 // One at a time.
@@ -365,6 +420,15 @@ void Session::on_ok(ChannelNumber number_, Reply reply, std::string_view text) {
     } else if (Channel* const probed = answered_probe(); probed != nullptr) {
       probe_ended(*probed, probed->probe->on_ok());
     }
+    return;
+  }
+  if (Channel* const asked = checked(number_); asked != nullptr) {
+    Channel::Check& check = asked->check;
+    if (reply == Reply::channel_open) check.open = true;
+    if (!check.sent || check.steps.empty() || reply_to(check.steps.front()) != reply) return;
+    check.sent = false;
+    check.steps.erase(check.steps.begin());
+    if (check.steps.empty()) check.policy.answered();
     return;
   }
   Channel* found = channel(number_);
@@ -428,6 +492,11 @@ void Session::on_channel_closed(ChannelNumber number_, int code, std::string_vie
     }
     return;
   }
+  if (Channel* const asked = checked(number_); asked != nullptr) {
+    asked->check = {};  // an answer, too
+    asked->check.refused = true;
+    return;
+  }
   Channel* found = channel(number_);
   if (found == nullptr) return;
   std::string reason = std::to_string(code) + " " + escape(text);
@@ -452,7 +521,10 @@ void Session::on_channel_closed(ChannelNumber number_, int code, std::string_vie
 
 char* Session::on_delivery(const IncomingDelivery& delivery) {
   Channel* found = channel(delivery.channel);
-  if (found == nullptr) return nullptr;
+  if (found == nullptr) {
+    protocol_error_ = "a delivery on a channel that does not consume";
+    return nullptr;
+  }
   if (!found->settlement.delivered(delivery.view.delivery_tag)) {
     protocol_error_ = "queue '" + found->settings.name + "': delivery tag " +
                       std::to_string(delivery.view.delivery_tag) + " is out of turn";
@@ -540,7 +612,8 @@ void Session::watch_socket() {
   const bool more = !outgoing_.empty() ||
                     (state_ == State::closing && !close_sent_ && cancelled()) ||
                     std::any_of(channels_.begin(), channels_.end(), [](const Channel& channel) {
-                      return channel.has_step_to_send() && !channel.probe_is_next();
+                      return (channel.has_step_to_send() && !channel.probe_is_next()) ||
+                             channel.check.has_step_to_send();
                     });
   socket_source_.set_events(more ? EPOLLIN | EPOLLOUT : EPOLLIN);
 }
@@ -646,8 +719,7 @@ std::chrono::milliseconds Session::close(TimePoint deadline) {
 }
 
 void Session::abandon() {
-  socket_source_ = EventSource();
-  connection_.reset();
+  drop_connection();
   for (Channel& channel : channels_) {
     ++channel.epoch;  // an outcome that still comes is nobody's
     channel.settlement.reset();
@@ -684,6 +756,7 @@ void Session::on_timer() {
     if (tick_.count() > 0 && now >= next_tick_) {
       readable_ = true;  // pump() sends a heartbeat that is due and misses those that did not come
       next_tick_ = now + tick_;
+      if (checks_queues_ && state_ == State::connected && !check_queues()) return;
     }
     for (Channel& channel : channels_) {
       if (channel.state == Channel::State::securing && now >= secured_by_) {

@@ -14,9 +14,13 @@
 #include "consumer/connection.h"
 #include "consumer/connector.h"
 #include "consumer/dead_letter_probe.h"
+#include "consumer/queue_check.h"
 #include "consumer/settlement.h"
 
 namespace lope::consumer {
+
+// The node of a connection, nullptr for none, for all to see.
+void tell_broker(GroupBoard::Broker& told, const Connection* connection);
 
 class Session final : private ConnectionEvents {
  public:
@@ -121,6 +125,14 @@ class Session final : private ConnectionEvents {
     std::optional<DeadLetterProbe> probe;
     std::size_t probe_before = 0;    // which step
     std::uint64_t subscription = 0;  // grows with each one begun
+    struct Check {
+      QueueCheck policy;
+      std::vector<Request> steps;  // those that are not answered yet
+      bool sent = false;           // the first of them
+      bool open = false;           // its channel
+      bool refused = false;        // by the broker, for this subscription
+      bool has_step_to_send() const { return !steps.empty() && !sent; }
+    } check;
     bool has_step_to_send() const {
       return !step_sent &&
              (state == State::setting_up || state == State::cancelling || state == State::securing);
@@ -146,6 +158,7 @@ class Session final : private ConnectionEvents {
 
   void connect();
   void on_connect_ended();
+  void drop_connection();
   void connection_lost(const std::string& reason);
   void begin_subscription(Channel& channel);
   void end_subscription(Channel& channel);
@@ -162,6 +175,13 @@ class Session final : private ConnectionEvents {
   void probe_ended(Channel& channel, bool last);
   // The channel that probes use, one after another.
   ChannelNumber probe_number() const { return static_cast<ChannelNumber>(channels_.size() + 1); }
+  // The channel that a queue's check uses.
+  ChannelNumber check_number(std::uint16_t queue) const {
+    return static_cast<ChannelNumber>(probe_number() + 1u + queue);
+  }
+  Channel* checked(ChannelNumber number);
+  bool check_queues();
+  void send_check(Channel& channel);
   void send_ops();
   void on_timer();
   void arm_timer();
@@ -190,8 +210,8 @@ class Session final : private ConnectionEvents {
   std::unique_ptr<Connection> connection_;
   std::chrono::milliseconds tick_{0};  // of the heartbeat; 0: none
   TimePoint next_tick_{};
-  int connect_failures_ = 0;  // in a row, short-lived connections counted too
-  int attempts_ = 0;          // since the last connection
+  bool checks_queues_ = false;
+  int attempts_ = 0;  // since the last connection
   TimePoint connected_at_{};
   std::string protocol_error_;  // found inside pump(), which is no place to end the connection
   TimePoint reconnect_at_{};

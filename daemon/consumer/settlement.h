@@ -35,6 +35,8 @@ class Settlement {
   // Appends what there is to tell the broker, in the order to send it.
   void flush(std::vector<SettleOp>& ops);
 
+  // Changes with each delivery.
+  std::uint64_t next_tag() const { return next_; }
   std::size_t unfinished() const { return unfinished_; }
   // Finished and not yet flushed.
   std::size_t pending() const { return finished_.size(); }

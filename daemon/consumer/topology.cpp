@@ -19,11 +19,30 @@ std::vector<Request> subscription_steps(const QueueSettings& queue, bool channel
   return steps;
 }
 
+namespace {
+
+// Asks for no message, up to RabbitMQ 3.13.
+Consume consume_nothing(const std::string& queue, const std::string& tag) {
+  const AmqpTable no_credit{{"credit", {std::int64_t{0}}}, {"drain", {false}}};
+  return {queue, tag, {{"x-credit", {no_credit}}, {"x-priority", {std::int64_t{-1000}}}}};
+}
+
+}  // namespace
+
 std::vector<Request> ack_barrier(const std::string& queue) {
   const std::string tag = "lope-last-acks";
-  const AmqpTable no_credit{{"credit", {std::int64_t{0}}}, {"drain", {false}}};
-  const AmqpTable arguments{{"x-credit", {no_credit}}, {"x-priority", {std::int64_t{-1000}}}};
-  return {Qos{1}, Consume{queue, tag, arguments}, Cancel{tag}, Qos{1}};
+  return {Qos{1}, consume_nothing(queue, tag), Cancel{tag}, Qos{1}};
 }
+
+std::vector<Request> queue_check_steps(const std::string& queue, bool channel_open) {
+  const std::string tag = "lope-check";
+  std::vector<Request> steps;
+  if (!channel_open) steps = {ChannelOpen{}, Qos{1}};
+  steps.emplace_back(consume_nothing(queue, tag));
+  steps.emplace_back(Cancel{tag});
+  return steps;
+}
+
+bool has_queue_check(std::string_view broker_version) { return broker_version.starts_with("3."); }
 
 }  // namespace lope::consumer

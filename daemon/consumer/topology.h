@@ -2,6 +2,7 @@
 #pragma once
 
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "common/settings.h"
@@ -22,5 +23,10 @@ std::vector<Request> subscription_steps(const QueueSettings& queue, bool channel
 // to 3.13 by x-credit; later brokers, which do not know that, may hand it one if no other consumer
 // has room for it.
 std::vector<Request> ack_barrier(const std::string& queue);
+
+// What only the queue itself can answer, on a channel of its own: again a consumer that comes and
+// goes. Not for streams, and only of brokers with which it surely gets no message.
+std::vector<Request> queue_check_steps(const std::string& queue, bool channel_open);
+bool has_queue_check(std::string_view broker_version);
 
 }  // namespace lope::consumer

@@ -165,6 +165,23 @@ void add_groups(Families& families, const DaemonStatus& status) {
          {"version", group->handler_version}},
         1);
   }
+  MetricFamily& broker =
+      families.add("lope_group_broker_info", MetricType::Gauge,
+                   "The node of the broker that each connection of a group is with.");
+  const auto put_broker = [&broker](const GroupStatus& group, const char* connection,
+                                    const std::string& address, const std::string& cluster) {
+    if (address.empty()) return;
+    put(broker,
+        {{"group", group.name},
+         {"connection", connection},
+         {"address", address},
+         {"cluster", cluster}},
+        1);
+  };
+  for (const GroupStatus* group : groups) {
+    put_broker(*group, "consuming", group->broker, group->cluster);
+    put_broker(*group, "publishing", group->publish_broker, group->publish_cluster);
+  }
   MetricFamily& uptime = families.add("lope_group_uptime_seconds", MetricType::Gauge,
                                       "How long the group's consumer process runs.");
   for (const GroupStatus* group : groups) {

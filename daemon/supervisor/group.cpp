@@ -395,6 +395,10 @@ GroupStatus Group::status() const {
   status.handler_file = board.handler_file.get();
   if (state_ == State::running) {
     status.consumer_pid = child_.pid;
+    status.broker = board.consumes_from.address.get();
+    status.cluster = board.consumes_from.cluster.get();
+    status.publish_broker = board.publishes_to.address.get();
+    status.publish_cluster = board.publishes_to.cluster.get();
     status.uptime_s = std::chrono::duration<double>(Clock::now() - started_at_).count();
     for (std::size_t i = 0; i < board.workers.size(); ++i) {
       const GroupBoard::Worker& worker = board.workers[i];

@@ -39,6 +39,11 @@ std::size_t refusals(const std::string& user) {
   return lines_with(log, "user '" + user + "'").size();
 }
 
+pid_t node_of(Broker& broker) {
+  const std::string answer = broker.ctl({"eval", "os:getpid()."});
+  return std::stoi(answer.substr(answer.find_first_of("0123456789")));
+}
+
 bool has_line(const std::string& path, const std::string& wanted) {
   const auto lines = lines_of_file(path);
   return std::find(lines.begin(), lines.end(), wanted) != lines.end();
@@ -344,11 +349,8 @@ TEST_CASE("heartbeats go on while a handler runs, and find a broker that hangs",
   Broker broker;
   const std::string queue = broker.make_queue("heartbeat");
   const TempDir files;
-  // Several addresses, most of them dead.
   Lope lope(
-      {.broker = "{ urls: ['amqp://127.0.0.1:1', 'amqp://127.0.0.1:2', 'amqp://127.0.0.1:3', "
-                 "'" +
-                 broker.url() + "'], heartbeat: 5s }",
+      {.broker = "{ url: '" + broker.url() + "', heartbeat: 5s }",
        .groups = group_of(queue, "scripted",
                           "started: " + files.file("started") + ", file: " + files.file("done"))});
   REQUIRE(lope.wait_ready());
@@ -361,8 +363,7 @@ TEST_CASE("heartbeats go on while a handler runs, and find a broker that hangs",
   CHECK(lope.process().count_lines("connection lost") == 0);
   CHECK(lope.process().count_lines("] connected ") == 1);
 
-  const std::string answer = broker.ctl({"eval", "os:getpid()."});
-  const pid_t node = std::stoi(answer.substr(answer.find_first_of("0123456789")));
+  const pid_t node = node_of(broker);
   {
     const Undo go_on([&] { ::kill(node, SIGCONT); });
     REQUIRE(::kill(node, SIGSTOP) == 0);
@@ -374,4 +375,40 @@ TEST_CASE("heartbeats go on while a handler runs, and find a broker that hangs",
   REQUIRE(lope.wait_for_line("] consuming ", 15s));
   CHECK(lope.stop() == exited(0));
   CHECK(lines_of_file(files.file("done")).size() == 2);
+}
+
+TEST_CASE(
+    "of several addresses each is tried before there is a pause, and a queue is not waited for",
+    "[broker][reconnect]") {
+  Broker broker;
+  const std::string queue = broker.make_queue("addresses");
+  const TempDir files;
+  const std::string ids = files.file("ids");
+  // Most of them dead.
+  Lope lope({.broker = "{ urls: ['amqp://127.0.0.1:1', 'amqp://127.0.0.1:2', 'amqp://127.0.0.1:3', "
+                       "'" +
+                       broker.url() + "'], heartbeat: 5s }",
+             .groups = group_of(queue, "append_id", "file: " + ids)});
+  const auto connected = lope.wait_for_line("] connected ");
+  REQUIRE(connected);
+  CHECK(std::stoi(field(*connected, "attempts")) <= 4);
+  CHECK(field(*connected, "broker") == address(broker));
+  CHECK_FALSE(field(*connected, "cluster").empty());
+  REQUIRE(lope.wait_ready());
+  // It answers when it is asked, and nothing comes of it.
+  broker.publish(queue, "x", "before");
+  CHECK(eventually(5s, [&] { return has_line(ids, "before"); }));
+  {
+    const pid_t node = node_of(broker);
+    const Undo go_on([&] { ::kill(node, SIGCONT); });
+    REQUIRE(::kill(node, SIGSTOP) == 0);
+    const auto lost = lope.wait_for_line("connection lost", 20s);
+    REQUIRE(lost);
+    CHECK((lost->find("does not answer") != std::string::npos ||
+           lost->find("heartbeat") != std::string::npos));
+  }
+  REQUIRE(lope.wait_for_line("] consuming ", 30s));
+  broker.publish(queue, "x", "after");
+  CHECK(eventually(5s, [&] { return has_line(ids, "after"); }));
+  CHECK(lope.stop() == exited(0));
 }

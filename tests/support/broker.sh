@@ -13,6 +13,9 @@
 #   broker.sh url NODE          its AMQP URL
 #
 # NODE is a name, kept under build/broker, or the path of its folder. NODE/env holds its variables.
+#
+# What start and join make new takes from the environment: LOPE_TEST_NODE_HOST=NAME=ADDRESS, where it is instead of
+# localhost=127.0.0.1 (NAME is found in /etc/hosts), and LOPE_TEST_NODE_CONF, more lines of its rabbitmq.conf.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd -P)
@@ -92,7 +95,8 @@ PY
 
 create() {
   [[ -x $rabbitmq/rabbitmq-server ]] || die "$rabbitmq/rabbitmq-server is not there: run ./dev setup"
-  local amqp dist epmd cookie other=${1:-}
+  local amqp dist epmd cookie other=${1:-} at=${LOPE_TEST_NODE_HOST:-localhost=127.0.0.1}
+  local host=${at%%=*} address=${at#*=}
   read -r amqp dist epmd < <(free_ports) || die "cannot find free ports"
   mkdir -p "$dir"/{home,data,log}
   if [[ -n $other ]]; then
@@ -106,8 +110,9 @@ create() {
   echo '[].' >"$dir/enabled_plugins"
   : >"$dir/rabbitmq-env.conf"
   cat >"$dir/rabbitmq.conf" <<CONF
-listeners.tcp.1 = 127.0.0.1:$amqp
+listeners.tcp.1 = $address:$amqp
 loopback_users = none
+${LOPE_TEST_NODE_CONF:-}
 CONF
   if [[ -n $other ]]; then
     cat >>"$dir/rabbitmq.conf" <<CONF
@@ -119,13 +124,14 @@ CONF
   # to dead-letter in that moment they try again only after this time, 3 minutes by default.
   echo '[{rabbit, [{dead_letter_worker_publisher_confirm_timeout, 2000}]}].' >"$dir/advanced.config"
   cat >"$dir/env" <<ENV
-export LOPE_TEST_AMQP_URL=amqp://guest:guest@127.0.0.1:$amqp
+export LOPE_TEST_AMQP_URL=amqp://guest:guest@$address:$amqp
 export LOPE_TEST_BROKER_DIR=$(printf %q "$dir")
 export HOME=$(printf %q "$dir/home")
-export ERL_EPMD_ADDRESS=127.0.0.1
+export ERL_EPMD_ADDRESS=$([[ $host != localhost ]] || echo "$address")
 export ERL_EPMD_PORT=$epmd
-export RABBITMQ_NODENAME=lope-$(basename "$dir")-$$@localhost
+export RABBITMQ_NODENAME=lope-$(basename "$dir")-$$@$host
 export RABBITMQ_DIST_PORT=$dist
+export NODE_ADDRESS=$address
 ENV
 }
 
@@ -133,8 +139,9 @@ ENV
 exec_in_node() {
   # shellcheck source=/dev/null
   . "$dir/env"
+  local own={${NODE_ADDRESS//./,}} # what it says to other nodes comes from there
   exec env -i PATH="$PATH" LANG=C.UTF-8 HOME="$HOME" \
-    ERL_EPMD_ADDRESS="$ERL_EPMD_ADDRESS" ERL_EPMD_PORT="$ERL_EPMD_PORT" \
+    ${ERL_EPMD_ADDRESS:+ERL_EPMD_ADDRESS="$ERL_EPMD_ADDRESS"} ERL_EPMD_PORT="$ERL_EPMD_PORT" \
     RABBITMQ_NODENAME="$RABBITMQ_NODENAME" RABBITMQ_DIST_PORT="$RABBITMQ_DIST_PORT" \
     RABBITMQ_CONF_ENV_FILE="$dir/rabbitmq-env.conf" \
     RABBITMQ_CONFIG_FILE="$dir/rabbitmq.conf" \
@@ -142,8 +149,8 @@ exec_in_node() {
     RABBITMQ_ENABLED_PLUGINS_FILE="$dir/enabled_plugins" \
     RABBITMQ_MNESIA_BASE="$dir/data" RABBITMQ_LOG_BASE="$dir/log" RABBITMQ_LOGS="$dir/log/node.log" \
     RABBITMQ_PID_FILE="$dir/node.pid" \
-    RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS="-kernel inet_dist_use_interface {127,0,0,1}" \
-    RABBITMQ_CTL_ERL_ARGS="-kernel inet_dist_use_interface {127,0,0,1}" \
+    RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS="-kernel inet_dist_use_interface $own inet_dist_connect_options [{ip,$own}]" \
+    RABBITMQ_CTL_ERL_ARGS="-kernel inet_dist_use_interface $own inet_dist_connect_options [{ip,$own}]" \
     "$@"
 }
 
@@ -152,7 +159,7 @@ in_node() {
 }
 
 port_open() {
-  (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null
+  (exec 3<>"/dev/tcp/$(value_of NODE_ADDRESS)/$1") 2>/dev/null
 }
 
 value_of() { # VARIABLE of the node's environment

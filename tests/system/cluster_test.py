@@ -3,101 +3,16 @@
 
   cluster_test.py BUILD [MESSAGES]: so many (600) in each of two parts, at 300 a second. Starts its own nodes.
 """
-import json
-import os
 import pathlib
-import re
-import signal
 import subprocess
 import sys
 import tempfile
 import time
 
+from cluster import Cluster, Daemon, broker
 from container import eventually
 
-kSource = pathlib.Path(__file__).resolve().parents[2]
-kScript = str(kSource / "tests/support/broker.sh")
 kRate = 300
-
-
-def broker(*arguments):
-    done = subprocess.run([kScript, *map(str, arguments)], capture_output=True, text=True)
-    assert done.returncode == 0, f"broker.sh {arguments}: {done.stdout}{done.stderr}"
-    return done.stdout.strip()
-
-
-class Cluster:
-    """Its nodes are named as those of ./dev are, which removes them when this was killed."""
-
-    def __init__(self):
-        self.nodes = [f"testcluster{number}-{os.getpid()}" for number in (1, 2, 3)]
-        self.urls = []
-
-    def __enter__(self):
-        try:
-            self.urls = [broker("start", self.nodes[0])]
-            joining = [subprocess.Popen([kScript, "join", node, self.nodes[0]], stdout=subprocess.PIPE, text=True)
-                       for node in self.nodes[1:]]
-            for each in joining:
-                url = each.communicate()[0].strip()
-                assert each.returncode == 0, "a node does not join"
-                self.urls.append(url)
-            broker("ctl", self.nodes[0], "await_online_nodes", "3")
-        except BaseException:
-            self.__exit__()
-            raise
-        return self
-
-    def leader(self, queue, asked=0):
-        """The index of the node that leads a queue, as one of them says."""
-        listed = broker("ctl", self.nodes[asked], "list_queues", "--quiet", "--no-table-headers", "name", "leader")
-        name = dict(line.split("\t") for line in listed.splitlines())[queue]
-        return next(i for i, node in enumerate(self.nodes) if f"lope-{node}-" in name)
-
-    def __exit__(self, *_):
-        for node in reversed(self.nodes):
-            subprocess.run([kScript, "remove", node], check=False, stdout=subprocess.DEVNULL)
-            log = kSource / f"build/broker/{node}.log"
-            if log.exists():
-                log.rename(kSource / f"build/broker/{node.partition('-')[0]}.log")
-
-
-class Daemon:
-    """`lope run` of a configuration, with a control socket of its own, as on a machine of its own."""
-
-    def __init__(self, build, config, name):
-        self.lope = f"{build}/bin/lope"
-        self.log = config.with_name(f"{name}.log")
-        self.environment = {**os.environ, "LOPE_SOCKET": str(config.with_name(f"{name}.sock"))}
-        with open(self.log, "ab") as log:
-            command = ["setpriv", "--pdeathsig", "KILL", self.lope, "run", "--config", config]
-            self.process = subprocess.Popen(command, env=self.environment, stdout=log, stderr=log,
-                                            start_new_session=True)
-        eventually(f"{name} consumes", lambda: self.status().get("state") == "consuming", 60)
-
-    def status(self):
-        """Of its one group; nothing when the daemon does not answer."""
-        asked = subprocess.run([self.lope, "status", "--json"], env=self.environment, capture_output=True, text=True)
-        return json.loads(asked.stdout)["groups"][0] if asked.returncode == 0 else {}
-
-    def node(self, cluster):
-        """The index of the node that its group has connected to first."""
-        address = re.search(r" connected group=[^(]\S* broker=(\S+)", self.log.read_text(encoding="utf-8"))[1]
-        return next(i for i, url in enumerate(cluster.urls) if url.endswith("@" + address))
-
-    def kill(self):
-        """As a machine dies: all of it at once."""
-        os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
-
-    def stop(self):
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
-            try:
-                self.process.wait(60)
-            except subprocess.TimeoutExpired:
-                self.kill()
-                raise
 
 
 class Part:
@@ -144,6 +59,7 @@ def any_daemon_takes_over(build, folder, cluster, messages):
     victim = part.daemon("victim")
     try:
         leader = cluster.leader(part.name)
+        connected_to = survivor.node(cluster)
         publisher = part.publish(cluster.urls[leader - 1])
         part.comes_to(0.2)
         assert survivor.status()["acked"] > 0 and victim.status()["acked"] > 0, "one of them gets nothing"
@@ -153,7 +69,7 @@ def any_daemon_takes_over(build, folder, cluster, messages):
         part.all_are_handled(publisher)
         assert cluster.leader(part.name, leader - 1) != leader, "the node that was killed did not lead the queue"
         lost = "connection lost" in survivor.log.read_text(encoding="utf-8")
-        assert lost == (survivor.node(cluster) == leader), "a connection is lost with its node, and only then"
+        assert lost == (connected_to == leader), "a connection is lost with its node, and only then"
     finally:
         survivor.stop()
         victim.stop()

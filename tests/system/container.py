@@ -28,19 +28,20 @@ def eventually(what, look, seconds=30):
         time.sleep(0.02)  # between two looks
 
 
-def in_own_namespaces():
-    """Runs this script again where what it mounts and starts ends with it, however it ends."""
+def in_own_namespaces(*more, programs=("systemd-nspawn", "nsenter")):
+    """Runs this script again where what it mounts and starts ends with it, however it ends. `more`: for unshare."""
     if os.geteuid() != 0:
-        skip("expected root, to mount and to start a container")
-    for program in ("systemd-nspawn", "nsenter", "unshare"):
+        skip("expected root, for namespaces of its own")
+    for program in ("unshare", *programs):
         if shutil.which(program) is None:
             skip(f"no {program}: ./dev setup installs it")
-    unshare = ["unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child", "--mount-proc"]
+    unshare = ["unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child", "--mount-proc", *more]
     if os.environ.get("LOPE_OWN_NAMESPACES") != "1":
         probe = subprocess.run([*unshare, "true"], capture_output=True, text=True)
         if probe.returncode != 0:
             skip(f"no namespaces here: {probe.stderr.strip()}")
         os.environ["LOPE_OWN_NAMESPACES"] = "1"
+        os.environ["LOPE_TEST_RUNNER"] = str(os.getpid())
         os.execvp("unshare", [*unshare, sys.executable, *sys.argv])
 
 

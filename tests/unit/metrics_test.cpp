@@ -33,6 +33,8 @@ DaemonMetrics full_metrics() {
   group.queues = {"q \"one\"\n\\", "two"};
   group.handler = group.handler_name = "shop";
   group.handler_version = "2.0";
+  group.broker = "mq1:5672";
+  group.cluster = "shop \"1\"";
   group.consumer_pid = 1;
   group.workers_wanted = 2;
   group.workers_ready = 1;
@@ -75,6 +77,8 @@ TEST_CASE("metrics: names, help, kinds, and a sample for each group and worker",
            "lope_queue_info{group=\"orders\",queue=\"two\"} 1\n",
            "lope_group_handler_info{group=\"orders\",handler=\"shop\",name=\"shop\",version=\"2."
            "0\"} 1\n",
+           "lope_group_broker_info{group=\"orders\",connection=\"consuming\",address=\"mq1:5672\","
+           "cluster=\"shop \\\"1\\\"\"} 1\n",
            "lope_workers_wanted{group=\"orders\"} 2\n",
            "# TYPE lope_messages_delivered_total counter\n",
            "lope_messages_dead_lettered_total{group=\"orders\"} 3\n",

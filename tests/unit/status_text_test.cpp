@@ -23,6 +23,9 @@ DaemonStatus full_status() {
   good.handler = "shop";
   good.handler_name = "shop";
   good.handler_version = "2.0";
+  good.broker = "mq1:5672";
+  good.cluster = "rabbit@mq1";
+  good.publish_broker = "mq2:5672";
   good.consumer_pid = 4712;
   good.uptime_s = 90;
   good.workers_wanted = good.workers_ready = 2;
@@ -50,6 +53,7 @@ DaemonStatus full_status() {
   relay.state = "consuming";
   relay.queues = {"lope.delay.due"};
   relay.consumer_pid = 4720;
+  relay.broker = relay.publish_broker = "mq3:5672";
   relay.undeliverable = 2;
   status.relay = {relay};
   return status;
@@ -61,13 +65,13 @@ TEST_CASE("status: a table, and what is wrong below it", "[unit][status_text]") 
   CHECK(cli::status_text(full_status(), false) ==
         "lope 1.2.3 running, pid 4711, up 2h, /etc/lope/lope.yaml\n"
         "GROUP    STATE      HANDLER   WORKERS  IN/s  OUT/s  RUNNING  WAITING  RETRIED  DEAD  "
-        "CRASHES  P50   P99  UP\n"
+        "CRASHES  P50   P99  UP   BROKER\n"
         "orders   consuming  shop 2.0  2/2      1234  0.2    2        30       5        7     "
-        "0        13us  12s  90s\n"
+        "0        13us  12s  90s  mq1:5672 (rabbit@mq1), to mq2:5672\n"
         "mail     refused    mail      0/1      0     0      0        0        0        0     "
-        "0        -     -    -\n"
+        "0        -     -    -    -\n"
         "(relay)  consuming  -         -        0     0      0        0        0        0     "
-        "0        -     -    0s\n"
+        "0        -     -    0s   mq3:5672\n"
         "orders: last failure, 12s ago: the handler asked for it: \\x1B[31mred\n"
         "mail: refused: no such file\n"
         "(relay): 2 delayed messages could not be delivered: see lope dlq list "

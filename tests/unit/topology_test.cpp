@@ -51,4 +51,21 @@ TEST_CASE("a consumer that asks for nothing comes and goes behind the last acks"
   CHECK(std::holds_alternative<Qos>(steps[3]));
 }
 
+TEST_CASE("a queue is asked with a consumer that asks for nothing", "[unit][topology]") {
+  const auto names = [](bool open) {
+    std::vector<std::string> result;
+    for (const Request& step : queue_check_steps("q", open)) result.push_back(describe(step));
+    return result;
+  };
+  CHECK(names(false) == std::vector<std::string>{"open channel", "set prefetch",
+                                                 "consume from queue 'q'", "cancel"});
+  CHECK(names(true) == std::vector<std::string>{"consume from queue 'q'", "cancel"});
+  const auto consume = std::get<Consume>(queue_check_steps("q", true)[0]);
+  CHECK(find(consume.arguments, "x-credit") != nullptr);
+  CHECK(has_queue_check("3.10.8"));
+  CHECK(has_queue_check("3.13.7"));
+  CHECK_FALSE(has_queue_check("4.0.2"));  // its consumers get messages whatever they ask for
+  CHECK_FALSE(has_queue_check(""));
+}
+
 }  // namespace lope::consumer

@@ -1,0 +1,32 @@
+// Which of a broker's addresses is tried next, and after what pause. The order is shuffled once, so
+// that the clients of a list spread over it, and those of a node that is gone over the others.
+// Pure.
+#pragma once
+
+#include <chrono>
+#include <cstddef>
+#include <functional>
+#include <vector>
+
+namespace lope::consumer {
+
+class AddressRotation {
+ public:
+  // Of addresses 0 to count - 1; count > 0. `random` gives numbers from 0 to 1.
+  AddressRotation(std::size_t count, const std::function<double()>& random);
+
+  // The address to try now.
+  std::size_t current() const { return order_[next_]; }
+  // The current one does not answer, or has been lost: the next one is current. Returns the pause
+  // before it is tried: none until each has failed once, then one for each round.
+  std::chrono::milliseconds failed(double random);
+  // The connection to the current one was a good one: its end is the first failure.
+  void lasted() { failures_ = 0; }
+
+ private:
+  std::vector<std::size_t> order_;
+  std::size_t next_ = 0;
+  std::size_t failures_ = 0;  // in a row
+};
+
+}  // namespace lope::consumer

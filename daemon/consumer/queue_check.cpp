@@ -1,0 +1,31 @@
+#include "consumer/queue_check.h"
+
+namespace lope::consumer {
+
+namespace {
+
+constexpr int kAskAfter = 2;
+constexpr int kLostAfter = 3;
+
+}  // namespace
+
+QueueCheck::Next QueueCheck::tick(std::uint64_t deliveries) {
+  if (deliveries != seen_) {
+    seen_ = deliveries;
+    silent_ = 0;
+    return Next::nothing;
+  }
+  ++silent_;
+  if (asked_) return silent_ >= kLostAfter ? Next::lost : Next::nothing;
+  if (silent_ < kAskAfter) return Next::nothing;
+  asked_ = true;
+  silent_ = 0;
+  return Next::ask;
+}
+
+void QueueCheck::answered() {
+  asked_ = false;
+  silent_ = 0;
+}
+
+}  // namespace lope::consumer

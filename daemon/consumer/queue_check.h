@@ -1,0 +1,26 @@
+// Does a queue still answer through the node that we are connected to? A node that is cut off from
+// the rest of its cluster goes on with its clients for a minute or longer: heartbeats come and acks
+// are taken, while a queue that is elsewhere, or has no majority here, delivers nothing. So a queue
+// that is silent is asked for what only itself can answer. Pure: time and events in, decisions out.
+#pragma once
+
+#include <cstdint>
+
+namespace lope::consumer {
+
+class QueueCheck {
+ public:
+  enum class Next { nothing, ask, lost };
+
+  // To be called four times in each heartbeat's time. `deliveries` changes with each one.
+  // ask: it has been silent for half that time. lost: it has not answered for three quarters.
+  Next tick(std::uint64_t deliveries);
+  void answered();
+
+ private:
+  std::uint64_t seen_ = 0;
+  int silent_ = 0;      // ticks
+  bool asked_ = false;  // and not answered
+};
+
+}  // namespace lope::consumer

@@ -1,0 +1,52 @@
+#!/usr/bin/python3
+"""Publishes with confirms, at a steady rate, whatever happens to the broker: what is not confirmed is published again
+under the same id, through the next node.
+
+  steady_publisher.py QUEUE PREFIX PER_SECOND CONFIRMED URL...: writes the ids that are confirmed to the file CONFIRMED.
+A line "use N" on the standard input makes it go on through that URL, and is answered with the same line; at the end of
+the input it ends. Declares nothing: what no queue takes is tried again.
+"""
+import select
+import sys
+import time
+
+import pika
+
+kOptions = "heartbeat=4&socket_timeout=2&stack_timeout=4&blocked_connection_timeout=4&connection_attempts=1"
+
+
+def main():
+    queue, prefix, rate, path, *urls = sys.argv[1:]
+    at, channel, number = 0, None, 1
+    next_at = time.monotonic()
+    with open(path, "a", encoding="ascii") as confirmed:
+        while True:
+            wait = max(0, next_at - time.monotonic())
+            if select.select([sys.stdin], [], [], wait)[0]:
+                line = sys.stdin.readline()
+                if not line:
+                    return
+                at, channel = int(line.split()[1]), None
+                print(line, end="", flush=True)
+            if time.monotonic() < next_at:
+                continue
+            try:
+                if channel is None:
+                    parameters = pika.URLParameters(f"{urls[at]}/%2F?{kOptions}")
+                    channel = pika.BlockingConnection(parameters).channel()
+                    channel.confirm_delivery()
+                channel.basic_publish("", queue, b"x", mandatory=True, properties=pika.BasicProperties(
+                    delivery_mode=2, message_id=f"{prefix}{number}"))
+            except pika.exceptions.UnroutableError:
+                next_at = time.monotonic() + 0.2
+                continue
+            except (pika.exceptions.AMQPError, OSError):
+                at, channel, next_at = (at + 1) % len(urls), None, time.monotonic() + 0.1
+                continue
+            confirmed.write(f"{prefix}{number}\n")
+            confirmed.flush()
+            number += 1
+            next_at = max(next_at + 1 / float(rate), time.monotonic() - 1)
+
+
+main()

@@ -1,0 +1,210 @@
+#!/usr/bin/env python3
+"""What a cluster of three RabbitMQ nodes goes through, under load: a node is killed, stopped, cut off from the other
+nodes, or from everybody. Nothing is lost, and messages are handled again within 10 s.
+
+  cluster_faults_test.py BUILD [ROUNDS]: so many of each fault; without ROUNDS one of two of them. As root: it has a
+  network of its own, where the packets of a node can be dropped.
+"""
+import collections
+import itertools
+import pathlib
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+
+from cluster import Cluster, Daemon, broker, kSource, with_hosts_of_nodes
+from container import eventually, in_own_namespaces
+
+kRate = 50
+kWithin = 10
+# Between two messages that are handled less is the machine's doing, not the fault's.
+kGap = 0.5
+kHome = 0  # the node of the classic queue
+kConf = "cluster_partition_handling = pause_minority"
+
+
+class Load:
+    """Publishes to a queue, and watches how many of its messages are handled."""
+
+    def __init__(self, folder, cluster, queue, prefix):
+        self.queue = queue
+        self.confirmed_file = folder / f"{queue}.confirmed"
+        self.handled_file = folder / f"{queue}.handled"
+        for file in (self.confirmed_file, self.handled_file):
+            file.touch()
+        self.publisher = subprocess.Popen(
+            ["/usr/bin/python3", str(kSource / "tests/support/steady_publisher.py"), queue, prefix, str(kRate),
+             str(self.confirmed_file), *cluster.urls], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.growth = [time.monotonic()]  # when more had been handled
+        self.over = threading.Event()
+        self.watcher = threading.Thread(target=self._watch)
+        self.watcher.start()
+
+    def _watch(self):
+        size = 0
+        while not self.over.wait(0.02):
+            now = self.handled_file.stat().st_size
+            if now != size:
+                size = now
+                self.growth.append(time.monotonic())
+
+    def use(self, node):
+        self.publisher.stdin.write(f"use {node}\n")
+        self.publisher.stdin.flush()
+        assert self.publisher.stdout.readline() == f"use {node}\n"
+
+    def confirmed(self):
+        return self.confirmed_file.read_text(encoding="ascii").split()
+
+    def handled(self):
+        return self.handled_file.read_text(encoding="ascii").split()
+
+    def outage(self, begin, end):
+        """From `begin` until messages came steadily again; nothing when they did not before `end`."""
+        times = [begin, *[each for each in list(self.growth) if begin < each < end], end]
+        gaps = [(a, b) for a, b in itertools.pairwise(times) if b - a > kGap]
+        if not gaps:
+            return 0.0
+        return gaps[-1][1] - begin if gaps[-1][1] < end else None
+
+    def catches_up(self):
+        """Waits until everything that has been confirmed so far was handled."""
+        confirmed = set(self.confirmed())
+        eventually(f"{self.queue}: what was confirmed is handled", lambda: confirmed <= set(self.handled()), 120)
+
+    def stop(self):
+        if self.publisher.poll() is None:
+            self.publisher.stdin.close()
+            try:
+                self.publisher.wait(30)
+            except subprocess.TimeoutExpired:
+                self.publisher.kill()
+                self.publisher.wait()
+        self.over.set()
+        self.watcher.join()
+
+
+def drop_packets(cluster, node, operation, clients_too):
+    own = cluster.addresses[node]
+    others = [["!", "-s", own]] if clients_too else [["-s", other] for other in cluster.addresses if other != own]
+    back = [["!", "-d", own]] if clients_too else [["-d", other] for other in cluster.addresses if other != own]
+    rules = [["-d", own, *other] for other in others] + [["-s", own, *other] for other in back]
+    for rule in rules:
+        subprocess.run(["iptables", "-w", operation, "INPUT", *rule, "-j", "DROP"], check=True)
+
+
+class Fault:
+    def __init__(self, name, hold, begin, end):
+        self.name, self.hold, self.begin, self.end = name, hold, begin, end
+
+
+def faults(partition):
+    def cut(clients_too):
+        return (lambda cluster, node: drop_packets(cluster, node, "-A", clients_too),
+                lambda cluster, node: drop_packets(cluster, node, "-D", clients_too))
+
+    def start(cluster, node):
+        broker("start", cluster.nodes[node])
+
+    return [Fault("killed", kWithin + 2, lambda cluster, node: broker("kill", cluster.nodes[node]), start),
+            Fault("cut off from the nodes", partition, *cut(False)),
+            Fault("stopped", kWithin + 2, lambda cluster, node: broker("stop", cluster.nodes[node]), start),
+            Fault("cut off from everybody", partition, *cut(True))]
+
+
+def one_round(cluster, daemon, loads, fault, of_leader, table):
+    consuming = daemon.node(cluster)
+    victim = cluster.leader("quorum") if of_leader or consuming is None else consuming
+    for load in loads:
+        load.use((victim + 1) % 3)
+    begin = time.monotonic()
+    fault.begin(cluster, victim)
+    done = time.monotonic()
+    time.sleep(max(0, begin + fault.hold - done))  # the fault lasts so long
+    end = time.monotonic()
+    fault.end(cluster, victim)
+    healed = time.monotonic()
+    eventually("the node serves again", lambda: cluster.serves(victim), 90)
+    for load in loads:
+        load.catches_up()
+    eventually("every group consumes", daemon.consumes, 30)
+    of = "leader" if of_leader else "own node"
+    for load in loads:
+        if load.queue == "classic" and victim == kHome:
+            # It is not there in the meantime.
+            outage = load.outage(healed, time.monotonic() + kGap)
+            key = (f"{fault.name}, after its return", "home", load.queue)
+        else:
+            outage = load.outage(begin, end)
+            key = (fault.name, of, load.queue)
+        table[key].append(outage)
+        shown = "never" if outage is None else f"{outage:.1f} s"
+        print(f"    {key[0]} ({key[1]}, node {victim + 1}): {load.queue} again after {shown}", flush=True)
+
+
+def main():
+    in_own_namespaces("--net", programs=("ip", "iptables"))
+    build = pathlib.Path(sys.argv[1]).resolve()
+    rounds = int(sys.argv[2]) if len(sys.argv) > 2 else 0
+    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+    with_hosts_of_nodes()
+    table = collections.defaultdict(list)
+    begun = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="lope-cluster-") as name, Cluster(True, kConf) as cluster:
+        folder = pathlib.Path(name)
+        print(f"three nodes after {time.monotonic() - begun:.1f} s", flush=True)
+        loads, daemon = [], None
+        try:
+            loads = [Load(folder, cluster, "quorum", "q"), Load(folder, cluster, "classic", "c")]
+            config = folder / "lope.yaml"
+            config.write_text(f"""broker: {{ urls: [{", ".join(cluster.urls)}], heartbeat: 5s }}
+handlers_dir: {build}/tests/handlers
+groups:
+  quorum:
+    handler: append_id
+    options: {{ file: {loads[0].handled_file} }}
+    declare: {{ type: quorum, durable: true, arguments: {{ x-quorum-initial-group-size: 3 }} }}
+  classic:
+    handler: append_id
+    options: {{ file: {loads[1].handled_file} }}
+    declare: {{}}
+""", encoding="utf-8")
+            broker("ctl", cluster.nodes[kHome], "eval",
+                   'rabbit_amqqueue:declare(rabbit_misc:r(<<"/">>, queue, <<"classic">>), true, false, [], none, <<"">>).')
+            daemon = Daemon(build, config, "daemon")
+            for load in loads:
+                eventually(f"{load.queue}: messages are handled", load.handled, 60)
+            chosen = faults(30 if rounds else kWithin + 2)
+            for turn in range(rounds or 1):
+                for index, fault in enumerate(chosen if rounds else chosen[:2]):
+                    one_round(cluster, daemon, loads, fault, (turn + index) % 2 == 0, table)
+            for load in loads:
+                load.stop()
+                load.catches_up()
+                handled, confirmed = load.handled(), load.confirmed()
+                print(f"{load.queue}: {len(confirmed)} messages confirmed, all handled, "
+                      f"{len(handled) - len(set(handled))} of them again", flush=True)
+            daemon.stop()
+            assert daemon.process.returncode == 0, daemon.log.read_text(encoding="utf-8")[-3000:]
+        except BaseException:
+            if daemon is not None:
+                print(daemon.log.read_text(encoding="utf-8")[-8000:])
+            raise
+        finally:
+            for load in loads:
+                load.stop()
+            if daemon is not None:
+                daemon.stop()
+    print(f"\n| the node is | which | queue | times | p50 | longest |\n| --- | --- | --- | --- | --- | --- |")
+    for (fault, of, queue), outages in sorted(table.items()):
+        known = [kWithin * 10 if outage is None else outage for outage in outages]
+        print(f"| {fault} | {of} | {queue} | {len(known)} | {statistics.median(known):.1f} s | {max(known):.1f} s |")
+    late = {key: outages for key, outages in table.items() if any(each is None or each > kWithin for each in outages)}
+    assert not late, f"handled again within {kWithin} s: expected always, found {late}"
+
+
+if __name__ == "__main__":
+    main()
