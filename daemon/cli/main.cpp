@@ -38,6 +38,7 @@ constexpr ClientCommand kClientCommands[] = {
     {"publish", "Publish a message, confirmed by the broker"},
     {"call", "Send a request, and print its reply"},
     {"dlq", "Look into a queue of dead letters, send them back, delete them"},
+    {"trace", "Show what became of a message, and of all that came of it"},
     {"try", "Run a handler on some messages, without a broker"},
     {"test", "Run the test cases of a handler, without a broker"},
 };
