@@ -11,7 +11,7 @@ install(TARGETS lope-client lope-consumer lope-monitor lope-worker RUNTIME DESTI
 
 # Handlers.
 set(lope_handlers log dots exec forward null)
-foreach(handler bulk_insert http python)
+foreach(handler bulk_insert http journal python)
   if(TARGET ${handler})
     list(APPEND lope_handlers ${handler})
   endif()

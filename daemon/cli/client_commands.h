@@ -20,6 +20,7 @@ RunCommand add_check(CLI::App& app);
 RunCommand add_dlq(CLI::App& app);
 RunCommand add_publish(CLI::App& app);
 RunCommand add_test(CLI::App& app);
+RunCommand add_trace(CLI::App& app);
 RunCommand add_try(CLI::App& app);
 
 // What `lope publish` and `lope call` take alike: a body, where it goes, its headers.

@@ -57,6 +57,7 @@ int run(int argc, char** argv) {
       add("dlq", "Look into a queue of dead letters, send them back, delete them", add_dlq),
       add("publish", "Send messages, and wait until the broker has them", add_publish),
       add("test", "Run the test cases of a handler, without a broker", add_test),
+      add("trace", "Show what became of a message, and of all that came of it", add_trace),
       add("try", "Run a handler on some messages, without a broker", add_try),
   };
 

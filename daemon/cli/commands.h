@@ -61,14 +61,14 @@ int reload_command(const std::string& socket, bool wait);
 // Changes what a running daemon logs.
 int log_level_command(const std::string& socket, const std::string& level);
 
-struct TraceOptions {
+struct WatchOptions {
   std::string socket;
   std::string group;
   int messages = 1;
   bool json = false;
 };
 // Prints the way of the next messages of a group, each when it is over.
-int trace_command(const TraceOptions& options);
+int watch_command(const WatchOptions& options);
 
 // Errors and warnings to standard error, one a line: "file:line:column: error: text", with
 // its level where that is the journal.

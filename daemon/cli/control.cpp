@@ -80,15 +80,15 @@ int log_level_command(const std::string& socket, const std::string& level) {
   return tell(*client, {.command = "log-level", .level = level});
 }
 
-int trace_command(const TraceOptions& options) {
+int watch_command(const WatchOptions& options) {
   auto client = DaemonClient::connect(options.socket);
-  if (!client) return fail("trace", client.error(), kExitTemporary);
+  if (!client) return fail("watch", client.error(), kExitTemporary);
   auto pipe = make_pipe();
-  if (!pipe) return fail("trace", pipe.error(), kExitFailed);
+  if (!pipe) return fail("watch", pipe.error(), kExitFailed);
   const auto answer =
-      client->ask({.command = "trace", .group = options.group, .count = options.messages},
+      client->ask({.command = "watch", .group = options.group, .count = options.messages},
                   DaemonClient::kAnswer, pipe->second.get());
-  if (!answer) return fail("trace", answer.error(), kExitFailed);
+  if (!answer) return fail("watch", answer.error(), kExitFailed);
   pipe->second.reset();
   std::fprintf(stderr, "%s\n", answer->text.c_str());
   std::string text;
@@ -108,8 +108,8 @@ int trace_command(const TraceOptions& options) {
     std::fflush(stdout);
   }
   if (seen == options.messages) return kExitOk;
-  return fail("trace",
-              "the group's consumer has ended, or another trace has begun: saw " +
+  return fail("watch",
+              "the group's consumer has ended, or another watch has begun: saw " +
                   std::to_string(seen) + " of " + std::to_string(options.messages) + " messages",
               kExitFailed);
 }

@@ -38,13 +38,14 @@ constexpr ClientCommand kClientCommands[] = {
     {"publish", "Publish a message, confirmed by the broker"},
     {"call", "Send a request, and print its reply"},
     {"dlq", "Look into a queue of dead letters, send them back, delete them"},
+    {"trace", "Show what became of a message, and of all that came of it"},
     {"try", "Run a handler on some messages, without a broker"},
     {"test", "Run the test cases of a handler, without a broker"},
 };
 
 constexpr std::string_view kLocalCommands[] = {"run",   "check",  "inspect",   "new",   "status",
                                                "top",   "stop",   "reload",    "scale", "restart",
-                                               "pause", "resume", "log-level", "trace"};
+                                               "pause", "resume", "log-level", "watch"};
 
 int become_client(char** argv) {
   const auto path = cli::program_path("lope-client");
@@ -118,7 +119,7 @@ int run_local(int argc, char** argv) {
   add_socket(status);
   status.add_flag("--json", json, "Print one JSON object");
   double watch_s = 1;
-  CLI::Option* const watch =
+  CLI::Option* const watching =
       status.add_option("--watch", watch_s, "Again each second, or each so many, until Ctrl-C")
           ->expected(0, 1)
           ->check(CLI::Range(0.1, 3600.0));
@@ -171,15 +172,15 @@ int run_local(int argc, char** argv) {
   CLI::App& resume = *app.add_subcommand("resume", "Go on with a paused group");
   add_group(resume);
 
-  CLI::App& trace =
-      *app.add_subcommand("trace", "Show the way of a group's next messages, and its times");
-  trace.footer("Each when it is over. Of their content only the size is shown.");
-  add_group(trace);
-  int traced = 1;
-  trace.add_option("-n", traced, "So many messages")
+  CLI::App& watch =
+      *app.add_subcommand("watch", "Show the way of a group's next messages, and its times");
+  watch.footer("Each when it is over. Of their content only the size is shown.");
+  add_group(watch);
+  int watched = 1;
+  watch.add_option("-n", watched, "So many messages")
       ->check(CLI::Range(1, 1000))
       ->capture_default_str();
-  trace.add_flag("--json", json, "Print a JSON object a line");
+  watch.add_flag("--json", json, "Print a JSON object a line");
 
   // Only for the list in the help: their words are read by lope-client.
   for (const ClientCommand& command : kClientCommands) {
@@ -202,7 +203,7 @@ int run_local(int argc, char** argv) {
   if (new_project.parsed()) return cli::new_command(new_options);
   if (status.parsed()) {
     cli::StatusOptions options{.socket = socket, .json = json, .watch = std::nullopt};
-    if (watch->count() > 0) {
+    if (watching->count() > 0) {
       options.watch = std::chrono::milliseconds(std::lround(watch_s * 1000));
     }
     return cli::status_command(options);
@@ -215,9 +216,9 @@ int run_local(int argc, char** argv) {
   }
   if (reload.parsed()) return cli::reload_command(socket, wait_for_reload);
   if (log_level.parsed()) return cli::log_level_command(socket, level);
-  if (trace.parsed()) {
-    return cli::trace_command(
-        {.socket = socket, .group = request.group, .messages = traced, .json = json});
+  if (watch.parsed()) {
+    return cli::watch_command(
+        {.socket = socket, .group = request.group, .messages = watched, .json = json});
   }
   for (const CLI::App* const command : {&scale, &restart, &pause, &resume}) {
     if (!command->parsed()) continue;

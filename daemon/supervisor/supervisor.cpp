@@ -189,7 +189,7 @@ std::optional<ControlAnswer> Supervisor::carry_out(const ControlRequest& request
                                                    const ControlServer::Client& client) {
   static constexpr std::string_view kCommands[] = {"status",    "metrics", "stop",   "scale",
                                                    "restart",   "pause",   "resume", "reload",
-                                                   "log-level", "trace"};
+                                                   "log-level", "watch"};
   const auto slip = [](std::string_view word, std::span<const std::string_view> known) {
     const std::string near = nearest(word, known);
     return near.empty() ? std::string() : ": did you mean '" + near + "'?";
@@ -229,7 +229,7 @@ std::optional<ControlAnswer> Supervisor::carry_out(const ControlRequest& request
     return refused(request.command + ": no group '" + escape(request.group, 64) + "'" +
                    slip(request.group, names));
   }
-  if (request.command == "trace") return trace(*group, request, client);
+  if (request.command == "watch") return trace(*group, request, client);
   return carry_out_for(*group, request);
 }
 

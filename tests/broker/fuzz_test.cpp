@@ -34,7 +34,7 @@ std::string fuzzed_request(std::mt19937& random) {
       R"({"command":"scale","group":"nobody","workers":3})",
       R"({"command":"restart","group":"nobody"})",
       R"({"command":"pause","group":"nobody","now":true})",
-      R"({"command":"trace","group":"g","count":5})",
+      R"({"command":"watch","group":"g","count":5})",
       R"({"command":"log-level","level":"loud"})",
       R"({"command":"reload","wait":"yes"})",
   };

@@ -1,4 +1,4 @@
-// `lope trace`: a message's way and times.
+// `lope watch`: a message's way and times.
 #include <catch2/catch.hpp>
 #include <csignal>
 #include <string>
@@ -39,9 +39,9 @@ std::vector<std::string> steps_of(const Json& trace) {
 
 }  // namespace
 
-TEST_CASE("trace shows the way of the next messages, each when it is over", "[broker][trace]") {
+TEST_CASE("watch shows the way of the next messages, each when it is over", "[broker][watch]") {
   Broker broker;
-  const std::string queue = broker.make_queue("trace");
+  const std::string queue = broker.make_queue("watch");
   const TempDir files;
   Lope daemon(
       {.broker = broker.url(),
@@ -50,7 +50,7 @@ TEST_CASE("trace shows the way of the next messages, each when it is over", "[br
   REQUIRE(daemon.wait_ready());
   broker.publish(queue, "ack", "before");
   REQUIRE(eventually(10s, [&] { return group_of(daemon)["acked"] == 1; }));
-  Process trace({LOPE_BIN_DIR "/lope", "trace", "g", "-n", "4", "--json"}, with_socket(daemon));
+  Process trace({LOPE_BIN_DIR "/lope", "watch", "g", "-n", "4", "--json"}, with_socket(daemon));
   REQUIRE(trace.wait_for_line("group 'g': writing down the next 4 messages"));
   broker.publish(queue, "ack", "good");
   broker.publish(queue, "retry", "again");
@@ -81,7 +81,7 @@ TEST_CASE("trace shows the way of the next messages, each when it is over", "[br
   CHECK(dead);
 
   SECTION("for people") {
-    Process text({LOPE_BIN_DIR "/lope", "trace", "g"}, with_socket(daemon));
+    Process text({LOPE_BIN_DIR "/lope", "watch", "g"}, with_socket(daemon));
     REQUIRE(text.wait_for_line("the next 1 message"));
     broker.publish(queue, "ack", "seen");
     CHECK(text.wait_exit(20s) == exited(kExitOk));
@@ -89,20 +89,20 @@ TEST_CASE("trace shows the way of the next messages, each when it is over", "[br
     CHECK_THAT(text.output(), Contains(" ms  given to worker 0\n"));
   }
   SECTION("who goes away, or whose daemon does, is missed by nobody") {
-    Process gone({LOPE_BIN_DIR "/lope", "trace", "g", "-n", "5"}, with_socket(daemon));
+    Process gone({LOPE_BIN_DIR "/lope", "watch", "g", "-n", "5"}, with_socket(daemon));
     REQUIRE(gone.wait_for_line("the next 5 messages"));
     gone.signal(SIGKILL);
     CHECK(gone.wait_exit(10s) == killed_by(SIGKILL));
     for (int i = 0; i < 20; ++i) broker.publish(queue, "ack", std::to_string(i));
     CHECK(eventually(10s, [&] { return broker.is_empty(queue); }));
-    Process left({LOPE_BIN_DIR "/lope", "trace", "g", "-n", "5"}, with_socket(daemon));
+    Process left({LOPE_BIN_DIR "/lope", "watch", "g", "-n", "5"}, with_socket(daemon));
     REQUIRE(left.wait_for_line("the next 5 messages"));
     ::kill(daemon.consumers().front(), SIGKILL);
     CHECK(left.wait_exit(10s) == exited(kExitFailed));
     CHECK_THAT(
         left.output(),
         Contains(
-            "the group's consumer has ended, or another trace has begun: saw 0 of 5 messages"));
+            "the group's consumer has ended, or another watch has begun: saw 0 of 5 messages"));
   }
   CHECK(daemon.stop() == exited(kExitOk));
 }

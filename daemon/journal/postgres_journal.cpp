@@ -1,0 +1,335 @@
+// A journal in PostgreSQL, as plugins/journal/postgres_store.cpp makes it. libpq is loaded when
+// there is such a journal to look into: the other commands start without it and what it brings.
+#include "journal/journal.h"
+
+#ifdef LOPE_WITH_POSTGRESQL
+#include <dlfcn.h>
+#include <libpq-fe.h>
+
+#include <algorithm>
+#include <charconv>
+#include <unordered_set>
+#include <utility>
+
+#include "common/text.h"
+
+namespace lope::journal {
+
+namespace {
+
+constexpr int kVersion = 1;
+constexpr const char* kLibrary = "libpq.so.5";
+
+struct Library {
+  decltype(&PQconnectdbParams) connect;
+  decltype(&PQfinish) finish;
+  decltype(&PQstatus) status;
+  decltype(&PQerrorMessage) error;
+  decltype(&PQexecParams) execute;
+  decltype(&PQresultStatus) result_status;
+  decltype(&PQresultErrorField) error_field;
+  decltype(&PQntuples) rows;
+  decltype(&PQgetvalue) value;
+  decltype(&PQgetlength) length;
+  decltype(&PQclear) clear;
+};
+
+// Stays loaded.
+Result<Library> load_library() {
+  void* const handle = ::dlopen(kLibrary, RTLD_NOW | RTLD_LOCAL);
+  if (handle == nullptr) return Error{std::string("expected libpq, found: ") + ::dlerror()};
+  Library library{};
+  bool all = true;
+  const auto find = [&](auto& function, const char* name) {
+    function = reinterpret_cast<std::remove_reference_t<decltype(function)>>(::dlsym(handle, name));
+    all = all && function != nullptr;
+  };
+  find(library.connect, "PQconnectdbParams");
+  find(library.finish, "PQfinish");
+  find(library.status, "PQstatus");
+  find(library.error, "PQerrorMessage");
+  find(library.execute, "PQexecParams");
+  find(library.result_status, "PQresultStatus");
+  find(library.error_field, "PQresultErrorField");
+  find(library.rows, "PQntuples");
+  find(library.value, "PQgetvalue");
+  find(library.length, "PQgetlength");
+  find(library.clear, "PQclear");
+  if (!all) return Error{std::string(kLibrary) + ": expected the functions of libpq, found less"};
+  return library;
+}
+
+// Of one function of the reader.
+struct Failure {
+  std::string text;
+};
+
+std::string one_line(std::string_view text) {
+  while (!text.empty() && text.back() == '\n') text.remove_suffix(1);
+  return escape(text, 512);
+}
+
+class Rows {
+ public:
+  Rows(const Library& library, PGresult* result) : library_(library), result_(result) {}
+  Rows(const Rows&) = delete;
+  Rows& operator=(const Rows&) = delete;
+  ~Rows() { library_.clear(result_); }
+  int size() const { return library_.rows(result_); }
+  std::string text(int row, int column) const {
+    return {library_.value(result_, row, column),
+            static_cast<std::size_t>(library_.length(result_, row, column))};
+  }
+  std::int64_t number(int row, int column) const {
+    const std::string value = text(row, column);
+    std::int64_t number = 0;
+    std::from_chars(value.data(), value.data() + value.size(), number);
+    return number;
+  }
+
+ private:
+  const Library& library_;
+  PGresult* const result_;
+};
+
+using Texts = std::vector<std::string>;
+
+std::string array_of(const Texts& list) {
+  std::string array = "{";
+  for (const std::string& text : list) {
+    if (array.size() > 1) array += ',';
+    array += '"';
+    for (const char c : text) {
+      if (c == '"' || c == '\\') array += '\\';
+      array += c;
+    }
+    array += '"';
+  }
+  return array + "}";
+}
+
+constexpr const char* kEventColumns =
+    "event, kind, host, \"group\", queue, message_id, parent_id, trace_id, exchange, routing_key,"
+    " content_type, type, app_id, outcome, reason, code, worker, handler, handler_version, fate,"
+    " time_us, n, attempt, size, waited_us, ran_us, delay_ms, crashes, timestamp,"
+    " CASE WHEN redelivered THEN 1 ELSE 0 END";
+
+class PostgresReader final : public Reader {
+ public:
+  PostgresReader(Library library, std::string url) : library_(library), url_(std::move(url)) {}
+  ~PostgresReader() override { disconnect(); }
+
+  Result<Story> story(const std::string& id, const Limits& limits) override {
+    return within<Story>(limits, [&] { return story_of(id, limits.messages); });
+  }
+  Result<std::vector<Event>> search(const Search& search, const Limits& limits) override {
+    return within<std::vector<Event>>(limits, [&] { return found_by(search); });
+  }
+  // A journal that this version knows is there.
+  Result<void> look() {
+    const auto looked = within<bool>({}, [this] {
+      if (rows_of("SELECT to_regclass('lope_journal') IS NOT NULL AND"
+                  " to_regclass('lope_events') IS NOT NULL",
+                  {})
+              ->text(0, 0) != "t") {
+        throw Failure{"expected a journal, found a database without one"};
+      }
+      const auto version = rows_of("SELECT version FROM lope_journal", {});
+      const std::int64_t number = version->size() == 1 ? version->number(0, 0) : 0;
+      if (number != kVersion) {
+        throw Failure{"expected a journal of version " + std::to_string(kVersion) +
+                      ", found one of version " + std::to_string(number)};
+      }
+      return true;
+    });
+    if (!looked) return Error{looked.error()};
+    return {};
+  }
+
+ private:
+  // Everything is read as it was at one moment; a connection that is lost is made again.
+  template <typename T, typename Function>
+  Result<T> within(const Limits& limits, Function function) {
+    const bool had_one = connection_ != nullptr;
+    for (int attempt = 0;; ++attempt) {
+      try {
+        connect();
+        rows_of("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY", {});
+        rows_of(("SET LOCAL statement_timeout = " + std::to_string(limits.time.count())).c_str(),
+                {});
+        T result = function();
+        rows_of("COMMIT", {});
+        return result;
+      } catch (const Failure& failure) {
+        const bool lost = connection_ == nullptr || library_.status(connection_) != CONNECTION_OK;
+        disconnect();
+        if (!(lost && had_one && attempt == 0)) return Error{failure.text};
+      }
+    }
+  }
+
+  void connect() {
+    if (connection_ != nullptr) return;
+    // What the URL says itself counts more.
+    const char* const keys[] = {"connect_timeout", "application_name", "dbname", nullptr};
+    const char* const values[] = {"5", "lope", url_.c_str(), nullptr};
+    connection_ = library_.connect(keys, values, 1);
+    if (connection_ == nullptr) throw Failure{"out of memory"};
+    if (library_.status(connection_) != CONNECTION_OK) {
+      const std::string problem = one_line(library_.error(connection_));
+      throw Failure{problem};
+    }
+  }
+  void disconnect() {
+    if (connection_ != nullptr) library_.finish(connection_);
+    connection_ = nullptr;
+  }
+
+  std::unique_ptr<Rows> rows_of(const char* sql, const Texts& values) {
+    std::vector<const char*> raw;
+    for (const std::string& value : values) raw.push_back(value.c_str());
+    PGresult* const result = library_.execute(connection_, sql, static_cast<int>(raw.size()),
+                                              nullptr, raw.data(), nullptr, nullptr, 0);
+    auto rows = std::make_unique<Rows>(library_, result);
+    const ExecStatusType status = library_.result_status(result);
+    if (status == PGRES_TUPLES_OK || status == PGRES_COMMAND_OK) return rows;
+    const char* const state = library_.error_field(result, PG_DIAG_SQLSTATE);
+    if (state != nullptr && std::string_view(state) == "57014") throw Failure{"it took too long"};
+    throw Failure{one_line(library_.error(connection_))};
+  }
+
+  Story story_of(const std::string& id, std::size_t most) {
+    Story story;
+    const Texts messages = related(id, story.more_left_out);
+    const std::size_t taken = std::min(most, messages.size());
+    const Texts asked(messages.begin(), messages.begin() + static_cast<std::ptrdiff_t>(taken));
+    const auto rows = rows_of(("SELECT " + std::string(kEventColumns) +
+                               " FROM lope_events WHERE message_id = ANY($1::text[])"
+                               " ORDER BY time_us, source, n")
+                                  .c_str(),
+                              {array_of(asked)});
+    for (int row = 0; row < rows->size(); ++row) story.events.push_back(event_of(*rows, row));
+    story.messages = taken;
+    story.left_out = messages.size() - taken;
+    return story;
+  }
+
+  // As SqliteReader::related(). Only messages that there are events of.
+  Texts related(const std::string& asked, bool& more) {
+    std::unordered_set<std::string> seen, traces = {asked};
+    Texts line, found;
+    for (std::string at = asked; !at.empty() && seen.insert(at).second;) {
+      const auto rows = rows_of(
+          "SELECT min(parent_id), min(trace_id), count(*) FROM lope_events WHERE message_id = $1",
+          {at});
+      if (rows->number(0, 2) == 0) break;
+      line.push_back(at);
+      if (const std::string trace = rows->text(0, 1); !trace.empty()) traces.insert(trace);
+      at = rows->text(0, 0);
+    }
+    found.assign(line.rbegin(), line.rend());
+    seen.insert(found.begin(), found.end());
+    const auto add_all = [&](const char* column, const Texts& of) {
+      Texts added;
+      const auto rows = rows_of(("SELECT message_id FROM lope_events WHERE " + std::string(column) +
+                                 " = ANY($1::text[]) AND message_id IS NOT NULL GROUP BY message_id"
+                                 " ORDER BY min(time_us) LIMIT " +
+                                 std::to_string(kMostCounted))
+                                    .c_str(),
+                                {array_of(of)});
+      for (int row = 0; row < rows->size(); ++row) {
+        if (found.size() >= kMostCounted) {
+          more = true;
+          break;
+        }
+        std::string id = rows->text(row, 0);
+        if (!seen.insert(id).second) continue;
+        added.push_back(id);
+        found.push_back(std::move(id));
+      }
+      return added;
+    };
+    add_all("trace_id", Texts(traces.begin(), traces.end()));
+    for (Texts next = found.empty() ? Texts{asked} : found; !next.empty() && !more;) {
+      next = add_all("parent_id", next);
+    }
+    return found;
+  }
+
+  std::vector<Event> found_by(const Search& search) {
+    std::string sql = "SELECT " + std::string(kEventColumns) +
+                      " FROM lope_events WHERE event = $1 AND time_us >= $2 AND time_us < $3"
+                      " AND ($4 = '' OR queue = $4) AND ($5 = '' OR outcome = $5)"
+                      " ORDER BY time_us DESC LIMIT " +
+                      std::to_string(search.limit);
+    const auto rows =
+        rows_of(sql.c_str(), {search.event, std::to_string(search.from_us),
+                              std::to_string(search.to_us), search.queue, search.outcome});
+    std::vector<Event> events;
+    for (int row = 0; row < rows->size(); ++row) events.push_back(event_of(*rows, row));
+    return events;
+  }
+
+  static Event event_of(const Rows& rows, int row) {
+    Event event;
+    int column = 0;
+    for (std::string* const field : {&event.event,
+                                     &event.kind,
+                                     &event.host,
+                                     &event.group,
+                                     &event.queue,
+                                     &event.message_id,
+                                     &event.parent_id,
+                                     &event.trace_id,
+                                     &event.exchange,
+                                     &event.routing_key,
+                                     &event.content_type,
+                                     &event.type,
+                                     &event.app_id,
+                                     &event.outcome,
+                                     &event.reason,
+                                     &event.code,
+                                     &event.worker,
+                                     &event.handler,
+                                     &event.handler_version,
+                                     &event.fate}) {
+      *field = rows.text(row, column++);
+    }
+    for (std::int64_t* const field :
+         {&event.time_us, &event.n, &event.attempt, &event.size, &event.waited_us, &event.ran_us,
+          &event.delay_ms, &event.crashes, &event.timestamp}) {
+      *field = rows.number(row, column++);
+    }
+    event.redelivered = rows.number(row, column) != 0;
+    return event;
+  }
+
+  const Library library_;
+  const std::string url_;
+  PGconn* connection_ = nullptr;
+};
+
+}  // namespace
+
+Result<std::unique_ptr<Reader>> open_postgres_journal(const std::string& url) {
+  const auto library = load_library();
+  if (!library) return Error{"journal in PostgreSQL: " + library.error()};
+  auto reader = std::make_unique<PostgresReader>(*library, url);
+  if (const auto looked = reader->look(); !looked) {
+    return Error{"journal in PostgreSQL: " + looked.error()};
+  }
+  return std::unique_ptr<Reader>(std::move(reader));
+}
+
+}  // namespace lope::journal
+
+#else
+
+namespace lope::journal {
+
+Result<std::unique_ptr<Reader>> open_postgres_journal(const std::string&) {
+  return Error{"journal in PostgreSQL: this build has no PostgreSQL"};
+}
+
+}  // namespace lope::journal
+#endif

@@ -1,0 +1,223 @@
+// Stores what consumers tell of their messages: many events in one transaction, and a message is
+// acked once those that it holds are on disk.
+#include <chrono>
+#include <lope/handler.hpp>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "../common/option_units.hpp"
+#include "store.h"
+
+namespace {
+
+using lope::plugins::Event;
+using lope::plugins::Store;
+using lope::plugins::StoreError;
+
+constexpr lope_option kOptions[] = {
+    lope::secret(lope::defaulted("store", "/var/lib/lope/journal.db",
+                                 "a file, made when it is not there, or postgresql://…")),
+    lope::defaulted("retention", "180d", "older events are deleted; or forever"),
+    lope::defaulted("messages", "500", "write when so many are kept", LOPE_UINT64),
+    lope::defaulted("busy_ms", "10000", "how long to wait for another writer", LOPE_UINT64),
+    lope::kEndOfOptions};
+
+constexpr std::size_t kMostBytes = 8 << 20;  // that are kept
+// For each event that is written so many old ones may go, and at least so many with each write: the
+// file does not grow for ever, and nobody waits long for its lock.
+constexpr std::uint64_t kForgottenForEach = 2;
+constexpr std::uint64_t kForgottenAtLeast = 2000;
+
+// One writer for each store in a process: its threads would only wait for one another's locks.
+struct SharedStore {
+  std::mutex mutex;
+  std::unique_ptr<Store> store;
+};
+
+bool is_url(const std::string& store) {
+  return store.rfind("postgresql://", 0) == 0 || store.rfind("postgres://", 0) == 0;
+}
+
+std::unique_ptr<Store> open_store(const std::string& store, int busy_ms) {
+  if (!is_url(store)) return lope::plugins::open_sqlite_store(store, busy_ms);
+#ifdef LOPE_WITH_POSTGRESQL
+  return lope::plugins::open_postgres_store(store);
+#else
+  throw std::runtime_error("option 'store': this build has no PostgreSQL");
+#endif
+}
+
+std::shared_ptr<SharedStore> shared_store(const std::string& store, int busy_ms) {
+  static std::mutex mutex;
+  static std::map<std::string, std::weak_ptr<SharedStore>> stores;
+  const std::lock_guard lock(mutex);
+  std::weak_ptr<SharedStore>& entry = stores[store];
+  std::shared_ptr<SharedStore> shared = entry.lock();
+  if (shared) return shared;
+  shared = std::make_shared<SharedStore>();
+  try {
+    shared->store = open_store(store, busy_ms);
+  } catch (const StoreError&) {
+    throw;  // it is tried again
+  } catch (const std::runtime_error& error) {
+    throw lope::InvalidConfiguration(error.what());
+  }
+  entry = shared;
+  return shared;
+}
+
+std::optional<std::chrono::milliseconds> retention(const lope::Host& host) {
+  const auto text = host.option_as<std::string>("retention");
+  if (text == "forever") return std::nullopt;
+  const auto ms = lope::plugins::parse_with_unit(text, lope::plugins::kTimeUnits);
+  if (ms && *ms > 0) return std::chrono::milliseconds(*ms);
+  throw lope::InvalidConfiguration(
+      "option 'retention': expected forever, or a time with a unit (ms, s, m, h, d), found '" +
+      text + "'");
+}
+
+class Journal final : public lope::Handler {
+ public:
+  explicit Journal(lope::Host host)
+      : host_(host),
+        messages_(host.option_as<std::size_t>("messages")),
+        retention_(retention(host)),
+        events_(host.counter("events_total", "Events that were stored.")),
+        repeated_(host.counter("repeated_total", "Events that were stored before.")),
+        unreadable_(host.counter("unreadable_lines_total", "Lines that were no event.")),
+        forgotten_(host.counter("forgotten_total", "Events deleted after their retention.")),
+        write_(host.duration("write", "How long a transaction took.")),
+        shared_(
+            shared_store(host.option_as<std::string>("store"), host.option_as<int>("busy_ms"))) {}
+
+  lope::Outcome handle(const lope::Message& message) override {
+    kept_.push_back(message);
+    kept_bytes_ += message.body_text().size();
+    if (kept_.size() >= messages_ || kept_bytes_ >= kMostBytes) write();
+    return lope::Outcome::hold;
+  }
+
+  void flush(lope::FlushReason) override {
+    if (!kept_.empty()) write();
+  }
+
+ private:
+  // Of one message.
+  struct Lines {
+    int read = 0, unreadable = 0;
+    std::string problem;  // of the first that is no event
+  };
+
+  void write() {
+    const auto begin = std::chrono::steady_clock::now();
+    kept_bytes_ = 0;
+    const std::vector<lope::Message> messages = std::exchange(kept_, {});
+    std::vector<Lines> lines;
+    std::string failure;
+    {
+      const std::lock_guard lock(shared_->mutex);
+      Store& store = *shared_->store;
+      try {
+        store.begin();
+        int read = 0;
+        for (const lope::Message& message : messages) {
+          lines.push_back(add_lines(message.body_text(), store));
+          read += lines.back().read;
+        }
+        const std::uint64_t stored = store.commit();
+        events_.record(static_cast<std::int64_t>(stored));
+        repeated_.record(read - static_cast<std::int64_t>(stored));
+      } catch (const std::exception& error) {
+        store.roll_back();
+        failure = error.what();
+      }
+      if (failure.empty()) forget(store, lines);
+    }
+    write_.record(std::chrono::steady_clock::now() - begin);
+    if (failure.empty()) {
+      settle(messages, lines);
+    } else {
+      host_.error(std::to_string(messages.size()) + " messages not stored: " + failure);
+      for (const lope::Message& message : messages) {
+        message.explain(failure);
+        host_.settle(message.id(), lope::Outcome::retry);
+      }
+    }
+  }
+
+  Lines add_lines(std::string_view body, Store& store) {
+    Lines lines;
+    int number = 0;
+    while (!body.empty()) {
+      const std::size_t end = body.find('\n');
+      const std::string_view line = body.substr(0, end);
+      body.remove_prefix(end == std::string_view::npos ? body.size() : end + 1);
+      ++number;
+      if (line.find_first_not_of(" \t\r") == std::string_view::npos) continue;
+      if (lope::plugins::parse_event(line, event_, problem_)) {
+        store.add(event_);
+        ++lines.read;
+      } else if (++lines.unreadable == 1) {
+        lines.problem = "line " + std::to_string(number) + ": " + problem_;
+      }
+    }
+    return lines;
+  }
+
+  // The good lines of a message are stored; only one without any is a dead letter.
+  void settle(const std::vector<lope::Message>& messages, const std::vector<Lines>& lines) {
+    int unreadable = 0;
+    std::string problem;
+    for (std::size_t i = 0; i < messages.size(); ++i) {
+      if (lines[i].read == 0) {
+        messages[i].explain("no event in it: " + (lines[i].problem.empty()
+                                                      ? "expected lines of JSON, found none"
+                                                      : lines[i].problem));
+        host_.settle(messages[i].id(), lope::Outcome::reject);
+      } else {
+        unreadable += lines[i].unreadable;
+        if (problem.empty()) problem = lines[i].problem;
+        host_.settle(messages[i].id(), lope::Outcome::ack);
+      }
+    }
+    if (unreadable == 0) return;
+    unreadable_.record(unreadable);
+    host_.warn(std::to_string(unreadable) + " lines were no events, the first: " + problem);
+  }
+
+  void forget(Store& store, const std::vector<Lines>& lines) {
+    if (!retention_) return;
+    std::uint64_t written = 0;
+    for (const Lines& each : lines) written += static_cast<std::uint64_t>(each.read);
+    const auto before = host_.now() - *retention_;
+    try {
+      const std::uint64_t gone = store.forget(
+          std::chrono::duration_cast<std::chrono::microseconds>(before.time_since_epoch()).count(),
+          std::max(kForgottenAtLeast, kForgottenForEach * written));
+      forgotten_.record(static_cast<std::int64_t>(gone));
+    } catch (const std::exception& error) {
+      host_.warn(std::string("old events are not deleted: ") + error.what());
+    }
+  }
+
+  const lope::Host host_;
+  const std::size_t messages_;
+  const std::optional<std::chrono::milliseconds> retention_;
+  const lope::Metric events_, repeated_, unreadable_, forgotten_, write_;
+  const std::shared_ptr<SharedStore> shared_;
+  std::vector<lope::Message> kept_;
+  std::size_t kept_bytes_ = 0;
+  Event event_;
+  std::string problem_;
+};
+
+}  // namespace
+
+LOPE_HANDLER_WITH(Journal, "journal", "1.0.0", "stores what consumers tell of their messages",
+                  kOptions)
