@@ -31,9 +31,9 @@ struct DeadLetter {
 };
 
 // Lope's, the broker's own, and that of a delayed message that could not be delivered.
-inline constexpr std::string_view kDeadLetterCodes[] = {"rejected",       "attempts",     "crashes",
-                                                        "expired",        "too-large",    "maxlen",
-                                                        "delivery_limit", "undeliverable"};
+inline constexpr std::string_view kDeadLetterCodes[] = {
+    "rejected", "attempts", "crashes", "expired", "too-large",      "content-type",
+    "encoding", "charset",  "schema",  "maxlen",  "delivery_limit", "undeliverable"};
 
 DeadLetter dead_letter_of(const Received& message);
 

@@ -86,8 +86,9 @@ void describe(CLI::App& app, DlqCommand& command) {
       ->option_text("TEXT")
       ->group(group);
   app.add_option("--code", options.filter.code,
-                 "rejected, attempts, crashes, expired, too-large; of the broker's\n"
-                 "own also maxlen and delivery_limit; undeliverable: a delayed message")
+                 "rejected, attempts, crashes, expired, too-large, content-type, encoding,\n"
+                 "charset, schema; of the broker's own also maxlen and delivery_limit;\n"
+                 "undeliverable: a delayed message")
       ->option_text("CODE")
       ->group(group);
   app.add_option("--id", options.filter.id, "Their message id")->option_text("ID")->group(group);
@@ -118,7 +119,8 @@ int dlq_command(const CLI::App& app, DlqCommand& command) {
     const std::string near = nearest(code, kDeadLetterCodes);
     return usage_error(name,
                        "--code: expected rejected, attempts, crashes, expired, too-large, "
-                       "maxlen, delivery_limit or undeliverable, found '" +
+                       "content-type, encoding, charset, schema, maxlen, delivery_limit or "
+                       "undeliverable, found '" +
                            escape(code, 80) + "'" +
                            (near.empty() ? "" : ": did you mean '" + near + "'?"));
   }

@@ -40,8 +40,9 @@ constexpr std::string_view kPublicationKeys[] = {
     "may_be_unroutable", "headers",        "body"};
 constexpr std::string_view kSources[] = {"debug", "info", "warn", "error", "stdout", "stderr"};
 constexpr TrialOutcome kOutcomes[] = {
-    TrialOutcome::ack,   TrialOutcome::retry,   TrialOutcome::reject,  TrialOutcome::hold,
-    TrialOutcome::crash, TrialOutcome::timeout, TrialOutcome::expired, TrialOutcome::too_large};
+    TrialOutcome::ack,     TrialOutcome::retry,     TrialOutcome::reject,
+    TrialOutcome::hold,    TrialOutcome::crash,     TrialOutcome::timeout,
+    TrialOutcome::expired, TrialOutcome::too_large, TrialOutcome::refused};
 // A test that hangs is to be told of soon.
 constexpr std::chrono::milliseconds kTimeout{10'000};
 constexpr std::chrono::milliseconds kWholeLimit{60'000};
@@ -271,7 +272,8 @@ class Reader {
       }
       if (!made.outcome) {
         wrong(*outcome,
-              "outcome: expected ack, retry, reject, hold, crash, timeout, expired or too-large");
+              "outcome: expected ack, retry, reject, hold, crash, timeout, expired, too-large or "
+              "refused");
       }
     }
     if (const YamlNode* const reason = find(node, "reason")) {

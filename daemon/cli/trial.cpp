@@ -11,6 +11,7 @@
 #include "cli/message_json.h"
 #include "cli/programs.h"
 #include "common/clock.h"
+#include "common/content_type.h"
 #include "common/json.h"
 #include "common/log.h"
 #include "common/scoreboard.h"
@@ -123,6 +124,7 @@ const char* to_string(TrialOutcome outcome) {
     case TrialOutcome::timeout: return "timeout";
     case TrialOutcome::expired: return "expired";
     case TrialOutcome::too_large: return "too-large";
+    case TrialOutcome::refused: return "refused";
   }
   return "?";
 }
@@ -467,6 +469,11 @@ void Trial::give(const std::vector<Entry*>& entries) {
       finish(delivery, {TrialOutcome::expired, "it came after its expiration"});
     } else if (delivery.body_size > static_cast<std::uint64_t>(settings_.group.max_body_bytes)) {
       finish(delivery, {TrialOutcome::too_large, "its body is larger than max_body"});
+    } else if (const auto& accept = settings_.group.content.accept;
+               !accept.empty() && !is_accepted(accept, entry->message.content_type)) {
+      finish(delivery, {.outcome = TrialOutcome::refused,
+                        .reason = unaccepted_text(accept, entry->message.content_type),
+                        .code = consumer::dead_code::kContentType});
     } else {
       entry->lines = lines;
       entry->is_first_of_call = deliveries.empty();
@@ -565,6 +572,13 @@ void Trial::on_outcome(Outcome& outcome) {
     quiet_since_ = Clock::now();
     flush_asked_ = false;
   }
+  if (outcome.refused) {
+    const auto why = static_cast<Refusal>(outcome.outcome);
+    finish(delivery, {.outcome = TrialOutcome::refused,
+                      .reason = outcome.reason,
+                      .code = consumer::code_of(why)});
+    return;
+  }
   const auto or_else = [&outcome](std::string text) {
     return outcome.reason.empty() ? std::move(text) : outcome.reason;
   };
@@ -587,8 +601,9 @@ void Trial::finish(Delivery& delivery, const Ending& ending,
                    std::vector<std::string> publications) {
   Entry& entry = entry_of(delivery);
   entries_by_delivery_.erase(delivery.index);
-  const bool begun =
-      ending.outcome != TrialOutcome::expired && ending.outcome != TrialOutcome::too_large;
+  const bool begun = ending.outcome != TrialOutcome::expired &&
+                     ending.outcome != TrialOutcome::too_large &&
+                     ending.outcome != TrialOutcome::refused;
   if (rate_ != nullptr) {
     if (begun) rate_->took_ns.push_back(static_cast<std::uint64_t>(entry.attempt.took.count()));
     ++rate_->outcomes[ending.outcome];
@@ -617,6 +632,7 @@ void Trial::finish(Delivery& delivery, const Ending& ending,
     case TrialOutcome::reject: attempt.dead_code = consumer::dead_code::kRejected; break;
     case TrialOutcome::expired: attempt.dead_code = consumer::dead_code::kExpired; break;
     case TrialOutcome::too_large: attempt.dead_code = consumer::dead_code::kTooLarge; break;
+    case TrialOutcome::refused: attempt.dead_code = ending.code; break;
     case TrialOutcome::retry:
     case TrialOutcome::crash:
     case TrialOutcome::timeout: {

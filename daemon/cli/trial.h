@@ -39,7 +39,7 @@ struct TrialSettings {
 };
 
 // Those of the handler, and what keeps a message from it.
-enum class TrialOutcome { ack, retry, reject, hold, crash, timeout, expired, too_large };
+enum class TrialOutcome { ack, retry, reject, hold, crash, timeout, expired, too_large, refused };
 const char* to_string(TrialOutcome outcome);
 
 // What came of one attempt.
@@ -129,6 +129,7 @@ class Trial {
     TrialOutcome outcome;
     std::string reason;
     std::optional<Milliseconds> asked = {};
+    std::string_view code = {};  // of one that is refused
   };
 
   explicit Trial(TrialSettings settings);

@@ -22,7 +22,7 @@ constexpr const char* kCommand = "lope try";
 constexpr std::pair<TrialOutcome, int> kExitCodes[] = {
     {TrialOutcome::ack, kExitOk}, {TrialOutcome::hold, 3},    {TrialOutcome::retry, 4},
     {TrialOutcome::reject, 5},    {TrialOutcome::expired, 5}, {TrialOutcome::too_large, 5},
-    {TrialOutcome::timeout, 6},   {TrialOutcome::crash, 7},
+    {TrialOutcome::refused, 5},   {TrialOutcome::timeout, 6}, {TrialOutcome::crash, 7},
 };
 
 std::string time_text(std::chrono::nanoseconds time) {

@@ -427,6 +427,7 @@ void members(Io& io, T& settings) {
     io("retried", settings.retried);
     io("rejected", settings.rejected);
     io("dead_lettered", settings.dead_lettered);
+    io("refused", settings.refused);
     io("published", settings.published);
     io("crashes", settings.crashes);
     io("timeouts", settings.timeouts);

@@ -4,7 +4,9 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstdlib>
 #include <cstring>
+#include <new>
 
 #include "common/text.h"
 
@@ -54,6 +56,8 @@ struct HeaderHead {
 static_assert(sizeof(HeaderHead) == 16);
 
 constexpr std::size_t kReadSize = 64 * 1024;
+// The memory of a buffer that is worth keeping for the next use.
+constexpr std::size_t kKeptBuffer = 64 * 1024;
 
 char* put(char* to, std::string_view text) {
   if (!text.empty()) std::memcpy(to, text.data(), text.size());
@@ -62,10 +66,13 @@ char* put(char* to, std::string_view text) {
 
 }  // namespace
 
+void ByteBuffer::Free::operator()(char* data) const { std::free(data); }
+
 void ByteBuffer::assign_size(std::size_t size) {
   if (size > capacity_) {
-    capacity_ = std::max(size, capacity_ * 2);
-    data_ = std::make_unique_for_overwrite<char[]>(capacity_);
+    const std::size_t capacity = std::max(size, capacity_ * 2);
+    release();
+    reserve(capacity);
   }
   size_ = size;
 }
@@ -73,9 +80,11 @@ void ByteBuffer::assign_size(std::size_t size) {
 void ByteBuffer::reserve(std::size_t capacity) {
   if (capacity <= capacity_) return;
   capacity = std::max(capacity, capacity_ * 2);
-  auto grown = std::make_unique_for_overwrite<char[]>(capacity);
-  if (size_ > 0) std::memcpy(grown.get(), data_.get(), size_);
-  data_ = std::move(grown);
+  // Large memory is moved by the kernel, and not copied.
+  void* const grown = std::realloc(data_.get(), capacity);
+  if (grown == nullptr) throw std::bad_alloc();
+  (void)data_.release();
+  data_.reset(static_cast<char*>(grown));
   capacity_ = capacity;
 }
 
@@ -88,6 +97,11 @@ void ByteBuffer::append(std::string_view bytes) {
 void ByteBuffer::release() {
   data_.reset();
   size_ = capacity_ = 0;
+}
+
+void ByteBuffer::drop_large() {
+  clear();
+  if (capacity_ > kKeptBuffer) release();
 }
 
 char* encode_delivery(const DeliveryView& view, std::size_t body_size, ByteBuffer& buffer) {

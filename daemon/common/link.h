@@ -32,10 +32,15 @@ class ByteBuffer {
   void clear() { size_ = 0; }
   // Gives the memory back.
   void release();
+  // Empties it, and gives large memory back.
+  void drop_large();
   std::span<const char> bytes() const { return {data_.get(), size_}; }
 
  private:
-  std::unique_ptr<char[]> data_;
+  struct Free {
+    void operator()(char* data) const;
+  };
+  std::unique_ptr<char, Free> data_;
   std::size_t size_ = 0;
   std::size_t capacity_ = 0;
 };

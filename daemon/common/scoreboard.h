@@ -29,7 +29,15 @@ inline constexpr std::size_t kOutcomeRingSize = 8192;  // a power of two
 inline constexpr std::size_t kMaxOwed = (kOutcomeRingSize - kMaxThreads) / 2;
 
 // How far a worker has come; names the culprit when it dies before it is ready.
-enum class WorkerStage : std::uint32_t { starting, checking, loading, creating, ready, ending };
+enum class WorkerStage : std::uint32_t {
+  starting,
+  checking,
+  compiling,
+  loading,
+  creating,
+  ready,
+  ending
+};
 const char* to_string(WorkerStage stage);
 
 // A handler call that takes less is so short that the consumer is not woken for it when another
@@ -44,9 +52,13 @@ inline constexpr std::uint32_t kSettled = 1u << 3;  // the outcome of one that w
 inline constexpr std::uint32_t kFlushed = 1u
                                           << 4;  // no delivery's: a thread has flushed at a drain
 inline constexpr std::uint32_t kRevoked = 1u << 5;  // with kSettled: it was taken from its handler
+inline constexpr std::uint32_t kRefused = 1u << 6;  // no handler may see it: `outcome` is a Refusal
 // From this bit on: how many publish frames about it are on the link. Only of an ack.
 inline constexpr int kPublicationsShift = 8;
 inline constexpr std::uint32_t kMaxPublications = (1u << (32 - kPublicationsShift)) - 1;
+
+// Why a worker keeps a message from its handler.
+enum class Refusal : std::int32_t { encoding = 1, too_large, charset, schema };
 
 struct OutcomeEntry {
   std::atomic<std::uint64_t> ticket;  // place in the sequence of all entries, plus 1; written last
@@ -157,6 +169,7 @@ struct GroupBoard {
   std::atomic<std::uint64_t> copied;   // of them, published for another attempt
   std::atomic<std::uint64_t> rejected;
   std::atomic<std::uint64_t> dead_lettered;  // to where the group says, or parked
+  std::atomic<std::uint64_t> refused;        // for what they are, before a handler saw them
   std::atomic<std::uint64_t> published;      // for handlers, and confirmed
   std::atomic<std::uint64_t> crashes;        // charged to a message
   std::atomic<std::uint64_t> timeouts;

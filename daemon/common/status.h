@@ -52,6 +52,7 @@ struct GroupStatus {
   double handling_p99_ms = 0;
   // Since the daemon started.
   std::uint64_t delivered = 0, acked = 0, retried = 0, rejected = 0, dead_lettered = 0;
+  std::uint64_t refused = 0;  // for what they are, before a handler saw them
   std::uint64_t published = 0, crashes = 0, timeouts = 0, worker_deaths = 0, pauses = 0;
   std::uint64_t recycled = 0;  // workers
   std::uint64_t handed_back = 0, undeliverable = 0, connections = 0;

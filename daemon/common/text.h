@@ -25,6 +25,11 @@ std::size_t first_invalid_utf8(std::string_view text);
 // 1 to `limit` letters, digits, '.', '_' and '-'.
 bool is_plain_name(std::string_view text, std::size_t limit);
 
+// The same, whatever the case of its ASCII letters.
+bool same_word(std::string_view a, std::string_view b);
+// Without blanks at its ends.
+std::string_view trimmed(std::string_view text);
+
 // The candidate nearest to `word` by edit distance, when near enough to be a slip; empty otherwise.
 std::string nearest(std::string_view word, std::span<const std::string_view> candidates);
 

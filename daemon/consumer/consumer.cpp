@@ -12,6 +12,7 @@
 #include <numeric>
 
 #include "common/backoff.h"
+#include "common/content_type.h"
 #include "common/exit_code.h"
 #include "common/json.h"
 #include "common/log.h"
@@ -72,6 +73,8 @@ std::string name_of(const WorkerProcess::Outcome& outcome) {
   std::string name = "nothing known";
   if (outcome.not_started)
     name = "nothing: it was not begun";
+  else if (outcome.refused)
+    name = "nothing: its worker refuses it";
   else if (outcome.held)
     name = "HOLD";
   else if (outcome.outcome == kAck)
@@ -572,6 +575,14 @@ bool Consumer::is_refused(Delivery& delivery) {
   if (delivery.body_size > static_cast<std::uint64_t>(settings_.group.max_body_bytes)) {
     return refuse(dead_code::kTooLarge, "its body is larger than max_body");
   }
+  if (const auto& accept = settings_.group.content.accept; !accept.empty()) {
+    const auto view = decode_delivery(delivery.frame.bytes());
+    const std::string_view type = view ? (*view)[TextProperty::content_type] : std::string_view();
+    if (!is_accepted(accept, type)) {
+      add(board_.refused);
+      return refuse(dead_code::kContentType, unaccepted_text(accept, type));
+    }
+  }
   return false;
 }
 
@@ -769,7 +780,7 @@ void Consumer::on_outcome(WorkerProcess::Outcome& outcome) {
     tracer_.step(delivery, "its handler says " + name_of(outcome) + ", after " +
                                std::to_string(outcome.duration_ns / 1000) + " us inside");
   }
-  if (!outcome.settled) board_.handling.add(outcome.duration_ns);
+  if (!outcome.settled && !outcome.refused) board_.handling.add(outcome.duration_ns);
   if (outcome.held) {
     ++held_[delivery.queue];
     delivery.alive = turn_began_;
@@ -777,6 +788,12 @@ void Consumer::on_outcome(WorkerProcess::Outcome& outcome) {
   }
   no_longer_held(delivery);
   if (drop_if_stale(delivery)) return;
+  if (outcome.refused) {
+    add(board_.refused);
+    dead_letter(delivery, {code_of(static_cast<Refusal>(outcome.outcome)), outcome.reason,
+                           delivery.attempt - 1, delivery.crashes});
+    return;
+  }
   const auto because = [&outcome](std::string_view what) {
     return outcome.reason.empty() ? std::string(what) : std::string(what) + ": " + outcome.reason;
   };

@@ -201,6 +201,16 @@ std::unique_ptr<Outbound> retry_copy(const DelaySettings& delays, const Delivery
   return outbound;
 }
 
+std::string_view code_of(Refusal refusal) {
+  switch (refusal) {
+    case Refusal::encoding: break;
+    case Refusal::too_large: return dead_code::kTooLarge;
+    case Refusal::charset: return dead_code::kCharset;
+    case Refusal::schema: return dead_code::kSchema;
+  }
+  return dead_code::kEncoding;
+}
+
 std::unique_ptr<Outbound> dead_letter_copy(const DeadLetterSettings& settings, bool parking,
                                            const Delivery& delivery, const std::string& queue,
                                            const DeadLetter& letter, const Author& author,

@@ -9,6 +9,7 @@
 #include <string_view>
 #include <vector>
 
+#include "common/scoreboard.h"
 #include "common/settings.h"
 #include "consumer/delivery_table.h"
 #include "consumer/publisher.h"
@@ -47,6 +48,8 @@ struct DeadLetter {
   std::uint32_t attempts = 0;  // made
   std::uint32_t crashes = 0;
 };
+// What a worker's word for it is; of a Refusal that is none, kEncoding.
+std::string_view code_of(Refusal refusal);
 // To where the group's settings say; with `parking` to <queue>.dead.
 std::unique_ptr<Outbound> dead_letter_copy(const DeadLetterSettings& settings, bool parking,
                                            const Delivery& delivery, const std::string& queue,

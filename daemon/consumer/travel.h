@@ -79,6 +79,10 @@ inline constexpr std::string_view kAttempts = "attempts";
 inline constexpr std::string_view kCrashes = "crashes";
 inline constexpr std::string_view kTooLarge = "too-large";
 inline constexpr std::string_view kExpired = "expired";
+inline constexpr std::string_view kContentType = "content-type";
+inline constexpr std::string_view kEncoding = "encoding";
+inline constexpr std::string_view kCharset = "charset";
+inline constexpr std::string_view kSchema = "schema";
 }  // namespace dead_code
 
 // Those of the headers above that a consumer goes by. Views of the headers.

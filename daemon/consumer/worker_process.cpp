@@ -312,6 +312,7 @@ bool WorkerProcess::next_outcome(DeliveryTable& table, Outcome& outcome, bool af
     outcome.delivery = delivery;
     outcome.outcome = entry.outcome;
     outcome.not_started = (entry.flags & kNotStarted) != 0;
+    outcome.refused = (entry.flags & kRefused) != 0;
     outcome.duration_ns = entry.duration_ns;
     if (!complete) {  // it wrote the outcome before them, or over it
       outcome.outcome = 0;

@@ -85,6 +85,7 @@ class WorkerProcess {
     bool not_started;           // taken back before its handler saw it: `outcome` says nothing
     bool held;                  // its handler keeps it, the outcome is to come
     bool settled;               // it was held
+    bool refused;               // no handler has seen it: `outcome` is a Refusal
     std::uint64_t duration_ns;  // a message, in the handler
     std::string reason;
     std::optional<std::chrono::milliseconds> retry_after;  // the handler's wish

@@ -324,6 +324,7 @@ void Group::Counts::add(const GroupBoard& board) {
   retried += value(board.retried);
   rejected += value(board.rejected);
   dead_lettered += value(board.dead_lettered);
+  refused += value(board.refused);
   published += value(board.published);
   crashes += value(board.crashes);
   timeouts += value(board.timeouts);
@@ -434,6 +435,7 @@ GroupStatus Group::status() const {
   status.retried = all.retried;
   status.rejected = all.rejected;
   status.dead_lettered = all.dead_lettered;
+  status.refused = all.refused;
   status.published = all.published;
   status.crashes = all.crashes;
   status.timeouts = all.timeouts;

@@ -38,6 +38,7 @@ GroupChange change_between(const ConsumerSettings& before, const ConsumerSetting
   group.crashes = after.group.crashes;
   group.breaker = after.group.breaker;
   group.rate = after.group.rate;
+  group.content.accept = after.group.content.accept;
   const bool measured = group.recycle.memory_bytes > 0;
   if (measured == (after.group.recycle.memory_bytes > 0)) group.recycle = after.group.recycle;
   // With batches a worker calls another function of its handler.

@@ -61,7 +61,8 @@ void Reload::choose_probes() {
     if (!group.handler_missing.empty()) continue;  // a group that has none waits for it
     const bool same =
         had_one && before->handler == group.handler && before->handler_hash == group.handler_hash &&
-        before->options == group.options && current_.handlers_dir == verdict_.settings.handlers_dir;
+        before->options == group.options && before->content.schema == group.content.schema &&
+        current_.handlers_dir == verdict_.settings.handlers_dir;
     if (!same) to_probe_.push_back(i);
   }
 }

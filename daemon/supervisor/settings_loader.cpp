@@ -20,6 +20,7 @@
 #include <utility>
 
 #include "common/broker_url.h"
+#include "common/content_type.h"
 #include "common/control_path.h"
 #include "common/fd.h"
 #include "common/json.h"
@@ -58,7 +59,8 @@ constexpr std::string_view kControlKeys[] = {"socket"};
 constexpr std::string_view kMonitorKeys[] = {"listen"};
 constexpr std::string_view kDefaultsKeys[] = {"prefetch", "workers",       "threads", "auto_ack",
                                               "max_body", "start_timeout", "timeout", "retry",
-                                              "crashes",  "dead_letter",   "breaker", "recycle"};
+                                              "crashes",  "dead_letter",   "breaker", "recycle",
+                                              "accept",   "decode",        "charset", "compress"};
 constexpr std::string_view kGroupKeys[] = {"queue",
                                            "queues",
                                            "handler",
@@ -79,10 +81,17 @@ constexpr std::string_view kGroupKeys[] = {"queue",
                                            "crashes",
                                            "dead_letter",
                                            "breaker",
-                                           "recycle"};
+                                           "recycle",
+                                           "accept",
+                                           "decode",
+                                           "charset",
+                                           "validate",
+                                           "compress"};
 constexpr std::string_view kWorkersKeys[] = {"min", "max"};
 constexpr std::string_view kRecycleKeys[] = {"messages", "memory", "age"};
 constexpr std::string_view kBatchKeys[] = {"size", "wait"};
+constexpr std::string_view kDecodeKeys[] = {"max_size"};
+constexpr std::string_view kCompressKeys[] = {"encoding", "min_size"};
 constexpr std::string_view kRetryKeys[] = {"attempts", "delay", "backoff", "max_delay", "jitter"};
 constexpr std::string_view kDeadLetterKeys[] = {"exchange", "key", "queue", "declare", "type"};
 constexpr std::string_view kBreakerKeys[] = {"failures", "outcomes", "period", "pause",
@@ -104,12 +113,12 @@ constexpr KnownKeys kKnownKeys[] = {{"file", kFileKeys},       {"included file",
                                     {"retry", kRetryKeys},     {"dead_letter", kDeadLetterKeys},
                                     {"breaker", kBreakerKeys}, {"delays", kDelaysKeys},
                                     {"control", kControlKeys}, {"monitor", kMonitorKeys},
-                                    {"recycle", kRecycleKeys}, {"workers", kWorkersKeys}};
+                                    {"recycle", kRecycleKeys}, {"workers", kWorkersKeys},
+                                    {"decode", kDecodeKeys},   {"compress", kCompressKeys}};
 
 constexpr std::string_view kLaterBrokerKeys[] = {"tls"};
-constexpr std::string_view kLaterGroupKeys[] = {"dedup",  "min_interval",    "journal",  "accept",
-                                                "decode", "validate",        "order_by", "order",
-                                                "rate",   "consumer_timeout"};
+constexpr std::string_view kLaterGroupKeys[] = {
+    "dedup", "min_interval", "journal", "order_by", "order", "rate", "consumer_timeout"};
 
 // ---- Limits --------------------------------------------------------------------------------
 
@@ -117,6 +126,7 @@ constexpr std::size_t kMaxShortString = 255;  // AMQP's names
 constexpr std::size_t kMaxUrls = 64;
 constexpr std::size_t kMaxIncludedFiles = 1000;
 constexpr std::size_t kMaxPasswordBytes = 4096;
+constexpr std::size_t kMaxSchemaBytes = 1 << 20;
 constexpr const char* kNoPassword = "-";  // in the place of one that is not needed
 constexpr std::size_t kMaxGroupName = 64;
 constexpr int kMaxAttempts = 1000;
@@ -128,6 +138,7 @@ struct SizeRange {
 };
 constexpr std::int64_t kLargestMessage = 512LL * 1024 * 1024;
 constexpr SizeRange kBodyRange{1, kLargestMessage, "from 1B to 512MiB"};
+constexpr SizeRange kCompressRange{0, kLargestMessage, "from 0B to 512MiB"};
 constexpr SizeRange kMessageRange{1000, kLargestMessage, "from 1kB to 512MiB"};
 
 struct NumberRange {
@@ -207,7 +218,9 @@ struct Value {
 class Loader {
  public:
   explicit Loader(const std::string& path, Passwords passwords = Passwords::read)
-      : path_(path), passwords_(passwords) {}
+      : path_(path), passwords_(passwords) {
+    group_defaults_.content.max_decoded_bytes = 0;  // a group's max_body, where nobody says more
+  }
 
   LoadedSettings load();
   LoadedOptions load_options(const YamlNode& map);
@@ -297,6 +310,9 @@ class Loader {
   std::optional<BrokerUrl> url(const Value& value);
   std::optional<std::string> password(const Value& value);
   std::optional<std::string> password_from_file(const Value& value, const std::string& path);
+  std::optional<std::string> read_small_file(const Value& value, const std::string& path,
+                                             std::size_t most, const std::string& what,
+                                             struct stat& status);
   void check_password(const Value& value, std::optional<std::string>& secret);
   void log(const Value& value);
   void delays(const Value& value);
@@ -311,6 +327,10 @@ class Loader {
   void dead_letter(const Value& value, DeadLetterSettings& target);
   void breaker(const Value& value, BreakerSettings& target);
   void recycle(const Value& value, RecycleSettings& target);
+  void accept(const Value& value, std::vector<std::string>& target);
+  void decode(const Value& value, ContentSettings& target);
+  void validate(const Value& value, ContentSettings& target, GroupPlaces& places);
+  void compress(const Value& value, ContentSettings& target);
   void check_timeout(const Map& keys, const Value& value, const GroupSettings& group);
   void check_dead_letter(const Map& keys, const Value& value, const GroupSettings& group);
   void queue_keys(const Map& map, QueueDefaults& target);
@@ -957,9 +977,12 @@ std::optional<std::string> Loader::password(const Value& value) {
   return std::nullopt;
 }
 
-std::optional<std::string> Loader::password_from_file(const Value& value, const std::string& path) {
-  const auto fail = [&](const std::string& what) {
-    error(value, "'" + shown(path) + "': " + what);
+// At most `most` bytes of a regular file; `what` it is to be, for who has to change it.
+std::optional<std::string> Loader::read_small_file(const Value& value, const std::string& path,
+                                                   std::size_t most, const std::string& what,
+                                                   struct stat& status) {
+  const auto fail = [&](const std::string& text) {
+    error(value, "'" + shown(path) + "': " + text);
     return std::nullopt;
   };
   const UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY));
@@ -967,10 +990,9 @@ std::optional<std::string> Loader::password_from_file(const Value& value, const 
     const int problem = errno;
     return fail("expected a readable file, found: " + errno_text("open", problem));
   }
-  struct stat status {};
   if (::fstat(fd.get(), &status) != 0) return fail(errno_text("fstat", errno));
   if (!S_ISREG(status.st_mode)) return fail("expected a regular file, found something else");
-  std::string content(kMaxPasswordBytes + 1, '\0');
+  std::string content(most + 1, '\0');
   std::size_t size = 0;
   while (size < content.size()) {
     const ssize_t n = ::read(fd.get(), content.data() + size, content.size() - size);
@@ -979,15 +1001,25 @@ std::optional<std::string> Loader::password_from_file(const Value& value, const 
     if (n == 0) break;
     size += static_cast<std::size_t>(n);
   }
-  if (size > kMaxPasswordBytes)
-    return fail("expected a password of at most 4096 bytes, found a larger file");
+  if (size > most) {
+    return fail("expected " + what + " of at most " + std::to_string(most) +
+                " bytes, found a larger file");
+  }
   content.resize(size);
+  return content;
+}
+
+std::optional<std::string> Loader::password_from_file(const Value& value, const std::string& path) {
+  struct stat status {};
+  auto read = read_small_file(value, path, kMaxPasswordBytes, "a password", status);
+  if (!read) return std::nullopt;
+  std::string& content = *read;
   if (content.ends_with('\n')) content.pop_back();
   if (content.ends_with('\r')) content.pop_back();
   if ((status.st_mode & S_IROTH) != 0) {
     warn(*value.node, value.path + ": '" + shown(path) + "' can be read by others: chmod o-r");
   }
-  return content;
+  return read;
 }
 
 void Loader::check_password(const Value& value, std::optional<std::string>& secret) {
@@ -1099,6 +1131,86 @@ void Loader::shared_keys(const Map& keys, GroupSettings& target) {
   dead_letter(keys["dead_letter"], target.dead_letter);
   breaker(keys["breaker"], target.breaker);
   recycle(keys["recycle"], target.recycle);
+  accept(keys["accept"], target.content.accept);
+  decode(keys["decode"], target.content);
+  static constexpr std::string_view kCharsets[] = {"utf-8", "as-is"};
+  if (std::string word; choice(keys["charset"], word, kCharsets)) {
+    target.content.to_utf8 = word == "utf-8";
+  }
+  compress(keys["compress"], target.content);
+}
+
+// A group's list takes the place of what `defaults` says; an empty one is any.
+void Loader::accept(const Value& value, std::vector<std::string>& target) {
+  if (!value || !is_list(value, "a list of content types")) return;
+  const std::string what = "a content type, such as application/json or text/*";
+  const std::size_t before = loaded_.errors.size();
+  std::vector<std::string> types;
+  for (std::size_t i = 0; i < value.node->items.size(); ++i) {
+    const Value entry = item(value, i);
+    if (entry.node->refused) continue;
+    std::string type;
+    if (!text(entry, type, what)) continue;
+    if (is_media_range(type)) {
+      types.push_back(std::move(type));
+    } else {
+      expected(entry, what);
+    }
+  }
+  if (loaded_.errors.size() == before) target = std::move(types);
+}
+
+void Loader::decode(const Value& value, ContentSettings& target) {
+  if (!value) return;
+  if (value.is(YamlType::boolean)) return boolean(value, target.decode);
+  if (!value.is(YamlType::map)) {
+    return expected(value, "true, false, or a map of " + list_of(kDecodeKeys, " and "));
+  }
+  const Map keys = map(value, kDecodeKeys);
+  target.decode = true;
+  size(keys["max_size"], target.max_decoded_bytes, kBodyRange);
+}
+
+// What the file says is judged where it is used, by a worker: it is foreign to this process.
+void Loader::validate(const Value& value, ContentSettings& target, GroupPlaces& places) {
+  if (!value) return;
+  std::string path;
+  if (!text(value, path, "the path of a JSON Schema")) return;
+  if (path.empty()) return expected(value, "the path of a JSON Schema");
+  places.schema = {file_, value.node->line, value.node->column};
+  path = resolve(path);
+  struct stat status {};
+  auto content = read_small_file(value, path, kMaxSchemaBytes, "a JSON Schema", status);
+  if (!content) return;
+  if (content->empty()) {
+    return error(value, "'" + shown(path) + "': expected a JSON Schema, found an empty file");
+  }
+  if (first_invalid_utf8(*content) != std::string::npos) {
+    return error(value, "'" + shown(path) + "': expected UTF-8, found other bytes");
+  }
+  target.schema = std::move(*content);
+  target.schema_file = std::move(path);
+}
+
+void Loader::compress(const Value& value, ContentSettings& target) {
+  if (!value) return;
+  static constexpr std::string_view kEncodings[] = {"none", "gzip", "bzip2", "xz", "zstd"};
+  std::string word = target.compress.empty() ? "none" : target.compress;
+  if (value.is(YamlType::text)) {
+    choice(value, word, kEncodings);
+  } else if (value.is(YamlType::map)) {
+    const Map keys = map(value, kCompressKeys);
+    if (keys.has("encoding")) {
+      choice(keys["encoding"], word, kEncodings);
+    } else if (word == "none") {
+      error(value, "expected 'encoding', found none");
+    }
+    size(keys["min_size"], target.compress_min_bytes, kCompressRange);
+  } else {
+    return expected(value,
+                    list_of(kEncodings) + ", or a map of " + list_of(kCompressKeys, " and "));
+  }
+  target.compress = word == "none" ? "" : word;
 }
 
 void Loader::workers(const Value& value, GroupSettings& target) {
@@ -1259,6 +1371,10 @@ void Loader::group(const std::string& group_name, const Value& value) {
     duration(batch["wait"], settings.batch_wait, kWaitRange);
   }
   duration(keys["flush_interval"], settings.flush_interval, kWaitRange);
+  validate(keys["validate"], settings.content, places);
+  if (settings.content.max_decoded_bytes == 0) {
+    settings.content.max_decoded_bytes = settings.max_body_bytes;
+  }
   QueueDefaults base;
   base.prefetch = prefetch_default_;
   queue_keys(keys, base);

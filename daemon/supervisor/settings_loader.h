@@ -33,6 +33,7 @@ struct ConfigPlace {
 
 struct GroupPlaces {
   ConfigPlace handler;
+  ConfigPlace schema;                // of `validate`, where that is
   std::vector<ConfigPlace> options;  // one for each of GroupSettings::options
 };
 

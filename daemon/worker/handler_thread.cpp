@@ -29,7 +29,7 @@ std::uint64_t sequence_of(const Inbox::Lease& lease) {
 
 HandlerThread::HandlerThread(const WorkerSettings& settings, const Plugin& plugin,
                              std::uint32_t thread_index, WorkerBoard& board, LinkWriter& link,
-                             Inbox& inbox, HeldMessages& held)
+                             Inbox& inbox, HeldMessages& held, const Schema* schema)
     : settings_(settings),
       plugin_(plugin),
       thread_index_(thread_index),
@@ -40,6 +40,7 @@ HandlerThread::HandlerThread(const WorkerSettings& settings, const Plugin& plugi
       held_(held),
       host_(settings, plugin, thread_index, board, link, held) {
   slot_.tid.store(::gettid(), std::memory_order_relaxed);
+  if (prepares(settings.content)) content_.emplace(settings.content, schema);
   if (settings.measures_memory) memory_.emplace();
 }
 
@@ -66,7 +67,7 @@ void HandlerThread::run() {
 }
 
 void HandlerThread::handle() {
-  const std::size_t count = leases_.size();
+  std::size_t count = leases_.size();
   if (count == 0) return;
   const std::uint64_t first = sequence_of(leases_.front());
   const std::uint64_t last = sequence_of(leases_.back());
@@ -94,7 +95,8 @@ void HandlerThread::handle() {
     record.thread = thread_index_;
   }
   call_begins(started);
-  call_handler(count);
+  if (content_) count = prepare(count);
+  if (count > 0) call_handler(count);
   const std::uint64_t ended = monotonic_ns();
   slot_.started_ns.store(0, std::memory_order_relaxed);
   // Before the outcomes: who reads those sees it.
@@ -103,7 +105,7 @@ void HandlerThread::handle() {
     measure_due_ns_ = ended + kMeasureEveryNs;
   }
 
-  const std::uint64_t duration = (ended - started) / count;
+  const std::uint64_t duration = (ended - started) / std::max<std::size_t>(count, 1);
   for (std::size_t i = 0; i < count; ++i) {
     MessageRecord& record = *records_[i];
     const lope_outcome outcome = outcomes_[i];
@@ -117,6 +119,7 @@ void HandlerThread::handle() {
     held_.take_effects(record);
     const std::uint32_t flags = send_before_outcome(record, outcome, link_);
     asleep |= push_outcome(board_, record.sequence, outcome, duration, flags);
+    record.own_body.drop_large();
     inbox_.release(record.lease);
   }
   slot_.sequence.store(0, std::memory_order_release);
@@ -128,6 +131,28 @@ void HandlerThread::handle() {
     link_.wake();
   }
   if (flush_is_due) flush(LOPE_FLUSH_INTERVAL);
+}
+
+// What no handler may see is told of at once, and out of the call. Returns how many are left, at
+// the front.
+std::size_t HandlerThread::prepare(std::size_t count) {
+  std::size_t fit = 0;
+  for (std::size_t i = 0; i < count; ++i) {
+    MessageRecord& record = *records_[i];
+    const CrashMessage crash_message(record.view[TextProperty::message_id]);
+    const auto refused = content_->prepare(record);
+    if (!refused) {
+      std::swap(records_[fit++], records_[i]);
+      continue;
+    }
+    link_.send_explanation(record.sequence, kByPolicy, refused->reason);
+    const auto why = static_cast<lope_outcome>(refused->why);
+    const std::uint64_t duration = monotonic_ns() - record.started_ns;
+    if (push_outcome(board_, record.sequence, why, duration, kRefused | kExplained)) link_.wake();
+    record.own_body.drop_large();
+    inbox_.release(record.lease);
+  }
+  return fit;
 }
 
 // Alive first: a consumer that sees the call does not see an older call's sign of life with it.

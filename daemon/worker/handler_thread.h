@@ -6,6 +6,7 @@
 #include <optional>
 #include <vector>
 
+#include "worker/content.h"
 #include "worker/host.h"
 #include "worker/inbox.h"
 #include "worker/memory.h"
@@ -16,7 +17,8 @@ namespace lope::worker {
 class HandlerThread {
  public:
   HandlerThread(const WorkerSettings& settings, const Plugin& plugin, std::uint32_t thread_index,
-                WorkerBoard& board, LinkWriter& link, Inbox& inbox, HeldMessages& held);
+                WorkerBoard& board, LinkWriter& link, Inbox& inbox, HeldMessages& held,
+                const Schema* schema = nullptr);
 
   struct Created {
     lope_status status = LOPE_OK;
@@ -31,6 +33,7 @@ class HandlerThread {
  private:
   // The deliveries in leases_.
   void handle();
+  std::size_t prepare(std::size_t count);
   void call_begins(std::uint64_t now);
   void call_handler(std::size_t count);
   // The frame in leases_.
@@ -49,6 +52,7 @@ class HandlerThread {
   HeldMessages& held_;
   Host host_;
   lope_handler* instance_ = nullptr;
+  std::optional<Content> content_;        // when there is anything to be done with what comes
   std::optional<ResidentMemory> memory_;  // when it is to be measured
   std::uint64_t measure_due_ns_ = 0;
   std::uint64_t flush_due_ns_ = 0;  // CLOCK_MONOTONIC; 0: nothing to flush

@@ -10,8 +10,6 @@ namespace lope::worker {
 
 namespace {
 
-// The memory for publications that a record keeps from one message to the next.
-constexpr std::size_t kKeptPublications = 64 * 1024;
 // How often the consumer is told that one message is kept alive.
 constexpr std::uint64_t kKeepAliveInterval = 10'000'000;  // ns
 
@@ -69,8 +67,7 @@ void MessageRecord::take(const Inbox::Lease& from) {
 
 void MessageRecord::drop_publications() {
   publication_count = 0;
-  publications.clear();
-  if (publications.capacity() > kKeptPublications) publications.release();
+  publications.drop_large();
 }
 
 void MessageRecord::add_effects(const MessageRecord& from) {
@@ -260,6 +257,7 @@ void HeldMessages::report(MessageRecord& record, lope_outcome outcome) {
 
 void HeldMessages::put_away(std::unique_ptr<MessageRecord> record) {
   inbox_.release(record->lease);
+  record->own_body.drop_large();
   record->drop_publications();
   spare_.push_back(std::move(record));
 }

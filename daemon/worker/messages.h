@@ -35,6 +35,9 @@ struct MessageRecord {
   // Whole publish frames, sent if the message is acked; kept between messages for their memory.
   ByteBuffer publications;
   std::uint32_t publication_count = 0;
+  // What its handler sees in the place of what came; kept between messages for their memory.
+  ByteBuffer own_body;
+  std::string own_content_type;
   Inbox::Lease lease;
 
   // What is to be known of delivery `sequence_`, and nothing done about it yet.

@@ -11,6 +11,7 @@
 #include <cstdlib>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <system_error>
 #include <thread>
 #include <utility>
@@ -18,6 +19,7 @@
 
 #include "common/exit_code.h"
 #include "common/json.h"
+#include "common/schema.h"
 #include "common/spawn.h"
 #include "worker/crash_report.h"
 #include "worker/handler_thread.h"
@@ -130,6 +132,13 @@ int run_worker() {
     file->copy =
         std::exchange(file->path, settings->handlers_dir + "/" + settings->handler + ".so");
   }
+  std::optional<Schema> schema;
+  if (!settings->content.schema.empty()) {
+    enter(WorkerStage::compiling);
+    auto compiled = Schema::compile(settings->content.schema);
+    if (!compiled) return refuse("'" + settings->content.schema_file + "': " + compiled.error());
+    schema = std::move(*compiled);
+  }
   enter(WorkerStage::loading);
   const auto plugin = load_plugin(*file);
   if (!plugin) return refuse(plugin.error());
@@ -141,7 +150,8 @@ int run_worker() {
   static auto& held = *new HeldMessages(**board, link, inbox, settings->threads);
   StartGate gate(settings->threads);
   const auto live = [&](std::uint32_t index) {
-    HandlerThread thread(*settings, *plugin, index, **board, link, inbox, held);
+    HandlerThread thread(*settings, *plugin, index, **board, link, inbox, held,
+                         schema ? &*schema : nullptr);
     const HandlerThread::Created created = thread.create();
     if (gate.arrive(created)) {
       if (index == 0) {
