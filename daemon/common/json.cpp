@@ -437,6 +437,11 @@ void members(Io& io, T& settings) {
     io("handed_back", settings.handed_back);
     io("undeliverable", settings.undeliverable);
     io("connections", settings.connections);
+    io("journal_sent", settings.journal_sent);
+    io("journal_confirmed", settings.journal_confirmed);
+    io("journal_dropped", settings.journal_dropped);
+    io("spans_sent", settings.spans_sent);
+    io("spans_dropped", settings.spans_dropped);
     io("last_failure", settings.last_failure);
     io("last_failure_s", settings.last_failure_s);
   } else if constexpr (Is<T, MonitorStatus>) {

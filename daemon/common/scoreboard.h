@@ -183,6 +183,12 @@ struct GroupBoard {
   std::atomic<std::uint64_t> worker_deaths;
   std::atomic<std::uint64_t> recycled;     // workers that were replaced for `recycle`
   std::atomic<std::uint64_t> connections;  // opened so far
+  // Events of the journal: put on the connection, confirmed of them, and given up.
+  std::atomic<std::uint64_t> journal_sent;
+  std::atomic<std::uint64_t> journal_confirmed;
+  std::atomic<std::uint64_t> journal_dropped;
+  std::atomic<std::uint64_t> spans_sent;     // that the collector has taken
+  std::atomic<std::uint64_t> spans_dropped;  // and those that it never got
   // What is here now, as of the latest turn.
   std::atomic<std::uint64_t> running;      // with workers
   std::atomic<std::uint64_t> held;         // of them, those that handlers keep

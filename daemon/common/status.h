@@ -56,6 +56,8 @@ struct GroupStatus {
   std::uint64_t published = 0, crashes = 0, timeouts = 0, worker_deaths = 0, pauses = 0;
   std::uint64_t recycled = 0;  // workers
   std::uint64_t handed_back = 0, undeliverable = 0, connections = 0;
+  std::uint64_t journal_sent = 0, journal_confirmed = 0, journal_dropped = 0;  // events
+  std::uint64_t spans_sent = 0, spans_dropped = 0;
   std::string last_failure;   // of a message or a worker; empty: none
   double last_failure_s = 0;  // how long ago
 };

@@ -71,6 +71,44 @@ std::size_t edit_distance(std::string_view a, std::string_view b) {
 
 }  // namespace
 
+void append_json_text(std::string& out, std::string_view text) {
+  out += '"';
+  std::size_t plain = 0;  // up to here it is copied
+  const auto copy_to = [&](std::size_t end) { out.append(text, plain, end - plain); };
+  for (std::size_t i = 0; i < text.size();) {
+    const auto byte = static_cast<unsigned char>(text[i]);
+    if (byte >= 0x20 && byte < 0x7F && byte != '"' && byte != '\\') {
+      ++i;
+      continue;
+    }
+    const std::size_t length = byte < 0x80 ? 1 : utf8_sequence_length(text.substr(i));
+    if (length > 1) {
+      i += length;
+      continue;
+    }
+    copy_to(i);
+    plain = ++i;
+    switch (byte) {
+      case '"': out += "\\\""; break;
+      case '\\': out += "\\\\"; break;
+      case '\n': out += "\\n"; break;
+      case '\r': out += "\\r"; break;
+      case '\t': out += "\\t"; break;
+      default:
+        if (length == 0) {
+          out += "\xEF\xBF\xBD";
+        } else {
+          constexpr char kHex[] = "0123456789abcdef";
+          out += "\\u00";
+          out += kHex[byte >> 4];
+          out += kHex[byte & 0x0F];
+        }
+    }
+  }
+  copy_to(text.size());
+  out += '"';
+}
+
 std::size_t utf8_sequence_length(std::string_view text) {
   if (text.empty()) return 0;
   const auto byte = [&](std::size_t i) { return static_cast<unsigned char>(text[i]); };

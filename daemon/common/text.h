@@ -17,6 +17,9 @@ std::string escape(std::string_view text, std::size_t limit = 1024);
 // obeys only the other characters.
 std::string harmless(std::string_view text);
 
+// `text` as a JSON string, in quotes, at the end of `out`. Bytes that are no UTF-8 become U+FFFD.
+void append_json_text(std::string& out, std::string_view text);
+
 // The length of the well-formed UTF-8 sequence that `text` starts with; 0 when it is none.
 std::size_t utf8_sequence_length(std::string_view text);
 // Where `text` stops being UTF-8; npos when it is all of it.

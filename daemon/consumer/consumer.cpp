@@ -199,10 +199,16 @@ Result<void> Consumer::set_up() {
     return steps_for(need, settings_.delays, settings_.group.dead_letter,
                      first.declare && first.declaration.type == "quorum");
   };
+  auto witness = Witness::create(*loop_, settings_, host_, board_, [this] {
+    return HandlerName{pool_->handler_name(), pool_->handler_version()};
+  });
+  if (!witness) return Error{witness.error()};
+  witness_ = std::move(*witness);
   auto publisher = Publisher::create(*loop_, settings_.broker, connection_name + " publishing",
                                      settings_.group.name, std::move(publisher_events));
   if (!publisher) return Error{publisher.error()};
   publisher_ = std::move(*publisher);
+  if (witness_) publisher_->carry(witness_->lane());
 
   WorkerPool::Events pool_events;
   pool_events.on_outcome = [this](WorkerProcess::Outcome& outcome) { on_outcome(outcome); };
@@ -409,6 +415,7 @@ bool Consumer::turn() {
   if (!waiting_.empty() || !suspects_.empty()) hand_out();
   ask_flush_when_full();
   hand_back_delayed_that_are_due();  // arms the timer too, also for what was collected just now
+  if (witness_) witness_->tend(turn_began_);
   publisher_->flush();
   // What is finished is settled together with what is about to be, or what a body that is about to
   // be complete will bring.
@@ -499,6 +506,10 @@ bool Consumer::keep_body(std::uint16_t queue, const IncomingDelivery& incoming) 
                                 {"expected_at_most", settings_.group.max_body_bytes},
                                 {"found", incoming.body_size}});
   if (!settings_.group.auto_ack && !dead_letters_by_broker(queue)) return true;
+  if (witness_) {
+    witness_->refused_unread(queue, incoming.view, incoming.body_size, dead_code::kTooLarge,
+                             "its body is larger than max_body");
+  }
   add(board_.rejected);
   return false;
 }
@@ -542,6 +553,7 @@ char* Consumer::on_delivery(std::uint16_t queue, std::uint64_t epoch,
     board_.queued.add((now_ms - std::min(now_ms, since_ms)) * 1'000'000);
   }
   view[TextProperty::queue] = settings_.group.queues[queue].name;
+  if (witness_) witness_->arrives(delivery, view);
   receiving_[queue] = &delivery;
   if (tracer_.active()) tracer_.begin(delivery, view);
   delivery.body_size = incoming.body_size;
@@ -559,6 +571,7 @@ void Consumer::on_complete(std::uint16_t queue) {
     return;
   }
   ++completed_in_turn_;
+  if (witness_) witness_->received(delivery);
   if (is_refused(delivery)) return;
   admit(delivery);
 }
@@ -703,6 +716,7 @@ bool Consumer::batch_is_due() const {
 }
 
 void Consumer::given_to_worker(Delivery& delivery) {
+  delivery.began = turn_began_;  // or a little later, as its outcome will tell
   if (tracer_.active()) {
     tracer_.step(delivery, "given to worker " + std::to_string(delivery.worker));
   }
@@ -766,6 +780,9 @@ bool Consumer::drop_if_stale(Delivery& delivery) {
             {"delivery_tag", delivery.tag},
             {"message_id", message_id(delivery)},
             {"reason", "its channel is gone: the message may be handled twice"}});
+  if (witness_) {
+    witness_->handled(delivery, {.outcome = "lost", .reason = "its channel is gone"});
+  }
   release(delivery);
   return true;
 }
@@ -781,6 +798,7 @@ void Consumer::on_outcome(WorkerProcess::Outcome& outcome) {
                                std::to_string(outcome.duration_ns / 1000) + " us inside");
   }
   if (!outcome.settled && !outcome.refused) board_.handling.add(outcome.duration_ns);
+  if (witness_) witness_->ran(delivery, outcome.duration_ns, outcome.held, outcome.settled);
   if (outcome.held) {
     ++held_[delivery.queue];
     delivery.alive = turn_began_;
@@ -824,6 +842,7 @@ void Consumer::on_outcome(WorkerProcess::Outcome& outcome) {
 // Its handler said ACK, and all that was published for it is confirmed.
 void Consumer::done(Delivery& delivery) {
   count_outcome(false);
+  if (witness_) witness_->handled(delivery, {.outcome = "ack", .crashes = delivery.crashes});
   settle(delivery, Verdict::ack);
 }
 
@@ -851,10 +870,12 @@ void Consumer::on_death(WorkerProcess::Remains& remains, const std::string& how)
       suspect(*delivery, how);
     } else if (late) {
       add(board_.timeouts);
-      retry(*delivery, {remains.ended});
+      if (witness_) witness_->ended(*delivery);
+      retry(*delivery, {.reason = remains.ended, .outcome = "timeout"});
     } else {
       add(board_.crashes);
-      retry(*delivery, {"its worker died: " + how, true});
+      if (witness_) witness_->ended(*delivery);
+      retry(*delivery, {.reason = "its worker died: " + how, .crashed = true, .outcome = "crash"});
     }
   }
   put_back(std::move(remains.waiting));
@@ -919,7 +940,17 @@ Author Consumer::author() const {
 void Consumer::retry(Delivery& delivery, const Failure& failure) {
   count_outcome(true);
   note(failure.reason);
+  const auto tell = [&](std::string_view outcome, std::uint32_t crashes,
+                        const RetryDecision& decision) {
+    if (!witness_) return;
+    witness_->handled(delivery, {.outcome = outcome,
+                                 .reason = failure.reason,
+                                 .code = decision.dead_code,
+                                 .crashes = crashes,
+                                 .delay = decision.delay});
+  };
   if (delivery.settled) {
+    tell(failure.outcome, delivery.crashes, {});
     log_message(LogLevel::warn, "message given up (auto_ack)", delivery, failure.reason);
     release(delivery);
     return;
@@ -928,7 +959,9 @@ void Consumer::retry(Delivery& delivery, const Failure& failure) {
   const RetryDecision decision =
       decide_retry(settings_.group.retry, settings_.group.crashes,
                    {delivery.attempt, crashes, failure.crashed, failure.asked}, random_fraction());
-  if (!decision.dead_code.empty()) {
+  const bool dead = !decision.dead_code.empty();
+  tell(dead && failure.outcome == "retry" ? "dead" : failure.outcome, crashes, decision);
+  if (dead) {
     dead_letter(delivery, {decision.dead_code, failure.reason, delivery.attempt, crashes});
     return;
   }
@@ -1013,6 +1046,12 @@ void Consumer::dead_letter(Delivery& delivery, const DeadLetter& letter) {
   const bool parking = settings_.group.dead_letter.to == DeadLetterSettings::To::automatic;
   const std::string& queue = settings_.group.queues[delivery.queue].name;
   note(letter.reason);
+  if (witness_) {
+    witness_->handled(delivery, {.outcome = letter.code == dead_code::kRejected ? "reject" : "dead",
+                                 .reason = letter.reason,
+                                 .code = letter.code,
+                                 .crashes = letter.crashes});
+  }
   if (tracer_.active()) {
     tracer_.step(delivery, "a dead letter, " + std::string(letter.code) + ": " + letter.reason);
   }
@@ -1060,6 +1099,7 @@ void Consumer::publish_for(Delivery& delivery, std::vector<std::string> publicat
       return;
     }
     (*outbound)->cause = cause;
+    if (witness_) witness_->publishes(delivery, **outbound);
     publisher_->publish(std::move(*outbound));
     if (table_.find(cause) == nullptr) return;  // one of them has failed at once
   }
@@ -1071,6 +1111,7 @@ void Consumer::publish_copy(Delivery& delivery, std::unique_ptr<Outbound> copy) 
   delivery.worker = -1;
   delivery.unconfirmed = 1;
   copy->cause = table_.new_sequence(delivery);
+  if (witness_) witness_->publishes(delivery, *copy);
   publisher_->publish(std::move(copy));
 }
 
@@ -1078,6 +1119,11 @@ void Consumer::on_fate(std::unique_ptr<Outbound> outbound, Fate fate, const std:
   Delivery* const delivery = table_.find(outbound->cause);
   if (delivery == nullptr || delivery->state != Delivery::State::publishing) return;
   const auto kind = static_cast<CopyKind>(outbound->kind);
+  if (witness_) {
+    std::string said = to_string(fate);
+    if (!reason.empty()) said += ": " + reason;
+    witness_->published(*delivery, *outbound, said);
+  }
   if (fate == Fate::confirmed) {
     add(kind == CopyKind::publication ? board_.published
         : kind == CopyKind::retry     ? board_.copied
@@ -1268,10 +1314,12 @@ void Consumer::take_from_handler(Delivery& held, const std::string& reason) {
   no_longer_held(held);
   if (drop_if_stale(held)) return;
   add(board_.timeouts);
-  retry(held, {reason});
+  if (witness_) witness_->ended(held);
+  retry(held, {.reason = reason, .outcome = "timeout"});
 }
 
 void Consumer::release(Delivery& delivery) {
+  if (witness_) witness_->over(delivery);
   tracer_.end(delivery);
   table_.free(delivery);
 }
@@ -1279,6 +1327,7 @@ void Consumer::release(Delivery& delivery) {
 void Consumer::settle(Delivery& delivery, Verdict verdict) {
   tracer_.step(delivery, to_string(verdict));
   const bool finished = verdict == Verdict::ack || verdict == Verdict::reject;
+  if (witness_ && finished) witness_->handled(delivery, {.outcome = "skipped"});
   if (finished && phase_ != Phase::running) add(board_.finished_in_drain);
   if (!delivery.settled) {
     session_->finish(delivery.queue, delivery.tag, verdict);
@@ -1395,6 +1444,11 @@ void Consumer::advance_drain() {
 
   if (phase_ == Phase::draining && session_->cancelled() && pool_->in_flight() == 0 &&
       (publishing_ == 0 || overtime_) && session_->flushed()) {
+    if (witness_ && !overtime_ && !witness_->finish(Clock::now())) {
+      publisher_->flush();
+      if (!witness_->finish(Clock::now())) return;
+    }
+    if (witness_) witness_->abandon();
     session_->close(deadline_);
     if (overtime_) {
       publisher_->abandon();
@@ -1459,6 +1513,7 @@ void Consumer::stop_now() {
   pool_->kill_all();
   session_->abandon();
   publisher_->abandon();
+  if (witness_) witness_->abandon();
   // Only to reap them, and to end what they leave behind.
   phase_ = Phase::ending;
   overtime_ = true;

@@ -19,6 +19,7 @@
 #include "consumer/publisher.h"
 #include "consumer/session.h"
 #include "consumer/tracer.h"
+#include "consumer/witness.h"
 #include "consumer/worker_pool.h"
 
 namespace lope::consumer {
@@ -80,6 +81,7 @@ class Consumer {
     std::string reason;
     bool crashed = false;
     std::optional<std::chrono::milliseconds> asked = {};  // the handler's word on the delay
+    std::string_view outcome = "retry";                   // as the journal calls it
   };
   void retry(Delivery& delivery, const Failure& failure);
   void count_outcome(bool failed);
@@ -139,6 +141,7 @@ class Consumer {
   DeliveryTable table_;
   std::unique_ptr<Session> session_;
   std::unique_ptr<WorkerPool> pool_;
+  std::unique_ptr<Witness> witness_;  // before the publisher, which knows its lane; may be none
   std::unique_ptr<Publisher> publisher_;
   const std::string host_;
   Phase phase_ = Phase::running;

@@ -20,6 +20,10 @@ constexpr std::string_view kDeadLettersThere = "dead letters there";
 constexpr std::string_view kParking = "parking ";
 constexpr std::string_view kQueueThere = "queue ";
 
+// With a trace that begins here no state of another goes along.
+constexpr auto kOfATripAndState = header::joined(header::kOfATrip, std::array{kTraceState});
+constexpr auto kOfTheLivingAndState = header::joined(header::kOfTheLiving, std::array{kTraceState});
+
 std::int64_t to_signed(std::uint64_t value) { return static_cast<std::int64_t>(value); }
 
 void add(AmqpTable& headers, std::string_view name, AmqpValue value) {
@@ -56,10 +60,26 @@ void send_to_parking(Outbound& outbound, const std::string& queue) {
   send_to(outbound, {}, parking_queue(queue));
 }
 
+// What Lope has given the delivery, the next attempt and the dead letter have too: the id that a
+// message without one goes by, and the trace that it has begun.
+void keep_given(AmqpTable& headers, const Delivery& delivery, const DeliveryView& view) {
+  const bool unnamed = view[TextProperty::message_id].empty();
+  if (!unnamed && !delivery.trace.began) return;
+  std::string_view left = view.headers;
+  while (const auto header = next_header(left)) {
+    if (header->kind != HeaderKind::text) continue;
+    if ((unnamed && header->name == header::kId) ||
+        (delivery.trace.began && header->name == kTraceParent)) {
+      add(headers, header->name, {std::string(header->value)});
+    }
+  }
+}
+
 void send_by_ladder(Outbound& outbound, const DelaySettings& delays,
                     std::chrono::milliseconds delay, const Trip& trip) {
   add_trip(outbound.publication.headers, trip);
   LadderEntry entry = ladder_entry(delays.prefix, delay);
+  outbound.delay = delay;
   outbound.need = kLadder;
   outbound.need += std::to_string(entry.level);
   send_to(outbound, std::move(entry.exchange), std::move(entry.routing_key));
@@ -93,6 +113,25 @@ bool make_smaller(AmqpTable& headers, CopyKind kind) {
 }
 
 }  // namespace
+
+std::string_view kind_of(const Outbound& outbound) {
+  switch (static_cast<CopyKind>(outbound.kind)) {
+    case CopyKind::publication: return "publication";
+    case CopyKind::retry: return "retry";
+    default: return "dead_letter";
+  }
+}
+
+Destination destination_of(const Outbound& outbound) {
+  Destination to{outbound.publication.exchange, outbound.publication.routing_key};
+  if (outbound.delay.count() <= 0) return to;
+  for (const AmqpEntry& entry : outbound.publication.headers) {
+    const auto* const text = std::get_if<std::string>(&entry.second.value);
+    if (text != nullptr && entry.first == header::kToExchange) to.exchange = *text;
+    if (text != nullptr && entry.first == header::kToKey) to.routing_key = *text;
+  }
+  return to;
+}
 
 Result<std::unique_ptr<Outbound>> publication_for(const DelaySettings& delays,
                                                   std::string payload) {
@@ -179,6 +218,7 @@ AmqpTable retry_headers(const Delivery& delivery, const DeliveryView& view, cons
     add(headers, header::kExpires, {to_signed(delivery.expires_ms)});
   }
   add(headers, header::kHistory, {history(known, attempt)});
+  keep_given(headers, delivery, view);
   return headers;
 }
 
@@ -192,6 +232,7 @@ std::unique_ptr<Outbound> retry_copy(const DelaySettings& delays, const Delivery
   publication.headers = retry_headers(
       delivery, view, decode_headers(publication.copied, header::kHistory), crashes, attempt);
   publication.without = header::kOfATrip;
+  if (delivery.trace.began) publication.without = kOfATripAndState;
   if (delay.count() <= 0) {
     send_to(*outbound, {}, queue);
   } else {
@@ -238,7 +279,9 @@ std::unique_ptr<Outbound> dead_letter_copy(const DeadLetterSettings& settings, b
   } else if (!known.empty()) {  // this one was not begun
     headers.push_back(known.front());
   }
+  keep_given(headers, delivery, view);
   publication.without = header::kOfTheLiving;
+  if (delivery.trace.began) publication.without = kOfTheLivingAndState;
   if (parking) {
     send_to_parking(*outbound, queue);
     return outbound;

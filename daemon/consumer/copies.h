@@ -20,6 +20,14 @@ namespace lope::consumer {
 // Outbound::kind.
 enum class CopyKind : int { publication, retry, dead_letter, parking, due, again, undeliverable };
 
+// To those who are told of it: "publication", "retry", "dead_letter", and where it goes in the end,
+// from the delay ladder too. Views of `outbound`.
+std::string_view kind_of(const Outbound& outbound);
+struct Destination {
+  std::string_view exchange, routing_key;
+};
+Destination destination_of(const Outbound& outbound);
+
 // What earlier attempts have left in the headers of `view`, which has no queue and no body yet. The
 // handler sees where the message was first published to, wherever it has been since. Returns since
 // when it is in its queue; see in_queue_since_ms().

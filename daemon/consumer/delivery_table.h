@@ -10,6 +10,7 @@
 #include "common/clock.h"
 #include "common/link.h"
 #include "consumer/body_store.h"
+#include "consumer/trace_context.h"
 
 namespace lope::consumer {
 
@@ -39,6 +40,12 @@ struct Delivery {
   TimePoint due;               // while delayed
   TimePoint arrived;
   TimePoint alive;  // while held: since then its timeout runs
+  // For the journal and for spans: when its handler began and ended, as far as that is known, and
+  // what has been told of it.
+  TimePoint began{}, ended{};
+  enum class Told : std::uint8_t { nothing, received, handled };
+  Told told = Told::nothing;
+  DeliveryTrace trace;
   bool redelivered = false;
   bool alone = false;             // a suspect: no other with it in its worker
   bool late = false;              // inside a call that was ended for its timeout

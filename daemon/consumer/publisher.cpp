@@ -30,6 +30,9 @@ constexpr std::size_t kMostRemembered = 1000;
 constexpr ChannelNumber kMain = 1;
 constexpr ChannelNumber kSearch = 2;
 constexpr ChannelNumber kCareful = 3;
+constexpr ChannelNumber kJournal = 4;
+// The journal is sent behind all else, but not only when there is nothing else.
+constexpr std::size_t kJournalAhead = kOutputAhead + 64 * 1024;
 
 // In Publisher::missing_: an exchange that has refused a publication without a need, or with one.
 std::string refused_key(const Outbound& outbound) {
@@ -147,6 +150,7 @@ void Publisher::connection_lost(const std::string& reason) {
   take_unconfirmed(main_, unconfirmed);
   reset_lane(main_);
   reset_lane(careful_);
+  if (journal_ != nullptr) journal_->on_connection_lost();
   search_.state = Search::State::down;
   search_.asked = false;
   search_.sent = search_.answered = 0;
@@ -352,11 +356,13 @@ void Publisher::conclude(std::unique_ptr<Outbound> outbound, Fate fate, const st
 }
 
 void Publisher::flush() {
+  if (journal_ != nullptr && journal_->has_work() && state_ == State::idle && !ending_) connect();
   if (connection_ == nullptr) return;
   if (state_ == State::connected && blocked_.empty()) {
     send_suspects();
     send_ready();
     send_search();
+    if (journal_ != nullptr) journal_->send(*connection_, kJournal, kJournalAhead);
   }
   if (state_ == State::closing && !close_sent_ && connection_->writable()) {
     close_sent_ = true;
@@ -503,6 +509,10 @@ void Publisher::on_ok(ChannelNumber number, Reply reply, std::string_view) {
     }
     return;
   }
+  if (number == kJournal) {
+    journal_->on_ok(reply);
+    return;
+  }
   Lane* lane = lane_of(number);
   if (lane == nullptr) return;
   lane->asked = false;
@@ -522,6 +532,10 @@ void Publisher::on_channel_closed(ChannelNumber number, int code, std::string_vi
       need_failed(describe(search_.steps[std::min(search_.answered, search_.steps.size() - 1)]) +
                   ": " + reason);
     }
+    return;
+  }
+  if (number == kJournal) {
+    journal_->on_closed(reason);
     return;
   }
   Lane* lane = lane_of(number);
@@ -554,6 +568,11 @@ void Publisher::on_channel_closed(ChannelNumber number, int code, std::string_vi
 // In the order they were sent, so the first that fits is the one. Those that cannot be told from it
 // may be the one as well: where they go may depend on their headers.
 void Publisher::on_returned(const ReturnedPublication& publication) {
+  if (publication.channel == kJournal) {
+    journal_->on_returned(publication.message_id,
+                          std::to_string(publication.code) + " " + escape(publication.text));
+    return;
+  }
   Lane* lane = lane_of(publication.channel);
   if (lane == nullptr) return;
   bool found = false;
@@ -579,6 +598,10 @@ void Publisher::on_returned(const ReturnedPublication& publication) {
 }
 
 void Publisher::on_confirmed(ChannelNumber number, std::uint64_t tag, bool multiple, bool ack) {
+  if (number == kJournal) {
+    journal_->on_confirmed(tag, multiple, ack);
+    return;
+  }
   ++confirms_;
   Lane* lane = lane_of(number);
   if (lane == nullptr || tag < lane->first_tag ||

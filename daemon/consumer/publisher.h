@@ -23,6 +23,8 @@
 #include "common/settings.h"
 #include "consumer/connection.h"
 #include "consumer/connector.h"
+#include "consumer/journal_lane.h"
+#include "consumer/trace_context.h"
 
 namespace lope::consumer {
 
@@ -37,6 +39,8 @@ struct Outbound {
   std::string storage;
   std::string exchange, routing_key, expiration;  // for views of the publication, likewise
   std::string message_id;  // of the publication, wherever that has it from: a return names it
+  std::chrono::milliseconds delay{0};  // on the delay ladder; for those who are told of it
+  SpanId span{};                       // of its own span; zeros: it has none
 
  private:
   friend class Publisher;
@@ -79,6 +83,9 @@ class Publisher final : private ConnectionEvents {
   bool pump();
   // Sends as far as the socket takes it.
   void flush();
+
+  // Takes this along; it is there as long as we are.
+  void carry(JournalLane* journal) { journal_ = journal; }
 
   // Not yet confirmed.
   std::size_t pending_bytes() const { return pending_bytes_; }
@@ -172,6 +179,7 @@ class Publisher final : private ConnectionEvents {
   Lane main_;     // everything
   Lane careful_;  // suspects, one at a time
   Search search_;
+  JournalLane* journal_ = nullptr;
   std::set<std::string> there_;  // needs that are met
   struct Missing {
     TimePoint until;

@@ -49,6 +49,8 @@ inline constexpr std::string_view kDeadCrashes = "x-lope-dead-crashes";
 // Of what a handler publishes.
 inline constexpr std::string_view kParentId = "x-lope-parent-id";
 inline constexpr std::string_view kTraceId = "x-lope-trace-id";
+// Of a message that came without an id, where its way is told: the one that it goes by.
+inline constexpr std::string_view kId = "x-lope-id";
 // Not ours: when a broker with message_timestamp among its interceptors took the message.
 inline constexpr std::string_view kTimestampMs = "timestamp_in_ms";
 

@@ -131,6 +131,16 @@ constexpr Column kColumns[] = {
      "Pauses that the breaker made because nearly every message failed.", &GroupStatus::pauses},
     {"lope_connections_total", MetricType::Counter, "Connections to the broker that were opened.",
      &GroupStatus::connections},
+    {"lope_journal_events_sent_total", MetricType::Counter,
+     "Events of the journal that were sent to the broker.", &GroupStatus::journal_sent},
+    {"lope_journal_events_confirmed_total", MetricType::Counter,
+     "Of them, events that the broker has confirmed.", &GroupStatus::journal_confirmed},
+    {"lope_journal_events_dropped_total", MetricType::Counter,
+     "Events of the journal that were given up.", &GroupStatus::journal_dropped},
+    {"lope_spans_sent_total", MetricType::Counter, "Spans that the collector has taken.",
+     &GroupStatus::spans_sent},
+    {"lope_spans_dropped_total", MetricType::Counter, "Spans that were given up.",
+     &GroupStatus::spans_dropped},
 };
 
 void add_groups(Families& families, const DaemonStatus& status) {

@@ -334,6 +334,11 @@ void Group::Counts::add(const GroupBoard& board) {
   handed_back += value(board.handed_back);
   undeliverable += value(board.undeliverable);
   connections += value(board.connections);
+  journal_sent += value(board.journal_sent);
+  journal_confirmed += value(board.journal_confirmed);
+  journal_dropped += value(board.journal_dropped);
+  spans_sent += value(board.spans_sent);
+  spans_dropped += value(board.spans_dropped);
   handling.add(board.handling);
   queued.add(board.queued);
   for (std::size_t i = 0; i < board.metrics.size(); ++i) {
@@ -445,6 +450,11 @@ GroupStatus Group::status() const {
   status.handed_back = all.handed_back;
   status.undeliverable = all.undeliverable;
   status.connections = all.connections;
+  status.journal_sent = all.journal_sent;
+  status.journal_confirmed = all.journal_confirmed;
+  status.journal_dropped = all.journal_dropped;
+  status.spans_sent = all.spans_sent;
+  status.spans_dropped = all.spans_dropped;
   if (const std::uint64_t failed_ms = value(board.last_failure_ms); failed_ms != 0) {
     status.last_failure = board.last_failure.get();
     status.last_failure_s = seconds_since(failed_ms);

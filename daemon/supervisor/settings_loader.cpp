@@ -41,8 +41,9 @@ using std::chrono::milliseconds;
 // ---- Keys ----------------------------------------------------------------------------------
 
 constexpr std::string_view kFileKeys[] = {
-    "broker", "handlers_dir", "state_dir", "watch",    "shutdown_timeout", "ready_timeout", "log",
-    "delays", "control",      "monitor",   "defaults", "groups",           "include"};
+    "broker",        "handlers_dir", "state_dir", "watch",   "shutdown_timeout",
+    "ready_timeout", "log",          "delays",    "control", "monitor",
+    "journal",       "telemetry",    "defaults",  "groups",  "include"};
 constexpr std::string_view kIncludedKeys[] = {"groups"};
 constexpr std::string_view kBrokerKeys[] = {"url",
                                             "urls",
@@ -61,32 +62,35 @@ constexpr std::string_view kDefaultsKeys[] = {"prefetch", "workers",       "thre
                                               "max_body", "start_timeout", "timeout", "retry",
                                               "crashes",  "dead_letter",   "breaker", "recycle",
                                               "accept",   "decode",        "charset", "compress"};
-constexpr std::string_view kGroupKeys[] = {"queue",
-                                           "queues",
-                                           "handler",
-                                           "options",
-                                           "workers",
-                                           "threads",
-                                           "prefetch",
-                                           "consumer_tag",
-                                           "auto_ack",
-                                           "max_body",
-                                           "consumer_arguments",
-                                           "declare",
-                                           "start_timeout",
-                                           "batch",
-                                           "flush_interval",
-                                           "timeout",
-                                           "retry",
-                                           "crashes",
-                                           "dead_letter",
-                                           "breaker",
-                                           "recycle",
-                                           "accept",
-                                           "decode",
-                                           "charset",
-                                           "validate",
-                                           "compress"};
+constexpr std::string_view kGroupKeys[] = {
+    "queue",
+    "queues",
+    "handler",
+    "options",
+    "workers",
+    "threads",
+    "prefetch",
+    "consumer_tag",
+    "auto_ack",
+    "max_body",
+    "consumer_arguments",
+    "declare",
+    "start_timeout",
+    "batch",
+    "flush_interval",
+    "timeout",
+    "retry",
+    "crashes",
+    "dead_letter",
+    "breaker",
+    "recycle",
+    "accept",
+    "decode",
+    "charset",
+    "validate",
+    "compress",
+    "journal",
+};
 constexpr std::string_view kWorkersKeys[] = {"min", "max"};
 constexpr std::string_view kRecycleKeys[] = {"messages", "memory", "age"};
 constexpr std::string_view kBatchKeys[] = {"size", "wait"};
@@ -96,6 +100,11 @@ constexpr std::string_view kRetryKeys[] = {"attempts", "delay", "backoff", "max_
 constexpr std::string_view kDeadLetterKeys[] = {"exchange", "key", "queue", "declare", "type"};
 constexpr std::string_view kBreakerKeys[] = {"failures", "outcomes", "period", "pause",
                                              "max_pause"};
+constexpr std::string_view kJournalKeys[] = {"exchange", "key",     "confirm",
+                                             "bodies",   "headers", "secret_headers"};
+constexpr std::string_view kBodiesKeys[] = {"max"};
+constexpr std::string_view kTelemetryKeys[] = {"endpoint", "sample", "service_name", "headers",
+                                               "timeout"};
 constexpr std::string_view kQueueKeys[] = {"name", "prefetch", "consumer_tag", "consumer_arguments",
                                            "declare"};
 constexpr std::string_view kDeclareKeys[] = {"type",      "durable",   "exclusive", "auto_delete",
@@ -104,21 +113,38 @@ constexpr std::string_view kExchangeKeys[] = {"name",        "type",     "durabl
                                               "auto_delete", "internal", "arguments"};
 constexpr std::string_view kBindKeys[] = {"exchange", "key", "arguments"};
 
-constexpr KnownKeys kKnownKeys[] = {{"file", kFileKeys},       {"included file", kIncludedKeys},
-                                    {"broker", kBrokerKeys},   {"password", kPasswordKeys},
-                                    {"log", kLogKeys},         {"defaults", kDefaultsKeys},
-                                    {"group", kGroupKeys},     {"queue", kQueueKeys},
-                                    {"declare", kDeclareKeys}, {"exchange", kExchangeKeys},
-                                    {"bind", kBindKeys},       {"batch", kBatchKeys},
-                                    {"retry", kRetryKeys},     {"dead_letter", kDeadLetterKeys},
-                                    {"breaker", kBreakerKeys}, {"delays", kDelaysKeys},
-                                    {"control", kControlKeys}, {"monitor", kMonitorKeys},
-                                    {"recycle", kRecycleKeys}, {"workers", kWorkersKeys},
-                                    {"decode", kDecodeKeys},   {"compress", kCompressKeys}};
+constexpr KnownKeys kKnownKeys[] = {
+    {"file", kFileKeys},
+    {"included file", kIncludedKeys},
+    {"broker", kBrokerKeys},
+    {"password", kPasswordKeys},
+    {"log", kLogKeys},
+    {"defaults", kDefaultsKeys},
+    {"group", kGroupKeys},
+    {"queue", kQueueKeys},
+    {"declare", kDeclareKeys},
+    {"exchange", kExchangeKeys},
+    {"bind", kBindKeys},
+    {"batch", kBatchKeys},
+    {"retry", kRetryKeys},
+    {"dead_letter", kDeadLetterKeys},
+    {"breaker", kBreakerKeys},
+    {"delays", kDelaysKeys},
+    {"control", kControlKeys},
+    {"monitor", kMonitorKeys},
+    {"recycle", kRecycleKeys},
+    {"workers", kWorkersKeys},
+    {"decode", kDecodeKeys},
+    {"compress", kCompressKeys},
+    {"journal", kJournalKeys},
+    {"bodies", kBodiesKeys},
+    {"telemetry", kTelemetryKeys},
+};
 
 constexpr std::string_view kLaterBrokerKeys[] = {"tls"};
 constexpr std::string_view kLaterGroupKeys[] = {
-    "dedup", "min_interval", "journal", "order_by", "order", "rate", "consumer_timeout"};
+    "dedup", "min_interval", "order_by", "order", "rate", "consumer_timeout",
+};
 
 // ---- Limits --------------------------------------------------------------------------------
 
@@ -139,6 +165,7 @@ struct SizeRange {
 constexpr std::int64_t kLargestMessage = 512LL * 1024 * 1024;
 constexpr SizeRange kBodyRange{1, kLargestMessage, "from 1B to 512MiB"};
 constexpr SizeRange kCompressRange{0, kLargestMessage, "from 0B to 512MiB"};
+constexpr SizeRange kToldBodyRange{1, 1 << 20, "from 1B to 1MiB"};
 constexpr SizeRange kMessageRange{1000, kLargestMessage, "from 1kB to 512MiB"};
 
 struct NumberRange {
@@ -148,6 +175,7 @@ struct NumberRange {
 };
 constexpr NumberRange kBackoffRange{1, 100, "a number from 1 to 100"};
 constexpr NumberRange kJitterRange{0, 1, "a number from 0 to 1"};
+constexpr NumberRange kSampleRange{0, 1, "a number from 0 to 1"};
 constexpr NumberRange kFailuresRange{0, 1, "a number above 0 and at most 1", true};
 
 struct DurationRange {
@@ -170,6 +198,7 @@ constexpr DurationRange kMaxPauseRange{10ms, 24h, "from 10ms to 1d"};
 constexpr DurationRange kRelayRetryRange{1s, 24h, "from 1s to 1d"};
 constexpr SizeRange kRecycleMemoryRange{16 << 20, std::int64_t{1} << 40, "from 16MiB to 1024GiB"};
 constexpr DurationRange kRecycleAgeRange{1s, 8760h, "from 1s to 365d"};
+constexpr DurationRange kExportRange{100ms, 5min, "from 100ms to 5m"};
 constexpr DurationRange kGiveUpRange{0s, 720h, "from 0s to 30d"};
 
 // The broker looks at its consumer_timeout once in a while, and an ack takes its time.
@@ -318,6 +347,12 @@ class Loader {
   void delays(const Value& value);
   void control(const Value& value);
   void monitor(const Value& value);
+  void journal(const Value& value, JournalSettings& target);
+  void secret_headers(const Value& value, std::vector<std::string>& target);
+  void check_journal(const Value& value, GroupSettings& group);
+  void telemetry(const Value& value);
+  void request_headers(const Value& value,
+                       std::vector<std::pair<std::string, std::string>>& target);
   void defaults(const Value& value);
   void groups(const Value& value);
   void group(const std::string& name, const Value& value);
@@ -773,6 +808,8 @@ void Loader::file(const YamlNode& root) {
   delays(top["delays"]);
   control(top["control"]);
   monitor(top["monitor"]);
+  journal(top["journal"], group_defaults_.journal);
+  telemetry(top["telemetry"]);
   defaults(top["defaults"]);
   const Value own = top["groups"];
   groups(own);
@@ -1107,6 +1144,146 @@ void Loader::monitor(const Value& value) {
   loaded_.settings.monitor = *address;
 }
 
+// A group's adds to what is said for all.
+void Loader::journal(const Value& value, JournalSettings& target) {
+  if (!value) return;
+  if (value.is(YamlType::boolean) && !yaml_boolean(*value.node)) {
+    target.on = false;
+    return;
+  }
+  if (!value.is(YamlType::map)) {
+    return expected(value, "false, or a map of " + list_of(kJournalKeys, " and "));
+  }
+  const std::size_t before = loaded_.errors.size();
+  const Map keys = map(value, kJournalKeys);
+  JournalSettings settings = target;
+  const bool known = settings.on || !settings.exchange.empty() || !settings.routing_key.empty();
+  settings.on = true;
+  if (const Value exchange = keys["exchange"]) {
+    name(exchange, settings.exchange, "the name of an exchange", true);
+  } else if (!keys.has("exchange") && !known) {
+    error(value, "expected 'exchange', found none");
+  }
+  if (const Value key = keys["key"]) name(key, settings.routing_key, "a routing key", true);
+  boolean(keys["confirm"], settings.confirmed);
+  if (const Value bodies = keys["bodies"]) {
+    if (bodies.is(YamlType::boolean)) {
+      boolean(bodies, settings.bodies);
+    } else if (!bodies.is(YamlType::map)) {
+      expected(bodies, "true, false, or a map of max");
+    } else {
+      settings.bodies = true;
+      size(map(bodies, kBodiesKeys)["max"], settings.max_body_bytes, kToldBodyRange);
+    }
+  }
+  boolean(keys["headers"], settings.headers);
+  secret_headers(keys["secret_headers"], settings.secret_headers);
+  if (loaded_.errors.size() == before && settings.exchange.empty() &&
+      settings.routing_key.empty()) {
+    error(value,
+          "expected the name of a queue as 'key', since the exchange is the default one, "
+          "found none");
+  }
+  if (loaded_.errors.size() == before) target = std::move(settings);
+}
+
+void Loader::secret_headers(const Value& value, std::vector<std::string>& target) {
+  if (!value || !is_list(value, "a list of parts of names")) return;
+  std::vector<std::string> parts;
+  for (std::size_t i = 0; i < value.node->items.size(); ++i) {
+    const Value entry = item(value, i);
+    std::string part;
+    if (!entry.node->refused && name(entry, part, "a part of a header's name")) {
+      parts.push_back(std::move(part));
+    }
+  }
+  target = std::move(parts);
+}
+
+// Who handles the journal has none: each event would bring forth others.
+void Loader::check_journal(const Value& value, GroupSettings& group) {
+  const JournalSettings& journal = group.journal;
+  if (!journal.on) return;
+  const auto binds = [&](const BindingSettings& binding) {
+    return binding.exchange == journal.exchange && !journal.exchange.empty() &&
+           (binding.key == journal.routing_key || binding.key == "#");
+  };
+  const auto circle = std::ranges::find_if(group.queues, [&](const QueueSettings& queue) {
+    if (journal.exchange.empty() && queue.name == journal.routing_key) return true;
+    return queue.declare && std::ranges::any_of(queue.declaration.bindings, binds);
+  });
+  const bool handles = group.handler == "journal";
+  if (!handles && circle == group.queues.end()) return;
+  if (value) {
+    error(value, "expected false, found a map: " +
+                     (handles ? std::string("handler 'journal' handles the journal")
+                              : "queue '" + shown(circle->name) + "' gets the journal") +
+                     ", and each event would bring forth others");
+  }
+  group.journal.on = false;
+}
+
+void Loader::telemetry(const Value& value) {
+  const Map keys = map(value, kTelemetryKeys);
+  if (!keys) return;
+  TelemetrySettings& settings = loaded_.settings.telemetry;
+  const std::string what = "the URL of a collector, http://host:4318 or https://…";
+  if (const Value endpoint = keys["endpoint"]) {
+    std::string url;
+    if (text(endpoint, url, what) && !url.empty()) {
+      while (url.ends_with('/')) url.pop_back();
+      const std::size_t scheme = url.starts_with("http://")    ? 7
+                                 : url.starts_with("https://") ? 8
+                                                               : 0;
+      if (scheme == 0 || url.size() == scheme || url[scheme] == '/') {
+        expected(endpoint, what);
+      } else if (url.find('@') != std::string::npos) {  // not shown: a password is in it
+        error(endpoint, "expected a URL without a user, found one: a login goes into 'headers'");
+      } else if (std::ranges::any_of(url, [](unsigned char c) {
+                   return c <= ' ' || c >= 0x7F || c == '?' || c == '#';
+                 })) {
+        expected(endpoint, what + " without spaces, '?' and '#'");
+      } else {
+        settings.endpoint = std::move(url);
+      }
+    }
+  }
+  number(keys["sample"], settings.sample, kSampleRange);
+  if (const Value service = keys["service_name"]) name(service, settings.service_name, "a name");
+  request_headers(keys["headers"], settings.headers);
+  duration(keys["timeout"], settings.timeout, kExportRange);
+}
+
+// Their values may be secrets, and are never shown.
+void Loader::request_headers(const Value& value,
+                             std::vector<std::pair<std::string, std::string>>& target) {
+  if (!value) return;
+  if (!value.is(YamlType::map)) return expected(value, "a map of names and values");
+  const auto is_token = [](unsigned char c) {
+    return is_alnum(static_cast<char>(c)) ||
+           std::string_view("!#$%&'*+-.^_`|~").find(static_cast<char>(c)) != std::string_view::npos;
+  };
+  std::vector<std::pair<std::string, std::string>> headers;
+  for (std::size_t i = 0; i < value.node->keys.size(); ++i) {
+    const YamlNode& key = value.node->keys[i];
+    if (key.refused || value.node->items[i].refused) continue;
+    if (key.text.empty() || !std::ranges::all_of(key.text, is_token)) {
+      error(key,
+            value.path + ": expected the name of an HTTP header, found '" + shown(key.text) + "'");
+      continue;
+    }
+    const Value entry{&value.node->items[i], &key, value.path + "." + shown(key.text)};
+    const auto secret = password(entry);
+    if (!secret) continue;
+    if (std::ranges::any_of(*secret, [](unsigned char c) { return c < ' ' || c == 0x7F; })) {
+      error(entry, "expected a text without control characters, found one");
+      continue;
+    }
+    headers.emplace_back(key.text, *secret);
+  }
+  target = std::move(headers);
+}
+
 constexpr std::string_view kWhyPrefetchNotZero =
     "0 would be no limit, and all messages of the queue would come at once";
 
@@ -1379,6 +1556,8 @@ void Loader::group(const std::string& group_name, const Value& value) {
   base.prefetch = prefetch_default_;
   queue_keys(keys, base);
   settings.queues = queues(keys, group_name, base);
+  journal(keys["journal"], settings.journal);
+  check_journal(keys["journal"], settings);
   check_timeout(keys, value, settings);
   check_dead_letter(keys, value, settings);
   loaded_.settings.groups.push_back(std::move(settings));

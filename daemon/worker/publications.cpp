@@ -28,6 +28,7 @@ constexpr std::size_t kMaxTrace = 1024;
 
 constexpr std::string_view kParentId = "x-lope-parent-id";
 constexpr std::string_view kTraceId = "x-lope-trace-id";
+constexpr std::string_view kId = "x-lope-id";  // of a cause that came without an id
 // Of W3C's trace context; a handler may set its own.
 constexpr std::string_view kTraceParent = "traceparent";
 constexpr std::string_view kTraceState = "tracestate";
@@ -188,16 +189,18 @@ lope_status read_headers(const lope_publication& publication, Headers& headers) 
 
 // Where the publication comes from.
 lope_status add_origin(const DeliveryView& cause, Headers& headers) {
-  const std::string_view parent_id = cause[TextProperty::message_id];
-  std::string_view trace_id = parent_id;
+  std::string_view parent_id = cause[TextProperty::message_id];
+  std::string_view trace_id;
   HeaderView trace_parent, trace_state;
   std::string_view left = cause.headers;
   while (const auto header = next_header(left)) {
     if (!is_text(header->kind) || header->value.size() > kMaxTrace) continue;
     if (header->name == kTraceId) trace_id = header->value;
+    if (header->name == kId && parent_id.empty()) parent_id = header->value;
     if (header->name == kTraceParent) trace_parent = *header;
     if (header->name == kTraceState) trace_state = *header;
   }
+  if (trace_id.empty()) trace_id = parent_id;
   lope_status status = LOPE_OK;
   if (!parent_id.empty()) status = headers.add_text(kParentId, parent_id);
   if (status == LOPE_OK && !trace_id.empty()) status = headers.add_text(kTraceId, trace_id);

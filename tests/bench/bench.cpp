@@ -331,6 +331,69 @@ nlohmann::json run_publishing(Broker& broker, const Contender& consuming, const 
   return result;
 }
 
+// What it costs to tell of every message: the same run without and with a journal, as fast as it
+// goes and at a steady load.
+nlohmann::json run_journal(Broker& broker, const Contender& lope, Load load, int rounds,
+                           double scale) {
+  constexpr int kPerSecond = 20'000;
+  const int seconds = std::max(2, static_cast<int>(5 * scale));
+  const std::string exchange = broker.unique_exchange("bench");
+  broker.declare_exchange(exchange, "fanout");
+  // What nobody takes does not pile up.
+  const std::string events =
+      broker.make_queue("events", {.number_arguments = {{"x-max-length", 100}}});
+  broker.bind_queue(events, exchange, "");
+  const std::string journal = "journal: { exchange: " + exchange;
+  const std::pair<std::string, std::string> kinds[] = {
+      {"without a journal", ""},
+      {"journal", journal + " }\n"},
+      {"journal, confirm", journal + ", confirm: true }\n"},
+      {"journal, bodies and headers", journal + ", bodies: true, headers: true }\n"},
+  };
+  std::map<std::string, std::vector<Sample>> full;
+  std::map<std::string, std::vector<OfferedSample>> offered;
+  const std::string queue = broker.make_queue("bench", queue_options(load));
+  for (int round = 0; round < rounds; ++round) {
+    for (const auto& [name, top] : kinds) {
+      progress(name + ": round " + std::to_string(round + 1) + " of " + std::to_string(rounds));
+      load.top = top;
+      full[name].push_back(measure(broker, queue, load, lope));
+      offered[name].push_back(measure_offered(broker, queue, load, kPerSecond, seconds));
+    }
+  }
+  progress("");
+  broker.delete_queue(queue);
+  std::printf(
+      "\n**Telling of every message**, 100 B, prefetch 100, classic, 1 worker; %d messages, "
+      "and %d/s offered for %d s\n\n",
+      load.messages, kPerSecond, seconds);
+  row({"", "messages/s", "of the rate without", "CPU µs a message", "offered: messages/s",
+       "of the rate without", "CPU µs a message"});
+  row({"---", "---:", "---:", "---:", "---:", "---:", "---:"});
+  const std::string& without = kinds[0].first;
+  nlohmann::json result = nlohmann::json::array();
+  for (const auto& [name, top] : kinds) {
+    const Spread rate = spread_of(full[name], [](const Sample& s) { return s.rate; });
+    const Spread cpu = spread_of(full[name], [](const Sample& s) { return s.cpu_us; });
+    const Spread share = paired(full[name], full[without], rate_ratio);
+    const Spread taken = spread_of(offered[name], [](const OfferedSample& s) { return s.rate; });
+    const Spread cost = spread_of(offered[name], [](const OfferedSample& s) { return s.cpu_us; });
+    const Spread kept =
+        paired(offered[name], offered[without],
+               [](const OfferedSample& a, const OfferedSample& b) { return a.rate / b.rate; });
+    row({name, text("%.0f", rate), text("%.2f", share), text("%.2f", cpu), text("%.0f", taken),
+         text("%.2f", kept), text("%.2f", cost)});
+    result.push_back({{"name", name},
+                      {"messages_per_second", to_json(rate)},
+                      {"of_the_rate_without", to_json(share)},
+                      {"cpu_us_per_message", to_json(cpu)},
+                      {"offered_messages_per_second", to_json(taken)},
+                      {"offered_of_the_rate_without", to_json(kept)},
+                      {"offered_cpu_us_per_message", to_json(cost)}});
+  }
+  return result;
+}
+
 // The handler http, against a server that answers at once.
 nlohmann::json run_http(Broker& broker, int rounds, double scale) {
   std::printf("\n**Handler http**, a request for each message; 100 B, classic, 1 worker\n\n");
@@ -401,10 +464,10 @@ int main(int argc, char** argv) {
   int rounds = 9, latency_seconds = 10;
   double scale = 1;
   app.add_option("folder", folder, "Where bench.json goes")->required();
-  app.add_option(
-      "--only", only,
-      "Only loads whose name matches; 'publishing', 'latency', 'idle' and 'handlers: NAME' are "
-      "among them, with exec, http, python and try");
+  app.add_option("--only", only,
+                 "Only loads whose name matches; 'publishing', 'journal', 'latency', 'idle' and "
+                 "'handlers: NAME' are "
+                 "among them, with exec, http, python and try");
   app.add_option("--rounds", rounds, "Rounds")->check(CLI::PositiveNumber);
   app.add_option("--scale", scale, "Times the number of messages")->check(CLI::PositiveNumber);
   bool no_clients = false;
@@ -457,6 +520,11 @@ int main(int argc, char** argv) {
       Load load;
       load.messages = std::max(1000, static_cast<int>(load.messages * scale)) / 50 * 50;
       report["publishing"] = run_publishing(broker, each, lope, load, rounds);
+    }
+    if (std::regex_search("journal", wanted)) {
+      Load load;
+      load.messages = std::max(1000, static_cast<int>(5 * load.messages * scale)) / 50 * 50;
+      report["journal"] = run_journal(broker, lope, load, rounds, scale);
     }
     if (std::regex_search("latency", wanted)) {
       latency_seconds = std::max(1, static_cast<int>(latency_seconds * scale));

@@ -42,7 +42,8 @@ class Run {
       LopeOptions options;
       options.broker = host_port_url;
       options.handlers_dir = pauses ? LOPE_BENCH_HANDLERS_DIR : LOPE_HANDLERS_BUILD_DIR;
-      options.top = std::string("log: { level: info }\nshutdown_timeout: 30s\n") + kWithRelay;
+      options.top =
+          std::string("log: { level: info }\nshutdown_timeout: 30s\n") + kWithRelay + load.top;
       options.groups = "  bench:\n    queue: " + queue +
                        "\n    workers: " + std::to_string(load.workers) +
                        "\n    threads: " + std::to_string(load.threads) +
@@ -272,6 +273,33 @@ PublishingSample measure_publishing(Broker& broker, Publishing what, const Load&
     }
   }
   return {count / took.count(), cpu * 1e6 / count};
+}
+
+OfferedSample measure_offered(Broker& broker, const std::string& queue, const Load& load,
+                              int per_second, int seconds) {
+  const Contender lope{.name = "Lope"};
+  Run run(lope, broker.url(), broker.port(), queue, load, {});
+  if (!eventually(30s, [&] { return broker.consumer_count(queue) == 1; })) {
+    fail(lope, "does not consume", run.process().output());
+  }
+  const std::vector<pid_t> pids = run.pids();
+  const double cpu_before = cpu_seconds(pids);
+  const TimePoint begin = Clock::now();
+  const std::string body(load.body, 'x');
+  RatePublisher publisher(broker.url(), per_second, std::chrono::seconds(seconds), [&](int i) {
+    return Publication{.routing_key = queue,
+                       .body = body,
+                       .message_id = "bench-message-" + std::to_string(i),
+                       .persistent = load.persistent};
+  });
+  publisher.join();
+  if (!eventually(60s, [&] { return ready_count(broker, queue) == 0; })) {
+    fail(lope, "does not keep up", run.process().output());
+  }
+  const std::chrono::duration<double> took = Clock::now() - begin;
+  const double cpu = cpu_seconds(pids) - cpu_before;
+  run.end();
+  return {publisher.sent() / took.count(), cpu * 1e6 / publisher.sent()};
 }
 
 LatencySample measure_latency(Broker& broker, const std::string& queue, const Contender& contender,

@@ -23,6 +23,7 @@ struct Load {
   // For Lope: one of its handlers in place of those, with `options:` as YAML.
   std::string handler = {};
   std::string options = {};
+  std::string top = {};  // more top-level lines of its configuration
   // With a deeper queue the broker's own work over it grows, until it hides the client's.
   int messages = 20'000;
 };
@@ -62,6 +63,15 @@ struct PublishingSample {
 };
 PublishingSample measure_publishing(test::Broker& broker, Publishing what, const Load& load,
                                     const Contender& contender);
+
+// A steady load of `per_second` for `seconds`: how much of it is done as it comes. The CPU time is
+// Lope's alone.
+struct OfferedSample {
+  double rate = 0;    // messages a second, until the last is acked
+  double cpu_us = 0;  // CPU time a message, of all its processes
+};
+OfferedSample measure_offered(test::Broker& broker, const std::string& queue, const Load& load,
+                              int per_second, int seconds);
 
 struct Latency {
   double p50 = 0, p99 = 0, p999 = 0;  // µs

@@ -528,7 +528,7 @@ TEST_CASE("a wrong file is told with place, expected and found", "[unit][setting
        "lope.yaml:2:1: unknown key 'xyz': expected broker, handlers_dir, state_dir, watch, "
        "shutdown_timeout, "
        "ready_timeout, "
-       "log, delays, control, monitor, defaults, groups or include"},
+       "log, delays, control, monitor, journal, telemetry, defaults, groups or include"},
       {"groups: {a: {handler: h, Workers: 1}}",
        "lope.yaml:1:26: groups.a: unknown key 'Workers': did you mean 'workers'?"},
       {"groups: {a: {handler: h}}\n\"x\\ny\\u009b\": 1",
@@ -973,10 +973,118 @@ TEST_CASE("a monitor that others can reach is pointed out", "[unit][settings]") 
         "queues, handlers, the latest errors\n");
 }
 
+TEST_CASE("a journal for all groups, and what one has of its own", "[unit][settings]") {
+  const Settings settings = good(R"(
+journal: { exchange: journal, key: told, confirm: true, headers: true }
+groups:
+  all: { handler: h }
+  none: { handler: h, journal: false }
+  own: { handler: h, journal: { key: other, bodies: { max: 1kB }, secret_headers: [pin] } }
+  whole: { handler: h, journal: { bodies: true, confirm: false } }
+  keeper: { handler: journal }
+  bound: { handler: h, declare: { bind: [{ exchange: journal, key: told }] } }
+  elsewhere: { handler: h, declare: { bind: [{ exchange: journal, key: else }] } }
+)");
+  JournalSettings all;
+  all.on = all.confirmed = all.headers = true;
+  all.exchange = "journal";
+  all.routing_key = "told";
+  CHECK(settings.groups[0].journal == all);
+  CHECK_FALSE(settings.groups[1].journal.on);
+  JournalSettings own = all;
+  own.routing_key = "other";
+  own.bodies = true;
+  own.max_body_bytes = 1000;
+  own.secret_headers = {"pin"};
+  CHECK(settings.groups[2].journal == own);
+  JournalSettings whole = all;
+  whole.bodies = true;
+  whole.confirmed = false;
+  CHECK(settings.groups[3].journal == whole);
+  CHECK_FALSE(settings.groups[4].journal.on);
+  CHECK_FALSE(settings.groups[5].journal.on);
+  CHECK(settings.groups[6].journal.on);
+
+  const Settings queue = good(
+      "journal: { exchange: '', key: j }\n"
+      "groups: { j: { handler: h }, k: { handler: h } }");
+  CHECK_FALSE(queue.groups[0].journal.on);
+  CHECK(queue.groups[1].journal.on);
+}
+
+TEST_CASE("spans, and to where", "[unit][settings]") {
+  const Variable token("LOPE_TEST_TOKEN", "Bearer me");
+  const Settings settings = good(R"(
+telemetry:
+  endpoint: "https://collector.example:4318/otlp/"
+  sample: 0.25
+  service_name: shop
+  headers: { authorization: { env: LOPE_TEST_TOKEN }, x-scope: a }
+  timeout: 1s
+groups: { a: { handler: h } }
+)");
+  TelemetrySettings expected;
+  expected.endpoint = "https://collector.example:4318/otlp";
+  expected.sample = 0.25;
+  expected.service_name = "shop";
+  expected.headers = {{"authorization", "Bearer me"}, {"x-scope", "a"}};
+  expected.timeout = 1s;
+  CHECK(settings.telemetry == expected);
+  CHECK(settings.secret_env == std::vector<std::string>{"LOPE_TEST_TOKEN"});
+}
+
+TEST_CASE("what is wrong with a journal or with spans", "[unit][settings]") {
+  const std::string group = "\ngroups: {a: {handler: h}}";
+  check_bad(GENERATE_COPY(values<BadFile>({
+      {"journal: true" + group,
+       "lope.yaml:1:10: journal: expected false, or a map of exchange, key, confirm, bodies, "
+       "headers and secret_headers, found true"},
+      {"journal: {key: k}" + group, "lope.yaml:1:10: journal: expected 'exchange', found none"},
+      {"journal: {exchange: ''}" + group,
+       "lope.yaml:1:10: journal: expected the name of a queue as 'key', since the exchange is the "
+       "default one, found none"},
+      {"journal: {exchange: 5}" + group,
+       "lope.yaml:1:21: journal.exchange: expected the name of an exchange (in quotes), found 5"},
+      {"journal: {exchange: e, confirm: 1}" + group,
+       "lope.yaml:1:33: journal.confirm: expected true or false, found 1"},
+      {"journal: {exchange: e, bodies: 5}" + group,
+       "lope.yaml:1:32: journal.bodies: expected true, false, or a map of max, found 5"},
+      {"journal: {exchange: e, bodies: {max: 2MiB}}" + group,
+       "lope.yaml:1:38: journal.bodies.max: expected a size with a unit (B, kB, KiB, MB, MiB, GB, "
+       "GiB), from 1B to 1MiB, found '2MiB'"},
+      {"journal: {exchange: e, secret_headers: pin}" + group,
+       "lope.yaml:1:40: journal.secret_headers: expected a list of parts of names, found 'pin'"},
+      {"groups: {a: {handler: journal, journal: {exchange: e}}}",
+       "lope.yaml:1:41: groups.a.journal: expected false, found a map: handler 'journal' handles "
+       "the journal, and each event would bring forth others"},
+      {"groups: {a: {handler: h, journal: {exchange: '', key: a}}}",
+       "lope.yaml:1:35: groups.a.journal: expected false, found a map: queue 'a' gets the journal, "
+       "and each event would bring forth others"},
+      {"telemetry: {endpoint: collector}" + group,
+       "lope.yaml:1:23: telemetry.endpoint: expected the URL of a collector, http://host:4318 or "
+       "https://…, found 'collector'"},
+      {"telemetry: {endpoint: 'http://me:you@collector'}" + group,
+       "lope.yaml:1:23: telemetry.endpoint: expected a URL without a user, found one: a login goes "
+       "into 'headers'"},
+      {"telemetry: {endpoint: 'http://collector?a'}" + group,
+       "lope.yaml:1:23: telemetry.endpoint: expected the URL of a collector, http://host:4318 or "
+       "https://… without spaces, '?' and '#', found 'http://collector?a'"},
+      {"telemetry: {sample: 2}" + group,
+       "lope.yaml:1:21: telemetry.sample: expected a number from 0 to 1, found 2"},
+      {"telemetry: {headers: {'a b': c}}" + group,
+       "lope.yaml:1:23: telemetry.headers: expected the name of an HTTP header, found 'a b'"},
+      {"telemetry: {headers: {a: \"b\\nc\"}}" + group,
+       "lope.yaml:1:26: telemetry.headers.a: expected a text without control characters, found "
+       "one"},
+      {"telemetry: {timeout: 1ms}" + group,
+       "lope.yaml:1:22: telemetry.timeout: expected a duration with a unit (ms, s, m, h, d), from "
+       "100ms to 5m, found '1ms'"},
+  })));
+}
+
 TEST_CASE("what later versions bring is not called unknown", "[unit][settings]") {
-  const std::string key =
-      GENERATE(as<std::string>(), "dedup", "min_interval", "journal", "accept", "decode",
-               "validate", "order_by", "order", "rate", "consumer_timeout");
+  const std::string key = GENERATE(as<std::string>(), "dedup", "min_interval", "accept", "decode",
+                                   "validate", "order_by", "order", "rate", "consumer_timeout");
   check_bad({"groups: {a: {handler: h, " + key + ": {x: 1}}}",
              "lope.yaml:1:26: groups.a: '" + key + "' is not available in this version"});
   check_bad({"groups: {a: {handler: h}}\ndefaults: {" + key + ": 1}",
