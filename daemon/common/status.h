@@ -51,6 +51,8 @@ struct GroupStatus {
   std::uint64_t delivered = 0, acked = 0, retried = 0, rejected = 0, dead_lettered = 0;
   std::uint64_t published = 0, crashes = 0, timeouts = 0, worker_deaths = 0, pauses = 0;
   std::uint64_t recycled = 0;  // workers
+  // With dedup: acked and not run; sent away to wait; run unchecked, for want of a key or a store.
+  std::uint64_t doubles = 0, too_soon = 0, delayed = 0, unchecked = 0;
   std::uint64_t handed_back = 0, undeliverable = 0, connections = 0;
   std::string last_failure;   // of a message or a worker; empty: none
   double last_failure_s = 0;  // how long ago

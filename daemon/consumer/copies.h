@@ -17,7 +17,16 @@
 namespace lope::consumer {
 
 // Outbound::kind.
-enum class CopyKind : int { publication, retry, dead_letter, parking, due, again, undeliverable };
+enum class CopyKind : int {
+  publication,
+  retry,
+  waiting,
+  dead_letter,
+  parking,
+  due,
+  again,
+  undeliverable
+};
 
 // What earlier attempts have left in the headers of `view`, which has no queue and no body yet. The
 // handler sees where the message was first published to, wherever it has been since. Returns since
@@ -40,6 +49,10 @@ AmqpTable retry_headers(const Delivery& delivery, const DeliveryView& view, cons
 std::unique_ptr<Outbound> retry_copy(const DelaySettings& delays, const Delivery& delivery,
                                      const std::string& queue, std::chrono::milliseconds delay,
                                      std::uint32_t crashes, const Attempt& attempt);
+
+// The message as it is, for the same attempt, after `delay`.
+std::unique_ptr<Outbound> waiting_copy(const DelaySettings& delays, const Delivery& delivery,
+                                       const std::string& queue, std::chrono::milliseconds delay);
 
 struct DeadLetter {
   std::string_view code;  // one of dead_code::
