@@ -434,6 +434,10 @@ void members(Io& io, T& settings) {
     io("worker_deaths", settings.worker_deaths);
     io("recycled", settings.recycled);
     io("pauses", settings.pauses);
+    io("doubles", settings.doubles);
+    io("too_soon", settings.too_soon);
+    io("delayed", settings.delayed);
+    io("unchecked", settings.unchecked);
     io("handed_back", settings.handed_back);
     io("undeliverable", settings.undeliverable);
     io("connections", settings.connections);

@@ -174,6 +174,10 @@ struct GroupBoard {
   std::atomic<std::uint64_t> crashes;        // charged to a message
   std::atomic<std::uint64_t> timeouts;
   std::atomic<std::uint64_t> pauses;         // of the breaker
+  std::atomic<std::uint64_t> doubles;        // acked and not run: another was done
+  std::atomic<std::uint64_t> too_soon;       // acked and not run: `min_interval`
+  std::atomic<std::uint64_t> delayed;        // for another message with their key
+  std::atomic<std::uint64_t> unchecked;      // run without their key being claimed
   std::atomic<std::uint64_t> undeliverable;  // of the relay: given up
   std::atomic<std::uint64_t> handed_back;
   std::atomic<std::uint64_t> stale_outcomes;  // of an old connection or channel: dropped

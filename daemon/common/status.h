@@ -55,6 +55,8 @@ struct GroupStatus {
   std::uint64_t refused = 0;  // for what they are, before a handler saw them
   std::uint64_t published = 0, crashes = 0, timeouts = 0, worker_deaths = 0, pauses = 0;
   std::uint64_t recycled = 0;  // workers
+  // With dedup: acked and not run; sent away to wait; run unchecked, for want of a key or a store.
+  std::uint64_t doubles = 0, too_soon = 0, delayed = 0, unchecked = 0;
   std::uint64_t handed_back = 0, undeliverable = 0, connections = 0;
   std::uint64_t journal_sent = 0, journal_confirmed = 0, journal_dropped = 0;  // events
   std::uint64_t spans_sent = 0, spans_dropped = 0;

@@ -18,6 +18,9 @@
 #include "common/log.h"
 #include "common/spawn.h"
 #include "common/text.h"
+#include "consumer/dedup_key.h"
+#include "consumer/dedup_local.h"
+#include "consumer/dedup_redis.h"
 #include "consumer/relay.h"
 #include "consumer/retry_policy.h"
 #include "consumer/travel.h"
@@ -228,6 +231,7 @@ Result<void> Consumer::set_up() {
   if (!pool) return Error{pool.error()};
   pool_ = std::move(*pool);
   count_windows();
+  if (auto made = set_up_dedup(); !made) return made;
   if (settings_.paused) pause(true);
   return {};
 }
@@ -284,6 +288,7 @@ void Consumer::take_settings(const ConsumerSettings& next, ReplaceWorkers replac
   if (next.group.breaker != settings_.group.breaker) breaker_ = Breaker(next.group.breaker);
   settings_ = next;
   patience_ = patience(settings_);
+  if (dedup_ != nullptr) dedup_->take_settings(settings_.group);
   if (settings_.group.workers_max > settings_.group.workers) {
     autoscale_timer_.arm(Clock::now());
   } else {
@@ -358,6 +363,7 @@ void Consumer::hand_back_while_quiet() {
   }
   for (const std::uint32_t index : delayed_) settle(table_.at(index), Verdict::requeue);
   delayed_.clear();
+  count += hand_back_claiming();
   if (count == 0) return;
   log_info("messages handed back",
            {{"group", settings_.group.name},
@@ -383,6 +389,8 @@ int Consumer::run() {
     const bool more = turn();
     if (phase_ != Phase::done) wait(more);
   }
+  if (dedup_ != nullptr) submit_dedup();
+  dedup_thread_.reset();
   board_.state.store(static_cast<std::uint32_t>(GroupState::ended), std::memory_order_relaxed);
   Orders::report_change();
   if (refused_) return kExitRefused;
@@ -397,6 +405,7 @@ bool Consumer::turn() {
   turn_began_ = Clock::now();
   pool_->announce_awake();
   pool_->collect();
+  if (dedup_ != nullptr) take_dedup_answers();
   pool_->tend();
   end_failure();
   if (!waiting_.empty()) hand_out();  // reading takes a while
@@ -416,6 +425,7 @@ bool Consumer::turn() {
   ask_flush_when_full();
   hand_back_delayed_that_are_due();  // arms the timer too, also for what was collected just now
   if (witness_) witness_->tend(turn_began_);
+  if (dedup_ != nullptr) submit_dedup();
   publisher_->flush();
   // What is finished is settled together with what is about to be, or what a body that is about to
   // be complete will bring.
@@ -573,6 +583,10 @@ void Consumer::on_complete(std::uint16_t queue) {
   ++completed_in_turn_;
   if (witness_) witness_->received(delivery);
   if (is_refused(delivery)) return;
+  if (dedup_ != nullptr) {
+    claim(delivery);
+    return;
+  }
   admit(delivery);
 }
 
@@ -632,6 +646,17 @@ void Consumer::on_channel_lost(std::uint16_t queue) {
         !delivery.settled) {
       stop_publishing(delivery);
       ++unconfirmed;
+      release(delivery);
+      return;
+    }
+    if (delivery.queue == queue && delivery.state == Delivery::State::claiming) {
+      --claiming_;
+      ++dropped;
+      release(delivery);
+      return;
+    }
+    if (delivery.queue == queue && delivery.state == Delivery::State::noting) {
+      --noting_;
       release(delivery);
       return;
     }
@@ -716,6 +741,7 @@ bool Consumer::batch_is_due() const {
 }
 
 void Consumer::given_to_worker(Delivery& delivery) {
+  if (dedup_ != nullptr) dedup_->begun(delivery);
   delivery.began = turn_began_;  // or a little later, as its outcome will tell
   if (tracer_.active()) {
     tracer_.step(delivery, "given to worker " + std::to_string(delivery.worker));
@@ -769,6 +795,174 @@ std::size_t Consumer::put_back(std::vector<Delivery*> deliveries) {
   return stale;
 }
 
+// ---- Done once
+
+Result<void> Consumer::set_up_dedup() {
+  const DedupSettings& settings = settings_.group.dedup;
+  if (settings.key == DedupSettings::Key::none) return {};
+  std::function<std::unique_ptr<DedupStore>()> make;
+  if (settings.store == DedupSettings::Store::local) {
+    make = [folder = settings_.state_dir + "/dedup/" + settings_.group.name] {
+      return std::make_unique<DedupLocal>(folder);
+    };
+  } else {
+    make = [url = settings.redis_url, group = settings_.group.name] {
+      return std::make_unique<DedupRedis>(url, group);
+    };
+  }
+  auto thread = DedupThread::start(std::move(make));
+  if (!thread) return Error{thread.error()};
+  dedup_thread_ = std::move(*thread);
+  auto source = loop_->watch_fd(dedup_thread_->event_fd(), EPOLLIN,
+                                [this](std::uint32_t) { take_dedup_answers(); });
+  if (!source) return Error{source.error()};
+  dedup_source_ = std::move(*source);
+  auto timer = loop_->make_timer([] {});  // submit_dedup() looks once a turn
+  if (!timer) return Error{timer.error()};
+  dedup_timer_ = std::move(*timer);
+
+  Dedup::Events events;
+  events.on_free = [this](Delivery& delivery, bool claimed) { on_free(delivery, claimed); };
+  events.on_double = [this](Delivery& delivery, const DedupAnswer& answer) {
+    on_double(delivery, answer);
+  };
+  events.on_too_soon = [this](Delivery& delivery, const DedupAnswer& answer) {
+    on_too_soon(delivery, answer);
+  };
+  events.on_wait = [this](Delivery& delivery, const char* reason,
+                          std::chrono::milliseconds delay) {
+    wait_elsewhere(delivery, reason, delay);
+  };
+  events.on_noted = [this](Delivery& delivery, bool noted) { on_noted(delivery, noted); };
+  dedup_ = std::make_unique<Dedup>(settings_.group, std::move(events));
+  return {};
+}
+
+void Consumer::take_dedup_answers() {
+  dedup_answers_.clear();
+  std::string trouble;
+  dedup_thread_->take(dedup_answers_, trouble);
+  if (dedup_answers_.empty()) return;
+  dedup_->take(dedup_answers_, trouble, turn_began_);
+}
+
+void Consumer::submit_dedup() {
+  const TimePoint next = dedup_->tend(turn_began_);
+  if (std::vector<DedupOp>& ops = dedup_->to_submit(turn_began_); !ops.empty()) {
+    dedup_thread_->submit(ops, dedup_->times());
+  }
+  if (!dedup_timer_.armed() || next < dedup_due_) dedup_timer_.arm(dedup_due_ = next);
+  if (dedup_->trouble() == dedup_trouble_) return;
+  if (dedup_->trouble().empty()) {
+    log_info("dedup store works again", {{"group", settings_.group.name}});
+  } else if (dedup_trouble_.empty()) {
+    const bool runs =
+        settings_.group.dedup.on_store_failure == DedupSettings::OnStoreFailure::run;
+    log_warn("dedup store fails", {{"group", settings_.group.name},
+                                   {"reason", dedup_->trouble()},
+                                   {"then", runs ? "messages run without dedup"
+                                                 : "messages wait (on_store_failure)"}});
+  }
+  dedup_trouble_ = dedup_->trouble();
+}
+
+// Before it is in the line for a worker.
+void Consumer::claim(Delivery& delivery) {
+  std::string key;
+  std::string_view id;
+  const auto view = decode_delivery(delivery.frame.bytes());
+  if (view) {
+    id = (*view)[TextProperty::message_id];
+    key = dedup_key(settings_.group.dedup, *view,
+                    delivery.body == nullptr
+                        ? view->body
+                        : std::string_view(delivery.body->data, view->segment_body_size));
+  }
+  if (key.empty()) {
+    add(board_.unchecked);
+    log_repeated(LogLevel::warn, "message run without dedup", delivery,
+                 settings_.group.dedup.key == DedupSettings::Key::header
+                     ? "it has no header '" + settings_.group.dedup.header + "' with a single value"
+                     : "it has no message_id");
+    admit(delivery);
+    return;
+  }
+  delivery.state = Delivery::State::claiming;
+  ++claiming_;
+  if (settings_.group.dedup.key == DedupSettings::Key::message_id) id = {};  // the key tells it
+  dedup_->claim(delivery, std::move(key), id, turn_began_);
+}
+
+void Consumer::on_free(Delivery& delivery, bool claimed) {
+  --claiming_;
+  if (!claimed) log_without_dedup(delivery, "message run without dedup");
+  admit(delivery);
+}
+
+void Consumer::on_double(Delivery& delivery, const DedupAnswer& answer) {
+  --claiming_;
+  add(board_.doubles);
+  tracer_.step(delivery, "a double: it was done already");
+  log_doubled("message is a double", delivery, answer);
+  settle(delivery, Verdict::ack);
+}
+
+void Consumer::on_too_soon(Delivery& delivery, const DedupAnswer& answer) {
+  --claiming_;
+  add(board_.too_soon);
+  tracer_.step(delivery, "dropped: too soon after another with its key");
+  log_doubled("message dropped within min_interval", delivery, answer);
+  settle(delivery, Verdict::ack);
+}
+
+void Consumer::log_doubled(std::string_view event, const Delivery& delivery,
+                           const DedupAnswer& answer) {
+  const std::string id = message_id(delivery);
+  const bool same = settings_.group.dedup.key == DedupSettings::Key::message_id;
+  log_info(event,
+           {{"group", settings_.group.name},
+            {"queue", settings_.group.queues[delivery.queue].name},
+            {"delivery_tag", delivery.tag},
+            {"message_id", id},
+            {"done_message_id", same ? id : answer.id},
+            {"done_ago_ms", static_cast<std::int64_t>(unix_ms()) - answer.done_ms}});
+}
+
+// It gives up its place in the window, for the attempt that it came with.
+void Consumer::wait_elsewhere(Delivery& delivery, const char* reason,
+                              std::chrono::milliseconds delay) {
+  --claiming_;
+  tracer_.step(delivery, std::string("waits elsewhere: ") + reason);
+  log_debug("message waits", {{"group", settings_.group.name},
+                              {"delivery_tag", delivery.tag},
+                              {"message_id", message_id(delivery)},
+                              {"reason", reason},
+                              {"delay_ms", delay.count()}});
+  publish_copy(delivery, waiting_copy(settings_.delays, delivery,
+                                      settings_.group.queues[delivery.queue].name, delay));
+}
+
+void Consumer::on_noted(Delivery& delivery, bool noted) {
+  --noting_;
+  if (!noted) log_without_dedup(delivery, "message done and not noted");
+  settle(delivery, Verdict::ack);
+}
+
+// Its store fails.
+void Consumer::log_without_dedup(const Delivery& delivery, std::string_view event) {
+  add(board_.unchecked);
+  log_repeated(LogLevel::warn, event, delivery, dedup_->trouble());
+}
+
+std::size_t Consumer::hand_back_claiming() {
+  if (claiming_ == 0) return 0;
+  const std::size_t count = std::exchange(claiming_, 0);
+  table_.for_each([&](Delivery& delivery) {
+    if (delivery.state == Delivery::State::claiming) settle(delivery, Verdict::hand_back);
+  });
+  return count;
+}
+
 // ---- Outcomes
 
 bool Consumer::drop_if_stale(Delivery& delivery) {
@@ -805,6 +999,11 @@ void Consumer::on_outcome(WorkerProcess::Outcome& outcome) {
     return;
   }
   no_longer_held(delivery);
+  // It comes again, and is not to be done again.
+  if (dedup_ != nullptr && outcome.outcome == kAck && outcome.publications.empty() &&
+      !session_->current(delivery.queue, delivery.epoch)) {
+    dedup_->done(delivery, turn_began_);
+  }
   if (drop_if_stale(delivery)) return;
   if (outcome.refused) {
     add(board_.refused);
@@ -843,6 +1042,18 @@ void Consumer::on_outcome(WorkerProcess::Outcome& outcome) {
 void Consumer::done(Delivery& delivery) {
   count_outcome(false);
   if (witness_) witness_->handled(delivery, {.outcome = "ack", .crashes = delivery.crashes});
+  if (dedup_ != nullptr) {
+    switch (dedup_->done(delivery, turn_began_)) {
+      case Dedup::Noting::nothing: break;
+      case Dedup::Noting::begun:
+        delivery.state = Delivery::State::noting;
+        delivery.worker = -1;
+        ++noting_;
+        tracer_.step(delivery, "done, which is being noted");
+        return;
+      case Dedup::Noting::failed: log_without_dedup(delivery, "message done and not noted"); break;
+    }
+  }
   settle(delivery, Verdict::ack);
 }
 
@@ -1127,6 +1338,7 @@ void Consumer::on_fate(std::unique_ptr<Outbound> outbound, Fate fate, const std:
   if (fate == Fate::confirmed) {
     add(kind == CopyKind::publication ? board_.published
         : kind == CopyKind::retry     ? board_.copied
+        : kind == CopyKind::waiting   ? board_.delayed
                                       : board_.dead_lettered);
     if (--delivery->unconfirmed > 0) return;
     --publishing_;
@@ -1175,8 +1387,9 @@ void Consumer::on_copy_failed(Delivery& delivery, std::unique_ptr<Outbound> copy
     return;
   }
   log_repeated(LogLevel::error,
-               kind == CopyKind::retry ? "cannot publish a message for another attempt"
-                                       : "cannot publish a dead letter",
+               kind == CopyKind::retry     ? "cannot publish a message for another attempt"
+               : kind == CopyKind::waiting ? "cannot send a message away to wait"
+                                           : "cannot publish a dead letter",
                delivery, why);
   requeue_later(delivery);
 }
@@ -1280,6 +1493,18 @@ TimePoint Consumer::settle_in_time(TimePoint now) {
     settle(table_.at(index), Verdict::requeue);
     return true;
   });
+  if (claiming_ + noting_ > 0) {
+    table_.for_each([&](Delivery& delivery) {
+      if (delivery.state == Delivery::State::claiming && is_over(delivery, limits.waited - soon)) {
+        --claiming_;
+        ++handed_back;
+        settle(delivery, Verdict::hand_back);
+      } else if (delivery.state == Delivery::State::noting &&
+                 is_over(delivery, limits.published)) {
+        on_noted(delivery, false);
+      }
+    });
+  }
   const std::string too_long =
       "timeout: it was worked on for nearly as long as the broker's consumer_timeout";
   table_.for_each([&](Delivery& delivery) {
@@ -1321,6 +1546,7 @@ void Consumer::take_from_handler(Delivery& held, const std::string& reason) {
 void Consumer::release(Delivery& delivery) {
   if (witness_) witness_->over(delivery);
   tracer_.end(delivery);
+  if (dedup_ != nullptr) dedup_->over(delivery);
   table_.free(delivery);
 }
 
@@ -1405,6 +1631,7 @@ void Consumer::hand_back_waiting() {
   suspects_.clear();
   for (const std::uint32_t index : delayed_) settle(table_.at(index), Verdict::requeue);
   delayed_.clear();
+  hand_back_claiming();
 }
 
 // Nobody waits for its confirms any more.
@@ -1423,6 +1650,7 @@ void Consumer::log_handed_back(std::size_t messages, std::string_view reason) co
 void Consumer::hand_back_publishing() {
   std::size_t count = 0;
   table_.for_each([&](Delivery& delivery) {
+    if (delivery.state == Delivery::State::noting) on_noted(delivery, false);
     if (delivery.state != Delivery::State::publishing) return;
     stop_publishing(delivery);
     ++count;
@@ -1443,7 +1671,7 @@ void Consumer::advance_drain() {
   session_->flush(true);
 
   if (phase_ == Phase::draining && session_->cancelled() && pool_->in_flight() == 0 &&
-      (publishing_ == 0 || overtime_) && session_->flushed()) {
+      (publishing_ + noting_ == 0 || overtime_) && session_->flushed()) {
     if (witness_ && !overtime_ && !witness_->finish(Clock::now())) {
       publisher_->flush();
       if (!witness_->finish(Clock::now())) return;
@@ -1555,17 +1783,18 @@ void Consumer::update_board() {
     trouble = session_->trouble();
   } else {
     state = GroupState::consuming;
+    if (dedup_ != nullptr) trouble = dedup_->trouble();
   }
-  const std::size_t here = waiting_.size() + suspects_.size() + delayed_.size();
+  const std::size_t here = waiting_.size() + suspects_.size() + delayed_.size() + claiming_;
   const auto receiving = receiving_.size() - static_cast<std::size_t>(std::count(
                                                  receiving_.begin(), receiving_.end(), nullptr));
   const auto set = [](std::atomic<std::uint64_t>& gauge, std::size_t value) {
     gauge.store(value, std::memory_order_relaxed);
   };
-  set(board_.running, table_.in_use() - here - receiving - publishing_);
+  set(board_.running, table_.in_use() - here - receiving - publishing_ - noting_);
   set(board_.held, std::accumulate(held_.begin(), held_.end(), std::size_t{0}));
   set(board_.waiting, here);
-  set(board_.unconfirmed, publishing_);
+  set(board_.unconfirmed, publishing_ + noting_);
   const auto ready = board_.workers_ready.load(std::memory_order_relaxed);
   if (state == reported_state_ && trouble == reported_trouble_ && ready == reported_ready_) return;
   reported_state_ = state;

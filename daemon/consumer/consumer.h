@@ -14,6 +14,8 @@
 #include "consumer/autoscale.h"
 #include "consumer/breaker.h"
 #include "consumer/copies.h"
+#include "consumer/dedup.h"
+#include "consumer/dedup_thread.h"
 #include "consumer/delivery_table.h"
 #include "consumer/orders.h"
 #include "consumer/publisher.h"
@@ -72,6 +74,19 @@ class Consumer {
   std::size_t put_back(std::vector<Delivery*> deliveries);
   bool keep_body(std::uint16_t queue, const IncomingDelivery& incoming);
 
+  // Done once
+  Result<void> set_up_dedup();
+  void take_dedup_answers();
+  void submit_dedup();
+  void claim(Delivery& delivery);
+  void on_free(Delivery& delivery, bool claimed);
+  void on_double(Delivery& delivery, const DedupAnswer& answer);
+  void on_too_soon(Delivery& delivery, const DedupAnswer& answer);
+  void wait_elsewhere(Delivery& delivery, const char* reason, std::chrono::milliseconds delay);
+  void on_noted(Delivery& delivery, bool noted);
+  void log_doubled(std::string_view event, const Delivery& delivery, const DedupAnswer& answer);
+  void log_without_dedup(const Delivery& delivery, std::string_view event);
+
   // Outcomes
   void on_outcome(WorkerProcess::Outcome& outcome);
   void done(Delivery& delivery);
@@ -124,6 +139,7 @@ class Consumer {
   void begin_drain(std::chrono::milliseconds limit);
   void stop_now();
   void hand_back_waiting();
+  std::size_t hand_back_claiming();
   void hand_back_publishing();
   void stop_publishing(Delivery& delivery);
   void log_handed_back(std::size_t messages, std::string_view reason) const;
@@ -167,6 +183,13 @@ class Consumer {
   Autoscaler autoscaler_;
   Tracer tracer_;
   RepeatedLog repeated_;
+  std::unique_ptr<Dedup> dedup_;  // nothing: the group has none
+  std::unique_ptr<DedupThread> dedup_thread_;
+  std::vector<DedupAnswer> dedup_answers_;  // scratch
+  std::string dedup_trouble_;               // as logged
+  TimePoint dedup_due_{};
+  std::size_t claiming_ = 0;                // deliveries in that state
+  std::size_t noting_ = 0;                  // likewise
   int requeues_in_a_row_ = 0;                   // of copies that could not be published
   std::size_t publishing_ = 0;                  // deliveries in that state
   std::vector<Delivery*> receiving_;            // by queue
@@ -185,6 +208,8 @@ class Consumer {
   std::string reported_trouble_;
   std::uint32_t reported_ready_ = 0;
 
+  EventSource dedup_source_;
+  EventSource dedup_timer_;
   EventSource tick_timer_;
   EventSource autoscale_timer_;
   EventSource retry_timer_;

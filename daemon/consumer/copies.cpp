@@ -112,6 +112,21 @@ bool make_smaller(AmqpTable& headers, CopyKind kind) {
   return true;
 }
 
+// Which attempt it is, and what else it takes along to it.
+AmqpTable travel_headers(const Delivery& delivery, const DeliveryView& view, std::uint32_t attempt,
+                         std::uint32_t crashes) {
+  AmqpTable headers;
+  add(headers, header::kAttempt, {std::int64_t{attempt}});
+  add(headers, header::kCrashes, {std::int64_t{crashes}});
+  add(headers, header::kFirstSeen, {to_signed(delivery.first_seen_ms)});
+  add(headers, header::kExchange, {std::string(view[TextProperty::exchange])});
+  add(headers, header::kRoutingKey, {std::string(view[TextProperty::routing_key])});
+  if (delivery.expires_ms != 0) {
+    add(headers, header::kExpires, {to_signed(delivery.expires_ms)});
+  }
+  return headers;
+}
+
 }  // namespace
 
 std::string_view kind_of(const Outbound& outbound) {
@@ -208,15 +223,7 @@ std::uint64_t take_travel(DeliveryView& view, Delivery& delivery) {
 
 AmqpTable retry_headers(const Delivery& delivery, const DeliveryView& view, const AmqpTable& known,
                         std::uint32_t crashes, const Attempt& attempt) {
-  AmqpTable headers;
-  add(headers, header::kAttempt, {std::int64_t{delivery.attempt} + 1});
-  add(headers, header::kCrashes, {std::int64_t{crashes}});
-  add(headers, header::kFirstSeen, {to_signed(delivery.first_seen_ms)});
-  add(headers, header::kExchange, {std::string(view[TextProperty::exchange])});
-  add(headers, header::kRoutingKey, {std::string(view[TextProperty::routing_key])});
-  if (delivery.expires_ms != 0) {
-    add(headers, header::kExpires, {to_signed(delivery.expires_ms)});
-  }
+  AmqpTable headers = travel_headers(delivery, view, delivery.attempt + 1, crashes);
   add(headers, header::kHistory, {history(known, attempt)});
   keep_given(headers, delivery, view);
   return headers;
@@ -239,6 +246,24 @@ std::unique_ptr<Outbound> retry_copy(const DelaySettings& delays, const Delivery
     const std::uint64_t due = unix_ms() + static_cast<std::uint64_t>(delay.count());
     send_by_ladder(*outbound, delays, delay, {due, {}, queue});
   }
+  return outbound;
+}
+
+std::unique_ptr<Outbound> waiting_copy(const DelaySettings& delays, const Delivery& delivery,
+                                       const std::string& queue, std::chrono::milliseconds delay) {
+  DeliveryView view;
+  auto outbound = copy_of(delivery, view);
+  outbound->kind = static_cast<int>(CopyKind::waiting);
+  AmqpTable& headers = outbound->publication.headers;
+  headers = travel_headers(delivery, view, delivery.attempt, delivery.crashes);
+  // Its history goes on only as long as the rest of it does.
+  const AmqpTable known = decode_headers(outbound->publication.copied, header::kHistory);
+  if (!known.empty()) headers.push_back(known.front());
+  keep_given(headers, delivery, view);
+  outbound->publication.without = header::kOfATrip;
+  if (delivery.trace.began) outbound->publication.without = kOfATripAndState;
+  const std::uint64_t due = unix_ms() + static_cast<std::uint64_t>(delay.count());
+  send_by_ladder(*outbound, delays, delay, {due, {}, queue});
   return outbound;
 }
 

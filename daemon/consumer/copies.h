@@ -18,7 +18,16 @@
 namespace lope::consumer {
 
 // Outbound::kind.
-enum class CopyKind : int { publication, retry, dead_letter, parking, due, again, undeliverable };
+enum class CopyKind : int {
+  publication,
+  retry,
+  waiting,
+  dead_letter,
+  parking,
+  due,
+  again,
+  undeliverable
+};
 
 // To those who are told of it: "publication", "retry", "dead_letter", and where it goes in the end,
 // from the delay ladder too. Views of `outbound`.
@@ -49,6 +58,10 @@ AmqpTable retry_headers(const Delivery& delivery, const DeliveryView& view, cons
 std::unique_ptr<Outbound> retry_copy(const DelaySettings& delays, const Delivery& delivery,
                                      const std::string& queue, std::chrono::milliseconds delay,
                                      std::uint32_t crashes, const Attempt& attempt);
+
+// The message as it is, for the same attempt, after `delay`.
+std::unique_ptr<Outbound> waiting_copy(const DelaySettings& delays, const Delivery& delivery,
+                                       const std::string& queue, std::chrono::milliseconds delay);
 
 struct DeadLetter {
   std::string_view code;  // one of dead_code::

@@ -18,10 +18,12 @@ struct Delivery {
   enum class State : std::uint8_t {
     free,
     receiving,  // its body is not complete
+    claiming,   // asks whether it may run, or waits for another with its key; see dedup.h
     waiting,    // for a worker
     at_worker,
     held,        // at a worker whose handler keeps it
     suspect,     // one of several that a worker died with: waits to be run alone
+    noting,      // done: waits for that to be noted
     publishing,  // waits for the confirms of what was published for it, or of its own copy
     delayed,     // to be handed back for another attempt when due
   };

@@ -331,6 +331,10 @@ void Group::Counts::add(const GroupBoard& board) {
   worker_deaths += value(board.worker_deaths);
   recycled += value(board.recycled);
   pauses += value(board.pauses);
+  doubles += value(board.doubles);
+  too_soon += value(board.too_soon);
+  delayed += value(board.delayed);
+  unchecked += value(board.unchecked);
   handed_back += value(board.handed_back);
   undeliverable += value(board.undeliverable);
   connections += value(board.connections);
@@ -393,7 +397,7 @@ GroupStatus Group::status() const {
     case State::refused: status.state = "refused"; break;
     case State::running: status.state = to_string(state_on_board()); break;
   }
-  if (!consuming()) status.reason = board.last_error.get();
+  status.reason = board.last_error.get();
   for (const QueueSettings& queue : settings_.group.queues) status.queues.push_back(queue.name);
   status.handler = settings_.group.handler;
   status.handler_name = board.handler_name.get();
@@ -447,6 +451,10 @@ GroupStatus Group::status() const {
   status.worker_deaths = all.worker_deaths;
   status.recycled = all.recycled;
   status.pauses = all.pauses;
+  status.doubles = all.doubles;
+  status.too_soon = all.too_soon;
+  status.delayed = all.delayed;
+  status.unchecked = all.unchecked;
   status.handed_back = all.handed_back;
   status.undeliverable = all.undeliverable;
   status.connections = all.connections;

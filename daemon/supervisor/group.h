@@ -142,6 +142,7 @@ class Group {
     std::uint64_t delivered = 0, acked = 0, retried = 0, rejected = 0, dead_lettered = 0;
     std::uint64_t refused = 0;
     std::uint64_t published = 0, crashes = 0, timeouts = 0, worker_deaths = 0, recycled = 0;
+    std::uint64_t doubles = 0, too_soon = 0, delayed = 0, unchecked = 0;
     std::uint64_t pauses = 0, handed_back = 0, undeliverable = 0, connections = 0;
     std::uint64_t journal_sent = 0, journal_confirmed = 0, journal_dropped = 0;
     std::uint64_t spans_sent = 0, spans_dropped = 0;

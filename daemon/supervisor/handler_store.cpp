@@ -13,9 +13,7 @@
 #include <map>
 #include <system_error>
 
-#define XXH_INLINE_ALL
-#include <xxhash.h>
-
+#include "common/hash.h"
 #include "common/plugin_file.h"
 #include "common/text.h"
 
@@ -60,10 +58,10 @@ Result<std::string> read_file(const std::string& path) {
 }
 
 std::string hash_of(const std::string& content) {
-  const XXH128_hash_t hash = XXH3_128bits(content.data(), content.size());
+  const Hash128 hash = hash128(content);
   char text[33];
-  std::snprintf(text, sizeof text, "%016llx%016llx", static_cast<unsigned long long>(hash.high64),
-                static_cast<unsigned long long>(hash.low64));
+  std::snprintf(text, sizeof text, "%016llx%016llx", static_cast<unsigned long long>(hash.high),
+                static_cast<unsigned long long>(hash.low));
   return text;
 }
 
