@@ -15,15 +15,23 @@ std::vector<Request> subscription_steps(const QueueSettings& queue, bool channel
     }
   }
   steps.emplace_back(Qos{static_cast<std::uint16_t>(queue.prefetch)});
-  steps.emplace_back(Consume{queue.name, queue.consumer_tag, queue.consumer_arguments});
+  Consume consume{queue.name, queue.consumer_tag, queue.consumer_arguments, false, std::nullopt};
+  if (queue.stream) consume.offset = queue.offset;
+  steps.emplace_back(std::move(consume));
   return steps;
+}
+
+void add_lookout(std::vector<Request>& steps, const QueueSettings& stream) {
+  steps.emplace_back(Qos{1});
+  steps.emplace_back(Consume{
+      stream.name, std::string(kLookoutTag), {}, false, StreamOffset{StreamOffset::From::last, 0}});
 }
 
 std::vector<Request> ack_barrier(const std::string& queue) {
   const std::string tag = "lope-last-acks";
   const AmqpTable no_credit{{"credit", {std::int64_t{0}}}, {"drain", {false}}};
   const AmqpTable arguments{{"x-credit", {no_credit}}, {"x-priority", {std::int64_t{-1000}}}};
-  return {Qos{1}, Consume{queue, tag, arguments}, Cancel{tag}, Qos{1}};
+  return {Qos{1}, Consume{queue, tag, arguments, false, std::nullopt}, Cancel{tag}, Qos{1}};
 }
 
 }  // namespace lope::consumer
