@@ -217,6 +217,7 @@ void members(Io& io, T& settings) {
     io("declaration", settings.declaration);
     io("stream", settings.stream);
     io("offset", settings.offset);
+    io("retry_queue", settings.retry_queue);
   } else if constexpr (Is<T, StreamOffset>) {
     io("from", settings.from);
     io("value", settings.value);

@@ -181,6 +181,7 @@ struct GroupBoard {
   std::atomic<std::uint64_t> undeliverable;  // of the relay: given up
   std::atomic<std::uint64_t> handed_back;
   std::atomic<std::uint64_t> stale_outcomes;  // of an old connection or channel: dropped
+  std::atomic<std::uint64_t> positions_not_kept;  // in streams: how often writing failed
   std::atomic<std::uint64_t> finished_in_drain;
   std::atomic<std::uint64_t> handed_back_in_drain;
   std::atomic<std::uint64_t> killed_in_drain;

@@ -119,6 +119,8 @@ struct QueueSettings {
   DeclareSettings declaration;  // meaningful when declare
   bool stream = false;          // read by offset; declared or not
   StreamOffset offset;          // of a stream
+  // Of a stream: another of the group's queues, where its messages wait for another attempt.
+  std::string retry_queue;
   friend bool operator==(const QueueSettings&, const QueueSettings&) = default;
 };
 

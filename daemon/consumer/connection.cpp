@@ -112,6 +112,18 @@ class TableBuilder {
   amqp_table_t table_;
 };
 
+// A time goes as a number, to be made one on the wire.
+AmqpValue offset_argument(const StreamOffset& offset) {
+  switch (offset.from) {
+    case StreamOffset::From::next: return {"next"};
+    case StreamOffset::From::first: return {"first"};
+    case StreamOffset::From::last: return {"last"};
+    case StreamOffset::From::number:
+    case StreamOffset::From::time: break;
+  }
+  return {offset.value};
+}
+
 void add_header(HeaderWriter& writer, std::string_view name, const amqp_field_value_t& field) {
   const auto scalar = [&](HeaderKind kind, std::uint64_t bits) {
     writer.add_scalar(name, kind, bits);
@@ -647,7 +659,9 @@ Result<void> Connection::Impl::on_header(const amqp_frame_t& frame) {
       const amqp_table_entry_t& entry = properties.headers.entries[i];
       const std::string_view name = view(entry.key);
       add_header(writer, name, entry.value);
-      if (name == "x-stream-offset") delivery.from_stream = true;
+      if (name == "x-stream-offset" && entry.value.kind == AMQP_FIELD_KIND_I64) {
+        delivery.stream_offset = entry.value.value.i64;
+      }
       if (name == "x-lope-parent-id" && entry.value.kind == AMQP_FIELD_KIND_UTF8) {
         out[TextProperty::parent_id] = view(entry.value.value.bytes);
       }
@@ -739,7 +753,14 @@ Result<void> Connection::send(ChannelNumber channel, const Request& request) {
       return impl.send_method(channel, AMQP_BASIC_QOS_METHOD, &method);
     }
     Result<void> operator()(const Consume& r) const {
-      const TableBuilder arguments(r.arguments);
+      AmqpTable table = r.arguments;
+      if (r.offset) table.emplace_back("x-stream-offset", offset_argument(*r.offset));
+      const TableBuilder arguments(table);
+      if (r.offset && r.offset->from == StreamOffset::From::time) {
+        amqp_field_value_t& time = arguments.table().entries[table.size() - 1].value;
+        time.kind = AMQP_FIELD_KIND_TIMESTAMP;
+        time.value.u64 = static_cast<std::uint64_t>(r.offset->value);
+      }
       amqp_basic_consume_t method{};
       method.queue = bytes(r.queue);
       method.consumer_tag = bytes(r.consumer_tag);

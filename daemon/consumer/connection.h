@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -50,7 +51,8 @@ struct Consume {
   std::string queue;
   std::string consumer_tag;
   AmqpTable arguments;
-  bool no_ack = false;  // a delivery counts as settled once it is sent
+  bool no_ack = false;                 // a delivery counts as settled once it is sent
+  std::optional<StreamOffset> offset;  // of a stream: where to begin
 };
 struct Cancel {
   std::string consumer_tag;
@@ -83,7 +85,7 @@ struct IncomingDelivery {
   DeliveryView view;            // all but queue and body; valid during the call
   std::string_view properties;  // all of them, as they came; valid during the call
   std::uint64_t body_size = 0;
-  bool from_stream = false;  // a stream's, by the offset in its headers
+  std::int64_t stream_offset = -1;  // where it is in its stream, by its headers; -1: in none
 };
 
 // A publication that no queue takes. Its confirm follows.

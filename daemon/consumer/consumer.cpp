@@ -23,6 +23,7 @@
 #include "consumer/dedup_redis.h"
 #include "consumer/relay.h"
 #include "consumer/retry_policy.h"
+#include "consumer/topology.h"
 #include "consumer/travel.h"
 
 namespace lope::consumer {
@@ -161,6 +162,7 @@ Result<void> Consumer::set_up() {
   }
   if (auto made = timer(deadline_timer_, [this] { on_deadline(); }); !made) return made;
   if (auto made = timer(pause_timer_, [] {}); !made) return made;
+  if (auto made = timer(positions_timer_, [this] { keep_positions(); }); !made) return made;
   if (auto made = timer(limit_timer_, [this] { check_time_limits(); }); !made) return made;
 
   Session::Events session_events;
@@ -171,13 +173,25 @@ Result<void> Consumer::set_up() {
   session_events.on_complete = [this](std::uint16_t queue) { on_complete(queue); };
   session_events.on_channel_lost = [this](std::uint16_t queue) { on_channel_lost(queue); };
   session_events.on_change = [] {};  // update_board() looks once a turn
+  auto streams = Streams::open(settings_);
+  if (!streams) return Error{streams.error()};
+  streams_ = std::move(*streams);
+  if (streams_->any()) {
+    session_events.steps = [this](const QueueSettings& queue, bool channel_open) {
+      return subscription(queue, channel_open);
+    };
+    session_events.on_ends_before = [this](std::uint16_t queue, std::int64_t offset) {
+      on_ends_before(queue, offset);
+    };
+  }
   if (settings_.group.dead_letter.to == DeadLetterSettings::To::automatic &&
       !settings_.group.auto_ack) {
     session_events.on_probed = [this](std::uint16_t queue, const DeadLetterProbe& probe) {
       on_probed(queue, probe);
     };
     for (std::uint16_t i = 0; i < settings_.group.queues.size(); ++i) {
-      if (settings_.group.queues[i].declare && !has_dead_letter_exchange_[i]) {
+      const QueueSettings& queue = settings_.group.queues[i];
+      if (queue.declare && !queue.stream && !has_dead_letter_exchange_[i]) {
         warn_of_parking(i, "the queue is declared without x-dead-letter-exchange");
       }
     }
@@ -200,7 +214,7 @@ Result<void> Consumer::set_up() {
   publisher_events.steps_for = [this](const std::string& need) {
     const QueueSettings& first = settings_.group.queues.front();
     return steps_for(need, settings_.delays, settings_.group.dead_letter,
-                     first.declare && first.declaration.type == "quorum");
+                     first.stream || (first.declare && first.declaration.type == "quorum"));
   };
   auto witness = Witness::create(*loop_, settings_, host_, board_, [this] {
     return HandlerName{pool_->handler_name(), pool_->handler_version()};
@@ -391,6 +405,12 @@ int Consumer::run() {
   }
   if (dedup_ != nullptr) submit_dedup();
   dedup_thread_.reset();
+  if (streams_->any()) {
+    if (const std::string trouble = streams_->keep_now(); !trouble.empty()) {
+      log_error("cannot keep the position in a stream",
+                {{"group", settings_.group.name}, {"reason", trouble}});
+    }
+  }
   board_.state.store(static_cast<std::uint32_t>(GroupState::ended), std::memory_order_relaxed);
   Orders::report_change();
   if (refused_) return kExitRefused;
@@ -433,6 +453,9 @@ bool Consumer::turn() {
   advance_drain();
   update_board();
   arm_time_limits();
+  if (streams_->any() && !positions_timer_.armed() && streams_->due()) {
+    positions_timer_.arm(turn_began_ + Streams::kInterval);
+  }
   if (table_.bodies().has_free() && !bodies_timer_.armed()) {
     bodies_timer_.arm(Clock::now() + kBodiesKept);
   }
@@ -529,11 +552,14 @@ char* Consumer::on_delivery(std::uint16_t queue, std::uint64_t epoch,
   add(board_.delivered);
   ++delivered_in_turn_;
   const std::uint64_t tag = incoming.view.delivery_tag;
-  if (incoming.from_stream) {
-    // Streams know no reject and no requeue: nothing here could be settled as its handler says.
+  const bool from_stream = streams_->of(queue) != nullptr;
+  if (from_stream != (incoming.stream_offset >= 0)) {
+    // Streams know no reject and no requeue, and others no offset: nothing here could be settled as
+    // its handler says.
     if (phase_ == Phase::running) {
-      refuse("queue '" + settings_.group.queues[queue].name +
-             "': it is a stream: stream queues are not available in this version");
+      refuse("queue '" + settings_.group.queues[queue].name + "': " +
+             (from_stream ? "expected a stream, as 'type: stream' says, found a queue"
+                          : "it is a stream: expected 'type: stream', found none"));
     }
     return nullptr;
   }
@@ -543,8 +569,11 @@ char* Consumer::on_delivery(std::uint16_t queue, std::uint64_t epoch,
     session_->finish(queue, tag, Verdict::hand_back);
     return nullptr;
   }
-  if (!keep_body(queue, incoming)) {
+  bool only_compare = false;
+  if (from_stream && !takes_from_stream(queue, incoming, only_compare)) return nullptr;
+  if (!only_compare && !keep_body(queue, incoming)) {
     session_->finish(queue, tag, Verdict::reject);
+    if (from_stream) streams_->of(queue)->settled(incoming.stream_offset);
     return nullptr;
   }
   Delivery& delivery = table_.allocate();
@@ -557,6 +586,12 @@ char* Consumer::on_delivery(std::uint16_t queue, std::uint64_t epoch,
   delivery.properties.assign_size(incoming.properties.size());
   std::copy(incoming.properties.begin(), incoming.properties.end(), delivery.properties.data());
   DeliveryView view = incoming.view;
+  delivery.offset = incoming.stream_offset;
+  delivery.only_compared = only_compare;
+  if (from_stream) {
+    delivery.print = begin_print(view[TextProperty::message_id], view[TextProperty::routing_key],
+                                 view.timestamp, incoming.body_size);
+  }
   const std::uint64_t since_ms = take_travel(view, delivery);
   if (since_ms != 0 && delivery.attempt == 1 && !delivery.redelivered) {
     const std::uint64_t now_ms = view.received_unix_ns / 1'000'000;
@@ -568,10 +603,9 @@ char* Consumer::on_delivery(std::uint16_t queue, std::uint64_t epoch,
   if (tracer_.active()) tracer_.begin(delivery, view);
   delivery.body_size = incoming.body_size;
   if (incoming.body_size >= kSharedBody) delivery.body = table_.bodies().take(incoming.body_size);
-  if (delivery.body == nullptr) return encode_delivery(view, incoming.body_size, delivery.frame);
-  view.segment = delivery.body->id;
-  encode_delivery(view, incoming.body_size, delivery.frame);
-  return delivery.body->data;
+  if (delivery.body != nullptr) view.segment = delivery.body->id;
+  char* const to = encode_delivery(view, incoming.body_size, delivery.frame);
+  return delivery.body_at = delivery.body != nullptr ? delivery.body->data : to;
 }
 
 void Consumer::on_complete(std::uint16_t queue) {
@@ -581,6 +615,7 @@ void Consumer::on_complete(std::uint16_t queue) {
     return;
   }
   ++completed_in_turn_;
+  if (delivery.offset >= 0 && !is_to_be_handled(delivery)) return;
   if (witness_) witness_->received(delivery);
   if (is_refused(delivery)) return;
   if (dedup_ != nullptr) {
@@ -643,7 +678,7 @@ void Consumer::on_channel_lost(std::uint16_t queue) {
   std::size_t unconfirmed = 0;
   table_.for_each([&](Delivery& delivery) {
     if (delivery.queue == queue && delivery.state == Delivery::State::publishing &&
-        !delivery.settled) {
+        !delivery.settled && delivery.offset < 0) {
       stop_publishing(delivery);
       ++unconfirmed;
       release(delivery);
@@ -749,7 +784,7 @@ void Consumer::given_to_worker(Delivery& delivery) {
   if (!settings_.group.auto_ack || delivery.settled) return;
   delivery.settled = true;
   add(board_.acked);
-  session_->finish(delivery.queue, delivery.tag, Verdict::ack);
+  tell_broker(delivery, Verdict::ack);
 }
 
 void Consumer::probe_suspects() {
@@ -782,7 +817,7 @@ std::size_t Consumer::put_back(std::vector<Delivery*> deliveries) {
             [](const Delivery* a, const Delivery* b) { return a->sequence > b->sequence; });
   std::size_t stale = 0;
   for (Delivery* delivery : deliveries) {
-    if (!delivery->settled && !session_->current(delivery->queue, delivery->epoch)) {
+    if (!delivery->settled && !is_current(*delivery)) {
       release(*delivery);
       ++stale;
       continue;
@@ -829,8 +864,7 @@ Result<void> Consumer::set_up_dedup() {
   events.on_too_soon = [this](Delivery& delivery, const DedupAnswer& answer) {
     on_too_soon(delivery, answer);
   };
-  events.on_wait = [this](Delivery& delivery, const char* reason,
-                          std::chrono::milliseconds delay) {
+  events.on_wait = [this](Delivery& delivery, const char* reason, std::chrono::milliseconds delay) {
     wait_elsewhere(delivery, reason, delay);
   };
   events.on_noted = [this](Delivery& delivery, bool noted) { on_noted(delivery, noted); };
@@ -856,12 +890,11 @@ void Consumer::submit_dedup() {
   if (dedup_->trouble().empty()) {
     log_info("dedup store works again", {{"group", settings_.group.name}});
   } else if (dedup_trouble_.empty()) {
-    const bool runs =
-        settings_.group.dedup.on_store_failure == DedupSettings::OnStoreFailure::run;
-    log_warn("dedup store fails", {{"group", settings_.group.name},
-                                   {"reason", dedup_->trouble()},
-                                   {"then", runs ? "messages run without dedup"
-                                                 : "messages wait (on_store_failure)"}});
+    const bool runs = settings_.group.dedup.on_store_failure == DedupSettings::OnStoreFailure::run;
+    log_warn("dedup store fails",
+             {{"group", settings_.group.name},
+              {"reason", dedup_->trouble()},
+              {"then", runs ? "messages run without dedup" : "messages wait (on_store_failure)"}});
   }
   dedup_trouble_ = dedup_->trouble();
 }
@@ -919,13 +952,12 @@ void Consumer::log_doubled(std::string_view event, const Delivery& delivery,
                            const DedupAnswer& answer) {
   const std::string id = message_id(delivery);
   const bool same = settings_.group.dedup.key == DedupSettings::Key::message_id;
-  log_info(event,
-           {{"group", settings_.group.name},
-            {"queue", settings_.group.queues[delivery.queue].name},
-            {"delivery_tag", delivery.tag},
-            {"message_id", id},
-            {"done_message_id", same ? id : answer.id},
-            {"done_ago_ms", static_cast<std::int64_t>(unix_ms()) - answer.done_ms}});
+  log_info(event, {{"group", settings_.group.name},
+                   {"queue", settings_.group.queues[delivery.queue].name},
+                   {"delivery_tag", delivery.tag},
+                   {"message_id", id},
+                   {"done_message_id", same ? id : answer.id},
+                   {"done_ago_ms", static_cast<std::int64_t>(unix_ms()) - answer.done_ms}});
 }
 
 // It gives up its place in the window, for the attempt that it came with.
@@ -966,7 +998,7 @@ std::size_t Consumer::hand_back_claiming() {
 // ---- Outcomes
 
 bool Consumer::drop_if_stale(Delivery& delivery) {
-  if (delivery.settled || session_->current(delivery.queue, delivery.epoch)) return false;
+  if (delivery.settled || is_current(delivery)) return false;
   add(board_.stale_outcomes);
   log_warn("outcome dropped",
            {{"group", settings_.group.name},
@@ -1071,7 +1103,7 @@ void Consumer::on_death(WorkerProcess::Remains& remains, const std::string& how)
     if (drop_if_stale(*delivery)) continue;
     const bool late = std::exchange(delivery->late, false);
     if (killed_ || stopped_) {  // it was we who ended it, and counted it
-      if (!delivery->settled) session_->finish(delivery->queue, delivery->tag, Verdict::hand_back);
+      if (!delivery->settled) tell_broker(*delivery, Verdict::hand_back);
       release(*delivery);
     } else if (phase_ != Phase::running && guilty > 1) {
       hand_back(*delivery);  // nobody can be charged any more
@@ -1190,9 +1222,15 @@ void Consumer::retry(Delivery& delivery, const Failure& failure) {
                                {"crashes", crashes},
                                {"reason", failure.reason},
                                {"delay_ms", decision.delay.count()}});
-  publish_copy(delivery,
-               retry_copy(settings_.delays, delivery, settings_.group.queues[delivery.queue].name,
-                          decision.delay, crashes, attempt_of(delivery, failure.reason)));
+  publish_copy(delivery, retry_copy(settings_.delays, delivery, home_of(delivery.queue),
+                                    decision.delay, crashes, attempt_of(delivery, failure.reason)));
+}
+
+// Where it goes for another attempt, and comes from when it is a dead letter. All who read a stream
+// would get what is put into it.
+const std::string& Consumer::home_of(std::uint16_t queue) const {
+  const QueueSettings& from = settings_.group.queues[queue];
+  return from.stream ? from.retry_queue : from.name;
 }
 
 void Consumer::on_probed(std::uint16_t queue, const DeadLetterProbe& probe) {
@@ -1244,6 +1282,7 @@ void Consumer::note(std::string_view failure) {
 
 // Does the broker take a rejected message to somewhere, as far as we know?
 bool Consumer::dead_letters_by_broker(std::uint16_t queue) const {
+  if (settings_.group.queues[queue].stream) return false;
   switch (settings_.group.dead_letter.to) {
     case DeadLetterSettings::To::broker: return true;
     case DeadLetterSettings::To::exchange: return false;
@@ -1255,7 +1294,7 @@ bool Consumer::dead_letters_by_broker(std::uint16_t queue) const {
 void Consumer::dead_letter(Delivery& delivery, const DeadLetter& letter) {
   const bool by_broker = dead_letters_by_broker(delivery.queue);
   const bool parking = settings_.group.dead_letter.to == DeadLetterSettings::To::automatic;
-  const std::string& queue = settings_.group.queues[delivery.queue].name;
+  const std::string& queue = home_of(delivery.queue);
   note(letter.reason);
   if (witness_) {
     witness_->handled(delivery, {.outcome = letter.code == dead_code::kRejected ? "reject" : "dead",
@@ -1372,7 +1411,7 @@ void Consumer::on_copy_failed(Delivery& delivery, std::unique_ptr<Outbound> copy
                               const std::string& reason) {
   const auto kind = static_cast<CopyKind>(copy->kind);
   const std::string why = std::string(to_string(fate)) + ": " + reason;
-  if (next_best(*copy, fate, settings_.group.queues[delivery.queue].name)) {
+  if (next_best(*copy, fate, home_of(delivery.queue))) {
     log_repeated(LogLevel::warn, "its copy could not be published, trying another way", delivery,
                  why);
     publish_copy(delivery, std::move(copy));
@@ -1499,8 +1538,7 @@ TimePoint Consumer::settle_in_time(TimePoint now) {
         --claiming_;
         ++handed_back;
         settle(delivery, Verdict::hand_back);
-      } else if (delivery.state == Delivery::State::noting &&
-                 is_over(delivery, limits.published)) {
+      } else if (delivery.state == Delivery::State::noting && is_over(delivery, limits.published)) {
         on_noted(delivery, false);
       }
     });
@@ -1547,6 +1585,9 @@ void Consumer::release(Delivery& delivery) {
   if (witness_) witness_->over(delivery);
   tracer_.end(delivery);
   if (dedup_ != nullptr) dedup_->over(delivery);
+  if (delivery.offset >= 0 && !delivery.only_compared) {
+    streams_->of(delivery.queue)->given_back(delivery.offset);  // unless it is settled
+  }
   table_.free(delivery);
 }
 
@@ -1555,8 +1596,9 @@ void Consumer::settle(Delivery& delivery, Verdict verdict) {
   const bool finished = verdict == Verdict::ack || verdict == Verdict::reject;
   if (witness_ && finished) witness_->handled(delivery, {.outcome = "skipped"});
   if (finished && phase_ != Phase::running) add(board_.finished_in_drain);
+  const bool comes_again_by_us = delivery.offset >= 0 && !finished && !delivery.settled;
   if (!delivery.settled) {
-    session_->finish(delivery.queue, delivery.tag, verdict);
+    tell_broker(delivery, verdict);
     switch (verdict) {
       case Verdict::ack: add(board_.acked); break;
       case Verdict::reject: add(board_.rejected); break;
@@ -1567,7 +1609,24 @@ void Consumer::settle(Delivery& delivery, Verdict verdict) {
         break;
     }
   }
+  const std::uint16_t queue = delivery.queue;
   release(delivery);
+  if (comes_again_by_us && phase_ == Phase::running) session_->subscribe_again(queue);
+}
+
+// What came on a channel that is gone is the broker's again. Not so a stream's: that a message was
+// handled counts wherever it came from, and what comes again meanwhile is known to be in hand.
+bool Consumer::is_current(const Delivery& delivery) const {
+  return delivery.offset >= 0 || session_->current(delivery.queue, delivery.epoch);
+}
+
+void Consumer::tell_broker(Delivery& delivery, Verdict verdict) {
+  if (delivery.offset >= 0) {
+    const bool finished = verdict == Verdict::ack || verdict == Verdict::reject;
+    if (finished) streams_->of(delivery.queue)->settled(delivery.offset);
+    if (!session_->current(delivery.queue, delivery.epoch)) return;
+  }
+  session_->finish(delivery.queue, delivery.tag, verdict);
 }
 
 void Consumer::hand_back_delayed_that_are_due() {
@@ -1584,6 +1643,101 @@ void Consumer::hand_back_delayed_that_are_due() {
     return true;
   });
   if (next != TimePoint::max()) delay_timer_.arm(next);
+}
+
+// ---- Streams
+
+// Whether a message is to be handled, or at least looked at. Otherwise the stream hears that there
+// is room.
+bool Consumer::takes_from_stream(std::uint16_t queue, const IncomingDelivery& incoming,
+                                 bool& only_compare) {
+  StreamProgress& progress = *streams_->of(queue);
+  streams_->is_long_enough(queue);
+  const auto arrival = progress.arrived(incoming.stream_offset);
+  if (progress.lost() > 0) {
+    log_error("a stream has dropped messages before they were read",
+              {{"group", settings_.group.name},
+               {"queue", settings_.group.queues[queue].name},
+               {"messages", progress.lost()},
+               {"next_offset", incoming.stream_offset}});
+  }
+  only_compare = arrival == StreamProgress::Arrival::compare;
+  if (arrival != StreamProgress::Arrival::skip) return true;
+  session_->finish(queue, incoming.view.delivery_tag, Verdict::ack);
+  return false;
+}
+
+// All of it is here.
+bool Consumer::is_to_be_handled(Delivery& delivery) {
+  const std::string_view body(delivery.body_at, delivery.body_size);
+  const bool same =
+      streams_->of(delivery.queue)->complete(delivery.offset, end_print(delivery.print, body));
+  if (same && !delivery.only_compared) return true;
+  const std::string offset = std::to_string(delivery.offset);
+  session_->finish(delivery.queue, delivery.tag, Verdict::ack);
+  if (!same) start_over(delivery.queue, "the message at offset " + offset + " is another one");
+  release(delivery);
+  return false;
+}
+
+// From where this group is to go on. With a lookout where that is known to be in the stream.
+std::vector<Request> Consumer::subscription(const QueueSettings& queue, bool channel_open) {
+  const auto& queues = settings_.group.queues;
+  const auto found = std::ranges::find(queues, queue.name, &QueueSettings::name);
+  StreamProgress* const progress = streams_->of(static_cast<std::uint16_t>(found - queues.begin()));
+  if (progress == nullptr) return subscription_steps(queue, channel_open);
+  QueueSettings from = queue;
+  const bool resumes = progress->resumes();
+  from.offset = progress->subscribe(static_cast<std::int64_t>(unix_ms() / 1000));
+  std::vector<Request> steps = subscription_steps(from, channel_open);
+  if (resumes) add_lookout(steps, queue);
+  return steps;
+}
+
+void Consumer::on_ends_before(std::uint16_t queue, std::int64_t offset) {
+  constexpr std::chrono::seconds kLookAgain{2};
+  const std::string& name = settings_.group.queues[queue].name;
+  const StreamProgress& progress = *streams_->of(queue);
+  const std::string reason = "its last part begins at offset " + std::to_string(offset) + ", and " +
+                             std::to_string(progress.seen()) + " was read already";
+  const TimePoint now = Clock::now();
+  if (streams_->stays_short(queue, now)) {
+    start_over(queue, reason);
+    return;
+  }
+  if (repeated_.count("short " + name, now) > 0) {
+    log_warn("a stream ends before the message to go on with",
+             {{"group", settings_.group.name},
+              {"queue", name},
+              {"reason", reason},
+              {"then", "it is waited for, in case a replica is behind"}});
+  }
+  session_->subscribe_again(queue, now + kLookAgain, reason);
+}
+
+// It was deleted and made again. What was handled was of the old one.
+void Consumer::start_over(std::uint16_t queue, const std::string& reason) {
+  log_warn("another stream of the same name: all of it is read",
+           {{"group", settings_.group.name},
+            {"queue", settings_.group.queues[queue].name},
+            {"reason", reason}});
+  streams_->is_long_enough(queue);
+  streams_->of(queue)->start_over();
+  table_.for_each([queue](Delivery& delivery) {
+    if (delivery.queue == queue) delivery.offset = -1;
+  });
+  session_->subscribe_again(queue);
+}
+
+void Consumer::keep_positions() {
+  const std::string trouble = streams_->keep();
+  if (trouble.empty()) return;
+  add(board_.positions_not_kept);
+  if (repeated_.count(trouble, Clock::now()) == 0) return;
+  log_error("cannot keep the position in a stream",
+            {{"group", settings_.group.name},
+             {"reason", trouble},
+             {"then", "messages that were handled come again after a restart"}});
 }
 
 // ---- Ending

@@ -20,6 +20,7 @@
 #include "consumer/orders.h"
 #include "consumer/publisher.h"
 #include "consumer/session.h"
+#include "consumer/streams.h"
 #include "consumer/tracer.h"
 #include "consumer/witness.h"
 #include "consumer/worker_pool.h"
@@ -58,6 +59,8 @@ class Consumer {
   // Deliveries
   char* on_delivery(std::uint16_t queue, std::uint64_t epoch, const IncomingDelivery& incoming);
   void on_complete(std::uint16_t queue);
+  bool takes_from_stream(std::uint16_t queue, const IncomingDelivery& incoming, bool& only_compare);
+  bool is_to_be_handled(Delivery& delivery);
   bool is_refused(Delivery& delivery);
   void admit(Delivery& delivery);
   void on_channel_lost(std::uint16_t queue);
@@ -115,6 +118,7 @@ class Consumer {
   Attempt attempt_of(const Delivery& delivery, std::string_view reason) const;
   Author author() const;
   bool dead_letters_by_broker(std::uint16_t queue) const;
+  const std::string& home_of(std::uint16_t queue) const;
   void on_probed(std::uint16_t queue, const DeadLetterProbe& probe);
   void warn_of_parking(std::uint16_t queue, const std::string& reason);
   struct Patience {
@@ -129,10 +133,18 @@ class Consumer {
   void hand_back(Delivery& delivery);
   void no_longer_held(Delivery& delivery);
   void settle(Delivery& delivery, Verdict verdict);
+  void tell_broker(Delivery& delivery, Verdict verdict);
+  bool is_current(const Delivery& delivery) const;
   void release(Delivery& delivery);
   bool drop_if_stale(Delivery& delivery);
   void trim_bodies();
   void hand_back_delayed_that_are_due();
+
+  // Streams
+  std::vector<Request> subscription(const QueueSettings& queue, bool channel_open);
+  void on_ends_before(std::uint16_t queue, std::int64_t offset);
+  void start_over(std::uint16_t queue, const std::string& reason);
+  void keep_positions();
 
   // Ending
   void drain_within(std::chrono::milliseconds limit);
@@ -155,6 +167,7 @@ class Consumer {
   std::unique_ptr<EventLoop> loop_;
   std::unique_ptr<Orders> orders_;
   DeliveryTable table_;
+  std::unique_ptr<Streams> streams_;
   std::unique_ptr<Session> session_;
   std::unique_ptr<WorkerPool> pool_;
   std::unique_ptr<Witness> witness_;  // before the publisher, which knows its lane; may be none
@@ -219,6 +232,7 @@ class Consumer {
   EventSource stuck_timer_;
   EventSource limit_timer_;
   EventSource pause_timer_;
+  EventSource positions_timer_;
   TimePoint limits_due_ = TimePoint::max();
   EventSource deadline_timer_;
 };

@@ -57,6 +57,11 @@ struct Delivery {
   std::uint64_t body_size = 0;
   std::uint64_t first_seen_ms = 0;
   std::uint64_t expires_ms = 0;  // 0: never
+  // Of a stream.
+  std::int64_t offset = -1;    // in it; -1: of no stream, or of one that is gone
+  bool only_compared = false;  // with what had this offset before; settled or in hand elsewhere
+  std::uint64_t print = 0;     // begun, see begin_print()
+  char* body_at = nullptr;     // while receiving
   ByteBuffer frame;
   ByteBuffer properties;               // as they came; for a copy
   BodyStore::Segment* body = nullptr;  // where a large one is; otherwise it is in the frame

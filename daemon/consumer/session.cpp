@@ -253,6 +253,8 @@ void Session::begin_subscription(Channel& channel) {
   channel.steps = events_.steps(channel.settings, channel.open);
   channel.step = 0;
   channel.step_sent = false;
+  channel.lookout = Channel::Lookout::none;
+  channel.consumer_tag.clear();
   ++channel.subscription;
   channel.state = Channel::State::setting_up;
   if (!channel.open) {
@@ -264,7 +266,7 @@ void Session::begin_subscription(Channel& channel) {
   channel.check.policy = {};
   channel.probe.reset();
   channel.probe_before = 0;
-  if (!events_.on_probed) return;
+  if (!events_.on_probed || channel.settings.stream) return;  // which dead-letters nothing
   if (!channel.settings.declare) {
     channel.probe.emplace(channel.settings.name);
     return;
@@ -318,6 +320,7 @@ void Session::void_channel(Channel& channel) {
   }
   channel.state = Channel::State::down;
   channel.steps.clear();
+  channel.lookout = Channel::Lookout::none;
   ++channel.epoch;
   channel.settlement.reset();
 }
@@ -331,6 +334,16 @@ void Session::send_steps() {
     if (channel.probe_is_next()) {
       send_probe(channel);
       continue;
+    }
+    if (channel.lookout == Channel::Lookout::to_cancel) {
+      channel.lookout = Channel::Lookout::none;
+      if (auto sent =
+              connection_->send(number(queue_of(channel)), Cancel{std::string(kLookoutTag)});
+          !sent) {
+        connection_lost(sent.error());
+        return;
+      }
+      if (!channel.has_step_to_send() || !connection_->writable()) continue;
     }
     const Request request = channel.state == Channel::State::cancelling
                                 ? Request(Cancel{channel.consumer_tag})
@@ -434,9 +447,17 @@ void Session::on_ok(ChannelNumber number_, Reply reply, std::string_view text) {
   Channel* found = channel(number_);
   if (found == nullptr) return;
   Channel& it = *found;
+  if (reply == Reply::cancel && text == kLookoutTag) return;
   if (it.state == Channel::State::cancelling && reply == Reply::cancel) {
     it.state = Channel::State::cancelled;
-    if (!is_to_be_quiet()) begin_subscription(it);  // resumed meanwhile
+    if (is_to_be_quiet()) return;
+    if (it.again_at > Clock::now()) {
+      it.retry_at = it.again_at;
+      it.state = Channel::State::down;
+      arm_timer();
+    } else {
+      begin_subscription(it);  // resumed meanwhile, or ended only for this
+    }
     return;
   }
   const bool setting_up = it.state == Channel::State::setting_up;
@@ -445,6 +466,13 @@ void Session::on_ok(ChannelNumber number_, Reply reply, std::string_view text) {
     return;
   }
   if (reply == Reply::channel_open) it.open = true;
+  if (reply == Reply::consume && setting_up) {
+    if (text == kLookoutTag) {
+      it.lookout = Channel::Lookout::out;
+    } else {
+      it.consumer_tag = text;
+    }
+  }
   it.step_sent = false;
   const bool last = ++it.step == it.steps.size();
   if (!setting_up) {
@@ -452,12 +480,14 @@ void Session::on_ok(ChannelNumber number_, Reply reply, std::string_view text) {
     return;
   }
   if (!last) {
-    if (is_to_be_quiet()) it.state = Channel::State::cancelled;
+    if (is_to_be_quiet()) {
+      it.state = it.consumer_tag.empty() ? Channel::State::cancelled : Channel::State::cancelling;
+    }
     return;
   }
-  it.consumer_tag = text;
   it.steps.clear();
-  it.state = is_to_be_quiet() ? Channel::State::cancelling : Channel::State::consuming;
+  it.state = Channel::State::consuming;
+  if (is_to_be_quiet()) end_subscription(it);
   log_info("consuming", {{"group", group_},
                          {"queue", it.settings.name},
                          {"prefetch", it.settings.prefetch},
@@ -467,9 +497,13 @@ void Session::on_ok(ChannelNumber number_, Reply reply, std::string_view text) {
   events_.on_change();
 }
 
-void Session::on_cancelled(ChannelNumber number_, std::string_view) {
+void Session::on_cancelled(ChannelNumber number_, std::string_view consumer_tag) {
   Channel* found = channel(number_);
   if (found == nullptr) return;
+  if (consumer_tag == kLookoutTag) {  // the other goes with it
+    found->lookout = Channel::Lookout::none;
+    return;
+  }
   if (found->state == Channel::State::securing) {  // with its queue, which forgets everything
     found->state = Channel::State::cancelled;
     return;
@@ -531,6 +565,8 @@ char* Session::on_delivery(const IncomingDelivery& delivery) {
     return nullptr;
   }
   const std::uint16_t queue = queue_of(*found);
+  found->from_stream = found->settings.stream && delivery.stream_offset >= 0;
+  if (is_for_lookout(*found, delivery)) return nullptr;
   if (state_ == State::closing) {  // to the barrier's consumer
     finish(queue, delivery.view.delivery_tag, Verdict::hand_back);
     return nullptr;
@@ -540,6 +576,20 @@ char* Session::on_delivery(const IncomingDelivery& delivery) {
   return to;
 }
 
+// What comes first ends the lookout: a message for the consumer that it is beside, or its own.
+bool Session::is_for_lookout(Channel& channel, const IncomingDelivery& delivery) {
+  if (!channel.settings.stream) return false;
+  const bool its_own = delivery.view[TextProperty::consumer_tag] == kLookoutTag;
+  const bool is_first = channel.lookout == Channel::Lookout::out;
+  if (is_first) channel.lookout = Channel::Lookout::to_cancel;
+  if (!its_own) return false;
+  finish(queue_of(channel), delivery.view.delivery_tag, Verdict::ack);
+  if (is_first && channel.state == Channel::State::consuming) {
+    events_.on_ends_before(queue_of(channel), delivery.stream_offset);
+  }
+  return true;
+}
+
 void Session::on_body(ChannelNumber number_) {
   if (Channel* found = channel(number_)) events_.on_complete(queue_of(*found));
 }
@@ -547,7 +597,7 @@ void Session::on_body(ChannelNumber number_) {
 void Session::finish(std::uint16_t queue, std::uint64_t tag, Verdict verdict) {
   Channel& channel = channels_[queue];
   if (channel.settlement.pending() == 0) channel.finished_since = Clock::now();
-  channel.settlement.finish(tag, verdict);
+  channel.settlement.finish(tag, channel.from_stream ? Verdict::ack : verdict);
 }
 
 void Session::flush(bool all) {
@@ -645,11 +695,14 @@ void Session::end_subscription(Channel& channel) {
     case Channel::State::consuming:
       channel.state = Channel::State::cancelling;
       channel.step_sent = false;
+      if (channel.lookout == Channel::Lookout::out) channel.lookout = Channel::Lookout::to_cancel;
       break;
     case Channel::State::down: channel.state = Channel::State::cancelled; break;
     case Channel::State::setting_up:
       // With a request under way its answer decides; see on_ok().
-      if (!channel.step_sent) channel.state = Channel::State::cancelled;
+      if (channel.step_sent) break;
+      channel.state =
+          channel.consumer_tag.empty() ? Channel::State::cancelled : Channel::State::cancelling;
       break;
     case Channel::State::cancelling:
     case Channel::State::cancelled:
@@ -669,6 +722,15 @@ void Session::resume() {
     if (channel.state == Channel::State::cancelled) begin_subscription(channel);
   }
   arm_timer();
+}
+
+// When it has ended it begins again, as after a pause.
+void Session::subscribe_again(std::uint16_t queue, TimePoint when, const std::string& trouble) {
+  Channel& channel = channels_[queue];
+  if (channel.state != Channel::State::consuming) return;
+  channel.again_at = when;
+  channel.trouble = trouble;
+  end_subscription(channel);
 }
 
 void Session::cancel() {
@@ -708,7 +770,7 @@ std::chrono::milliseconds Session::close(TimePoint deadline) {
   secured_by_ = end;
   for (Channel& channel : channels_) {
     const bool classic = channel.settings.declare && channel.settings.declaration.type == "classic";
-    if (!channel.open || !channel.settled || classic) continue;
+    if (!channel.open || !channel.settled || classic || channel.settings.stream) continue;
     channel.steps = ack_barrier(channel.settings.name);
     channel.step = 0;
     channel.step_sent = false;

@@ -34,6 +34,9 @@ class Session final : private ConnectionEvents {
     std::function<void(std::uint16_t queue)> on_channel_lost;
     // The requests that bring a queue to consuming; nothing: subscription_steps().
     std::function<std::vector<Request>(const QueueSettings& queue, bool channel_open)> steps;
+    // A stream ends before the message that its subscription was to go on with; its last part
+    // begins at `offset`.
+    std::function<void(std::uint16_t queue, std::int64_t offset)> on_ends_before;
     // Set: each queue is asked for its dead-letter exchange before it is consumed from.
     std::function<void(std::uint16_t queue, const DeadLetterProbe&)> on_probed;
     // Something that the board or the supervisor should know of has changed.
@@ -65,7 +68,8 @@ class Session final : private ConnectionEvents {
     const auto prefetch = static_cast<std::size_t>(channel.settings.prefetch);
     return prefetch > unsettled ? prefetch - unsettled : 0;
   }
-  // Settles a delivery of the current epoch, at the next flush().
+  // Settles a delivery of the current epoch, at the next flush(). A stream only hears that there is
+  // room for another, whatever became of this one: it knows no more.
   void finish(std::uint16_t queue, std::uint64_t tag, Verdict verdict);
   // Sends settlements and requests as far as the socket takes them. `all` false: only settlements
   // that are many enough.
@@ -89,6 +93,9 @@ class Session final : private ConnectionEvents {
   void pause();
   void resume();
   bool paused() const { return paused_; }
+  // Begins a queue's subscription anew, not before `when`; `trouble`: what it waits for. Only what
+  // consumes: every other is about to begin, or not to.
+  void subscribe_again(std::uint16_t queue, TimePoint when = {}, const std::string& trouble = {});
   // Ends consuming on all queues and does not begin again.
   void cancel();
   // No delivery can arrive any more.
@@ -119,9 +126,14 @@ class Session final : private ConnectionEvents {
     Settlement settlement;
     TimePoint finished_since{};  // of what is not flushed, the oldest
     std::string consumer_tag;
-    int failures = 0;      // set-ups in a row that failed
-    TimePoint retry_at{};  // while down: not before
-    std::string trouble;   // why it is down, as logged
+    // The second consumer of a stream, see add_lookout().
+    enum class Lookout { none, out, to_cancel };
+    Lookout lookout = Lookout::none;
+    bool from_stream = false;  // what was delivered last
+    int failures = 0;          // set-ups in a row that failed
+    TimePoint retry_at{};      // while down: not before
+    TimePoint again_at{};      // once it is cancelled: not before
+    std::string trouble;       // why it is down, as logged
     std::optional<DeadLetterProbe> probe;
     std::size_t probe_before = 0;    // which step
     std::uint64_t subscription = 0;  // grows with each one begun
@@ -134,8 +146,9 @@ class Session final : private ConnectionEvents {
       bool has_step_to_send() const { return !steps.empty() && !sent; }
     } check;
     bool has_step_to_send() const {
-      return !step_sent &&
-             (state == State::setting_up || state == State::cancelling || state == State::securing);
+      return lookout == Lookout::to_cancel ||
+             (!step_sent && (state == State::setting_up || state == State::cancelling ||
+                             state == State::securing));
     }
     bool probe_is_next() const {
       return probe.has_value() && state == State::setting_up && step == probe_before;
@@ -173,6 +186,7 @@ class Session final : private ConnectionEvents {
   Channel* answered_probe();
   void send_probe(Channel& channel);
   void probe_ended(Channel& channel, bool last);
+  bool is_for_lookout(Channel& channel, const IncomingDelivery& delivery);
   // The channel that probes use, one after another.
   ChannelNumber probe_number() const { return static_cast<ChannelNumber>(channels_.size() + 1); }
   // The channel that a queue's check uses.

@@ -15,8 +15,16 @@ std::vector<Request> subscription_steps(const QueueSettings& queue, bool channel
     }
   }
   steps.emplace_back(Qos{static_cast<std::uint16_t>(queue.prefetch)});
-  steps.emplace_back(Consume{queue.name, queue.consumer_tag, queue.consumer_arguments});
+  Consume consume{queue.name, queue.consumer_tag, queue.consumer_arguments, false, std::nullopt};
+  if (queue.stream) consume.offset = queue.offset;
+  steps.emplace_back(std::move(consume));
   return steps;
+}
+
+void add_lookout(std::vector<Request>& steps, const QueueSettings& stream) {
+  steps.emplace_back(Qos{1});
+  steps.emplace_back(Consume{
+      stream.name, std::string(kLookoutTag), {}, false, StreamOffset{StreamOffset::From::last, 0}});
 }
 
 namespace {
@@ -24,7 +32,11 @@ namespace {
 // Asks for no message, up to RabbitMQ 3.13.
 Consume consume_nothing(const std::string& queue, const std::string& tag) {
   const AmqpTable no_credit{{"credit", {std::int64_t{0}}}, {"drain", {false}}};
-  return {queue, tag, {{"x-credit", {no_credit}}, {"x-priority", {std::int64_t{-1000}}}}};
+  return {queue,
+          tag,
+          {{"x-credit", {no_credit}}, {"x-priority", {std::int64_t{-1000}}}},
+          false,
+          std::nullopt};
 }
 
 }  // namespace

@@ -14,6 +14,13 @@ namespace lope::consumer {
 // already (the broker cancelled only the consumer).
 std::vector<Request> subscription_steps(const QueueSettings& queue, bool channel_open);
 
+// A second consumer on a stream, to be asked for behind one that goes on at an offset where a
+// message is known to be: it gets the stream's last part. When that comes and nothing for the first
+// one has, the stream ends before that offset, and the broker would wait in silence until it does
+// not.
+inline constexpr std::string_view kLookoutTag = "lope-end-of-stream";
+void add_lookout(std::vector<Request>& steps, const QueueSettings& stream);
+
 // The requests after which what was settled on this channel has come to the queue, so that it can
 // be closed. A channel keeps settlements for a quorum queue to itself while 32 and more are on
 // their way through the queue's log, and forgets them when it is closed (rabbit_fifo_client.erl). A

@@ -63,6 +63,7 @@ GroupChange change_between(const ConsumerSettings& before, const ConsumerSetting
 
 bool one_at_a_time(const GroupSettings& before, const GroupSettings& after) {
   const auto serves_one = [](const QueueSettings& queue) {
+    if (queue.stream) return true;  // both would read all of it
     if (!queue.declare) return false;
     const AmqpValue* const single = find(queue.declaration.arguments, "x-single-active-consumer");
     if (queue.declaration.exclusive) return true;

@@ -26,6 +26,7 @@
 #include "common/json.h"
 #include "common/text.h"
 #include "common/units.h"
+#include "common/wall_time.h"
 #include "supervisor/listen_address.h"
 #include "supervisor/standard_folder.h"
 #include "supervisor/yaml_tree.h"
@@ -75,6 +76,8 @@ constexpr std::string_view kGroupKeys[] = {
     "max_body",
     "consumer_arguments",
     "declare",
+    "type",
+    "offset",
     "start_timeout",
     "batch",
     "flush_interval",
@@ -105,10 +108,13 @@ constexpr std::string_view kJournalKeys[] = {"exchange", "key",     "confirm",
 constexpr std::string_view kBodiesKeys[] = {"max"};
 constexpr std::string_view kTelemetryKeys[] = {"endpoint", "sample", "service_name", "headers",
                                                "timeout"};
-constexpr std::string_view kQueueKeys[] = {"name", "prefetch", "consumer_tag", "consumer_arguments",
-                                           "declare"};
-constexpr std::string_view kDeclareKeys[] = {"type",      "durable",   "exclusive", "auto_delete",
-                                             "arguments", "exchanges", "bind"};
+constexpr std::string_view kQueueKeys[] = {
+    "name", "prefetch", "consumer_tag", "consumer_arguments", "declare", "type", "offset",
+};
+constexpr std::string_view kDeclareKeys[] = {
+    "type",    "durable",      "exclusive", "auto_delete", "max_bytes",
+    "max_age", "segment_size", "arguments", "exchanges",   "bind",
+};
 constexpr std::string_view kExchangeKeys[] = {"name",        "type",     "durable",
                                               "auto_delete", "internal", "arguments"};
 constexpr std::string_view kBindKeys[] = {"exchange", "key", "arguments"};
@@ -143,7 +149,7 @@ constexpr KnownKeys kKnownKeys[] = {
 
 constexpr std::string_view kLaterBrokerKeys[] = {"tls"};
 constexpr std::string_view kLaterGroupKeys[] = {
-    "dedup", "min_interval", "order_by", "order", "rate", "consumer_timeout",
+    "dedup", "min_interval", "order_by", "order", "rate", "consumer_timeout", "filter",
 };
 
 // ---- Limits --------------------------------------------------------------------------------
@@ -196,6 +202,9 @@ constexpr DurationRange kPeriodRange{0ms, 1h, "from 0 to 1h"};
 constexpr DurationRange kPauseRange{10ms, 1h, "from 10ms to 1h"};
 constexpr DurationRange kMaxPauseRange{10ms, 24h, "from 10ms to 1d"};
 constexpr DurationRange kRelayRetryRange{1s, 24h, "from 1s to 1d"};
+constexpr DurationRange kStreamAgeRange{1s, 87'600h, "from 1s to 3650d"};
+constexpr SizeRange kStreamSizeRange{1, std::int64_t{1} << 50, "from 1B to 1048576GiB"};
+constexpr SizeRange kSegmentRange{1000, 3'000'000'000, "from 1kB to 3GB"};  // the broker's limit
 constexpr SizeRange kRecycleMemoryRange{16 << 20, std::int64_t{1} << 40, "from 16MiB to 1024GiB"};
 constexpr DurationRange kRecycleAgeRange{1s, 8760h, "from 1s to 365d"};
 constexpr DurationRange kExportRange{100ms, 5min, "from 100ms to 5m"};
@@ -285,6 +294,9 @@ class Loader {
     AmqpTable consumer_arguments;
     bool declare = false;
     DeclareSettings declaration;
+    std::string type;  // as written; empty: it is not
+    StreamOffset offset;
+    bool is_stream() const { return (declare ? declaration.type : type) == "stream"; }
   };
 
   // Reporting.
@@ -372,6 +384,10 @@ class Loader {
   std::vector<QueueSettings> queues(const Map& group, const std::string& group_name,
                                     const QueueDefaults& base);
   void declare(const Value& value, QueueDefaults& target);
+  void stream_limits(const Map& keys, DeclareSettings& target);
+  void offset(const Value& value, StreamOffset& target);
+  void check_type(const Map& keys, const QueueDefaults& queue);
+  void retry_queues(const Value& value, GroupSettings& group);
   void options(const Value& value, GroupSettings& group, GroupPlaces& places);
   std::string option(const Value& value, const std::string& name, GroupSettings& group,
                      GroupPlaces& places);
@@ -1558,6 +1574,7 @@ void Loader::group(const std::string& group_name, const Value& value) {
   settings.queues = queues(keys, group_name, base);
   journal(keys["journal"], settings.journal);
   check_journal(keys["journal"], settings);
+  retry_queues(value, settings);
   check_timeout(keys, value, settings);
   check_dead_letter(keys, value, settings);
   loaded_.settings.groups.push_back(std::move(settings));
@@ -1616,10 +1633,92 @@ void Loader::queue_keys(const Map& keys, QueueDefaults& target) {
   if (const Value arguments = keys["consumer_arguments"]) {
     amqp_table(arguments, target.consumer_arguments);
     if (has_key(target.consumer_arguments, "x-stream-offset")) {
-      error(arguments, "'x-stream-offset': stream queues are not available in this version");
+      error(arguments, "expected no 'x-stream-offset': the key 'offset' beside it says it");
+    }
+    for (const std::string_view filter : {"x-stream-filter", "x-stream-match-unfiltered"}) {
+      if (!has_key(target.consumer_arguments, filter)) continue;
+      error(arguments, "'" + std::string(filter) +
+                           "' is not available in this version: a broker knows it from RabbitMQ "
+                           "3.13 on");
     }
   }
   declare(keys["declare"], target);
+  static constexpr std::string_view kTypes[] = {"classic", "quorum", "stream"};
+  choice(keys["type"], target.type, kTypes);
+  offset(keys["offset"], target.offset);
+}
+
+void Loader::offset(const Value& value, StreamOffset& target) {
+  if (!value) return;
+  using From = StreamOffset::From;
+  const std::string what =
+      "first, last, next, the number of a message, or a time such as 2026-01-31T00:00:00Z";
+  const YamlNode& node = *value.node;
+  if (node.type == YamlType::integer) {
+    const auto number = yaml_integer(node);
+    if (!number || *number < 0) return expected(value, what);
+    target = {From::number, *number};
+    return;
+  }
+  if (node.type != YamlType::text) return expected(value, what);
+  constexpr std::pair<std::string_view, From> kWords[] = {
+      {"first", From::first}, {"last", From::last}, {"next", From::next}};
+  for (const auto& [word, from] : kWords) {
+    if (node.text != word) continue;
+    target = {from, 0};
+    return;
+  }
+  const auto time = parse_time(node.text);
+  if (!time || *time < 0) return expected(value, what);
+  target = {From::time, *time / 1000};
+}
+
+// What is said of one queue, or of all, fits together.
+void Loader::check_type(const Map& keys, const QueueDefaults& queue) {
+  const Value type = keys["type"];
+  if (type && queue.declare && !is_wrong(type) && queue.type != queue.declaration.type) {
+    error(type, "expected " + queue.declaration.type + ", as declare.type says, found '" +
+                    shown(queue.type) + "'");
+  }
+  const Value from = keys["offset"];
+  if (from && !queue.is_stream() && !is_wrong(from) && !is_wrong(type)) {
+    error(*from.key, from.path + ": expected 'type: stream' beside it, found " +
+                         (queue.type.empty() ? "none" : "'" + shown(queue.type) + "'"));
+  }
+}
+
+// What is put back into a stream comes to everybody who reads it. So a group has a queue of its own
+// beside each for what it tries again.
+void Loader::retry_queues(const Value& value, GroupSettings& group) {
+  std::vector<QueueSettings> added;
+  for (QueueSettings& stream : group.queues) {
+    if (!stream.stream) continue;
+    QueueSettings queue;
+    queue.name = stream.retry_queue = stream.name + "." + group.name + ".retry";
+    queue.prefetch = stream.prefetch;
+    queue.declare = true;
+    queue.declaration.type = "quorum";
+    if (queue.name.size() > kMaxShortString) {
+      error(*value.key,
+            value.path + ": expected a stream's name of at most " +
+                std::to_string(kMaxShortString - queue.name.size() + stream.name.size()) +
+                " bytes, found " + std::to_string(stream.name.size()) +
+                ": '<stream>.<group>.retry' has to be the name of a queue");
+    }
+    if (std::ranges::find(group.queues, queue.name, &QueueSettings::name) != group.queues.end()) {
+      error(*value.key, value.path + ": expected no queue '" + shown(queue.name) +
+                            "', found one: it is where what is read from '" + shown(stream.name) +
+                            "' waits for another attempt");
+    }
+    added.push_back(std::move(queue));
+  }
+  if (added.empty()) return;
+  if (group.dead_letter.to == DeadLetterSettings::To::broker) {
+    error(*value.key, value.path +
+                          ": expected dead_letter to be an exchange or a queue, found "
+                          "'broker': a stream has no dead-letter exchange");
+  }
+  group.queues.insert(group.queues.end(), added.begin(), added.end());
 }
 
 std::vector<QueueSettings> Loader::queues(const Map& group, const std::string& group_name,
@@ -1632,6 +1731,8 @@ std::vector<QueueSettings> Loader::queues(const Map& group, const std::string& g
     queue.consumer_arguments = from.consumer_arguments;
     queue.declare = from.declare;
     queue.declaration = from.declaration;
+    queue.stream = from.is_stream();
+    if (queue.stream) queue.offset = from.offset;
     return queue;
   };
   const Value one = group["queue"];
@@ -1644,6 +1745,7 @@ std::vector<QueueSettings> Loader::queues(const Map& group, const std::string& g
     } else if (one) {
       name(one, queue_name, "the name of a queue");
     }
+    check_type(group, base);
     return {make(std::move(queue_name), base)};
   }
 
@@ -1658,6 +1760,7 @@ std::vector<QueueSettings> Loader::queues(const Map& group, const std::string& g
     if (entry.is(YamlType::map)) {
       const Map keys = map(entry, kQueueKeys, kLaterGroupKeys);
       queue_keys(keys, own);
+      check_type(keys, own);
       name_value = keys["name"];
       if (!keys.has("name")) error(entry, "expected 'name', found none");
       if (!name_value) continue;
@@ -1676,28 +1779,28 @@ std::vector<QueueSettings> Loader::queues(const Map& group, const std::string& g
 void Loader::declare(const Value& value, QueueDefaults& target) {
   const Map keys = map(value, kDeclareKeys);
   if (!keys) return;
-  static constexpr std::string_view kTypes[] = {"classic", "quorum"};
-  static constexpr std::string_view kLaterTypes[] = {"stream"};
+  static constexpr std::string_view kTypes[] = {"classic", "quorum", "stream"};
   DeclareSettings settings;
-  choice(keys["type"], settings.type, kTypes, kLaterTypes);
+  choice(keys["type"], settings.type, kTypes);
   boolean(keys["durable"], settings.durable);
   boolean(keys["exclusive"], settings.exclusive);
   boolean(keys["auto_delete"], settings.auto_delete);
-  if (settings.type == "quorum") {
+  if (settings.type != "classic") {
+    const std::string kind = settings.type == "quorum" ? "quorum queue" : "stream";
     if (settings.exclusive) {
-      error(keys["exclusive"],
-            "expected false for a quorum queue, found true: the broker refuses it, "
-            "a quorum queue is replicated and belongs to no connection");
+      error(keys["exclusive"], "expected false for a " + kind +
+                                   ", found true: the broker refuses it, a " + kind +
+                                   " is replicated and belongs to no connection");
     }
     if (settings.auto_delete) {
-      error(keys["auto_delete"],
-            "expected false for a quorum queue, found true: the broker refuses it, "
-            "a quorum queue is made to last");
+      error(keys["auto_delete"], "expected false for a " + kind +
+                                     ", found true: the broker refuses it, a " + kind +
+                                     " is made to last");
     }
     if (!settings.durable) {
-      error(keys["durable"],
-            "expected true for a quorum queue, found false: the broker refuses it, "
-            "a quorum queue is always durable");
+      error(keys["durable"], "expected true for a " + kind +
+                                 ", found false: the broker refuses it, a " + kind +
+                                 " is always durable");
     }
   }
   if (const Value arguments = keys["arguments"]) {
@@ -1706,6 +1809,7 @@ void Loader::declare(const Value& value, QueueDefaults& target) {
       error(arguments, "expected no 'x-queue-type': the key 'type' beside 'arguments' says it");
     }
   }
+  stream_limits(keys, settings);
   if (const Value exchanges = keys["exchanges"];
       exchanges && is_list(exchanges, "a list of exchanges")) {
     for (std::size_t i = 0; i < exchanges.node->items.size(); ++i) {
@@ -1744,6 +1848,39 @@ void Loader::declare(const Value& value, QueueDefaults& target) {
   }
   target.declare = true;
   target.declaration = std::move(settings);
+}
+
+// How much of a stream is kept.
+void Loader::stream_limits(const Map& keys, DeclareSettings& target) {
+  const auto add = [&](std::string_view key, std::string_view argument, auto read) {
+    const Value value = keys[key];
+    if (!value) return;
+    if (target.type != "stream") {
+      return error(*value.key, value.path + ": expected 'type: stream' beside it, found '" +
+                                   shown(target.type) + "'");
+    }
+    if (has_key(target.arguments, argument)) {
+      return error(*value.key, value.path + ": expected it or '" + std::string(argument) +
+                                   "' under arguments, found both");
+    }
+    const std::optional<AmqpValue> read_value = read(value);
+    if (read_value) target.arguments.emplace_back(std::string(argument), *read_value);
+  };
+  const auto as_size = [&](const SizeRange& range) {
+    return [&](const Value& value) -> std::optional<AmqpValue> {
+      std::int64_t bytes = 0;
+      size(value, bytes, range);
+      return bytes > 0 ? std::optional(AmqpValue{bytes}) : std::nullopt;
+    };
+  };
+  add("max_bytes", "x-max-length-bytes", as_size(kStreamSizeRange));
+  add("max_age", "x-max-age", [&](const Value& value) -> std::optional<AmqpValue> {
+    std::chrono::seconds age{0};
+    duration(value, age, kStreamAgeRange);
+    if (age.count() == 0) return std::nullopt;
+    return AmqpValue{std::to_string(age.count()) + "s"};
+  });
+  add("segment_size", "x-stream-max-segment-size-bytes", as_size(kSegmentRange));
 }
 
 // ---- Options -------------------------------------------------------------------------------

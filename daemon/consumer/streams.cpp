@@ -1,0 +1,67 @@
+#include "consumer/streams.h"
+
+#include <algorithm>
+#include <utility>
+
+namespace lope::consumer {
+
+namespace {
+
+constexpr std::chrono::seconds kStaysShort{20};
+
+}  // namespace
+
+Result<std::unique_ptr<Streams>> Streams::open(const ConsumerSettings& settings) {
+  auto streams = std::make_unique<Streams>();
+  const auto& queues = settings.group.queues;
+  streams->streams_.resize(queues.size());
+  if (std::ranges::none_of(queues, &QueueSettings::stream)) return streams;
+  auto keeper = StreamKeeper::open(settings.state_dir, settings.group.name);
+  if (!keeper) return Error{"the position in a stream: " + keeper.error()};
+  streams->keeper_ = std::move(*keeper);
+  for (std::size_t i = 0; i < queues.size(); ++i) {
+    if (!queues[i].stream) continue;
+    auto kept = streams->keeper_->load(queues[i].name);
+    if (!kept) return Error{"the position in stream '" + queues[i].name + "': " + kept.error()};
+    StreamPosition fresh;
+    fresh.begin = queues[i].offset;
+    Stream& stream = streams->streams_[i];
+    stream.name = queues[i].name;
+    stream.progress = std::make_unique<StreamProgress>(kept->value_or(fresh));
+  }
+  return streams;
+}
+
+bool Streams::due() const {
+  return begun_ || std::ranges::any_of(streams_, [](const Stream& stream) {
+           return stream.progress != nullptr && stream.progress->changes() != stream.kept;
+         });
+}
+
+std::string Streams::keep() {
+  std::string trouble = keeper_->take_trouble();
+  begun_ = false;
+  for (Stream& stream : streams_) {
+    if (stream.progress == nullptr) continue;
+    const std::uint64_t changes = stream.progress->changes();
+    if (changes == stream.kept && trouble.empty()) continue;
+    stream.kept = changes;
+    begun_ = true;
+    keeper_->save(stream.name, stream.progress->position());
+  }
+  return trouble;
+}
+
+std::string Streams::keep_now() {
+  keep();
+  keeper_->finish();
+  return keeper_->take_trouble();
+}
+
+bool Streams::stays_short(std::uint16_t queue, TimePoint now) {
+  TimePoint& since = streams_[queue].short_since;
+  if (since == TimePoint{}) since = now;
+  return now - since >= kStaysShort;
+}
+
+}  // namespace lope::consumer
