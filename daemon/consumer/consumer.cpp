@@ -209,7 +209,7 @@ Result<void> Consumer::set_up() {
     on_fate(std::move(outbound), fate, reason);
   };
   publisher_events.on_connection = [this](const Connection* connection) {
-    tell_broker(board_.publishes_to, connection);
+    show_broker(board_.publishes_to, connection);
   };
   publisher_events.steps_for = [this](const std::string& need) {
     const QueueSettings& first = settings_.group.queues.front();

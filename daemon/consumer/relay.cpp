@@ -81,7 +81,7 @@ Result<void> Relay::set_up() {
     on_fate(std::move(copy), fate, reason);
   };
   publisher_events.on_connection = [this](const Connection* connection) {
-    tell_broker(board_.publishes_to, connection);
+    show_broker(board_.publishes_to, connection);
   };
   publisher_events.steps_for = [this](const std::string& need) {
     return steps_for(need, settings_.delays, {}, false);

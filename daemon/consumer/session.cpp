@@ -48,7 +48,7 @@ std::int64_t seconds_since(TimePoint then) {
 
 }  // namespace
 
-void tell_broker(GroupBoard::Broker& told, const Connection* connection) {
+void show_broker(GroupBoard::Broker& told, const Connection* connection) {
   told.address.set(connection == nullptr ? std::string() : connection->peer());
   told.cluster.set(connection == nullptr ? std::string() : escape(connection->cluster_name(), 240));
 }
@@ -61,8 +61,8 @@ Session::Session(EventLoop& loop, const GroupSettings& group, GroupBoard& board,
       channels_(group.queues.size()) {
   for (std::size_t i = 0; i < channels_.size(); ++i) channels_[i].settings = group.queues[i];
   // What a consumer that has died had.
-  tell_broker(board_.consumes_from, nullptr);
-  tell_broker(board_.publishes_to, nullptr);
+  show_broker(board_.consumes_from, nullptr);
+  show_broker(board_.publishes_to, nullptr);
 }
 
 Result<std::unique_ptr<Session>> Session::create(EventLoop& loop, const BrokerSettings& broker,
@@ -138,7 +138,7 @@ void Session::on_connect_ended() {
   state_ = State::connected;
   readable_ = true;
   board_.connections.fetch_add(1, std::memory_order_relaxed);
-  tell_broker(board_.consumes_from, connection_.get());
+  show_broker(board_.consumes_from, connection_.get());
   log_info("connected", {{"group", group_},
                          {"broker", connection_->peer()},
                          {"cluster", connection_->cluster_name()},
@@ -174,7 +174,7 @@ void Session::on_connect_ended() {
 void Session::drop_connection() {
   socket_source_ = EventSource();
   connection_.reset();
-  tell_broker(board_.consumes_from, nullptr);
+  show_broker(board_.consumes_from, nullptr);
 }
 
 void Session::connection_lost(const std::string& reason) {

@@ -20,7 +20,7 @@
 namespace lope::consumer {
 
 // The node of a connection, nullptr for none, for all to see.
-void tell_broker(GroupBoard::Broker& told, const Connection* connection);
+void show_broker(GroupBoard::Broker& told, const Connection* connection);
 
 class Session final : private ConnectionEvents {
  public:
