@@ -32,7 +32,7 @@ constexpr std::chrono::minutes kHealthy{1};
 MonitorProcess::MonitorProcess(EventLoop& loop, const Settings& settings, int program_fd,
                                std::function<Result<void>(UniqueFd)> adopt)
     : loop_(loop),
-      settings_{.log = settings.log},
+      settings_{.log = settings.log, .journal = settings.monitor_journal},
       address_(*settings.monitor),
       program_fd_(program_fd),
       environment_(child_environment(settings)),
