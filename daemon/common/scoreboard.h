@@ -175,7 +175,9 @@ struct GroupBoard {
   std::atomic<std::uint64_t> held;         // of them, those that handlers keep
   std::atomic<std::uint64_t> waiting;      // for a worker
   std::atomic<std::uint64_t> unconfirmed;  // for the broker's confirms
-  BoardHistogram handling;                 // how long messages were inside their handler
+  std::atomic<std::uint64_t> behind;   // of those that wait, the ones another of their key holds up
+  std::atomic<std::uint64_t> at_rate;  // 1: some wait for nothing but the group's rate
+  BoardHistogram handling;             // how long messages were inside their handler
   BoardHistogram queued;        // and how long in their queue before they came, where that is known
   BoardText<512> last_error;    // why it is not consuming
   BoardText<512> last_failure;  // of a message or a worker

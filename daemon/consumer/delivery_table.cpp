@@ -34,6 +34,8 @@ void DeliveryTable::free(Delivery& delivery) {
   delivery.alone = false;
   delivery.late = false;
   delivery.unconfirmed = 0;
+  delivery.due = {};
+  delivery.earlier.clear();
   drop_message(delivery);
   free_.push_back(delivery.index);
 }
