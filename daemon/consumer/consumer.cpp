@@ -689,7 +689,6 @@ void Consumer::next_of_keys() {
       admit(delivery);
     }
   }
-  if (!resting_.empty()) rest_timer_.arm(resting_.begin()->first);
   for (const std::uint32_t index : freed_) {
     Delivery& delivery = table_.at(index);
     // It may have gone meanwhile, and its place may be another's.
@@ -698,6 +697,7 @@ void Consumer::next_of_keys() {
     admit(delivery);
   }
   freed_.clear();
+  if (!resting_.empty()) rest_timer_.arm(resting_.begin()->first);
 }
 
 // Until its next attempt, which is here: a copy would let those behind it pass.
