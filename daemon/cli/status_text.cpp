@@ -143,6 +143,10 @@ std::string status_text(const DaemonStatus& status, bool colour) {
     if (!group->reason.empty()) {
       text += group->name + ": " + group->state + ": " + escape(group->reason) + "\n";
     }
+    if (group->at_rate > 0) {
+      text +=
+          group->name + ": messages wait for its rate, " + rate(group->rate_limit) + " a second\n";
+    }
     if (!group->note.empty()) text += group->name + ": " + escape(group->note) + "\n";
     if (!group->last_failure.empty()) {
       text += group->name + ": last failure, " + age(group->last_failure_s) +

@@ -419,6 +419,9 @@ void members(Io& io, T& settings) {
     io("held", settings.held);
     io("waiting", settings.waiting);
     io("unconfirmed", settings.unconfirmed);
+    io("behind", settings.behind);
+    io("at_rate", settings.at_rate);
+    io("rate_limit", settings.rate_limit);
     io("rate_in", settings.rate_in);
     io("rate_out", settings.rate_out);
     io("handling_p50_ms", settings.handling_p50_ms);

@@ -144,6 +144,12 @@ void set_sequence(ByteBuffer& frame, std::uint64_t sequence, std::uint16_t batch
   std::memcpy(frame.data() + offsetof(FrameHead, sequence), &sequence, sizeof sequence);
 }
 
+void set_attempt(ByteBuffer& frame, std::uint32_t attempt, std::uint32_t crashes) {
+  char* const head = frame.data() + sizeof(FrameHead);
+  std::memcpy(head + offsetof(DeliveryHead, attempt), &attempt, sizeof attempt);
+  std::memcpy(head + offsetof(DeliveryHead, crashes), &crashes, sizeof crashes);
+}
+
 std::uint64_t segment_of(std::span<const char> frame) {
   std::uint64_t segment = 0;
   constexpr std::size_t at = sizeof(FrameHead) + offsetof(DeliveryHead, segment);

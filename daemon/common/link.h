@@ -144,6 +144,8 @@ struct DeliveryView {
 char* encode_delivery(const DeliveryView& view, std::size_t body_size, ByteBuffer& buffer);
 // Names the delivery: each hand-over to a worker has its own sequence.
 void set_sequence(ByteBuffer& frame, std::uint64_t sequence, std::uint16_t batch = 0);
+// Another attempt at the same message.
+void set_attempt(ByteBuffer& frame, std::uint32_t attempt, std::uint32_t crashes);
 // The segment that a whole frame of type delivery names; 0: none.
 std::uint64_t segment_of(std::span<const char> frame);
 // `frame` is a whole frame of type delivery. The body of one that names a segment is left empty.

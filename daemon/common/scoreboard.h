@@ -180,7 +180,7 @@ struct GroupBoard {
   std::atomic<std::uint64_t> unchecked;      // run without their key being claimed
   std::atomic<std::uint64_t> undeliverable;  // of the relay: given up
   std::atomic<std::uint64_t> handed_back;
-  std::atomic<std::uint64_t> stale_outcomes;  // of an old connection or channel: dropped
+  std::atomic<std::uint64_t> stale_outcomes;      // of an old connection or channel: dropped
   std::atomic<std::uint64_t> positions_not_kept;  // in streams: how often writing failed
   std::atomic<std::uint64_t> finished_in_drain;
   std::atomic<std::uint64_t> handed_back_in_drain;
@@ -199,7 +199,9 @@ struct GroupBoard {
   std::atomic<std::uint64_t> held;         // of them, those that handlers keep
   std::atomic<std::uint64_t> waiting;      // for a worker
   std::atomic<std::uint64_t> unconfirmed;  // for the broker's confirms
-  BoardHistogram handling;                 // how long messages were inside their handler
+  std::atomic<std::uint64_t> behind;   // of those that wait, the ones another of their key holds up
+  std::atomic<std::uint64_t> at_rate;  // 1: some wait for nothing but the group's rate
+  BoardHistogram handling;             // how long messages were inside their handler
   BoardHistogram queued;  // and how long in their queue before they came, where that is known
   // Where its connections are.
   struct Broker {

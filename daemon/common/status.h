@@ -44,6 +44,9 @@ struct GroupStatus {
   std::uint64_t held = 0;         // of them, those that handlers keep
   std::uint64_t waiting = 0;      // for a worker
   std::uint64_t unconfirmed = 0;  // for the broker's confirms
+  std::uint64_t behind = 0;       // of those that wait, the ones another of their key holds up
+  std::uint64_t at_rate = 0;      // 1: some wait for nothing but the group's rate
+  double rate_limit = 0;          // messages a second; 0: any
   // A second, over the last ten.
   double rate_in = 0;
   double rate_out = 0;

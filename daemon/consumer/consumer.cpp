@@ -98,6 +98,7 @@ Consumer::Consumer(ConsumerSettings settings, GroupBoard& board)
       host_(host_name()),
       patience_(patience(settings_)),
       breaker_(settings_.group.breaker),
+      rate_(settings_.group.rate),
       receiving_(settings_.group.queues.size()),
       held_(settings_.group.queues.size()),
       probed_(settings_.group.queues.size()) {
@@ -163,6 +164,8 @@ Result<void> Consumer::set_up() {
   if (auto made = timer(deadline_timer_, [this] { on_deadline(); }); !made) return made;
   if (auto made = timer(pause_timer_, [] {}); !made) return made;
   if (auto made = timer(positions_timer_, [this] { keep_positions(); }); !made) return made;
+  if (auto made = timer(rate_timer_, [] {}); !made) return made;
+  if (auto made = timer(rest_timer_, [] {}); !made) return made;
   if (auto made = timer(limit_timer_, [this] { check_time_limits(); }); !made) return made;
 
   Session::Events session_events;
@@ -300,6 +303,7 @@ void Consumer::take_settings(const ConsumerSettings& next, ReplaceWorkers replac
     pool_->set_log_level(next.log.level);
   }
   if (next.group.breaker != settings_.group.breaker) breaker_ = Breaker(next.group.breaker);
+  if (next.group.rate != settings_.group.rate) rate_.change(next.group.rate);
   settings_ = next;
   patience_ = patience(settings_);
   if (dedup_ != nullptr) dedup_->take_settings(settings_.group);
@@ -358,7 +362,9 @@ void Consumer::quiet() {
   const auto goes_with_us = [](const QueueSettings& queue) {
     return queue.declare && queue.declaration.auto_delete;
   };
-  if (std::ranges::none_of(settings_.group.queues, goes_with_us)) session_->pause();
+  if (std::ranges::any_of(settings_.group.queues, goes_with_us)) return;
+  session_->pause();
+  if (keeps_order()) withdraw(paused_ ? "the group is paused" : "the group has failed");
 }
 
 // What no handler has begun is for others, now that it cannot come straight back to us. What is
@@ -441,12 +447,13 @@ bool Consumer::turn() {
   pool_->collect();
   hand_back_while_quiet();
   // These outcomes made room: nothing else may wake us for it.
-  if (!waiting_.empty() || !suspects_.empty()) hand_out();
+  if (!waiting_.empty() || !suspects_.empty() || !freed_.empty()) hand_out();
   ask_flush_when_full();
   hand_back_delayed_that_are_due();  // arms the timer too, also for what was collected just now
   if (witness_) witness_->tend(turn_began_);
   if (dedup_ != nullptr) submit_dedup();
   publisher_->flush();
+  if (withdrawing_) advance_withdrawal();
   // What is finished is settled together with what is about to be, or what a body that is about to
   // be complete will bring.
   session_->flush(!more && (timed_out_ || !(pool_->outcome_is_near() || a_body_is_coming())));
@@ -462,7 +469,7 @@ bool Consumer::turn() {
   if (pool_->may_be_stuck() && !stuck_timer_.armed()) {
     stuck_timer_.arm(Clock::now() + kStuckCheck);
   }
-  return more || pool_->tend_due();
+  return more || pool_->tend_due() || !freed_.empty();
 }
 
 void Consumer::wait(bool at_once) {
@@ -566,7 +573,7 @@ char* Consumer::on_delivery(std::uint16_t queue, std::uint64_t epoch,
   if (phase_ != Phase::running) {  // crossed our cancel
     add(board_.handed_back);
     add(board_.handed_back_in_drain);
-    session_->finish(queue, tag, Verdict::hand_back);
+    if (!keeps_order()) session_->finish(queue, tag, Verdict::hand_back);
     return nullptr;
   }
   bool only_compare = false;
@@ -616,6 +623,7 @@ void Consumer::on_complete(std::uint16_t queue) {
   }
   ++completed_in_turn_;
   if (delivery.offset >= 0 && !is_to_be_handled(delivery)) return;
+  if (keeps_order()) line_up(delivery);
   if (witness_) witness_->received(delivery);
   if (is_refused(delivery)) return;
   if (dedup_ != nullptr) {
@@ -648,8 +656,18 @@ bool Consumer::is_refused(Delivery& delivery) {
   return false;
 }
 
-// To the end of the line for a worker.
+// To the end of the line for a worker; not before it is the first of its key, and due.
 void Consumer::admit(Delivery& delivery) {
+  if (!order_.is_first(delivery.index)) {
+    delivery.state = Delivery::State::behind;
+    ++behind_;
+    return;
+  }
+  if (keeps_order() && delivery.due > turn_began_) {
+    delivery.state = Delivery::State::resting;
+    resting_.emplace(delivery.due, delivery.index);
+    return;
+  }
   delivery.state = Delivery::State::waiting;
   if (settings_.group.batch_size > 1) delivery.since = Clock::now();
   waiting_.push_back(delivery.index);
@@ -659,6 +677,11 @@ void Consumer::on_channel_lost(std::uint16_t queue) {
   // What no handler has begun is the broker's again; what runs goes on, and its outcome is dropped.
   if (pool_ == nullptr) return;
   pool_->collect();
+  if (keeps_order()) {
+    table_.for_each([&](const Delivery& delivery) {
+      if (delivery.queue == queue && !delivery.earlier.empty()) recollection_.keep(delivery);
+    });
+  }
   std::size_t dropped = put_back(pool_->take_back());
   const auto drop = [&](std::uint32_t index) {
     Delivery& delivery = table_.at(index);
@@ -670,6 +693,11 @@ void Consumer::on_channel_lost(std::uint16_t queue) {
   std::erase_if(waiting_, drop);
   std::erase_if(delayed_, drop);
   std::erase_if(suspects_, drop);
+  table_.for_each([&](Delivery& delivery) {
+    if (delivery.state == Delivery::State::behind || delivery.state == Delivery::State::resting) {
+      drop(delivery.index);
+    }
+  });
   if (receiving_[queue] != nullptr) {
     release(*std::exchange(receiving_[queue], nullptr));
     ++dropped;
@@ -699,22 +727,124 @@ void Consumer::on_channel_lost(std::uint16_t queue) {
         delivery.state == Delivery::State::at_worker || delivery.state == Delivery::State::held;
     if (delivery.queue == queue && at_worker) ++running;
   });
+  if (withdrawing_) add(board_.handed_back, dropped);
   if (dropped + running + unconfirmed > 0) {
-    log_warn("deliveries go back to the broker", {{"group", settings_.group.name},
-                                                  {"queue", settings_.group.queues[queue].name},
-                                                  {"not_begun", dropped},
-                                                  {"running", running},
-                                                  {"unconfirmed", unconfirmed}});
+    log_event(withdrawing_ ? LogLevel::info : LogLevel::warn, "deliveries go back to the broker",
+              {{"group", settings_.group.name},
+               {"queue", settings_.group.queues[queue].name},
+               {"not_begun", dropped},
+               {"running", running},
+               {"unconfirmed", unconfirmed}});
   }
 }
 
+// ---- Order: of one key one message after another, whatever becomes of each. What cannot be
+// handled here goes back to its old place, for which the broker has to get it with all behind it at
+// once: with the end of its channel, and nothing running.
+
+// To the end of its key's row. Where it was tried here before, that counts.
+void Consumer::line_up(Delivery& delivery) {
+  const auto view = decode_delivery(delivery.frame.bytes());
+  if (!view) return;
+  if (const auto key = order_key(settings_.group.order, *view)) order_.join(delivery.index, *key);
+  if (!delivery.redelivered) return;
+  auto tried = recollection_.take(delivery);
+  if (!tried) return;
+  delivery.attempt = tried->attempt;
+  delivery.crashes = tried->crashes;
+  delivery.earlier = std::move(tried->earlier);
+  delivery.due = tried->due;
+  set_attempt(delivery.frame, delivery.attempt, delivery.crashes);
+}
+
+void Consumer::leave_row(Delivery& delivery) {
+  if (delivery.state == Delivery::State::behind) --behind_;
+  if (delivery.state == Delivery::State::resting) resting_.erase({delivery.due, delivery.index});
+  if (const auto next = order_.leave(delivery.index)) freed_.push_back(*next);
+}
+
+// Those whose turn it is by now.
+void Consumer::next_of_keys() {
+  while (!resting_.empty() && resting_.begin()->first <= turn_began_) {
+    Delivery& delivery = table_.at(resting_.begin()->second);
+    resting_.erase(resting_.begin());
+    delivery.state = Delivery::State::waiting;
+    if (witness_) witness_->again(delivery);
+    if (delivery.expires_ms != 0 && delivery.expires_ms <= unix_ms()) {
+      dead_letter(delivery, {dead_code::kExpired, "it expired before its next attempt",
+                             delivery.attempt - 1, delivery.crashes});
+    } else {
+      admit(delivery);
+    }
+  }
+  for (const std::uint32_t index : freed_) {
+    Delivery& delivery = table_.at(index);
+    // It may have gone meanwhile, and its place may be another's.
+    if (delivery.state != Delivery::State::behind || !order_.is_first(index)) continue;
+    --behind_;
+    admit(delivery);
+  }
+  freed_.clear();
+  if (!resting_.empty()) rest_timer_.arm(resting_.begin()->first);
+}
+
+// Until its next attempt, which is here: a copy would let those behind it pass.
+void Consumer::rest(Delivery& delivery, std::chrono::milliseconds delay, std::uint32_t crashes,
+                    Attempt attempt) {
+  if (phase_ != Phase::running) {
+    settle(delivery, Verdict::requeue);
+    return;
+  }
+  if (delivery.earlier.size() == kHistoryKept) delivery.earlier.erase(delivery.earlier.begin());
+  delivery.earlier.push_back(std::move(attempt));
+  ++delivery.attempt;
+  delivery.crashes = crashes;
+  set_attempt(delivery.frame, delivery.attempt, crashes);
+  delivery.worker = -1;
+  delivery.sequence = 0;
+  delivery.alone = false;
+  delivery.due = Clock::now() + delay;
+  delivery.state = Delivery::State::resting;
+  resting_.emplace(delivery.due, delivery.index);
+  rest_timer_.arm(resting_.begin()->first);
+}
+
+// In the place of a hand-back: it is the channel's until that ends.
+void Consumer::go_back(Delivery& delivery) {
+  if (!delivery.earlier.empty()) recollection_.keep(delivery);
+  withdraw("a message cannot stay here");
+}
+
+// Ends with the channels' end, when nothing runs any more.
+void Consumer::withdraw(std::string_view reason) {
+  if (withdrawing_ || phase_ != Phase::running) return;
+  withdrawing_ = true;
+  log_info("giving messages back in their order",
+           {{"group", settings_.group.name}, {"reason", reason}});
+  pool_->ask_flush(FlushReason::window_full);
+}
+
+void Consumer::advance_withdrawal() {
+  if (phase_ != Phase::running) return;
+  if (!session_->connected()) {  // by now it has ended
+    withdrawing_ = false;
+    return;
+  }
+  if (pool_->in_flight() > 0) put_back(pool_->take_back());
+  if (pool_->in_flight() > 0 || publishing_ > 0) return;
+  session_->flush(true);
+  if (session_->flushed()) session_->renew();
+}
+
 void Consumer::hand_out() {
+  if (keeps_order()) next_of_keys();
   dispatch();
   pool_->flush();
 }
 
 void Consumer::dispatch() {
-  if (phase_ != Phase::running || is_quiet()) return;
+  at_rate_ = false;
+  if (phase_ != Phase::running || is_quiet() || withdrawing_) return;
   no_room_ = false;
   if (breaker_.paused(turn_began_)) {
     pause_timer_.arm(breaker_.resumes_at());
@@ -727,6 +857,7 @@ void Consumer::dispatch() {
   }
   while (!waiting_.empty()) {
     Delivery* const delivery = &table_.at(waiting_.front());
+    if (!rate_allows(1)) return;
     if (enough_at_workers() || !pool_->dispatch({&delivery, 1})) {
       no_room_ = true;
       return;
@@ -743,6 +874,7 @@ void Consumer::dispatch_batches() {
     for (std::size_t i = 0; i < std::min(size, waiting_.size()); ++i) {
       batch_.push_back(&table_.at(waiting_[i]));
     }
+    if (!rate_allows(batch_.size())) return;
     if (enough_at_workers() || !pool_->dispatch(batch_)) {
       no_room_ = true;
       return;
@@ -753,6 +885,14 @@ void Consumer::dispatch_batches() {
   if (!waiting_.empty()) {
     batch_timer_.arm(table_.at(waiting_.front()).since + settings_.group.batch_wait);
   }
+}
+
+// May so many begin now? If not, it is looked at again when they may.
+bool Consumer::rate_allows(std::size_t messages) {
+  if (!rate_.limited() || rate_.allows(messages, Clock::now())) return true;
+  at_rate_ = true;
+  rate_timer_.arm(rate_.due(messages));
+  return false;
 }
 
 // What is acked when it is handed over does not count in the broker's window, but has to be
@@ -778,6 +918,7 @@ bool Consumer::batch_is_due() const {
 void Consumer::given_to_worker(Delivery& delivery) {
   if (dedup_ != nullptr) dedup_->begun(delivery);
   delivery.began = turn_began_;  // or a little later, as its outcome will tell
+  rate_.take(1);
   if (tracer_.active()) {
     tracer_.step(delivery, "given to worker " + std::to_string(delivery.worker));
   }
@@ -789,7 +930,10 @@ void Consumer::given_to_worker(Delivery& delivery) {
 
 void Consumer::probe_suspects() {
   pool_->keep_fresh_workers(!suspects_.empty());
-  while (!suspects_.empty() && pool_->probe(table_.at(suspects_.front()))) suspects_.pop_front();
+  while (!suspects_.empty() && rate_allows(1) && pool_->probe(table_.at(suspects_.front()))) {
+    suspects_.pop_front();
+    rate_.take(1);
+  }
   if (suspects_.empty()) pool_->keep_fresh_workers(false);
 }
 
@@ -813,6 +957,7 @@ void Consumer::trim_bodies() {
 }
 
 std::size_t Consumer::put_back(std::vector<Delivery*> deliveries) {
+  rate_.give_back(deliveries.size());
   std::sort(deliveries.begin(), deliveries.end(),
             [](const Delivery* a, const Delivery* b) { return a->sequence > b->sequence; });
   std::size_t stale = 0;
@@ -1103,7 +1248,7 @@ void Consumer::on_death(WorkerProcess::Remains& remains, const std::string& how)
     if (drop_if_stale(*delivery)) continue;
     const bool late = std::exchange(delivery->late, false);
     if (killed_ || stopped_) {  // it was we who ended it, and counted it
-      if (!delivery->settled) tell_broker(*delivery, Verdict::hand_back);
+      if (!delivery->settled && !keeps_order()) tell_broker(*delivery, Verdict::hand_back);
       release(*delivery);
     } else if (phase_ != Phase::running && guilty > 1) {
       hand_back(*delivery);  // nobody can be charged any more
@@ -1222,6 +1367,10 @@ void Consumer::retry(Delivery& delivery, const Failure& failure) {
                                {"crashes", crashes},
                                {"reason", failure.reason},
                                {"delay_ms", decision.delay.count()}});
+  if (keeps_order()) {
+    rest(delivery, decision.delay, crashes, attempt_of(delivery, failure.reason));
+    return;
+  }
   publish_copy(delivery, retry_copy(settings_.delays, delivery, home_of(delivery.queue),
                                     decision.delay, crashes, attempt_of(delivery, failure.reason)));
 }
@@ -1445,7 +1594,7 @@ void Consumer::requeue_later(Delivery& delivery) {
   const auto delay = requeue_delay(requeues_in_a_row_++);
   delivery.state = Delivery::State::delayed;
   delivery.due = Clock::now() + delay;
-  table_.drop_message(delivery);
+  if (!keeps_order()) table_.drop_message(delivery);
   delayed_.push_back(delivery.index);
 }
 
@@ -1543,6 +1692,13 @@ TimePoint Consumer::settle_in_time(TimePoint now) {
       }
     });
   }
+  table_.for_each([&](const Delivery& delivery) {
+    const bool stays =
+        delivery.state == Delivery::State::behind || delivery.state == Delivery::State::resting;
+    if (stays && is_over(delivery, limits.waited - soon)) {
+      withdraw("they have waited for nearly as long as the broker's consumer_timeout");
+    }
+  });
   const std::string too_long =
       "timeout: it was worked on for nearly as long as the broker's consumer_timeout";
   table_.for_each([&](Delivery& delivery) {
@@ -1583,6 +1739,7 @@ void Consumer::take_from_handler(Delivery& held, const std::string& reason) {
 
 void Consumer::release(Delivery& delivery) {
   if (witness_) witness_->over(delivery);
+  if (keeps_order()) leave_row(delivery);
   tracer_.end(delivery);
   if (dedup_ != nullptr) dedup_->over(delivery);
   if (delivery.offset >= 0 && !delivery.only_compared) {
@@ -1598,7 +1755,11 @@ void Consumer::settle(Delivery& delivery, Verdict verdict) {
   if (finished && phase_ != Phase::running) add(board_.finished_in_drain);
   const bool comes_again_by_us = delivery.offset >= 0 && !finished && !delivery.settled;
   if (!delivery.settled) {
-    tell_broker(delivery, verdict);
+    if (keeps_order() && !finished) {
+      go_back(delivery);
+    } else {
+      tell_broker(delivery, verdict);
+    }
     switch (verdict) {
       case Verdict::ack: add(board_.acked); break;
       case Verdict::reject: add(board_.rejected); break;
@@ -1786,6 +1947,12 @@ void Consumer::hand_back_waiting() {
   for (const std::uint32_t index : delayed_) settle(table_.at(index), Verdict::requeue);
   delayed_.clear();
   hand_back_claiming();
+  if (behind_ == 0 && resting_.empty()) return;
+  table_.for_each([&](Delivery& delivery) {
+    if (delivery.state == Delivery::State::behind || delivery.state == Delivery::State::resting) {
+      hand_back(delivery);
+    }
+  });
 }
 
 // Nobody waits for its confirms any more.
@@ -1824,7 +1991,7 @@ void Consumer::advance_drain() {
   }
   session_->flush(true);
 
-  if (phase_ == Phase::draining && session_->cancelled() && pool_->in_flight() == 0 &&
+  if (phase_ == Phase::draining && session_->ending() && pool_->in_flight() == 0 &&
       (publishing_ + noting_ == 0 || overtime_) && session_->flushed()) {
     if (witness_ && !overtime_ && !witness_->finish(Clock::now())) {
       publisher_->flush();
@@ -1939,7 +2106,8 @@ void Consumer::update_board() {
     state = GroupState::consuming;
     if (dedup_ != nullptr) trouble = dedup_->trouble();
   }
-  const std::size_t here = waiting_.size() + suspects_.size() + delayed_.size() + claiming_;
+  const std::size_t here =
+      waiting_.size() + suspects_.size() + delayed_.size() + claiming_ + behind_ + resting_.size();
   const auto receiving = receiving_.size() - static_cast<std::size_t>(std::count(
                                                  receiving_.begin(), receiving_.end(), nullptr));
   const auto set = [](std::atomic<std::uint64_t>& gauge, std::size_t value) {
@@ -1949,6 +2117,8 @@ void Consumer::update_board() {
   set(board_.held, std::accumulate(held_.begin(), held_.end(), std::size_t{0}));
   set(board_.waiting, here);
   set(board_.unconfirmed, publishing_ + noting_);
+  set(board_.behind, behind_);
+  set(board_.at_rate, at_rate_ ? 1 : 0);
   const auto ready = board_.workers_ready.load(std::memory_order_relaxed);
   if (state == reported_state_ && trouble == reported_trouble_ && ready == reported_ready_) return;
   reported_state_ = state;

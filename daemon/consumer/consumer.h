@@ -4,7 +4,9 @@
 
 #include <deque>
 #include <memory>
+#include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "common/event_loop.h"
@@ -17,8 +19,11 @@
 #include "consumer/dedup.h"
 #include "consumer/dedup_thread.h"
 #include "consumer/delivery_table.h"
+#include "consumer/order.h"
 #include "consumer/orders.h"
 #include "consumer/publisher.h"
+#include "consumer/rate.h"
+#include "consumer/recollection.h"
 #include "consumer/session.h"
 #include "consumer/streams.h"
 #include "consumer/tracer.h"
@@ -63,12 +68,24 @@ class Consumer {
   bool is_to_be_handled(Delivery& delivery);
   bool is_refused(Delivery& delivery);
   void admit(Delivery& delivery);
+  // Order
+  bool keeps_order() const { return settings_.group.order.by != OrderSettings::By::none; }
+  void line_up(Delivery& delivery);
+  void leave_row(Delivery& delivery);
+  void next_of_keys();
+  void rest(Delivery& delivery, std::chrono::milliseconds delay, std::uint32_t crashes,
+            Attempt attempt);
+  void go_back(Delivery& delivery);
+  void withdraw(std::string_view reason);
+  void advance_withdrawal();
+
   void on_channel_lost(std::uint16_t queue);
   void hand_out();
   void dispatch();
   void dispatch_batches();
   bool batch_is_due() const;
   bool enough_at_workers() const;
+  bool rate_allows(std::size_t messages);
   void given_to_worker(Delivery& delivery);
   void probe_suspects();
   void ask_flush_when_full();
@@ -193,6 +210,8 @@ class Consumer {
   TimePoint next_note_{};
   Patience patience_;
   Breaker breaker_;
+  Rate rate_;
+  bool at_rate_ = false;  // the last dispatch left some waiting for it
   Autoscaler autoscaler_;
   Tracer tracer_;
   RepeatedLog repeated_;
@@ -201,13 +220,19 @@ class Consumer {
   std::vector<DedupAnswer> dedup_answers_;  // scratch
   std::string dedup_trouble_;               // as logged
   TimePoint dedup_due_{};
-  std::size_t claiming_ = 0;                // deliveries in that state
-  std::size_t noting_ = 0;                  // likewise
-  int requeues_in_a_row_ = 0;                   // of copies that could not be published
-  std::size_t publishing_ = 0;                  // deliveries in that state
-  std::vector<Delivery*> receiving_;            // by queue
-  std::deque<std::uint32_t> waiting_;           // for a worker, oldest first
-  std::deque<std::uint32_t> suspects_;          // to be run alone
+  std::size_t claiming_ = 0;            // deliveries in that state
+  std::size_t noting_ = 0;              // likewise
+  int requeues_in_a_row_ = 0;           // of copies that could not be published
+  std::size_t publishing_ = 0;          // deliveries in that state
+  std::vector<Delivery*> receiving_;    // by queue
+  std::deque<std::uint32_t> waiting_;   // for a worker, oldest first
+  std::deque<std::uint32_t> suspects_;  // to be run alone
+  KeyOrder order_;
+  std::vector<std::uint32_t> freed_;                       // those before them have left
+  std::set<std::pair<TimePoint, std::uint32_t>> resting_;  // by when they are due
+  std::size_t behind_ = 0;
+  Recollection recollection_;
+  bool withdrawing_ = false;                    // what is not begun goes back in its order
   std::vector<bool> has_dead_letter_exchange_;  // by queue; false when that is not known
 
   std::vector<Delivery*> batch_;        // scratch of dispatch_batches()
@@ -233,6 +258,8 @@ class Consumer {
   EventSource limit_timer_;
   EventSource pause_timer_;
   EventSource positions_timer_;
+  EventSource rate_timer_;
+  EventSource rest_timer_;
   TimePoint limits_due_ = TimePoint::max();
   EventSource deadline_timer_;
 };

@@ -46,6 +46,15 @@ std::unique_ptr<Outbound> copy_of(const Delivery& delivery, DeliveryView& view) 
   return outbound;
 }
 
+// The history that its headers tell, and what has been tried since.
+AmqpTable known_history(const Delivery& delivery, std::string_view properties) {
+  AmqpTable known = decode_headers(properties, header::kHistory);
+  for (const Attempt& attempt : delivery.earlier) {
+    known = {AmqpEntry(std::string(header::kHistory), {history(known, attempt)})};
+  }
+  return known;
+}
+
 void send_to(Outbound& outbound, std::string exchange, std::string routing_key) {
   outbound.exchange = std::move(exchange);
   outbound.routing_key = std::move(routing_key);
@@ -236,8 +245,8 @@ std::unique_ptr<Outbound> retry_copy(const DelaySettings& delays, const Delivery
   auto outbound = copy_of(delivery, view);
   outbound->kind = static_cast<int>(CopyKind::retry);
   Publication& publication = outbound->publication;
-  publication.headers = retry_headers(
-      delivery, view, decode_headers(publication.copied, header::kHistory), crashes, attempt);
+  publication.headers =
+      retry_headers(delivery, view, known_history(delivery, publication.copied), crashes, attempt);
   publication.without = header::kOfATrip;
   if (delivery.trace.began) publication.without = kOfATripAndState;
   if (delay.count() <= 0) {
@@ -298,7 +307,7 @@ std::unique_ptr<Outbound> dead_letter_copy(const DeadLetterSettings& settings, b
   add(headers, header::kDeadCrashes, {std::int64_t{letter.crashes}});
   add(headers, header::kExchange, {std::string(view[TextProperty::exchange])});
   add(headers, header::kRoutingKey, {std::string(view[TextProperty::routing_key])});
-  const AmqpTable known = decode_headers(publication.copied, header::kHistory);
+  const AmqpTable known = known_history(delivery, publication.copied);
   if (letter.attempts >= attempt.number) {
     add(headers, header::kHistory, {history(known, attempt)});
   } else if (!known.empty()) {  // this one was not begun

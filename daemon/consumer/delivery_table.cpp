@@ -37,6 +37,8 @@ void DeliveryTable::free(Delivery& delivery) {
   delivery.began = delivery.ended = {};
   delivery.told = Delivery::Told::nothing;
   delivery.trace = {};
+  delivery.due = {};
+  delivery.earlier.clear();
   drop_message(delivery);
   free_.push_back(delivery.index);
 }

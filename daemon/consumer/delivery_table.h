@@ -11,6 +11,7 @@
 #include "common/link.h"
 #include "consumer/body_store.h"
 #include "consumer/trace_context.h"
+#include "consumer/travel.h"
 
 namespace lope::consumer {
 
@@ -26,6 +27,8 @@ struct Delivery {
     noting,      // done: waits for that to be noted
     publishing,  // waits for the confirms of what was published for it, or of its own copy
     delayed,     // to be handed back for another attempt when due
+    behind,      // another of its key; see order.h
+    resting,     // for another attempt, here, when due
   };
 
   std::uint32_t index = 0;
@@ -39,7 +42,7 @@ struct Delivery {
   int ran_at = -1;             // the latest such slot
   int batch = -1;              // WorkerProcess's: which of its batches it is in; -1: alone
   TimePoint since;             // while waiting for a batch to fill: since then
-  TimePoint due;               // while delayed
+  TimePoint due;               // while delayed or resting; no attempt before
   TimePoint arrived;
   TimePoint alive;  // while held: since then its timeout runs
   // For the journal and for spans: when its handler began and ended, as far as that is known, and
@@ -54,6 +57,7 @@ struct Delivery {
   std::uint32_t attempt = 1;      // which one this is
   std::uint32_t crashes = 0;      // workers that it has taken down before
   std::uint32_t unconfirmed = 0;  // while publishing
+  std::vector<Attempt> earlier;   // made here, of which its headers do not tell; oldest first
   std::uint64_t body_size = 0;
   std::uint64_t first_seen_ms = 0;
   std::uint64_t expires_ms = 0;  // 0: never

@@ -58,6 +58,7 @@ Session::Session(EventLoop& loop, const GroupSettings& group, GroupBoard& board,
       board_(board),
       events_(std::move(events)),
       group_(group.name),
+      keeps_order_(group.order.by != OrderSettings::By::none),
       channels_(group.queues.size()) {
   for (std::size_t i = 0; i < channels_.size(); ++i) channels_[i].settings = group.queues[i];
   // What a consumer that has died had.
@@ -177,6 +178,14 @@ void Session::drop_connection() {
   show_broker(board_.consumes_from, nullptr);
 }
 
+// All channels are gone with it.
+void Session::void_connection() {
+  drop_connection();
+  socket_source_ = EventSource();
+  connection_.reset();
+  show_broker(board_.consumes_from, nullptr);
+}
+
 void Session::connection_lost(const std::string& reason) {
   drop_connection();
   // All of them first: an outcome that comes to light on the way belongs to none any more.
@@ -188,11 +197,26 @@ void Session::connection_lost(const std::string& reason) {
   outgoing_.clear();
   outgoing_sent_ = 0;
   probe_open_ = probe_asked_ = false;
+  close_sent_ = false;
   for (Channel& channel : channels_) {
     events_.on_channel_lost(queue_of(channel));
     if (is_to_be_quiet()) channel.state = Channel::State::cancelled;
   }
-  if (state_ == State::closing || cancelling_) {
+}
+
+void Session::renewed() {
+  renewing_ = false;
+  void_connection();
+  down_since_ = Clock::now();
+  if (!cancelling_) connect();
+  events_.on_change();
+}
+
+void Session::connection_lost(const std::string& reason) {
+  void_connection();
+  const bool ends = state_ == State::closing && !renewing_;
+  renewing_ = false;
+  if (ends || cancelling_) {
     log_warn("connection lost while ending", {{"group", group_}, {"reason", reason}});
     state_ = State::closed;
   } else {
@@ -212,6 +236,10 @@ bool Session::pump() {
   if (connection_ == nullptr || !readable_) return false;
   const auto pumped = connection_->pump(*this, kFramesPerPump);
   if (state_ == State::closed) {  // close-ok came
+    if (renewing_) {
+      renewed();
+      return false;
+    }
     drop_connection();
     return false;
   }
@@ -508,6 +536,7 @@ void Session::on_cancelled(ChannelNumber number_, std::string_view consumer_tag)
     found->state = Channel::State::cancelled;
     return;
   }
+  if (state_ == State::closing) return;
   // The channel and its tags live on; only the consumer is gone.
   subscription_failed(*found, "the broker cancelled the consumer: its queue was deleted or moved");
 }
@@ -548,6 +577,10 @@ void Session::on_channel_closed(ChannelNumber number_, int code, std::string_vie
   }
   found->open = false;
   channel_lost(*found);
+  if (state_ == State::closing) {
+    found->state = Channel::State::cancelled;
+    return;
+  }
   subscription_failed(*found, reason);
 }
 
@@ -568,7 +601,7 @@ char* Session::on_delivery(const IncomingDelivery& delivery) {
   found->from_stream = found->settings.stream && delivery.stream_offset >= 0;
   if (is_for_lookout(*found, delivery)) return nullptr;
   if (state_ == State::closing) {  // to the barrier's consumer
-    finish(queue, delivery.view.delivery_tag, Verdict::hand_back);
+    if (!keeps_order_) finish(queue, delivery.view.delivery_tag, Verdict::hand_back);
     return nullptr;
   }
   char* to = events_.on_delivery(queue, found->epoch, delivery);
@@ -693,6 +726,7 @@ std::string Session::trouble() const {
 void Session::end_subscription(Channel& channel) {
   switch (channel.state) {
     case Channel::State::consuming:
+      if (keeps_order_) break;
       channel.state = Channel::State::cancelling;
       channel.step_sent = false;
       if (channel.lookout == Channel::Lookout::out) channel.lookout = Channel::Lookout::to_cancel;
@@ -770,6 +804,7 @@ std::chrono::milliseconds Session::close(TimePoint deadline) {
   secured_by_ = end;
   for (Channel& channel : channels_) {
     const bool classic = channel.settings.declare && channel.settings.declaration.type == "classic";
+    if (keeps_order_) channel.state = Channel::State::cancelled;  // with the connection
     if (!channel.open || !channel.settled || classic || channel.settings.stream) continue;
     channel.steps = ack_barrier(channel.settings.name);
     channel.step = 0;
@@ -778,6 +813,12 @@ std::chrono::milliseconds Session::close(TimePoint deadline) {
   }
   arm_timer();
   return limit;
+}
+
+void Session::renew() {
+  if (state_ != State::connected) return;
+  renewing_ = true;
+  close(Clock::now() + 2 * kSecuring);
 }
 
 void Session::abandon() {

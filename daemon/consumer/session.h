@@ -88,6 +88,13 @@ class Session final : private ConnectionEvents {
   void wake_for_anything();
   void wake_for_body();
 
+  // For a group that keeps an order. Closes the connection in order, see close(), and opens
+  // another: what is not settled is back in its old places then, before any other consumer gets the
+  // next.
+  void renew();
+  // Or about to be closed.
+  bool connected() const { return state_ == State::connected || state_ == State::closing; }
+
   // Ends consuming on all queues, until resume(). What was delivered can be settled meanwhile, and
   // the connection stays, or comes back when it is lost. Also before start().
   void pause();
@@ -96,8 +103,12 @@ class Session final : private ConnectionEvents {
   // Begins a queue's subscription anew, not before `when`; `trouble`: what it waits for. Only what
   // consumes: every other is about to begin, or not to.
   void subscribe_again(std::uint16_t queue, TimePoint when = {}, const std::string& trouble = {});
-  // Ends consuming on all queues and does not begin again.
+  // Ends consuming on all queues and does not begin again. In a group that keeps an order, those
+  // that consume do so until close(): a single active consumer that is cancelled lets the next one
+  // begin while ours still runs something, and what is handed back singly has another place.
   void cancel();
+  // All that cancel() is to bring has happened: close() may follow.
+  bool ending() const { return keeps_order_ || cancelled(); }
   // No delivery can arrive any more.
   bool cancelled() const;
   // Everything finished has been written to the socket.
@@ -173,6 +184,8 @@ class Session final : private ConnectionEvents {
   void on_connect_ended();
   void drop_connection();
   void connection_lost(const std::string& reason);
+  void void_connection();
+  void renewed();
   void begin_subscription(Channel& channel);
   void end_subscription(Channel& channel);
   // No channel is to consume.
@@ -216,7 +229,9 @@ class Session final : private ConnectionEvents {
   GroupBoard& board_;
   Events events_;
   const std::string group_;
+  const bool keeps_order_;
   State state_ = State::idle;
+  bool renewing_ = false;
   bool cancelling_ = false;
   bool paused_ = false;
   std::vector<Channel> channels_;

@@ -78,6 +78,12 @@ void Witness::ran(Delivery& delivery, std::uint64_t duration_ns, bool held, bool
   if (!held) delivery.ended = now;
 }
 
+void Witness::again(Delivery& delivery) {
+  if (delivery.told != Delivery::Told::handled) return;
+  delivery.began = delivery.ended = {};
+  received(delivery);
+}
+
 void Witness::ended(Delivery& delivery) {
   if (delivery.ended == TimePoint{}) delivery.ended = Clock::now();
 }

@@ -31,6 +31,8 @@ class Witness {
   void arrives(Delivery& delivery, DeliveryView& view);
   // It is all there.
   void received(Delivery& delivery);
+  // What was handled here before is to be handled again, without having been away.
+  void again(Delivery& delivery);
   // Its handler said something; `held`: that it keeps it; `was_held`: it had.
   void ran(Delivery& delivery, std::uint64_t duration_ns, bool held, bool was_held);
   // It was ended inside its handler, which has said nothing.

@@ -193,7 +193,8 @@ void Group::on_exit() {
   const std::string how = end ? end->to_string() : end.error();
   board_->workers_ready.store(0, std::memory_order_relaxed);
   clear_gauges(board_->metrics);
-  for (auto* gauge : {&board_->running, &board_->held, &board_->waiting, &board_->unconfirmed}) {
+  for (auto* gauge : {&board_->running, &board_->held, &board_->waiting, &board_->unconfirmed,
+                      &board_->behind, &board_->at_rate}) {
     gauge->store(0, std::memory_order_relaxed);
   }
   for (GroupBoard::Worker& worker : board_->workers) {
@@ -434,6 +435,9 @@ GroupStatus Group::status() const {
   status.held = value(board.held);
   status.waiting = value(board.waiting);
   status.unconfirmed = value(board.unconfirmed);
+  status.behind = value(board.behind);
+  status.at_rate = value(board.at_rate);
+  status.rate_limit = settings_.group.rate.per_second;
   status.rate_in = samples_.rate_in();
   status.rate_out = samples_.rate_out();
   status.handling_p50_ms = samples_.handling_ms(0.5);

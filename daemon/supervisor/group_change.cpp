@@ -70,9 +70,11 @@ bool one_at_a_time(const GroupSettings& before, const GroupSettings& after) {
     // One that goes with its last consumer must not lose it; a second one only waits there.
     return !queue.declaration.auto_delete && single != nullptr && *single == AmqpValue{true};
   };
+  const bool ordered =
+      before.order.by != OrderSettings::By::none || after.order.by != OrderSettings::By::none;
   return std::ranges::any_of(before.queues, [&](const QueueSettings& old) {
     return std::ranges::any_of(after.queues, [&](const QueueSettings& queue) {
-      return queue.name == old.name && (serves_one(queue) || serves_one(old));
+      return queue.name == old.name && (ordered || serves_one(queue) || serves_one(old));
     });
   });
 }

@@ -17,7 +17,7 @@ const char* to_string(GroupChange change);
 GroupChange change_between(const ConsumerSettings& before, const ConsumerSettings& after);
 
 // Must the old consumer be gone before the new one comes? A queue is exclusive, or serves one
-// consumer at a time.
+// consumer at a time, or its order is kept.
 bool one_at_a_time(const GroupSettings& before, const GroupSettings& after);
 
 }  // namespace lope::supervisor

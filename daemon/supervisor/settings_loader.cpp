@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <charconv>
+#include <cmath>
 #include <cstdlib>
 #include <exception>
 #include <filesystem>
@@ -93,7 +94,12 @@ constexpr std::string_view kGroupKeys[] = {
     "validate",
     "compress",
     "journal",
+    "order_by",
+    "order",
+    "rate",
+    "priority",
 };
+constexpr std::string_view kRateKeys[] = {"per_second", "burst"};
 constexpr std::string_view kWorkersKeys[] = {"min", "max"};
 constexpr std::string_view kRecycleKeys[] = {"messages", "memory", "age"};
 constexpr std::string_view kBatchKeys[] = {"size", "wait"};
@@ -109,10 +115,11 @@ constexpr std::string_view kBodiesKeys[] = {"max"};
 constexpr std::string_view kTelemetryKeys[] = {"endpoint", "sample", "service_name", "headers",
                                                "timeout"};
 constexpr std::string_view kQueueKeys[] = {
-    "name", "prefetch", "consumer_tag", "consumer_arguments", "declare", "type", "offset",
+    "name",     "prefetch", "consumer_tag", "consumer_arguments",
+    "priority", "declare",  "type",         "offset",
 };
 constexpr std::string_view kDeclareKeys[] = {
-    "type",    "durable",      "exclusive", "auto_delete", "max_bytes",
+    "type",    "durable",      "exclusive", "auto_delete", "max_priority", "max_bytes",
     "max_age", "segment_size", "arguments", "exchanges",   "bind",
 };
 constexpr std::string_view kExchangeKeys[] = {"name",        "type",     "durable",
@@ -120,36 +127,27 @@ constexpr std::string_view kExchangeKeys[] = {"name",        "type",     "durabl
 constexpr std::string_view kBindKeys[] = {"exchange", "key", "arguments"};
 
 constexpr KnownKeys kKnownKeys[] = {
-    {"file", kFileKeys},
-    {"included file", kIncludedKeys},
-    {"broker", kBrokerKeys},
-    {"password", kPasswordKeys},
-    {"log", kLogKeys},
-    {"defaults", kDefaultsKeys},
-    {"group", kGroupKeys},
-    {"queue", kQueueKeys},
-    {"declare", kDeclareKeys},
-    {"exchange", kExchangeKeys},
-    {"bind", kBindKeys},
-    {"batch", kBatchKeys},
-    {"retry", kRetryKeys},
-    {"dead_letter", kDeadLetterKeys},
-    {"breaker", kBreakerKeys},
-    {"delays", kDelaysKeys},
-    {"control", kControlKeys},
-    {"monitor", kMonitorKeys},
-    {"recycle", kRecycleKeys},
-    {"workers", kWorkersKeys},
-    {"decode", kDecodeKeys},
-    {"compress", kCompressKeys},
-    {"journal", kJournalKeys},
-    {"bodies", kBodiesKeys},
-    {"telemetry", kTelemetryKeys},
+    {"file", kFileKeys},         {"included file", kIncludedKeys},
+    {"broker", kBrokerKeys},     {"password", kPasswordKeys},
+    {"log", kLogKeys},           {"defaults", kDefaultsKeys},
+    {"group", kGroupKeys},       {"queue", kQueueKeys},
+    {"declare", kDeclareKeys},   {"exchange", kExchangeKeys},
+    {"bind", kBindKeys},         {"batch", kBatchKeys},
+    {"retry", kRetryKeys},       {"dead_letter", kDeadLetterKeys},
+    {"breaker", kBreakerKeys},   {"delays", kDelaysKeys},
+    {"control", kControlKeys},   {"monitor", kMonitorKeys},
+    {"recycle", kRecycleKeys},   {"workers", kWorkersKeys},
+    {"rate", kRateKeys},         {"decode", kDecodeKeys},
+    {"compress", kCompressKeys}, {"journal", kJournalKeys},
+    {"bodies", kBodiesKeys},     {"telemetry", kTelemetryKeys},
 };
 
 constexpr std::string_view kLaterBrokerKeys[] = {"tls"};
 constexpr std::string_view kLaterGroupKeys[] = {
-    "dedup", "min_interval", "order_by", "order", "rate", "consumer_timeout", "filter",
+    "dedup",
+    "min_interval",
+    "consumer_timeout",
+    "filter",
 };
 
 // ---- Limits --------------------------------------------------------------------------------
@@ -163,6 +161,9 @@ constexpr const char* kNoPassword = "-";  // in the place of one that is not nee
 constexpr std::size_t kMaxGroupName = 64;
 constexpr int kMaxAttempts = 1000;
 constexpr int kMaxWorkers = 256;
+constexpr int kMaxPriority = 255;           // AMQP's, of a message
+constexpr int kMaxConsumerPriority = 1000;  // and its opposite; any order will do
+constexpr std::string_view kSingleActive = "x-single-active-consumer";
 
 struct SizeRange {
   std::int64_t min, max;
@@ -183,6 +184,8 @@ constexpr NumberRange kBackoffRange{1, 100, "a number from 1 to 100"};
 constexpr NumberRange kJitterRange{0, 1, "a number from 0 to 1"};
 constexpr NumberRange kSampleRange{0, 1, "a number from 0 to 1"};
 constexpr NumberRange kFailuresRange{0, 1, "a number above 0 and at most 1", true};
+constexpr NumberRange kRateRange{0.001, 1'000'000, "a number from 0.001 to 1000000"};
+constexpr NumberRange kBurstRange{1, 1'000'000, "a number from 1 to 1000000"};
 
 struct DurationRange {
   milliseconds min, max;
@@ -292,6 +295,7 @@ class Loader {
     int prefetch = 30;
     std::string consumer_tag;
     AmqpTable consumer_arguments;
+    std::optional<int> priority;
     bool declare = false;
     DeclareSettings declaration;
     std::string type;  // as written; empty: it is not
@@ -378,6 +382,11 @@ class Loader {
   void decode(const Value& value, ContentSettings& target);
   void validate(const Value& value, ContentSettings& target, GroupPlaces& places);
   void compress(const Value& value, ContentSettings& target);
+  void order(const Map& keys, GroupSettings& group);
+  void check_order(const Map& keys, const Value& place, GroupSettings& group);
+  void check_order_of_queues(const Value& place, GroupSettings& group);
+  void check_order_of_retries(const Map& keys, const Value& place, const GroupSettings& group);
+  void rate(const Value& value, RateSettings& target);
   void check_timeout(const Map& keys, const Value& value, const GroupSettings& group);
   void check_dead_letter(const Map& keys, const Value& value, const GroupSettings& group);
   void queue_keys(const Map& map, QueueDefaults& target);
@@ -1575,10 +1584,151 @@ void Loader::group(const std::string& group_name, const Value& value) {
   journal(keys["journal"], settings.journal);
   check_journal(keys["journal"], settings);
   retry_queues(value, settings);
+  rate(keys["rate"], settings.rate);
+  order(keys, settings);
   check_timeout(keys, value, settings);
   check_dead_letter(keys, value, settings);
   loaded_.settings.groups.push_back(std::move(settings));
   loaded_.places.push_back(std::move(places));
+}
+
+void Loader::rate(const Value& value, RateSettings& target) {
+  if (!value) return;
+  if (!value.is(YamlType::map) && !value.is(YamlType::integer) && !value.is(YamlType::real)) {
+    return expected(value,
+                    std::string(kRateRange.text) + ", or a map of " + list_of(kRateKeys, " and "));
+  }
+  RateSettings settings;
+  if (!value.is(YamlType::map)) {
+    number(value, settings.per_second, kRateRange);
+  } else {
+    const Map keys = map(value, kRateKeys);
+    if (!keys.has("per_second")) error(value, "expected 'per_second', found none");
+    number(keys["per_second"], settings.per_second, kRateRange);
+    number(keys["burst"], settings.burst, kBurstRange);
+  }
+  // Of a tenth of a second.
+  if (settings.burst == 0) settings.burst = std::max(1.0, settings.per_second / 10);
+  target = settings;
+}
+
+void Loader::order(const Map& keys, GroupSettings& group) {
+  constexpr std::string_view kHeader = "header:";
+  const Value by = keys["order_by"];
+  const Value strict = keys["order"];
+  if (by) {
+    const std::string what = "routing_key or header:NAME";
+    std::string given;
+    if (!text(by, given, what)) return;
+    if (given == "routing_key") {
+      group.order.by = OrderSettings::By::routing_key;
+    } else if (given.starts_with(kHeader) && given.size() > kHeader.size() &&
+               given.size() <= kHeader.size() + kMaxShortString) {
+      group.order.by = OrderSettings::By::header;
+      group.order.header = given.substr(kHeader.size());
+    } else {
+      return expected(by, what);
+    }
+  }
+  if (strict) {
+    static constexpr std::string_view kWords[] = {"strict"};
+    std::string word;
+    if (!choice(strict, word, kWords)) return;
+    if (by) return error(*strict.key, strict.path + ": expected order_by or order, found both");
+    group.order.by = OrderSettings::By::queue;
+  }
+  if (group.order.by == OrderSettings::By::none) return;
+  const Value& place = by ? by : strict;
+  check_order(keys, place, group);
+  check_order_of_queues(place, group);
+  check_order_of_retries(keys, place, group);
+  const Value own = keys["prefetch"];
+  int window = 0;
+  for (const QueueSettings& queue : group.queues) window += queue.prefetch;
+  const int calls = std::max(group.workers, group.workers_max) * group.threads;
+  constexpr int kEnough = 4;
+  if (group.order.by != OrderSettings::By::queue && window < kEnough * calls) {
+    warn(own ? *own.node : *place.node,
+         (own ? own.path : place.path) + ": prefetch " + std::to_string(window) + " is less than " +
+             std::to_string(kEnough) + " x workers x threads, " + std::to_string(kEnough * calls) +
+             ": messages of one key that wait for each other leave workers without any");
+  }
+}
+
+void Loader::check_order(const Map& keys, const Value& place, GroupSettings& group) {
+  const auto refuse = [&](std::string_view key, const std::string& problem) {
+    const Value own = keys[key];
+    error(own ? own : place, problem + (own ? " (with " + std::string(place.key->text) + ")" : ""));
+  };
+  if (group.auto_ack) {
+    refuse(
+        "auto_ack",
+        "expected auto_ack: false, found true: what is acked already cannot go back to its place");
+  }
+  if (group.order.by != OrderSettings::By::queue) return;
+  // Those of `defaults` were not meant for it.
+  if (!keys.has("workers")) group.workers = 1;
+  if (!keys.has("workers")) group.workers_max = 0;
+  if (!keys.has("threads")) group.threads = 1;
+  if (group.workers != 1 || group.workers_max > 1) {
+    refuse("workers", "expected 1 worker, found more: one message after another");
+  }
+  if (group.threads != 1) {
+    refuse("threads", "expected 1 thread, found more: one message after another");
+  }
+  if (group.batch_size != 1) {
+    refuse("batch", "expected no batch.size but 1, found " + std::to_string(group.batch_size) +
+                        ": one message after another");
+  }
+}
+
+// Only one consumer at a time, in all daemons, keeps an order.
+void Loader::check_order_of_queues(const Value& place, GroupSettings& group) {
+  for (QueueSettings& queue : group.queues) {
+    const std::string subject = "queue '" + shown(queue.name) + "': ";
+    DeclareSettings& declaration = queue.declaration;
+    if (queue.stream) error(place, subject + "expected classic or quorum, found a stream");
+    if (!queue.declare) continue;
+    if (declaration.exclusive || declaration.auto_delete) {
+      error(place, subject + "expected neither exclusive nor auto_delete, found " +
+                       (declaration.exclusive ? "exclusive" : "auto_delete") +
+                       ": it would be gone with its messages when they are to go back to their "
+                       "places");
+    }
+    const AmqpValue* const single = find(declaration.arguments, kSingleActive);
+    if (single == nullptr) {
+      declaration.arguments.emplace_back(std::string(kSingleActive), AmqpValue{true});
+    } else if (*single != AmqpValue{true}) {
+      error(place, subject +
+                       "expected the argument x-single-active-consumer to be true, or left "
+                       "out, found another value");
+    }
+  }
+}
+
+// A message waits here for its next attempt, while the broker counts.
+void Loader::check_order_of_retries(const Map& keys, const Value& place,
+                                    const GroupSettings& group) {
+  const milliseconds all = loaded_.settings.broker.consumer_timeout;
+  const RetrySettings& retry = group.retry;
+  const Value own = keys["retry"];
+  if (all == 0ms || !timeouts_known_ || retry.attempts < 2 || is_wrong(own) ||
+      is_wrong(keys["timeout"]) || group.timeout >= all) {
+    return;
+  }
+  const double grown =
+      static_cast<double>(retry.delay.count()) * std::pow(retry.backoff, retry.attempts - 2);
+  const double most = std::min(grown, static_cast<double>(retry.max_delay.count()));
+  const milliseconds longest(static_cast<std::int64_t>(most * (1 + retry.jitter)));
+  const milliseconds limit =
+      all - std::min<milliseconds>(kConsumerTimeoutMargin, all / 4) - group.timeout;
+  if (longest <= limit) return;
+  error(own ? own : place,
+        "expected no delay of a retry to be longer than broker.consumer_timeout (" +
+            duration_text(all) + ") less timeout (" + duration_text(group.timeout) +
+            ") and 30s, found up to " + duration_text(longest) + ": with " + place.key->text +
+            " a message waits here for its next attempt: write a shorter "
+            "max_delay");
 }
 
 // The broker closes the channel of who holds a message for longer than its consumer_timeout, and
@@ -1641,6 +1791,19 @@ void Loader::queue_keys(const Map& keys, QueueDefaults& target) {
                            "' is not available in this version: a broker knows it from RabbitMQ "
                            "3.13 on");
     }
+  }
+  if (const Value priority = keys["priority"]) {
+    int given = 0;
+    integer(priority, given, -kMaxConsumerPriority, kMaxConsumerPriority);
+    if (keys.has("consumer_arguments") && has_key(target.consumer_arguments, "x-priority")) {
+      error(*priority.key,
+            priority.path + ": expected priority or x-priority in consumer_arguments, found both");
+    }
+    std::erase_if(target.consumer_arguments,
+                  [](const AmqpEntry& entry) { return entry.first == "x-priority"; });
+    target.priority = given;
+  } else if (has_key(target.consumer_arguments, "x-priority")) {
+    target.priority.reset();
   }
   declare(keys["declare"], target);
   static constexpr std::string_view kTypes[] = {"classic", "quorum", "stream"};
@@ -1729,6 +1892,9 @@ std::vector<QueueSettings> Loader::queues(const Map& group, const std::string& g
     queue.prefetch = from.prefetch;
     queue.consumer_tag = from.consumer_tag;
     queue.consumer_arguments = from.consumer_arguments;
+    if (from.priority) {
+      queue.consumer_arguments.emplace_back("x-priority", AmqpValue{std::int64_t{*from.priority}});
+    }
     queue.declare = from.declare;
     queue.declaration = from.declaration;
     queue.stream = from.is_stream();
@@ -1810,6 +1976,19 @@ void Loader::declare(const Value& value, QueueDefaults& target) {
     }
   }
   stream_limits(keys, settings);
+  if (const Value priorities = keys["max_priority"]) {
+    int most = 0;
+    integer(priorities, most, 1, kMaxPriority);
+    if (settings.type != "classic") {
+      error(priorities, "expected none for a " + settings.type + " queue, found " +
+                            found(*priorities.node) + ": only a classic queue knows priorities");
+    } else if (has_key(settings.arguments, "x-max-priority")) {
+      error(*priorities.key,
+            priorities.path + ": expected max_priority or x-max-priority in arguments, found both");
+    } else {
+      settings.arguments.emplace_back("x-max-priority", AmqpValue{std::int64_t{most}});
+    }
+  }
   if (const Value exchanges = keys["exchanges"];
       exchanges && is_list(exchanges, "a list of exchanges")) {
     for (std::size_t i = 0; i < exchanges.node->items.size(); ++i) {

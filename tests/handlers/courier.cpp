@@ -15,6 +15,7 @@
 //   until FILE       until that file is there, with keep_alive() all the while
 //   segv abort exit0 overflow oom
 //                    ends its process so; oom: by using up its memory where nothing can be caught
+//   dies N           SIGSEGV up to attempt N
 //   greedy           takes memory until there is none, and lets go of it: needs a limit
 //   reply TEXT       replies
 //   nothing else to do, or ack: ACK
@@ -162,6 +163,11 @@ class Courier final : public lope::Handler {
         message.reply(answer);
       }
       if (word == "segv") std::raise(SIGSEGV);
+      if (word == "dies") {
+        std::uint32_t times = 0;
+        words >> times;
+        if (message.attempt() <= times) std::raise(SIGSEGV);
+      }
       if (word == "abort") std::abort();
       if (word == "exit0") std::exit(0);
       if (word == "overflow") return static_cast<lope::Outcome>(overflow(1));

@@ -42,6 +42,12 @@ TEST_CASE("what has to be done for a change of settings", "[unit][group_change]"
       {"retry", [](auto& s) { s.group.retry.attempts = 9; }, C::settings},
       {"crashes", [](auto& s) { s.group.crashes = 9; }, C::settings},
       {"breaker", [](auto& s) { s.group.breaker.on = false; }, C::settings},
+      {"rate",
+       [](auto& s) {
+         s.group.rate = {5, 1};
+       },
+       C::settings},
+      {"order", [](auto& s) { s.group.order.by = OrderSettings::By::queue; }, C::consumer},
       {"max_body", [](auto& s) { s.group.max_body_bytes = 9; }, C::settings},
       {"batch wait", [](auto& s) { s.group.batch_wait = 9s; }, C::settings},
       {"recycle by age", [](auto& s) { s.group.recycle.age = 9s; }, C::settings},
@@ -119,6 +125,11 @@ TEST_CASE("an exclusive queue, and one with a single active consumer, has one at
   GroupSettings single = shared;
   single.queues[0].declare = true;
   single.queues[0].declaration.arguments = {{"x-single-active-consumer", {true}}};
+  GroupSettings ordered = shared;
+  ordered.order.by = OrderSettings::By::routing_key;
+  CHECK(one_at_a_time(ordered, ordered));
+  CHECK(one_at_a_time(shared, ordered));
+  CHECK(one_at_a_time(ordered, shared));
   GroupSettings other = exclusive;
   other.queues[0].name = "r";
   CHECK_FALSE(one_at_a_time(shared, shared));

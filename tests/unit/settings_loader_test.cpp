@@ -290,6 +290,70 @@ TEST_CASE("what a group says of failing messages is taken as written", "[unit][s
   CHECK(group.breaker == BreakerSettings{true, 0.01, 1, 0ms, 1h, 24h});
 }
 
+TEST_CASE("order: by a key, or strict, with one consumer at a time", "[unit][settings]") {
+  const GroupSettings by_key =
+      group_of("order_by: routing_key, workers: 2, threads: 3, declare: {}");
+  CHECK(by_key.order == OrderSettings{OrderSettings::By::routing_key, ""});
+  CHECK(by_key.workers == 2);
+  CHECK(by_key.queues[0].declaration.arguments == AmqpTable{{"x-single-active-consumer", {true}}});
+  const GroupSettings by_header = group_of(
+      "order_by: \"header:x y\", queues: [a, {name: b, declare: {arguments: "
+      "{x-single-active-consumer: true}}}]");
+  CHECK(by_header.order == OrderSettings{OrderSettings::By::header, "x y"});
+  CHECK_FALSE(by_header.queues[0].declare);
+  CHECK(by_header.queues[1].declaration.arguments ==
+        AmqpTable{{"x-single-active-consumer", {true}}});
+
+  // The numbers of `defaults` are not meant for it.
+  const Settings strict = good(
+      "defaults: {workers: {min: 2, max: 4}, threads: 8}\n"
+      "groups: {a: {handler: h, order: strict}, b: {handler: h}}");
+  CHECK(strict.groups[0].order.by == OrderSettings::By::queue);
+  CHECK(strict.groups[0].workers == 1);
+  CHECK(strict.groups[0].workers_max == 0);
+  CHECK(strict.groups[0].threads == 1);
+  CHECK(strict.groups[1].order == OrderSettings{});
+  CHECK(strict.groups[1].threads == 8);
+}
+
+TEST_CASE("order_by with a small prefetch is warned of", "[unit][settings]") {
+  const std::string warning =
+      "lope.yaml:2:26: groups.a.order_by: prefetch 30 is less than 4 x workers x threads, 32: "
+      "messages of one key that wait for each other leave workers without any\n";
+  const auto warnings = [](const std::string& keys) {
+    return joined(
+        load("groups: {a: {handler: h,\n               order_by: routing_key, " + keys + "}}")
+            .warnings);
+  };
+  CHECK(warnings("workers: 2, threads: 4") == warning);
+  CHECK(warnings("workers: {min: 1, max: 2}, threads: 4") == warning);
+  CHECK(warnings("workers: 2, threads: 4, prefetch: 32").empty());
+  CHECK(warnings("workers: 2, threads: 4, prefetch: 5") ==
+        "lope.yaml:2:73: groups.a.prefetch: prefetch 5 is less than 4 x workers x threads, 32: "
+        "messages of one key that wait for each other leave workers without any\n");
+}
+
+TEST_CASE("a rate is a number, or a map with its burst", "[unit][settings]") {
+  CHECK(group_of("rate: 100").rate == RateSettings{100, 10});
+  CHECK(group_of("rate: 2.5").rate == RateSettings{2.5, 1});
+  CHECK(group_of("rate: {per_second: 100}").rate == RateSettings{100, 10});
+  CHECK(group_of("rate: {per_second: 100, burst: 20}").rate == RateSettings{100, 20});
+  CHECK(group_of("workers: 1").rate == RateSettings{});
+}
+
+TEST_CASE("priorities become arguments of queue and consumer", "[unit][settings]") {
+  const AmqpTable ten{{"x-priority", {std::int64_t{10}}}};
+  const GroupSettings group = group_of(
+      "priority: 10, declare: {max_priority: 5}, queues: [a, {name: b, priority: -1}, "
+      "{name: c, consumer_arguments: {x-priority: 3}}, {name: d, consumer_arguments: {y: 1}}]");
+  CHECK(group.queues[0].consumer_arguments == ten);
+  CHECK(group.queues[0].declaration.arguments == AmqpTable{{"x-max-priority", {std::int64_t{5}}}});
+  CHECK(group.queues[1].consumer_arguments == AmqpTable{{"x-priority", {std::int64_t{-1}}}});
+  CHECK(group.queues[2].consumer_arguments == AmqpTable{{"x-priority", {std::int64_t{3}}}});
+  CHECK(group.queues[3].consumer_arguments ==
+        AmqpTable{{"y", {std::int64_t{1}}}, {"x-priority", {std::int64_t{10}}}});
+}
+
 TEST_CASE("recycle: all of it, a part of it, and none", "[unit][settings]") {
   const auto recycle = [](const std::string& defaults, const std::string& own) {
     return good("defaults: {" + defaults + "}\ngroups: {a: {handler: h" + own + "}}")
@@ -637,6 +701,28 @@ TEST_CASE("a wrong value of a group is told with place, expected and found", "[u
        "to 7d, found '9ms'"},
       {"timeout: 169h", "groups.a.timeout: expected a duration with a unit…"},
       {"timeout: 5", "groups.a.timeout: expected a duration with a unit…"},
+      {"order_by: key", "groups.a.order_by: expected routing_key or header:NAME, found 'key'"},
+      {"order_by: 'header:'", "groups.a.order_by: expected routing_key or header:NAME, found…"},
+      {"order_by: 1",
+       "groups.a.order_by: expected routing_key or header:NAME (in quotes), found 1"},
+      {"order: strickt",
+       "groups.a.order: expected strict, found 'strickt': did you mean 'strict'?"},
+      {"rate: 0", "groups.a.rate: expected a number from 0.001 to 1000000, found 0"},
+      {"rate: fast",
+       "groups.a.rate: expected a number from 0.001 to 1000000, or a map of per_second and burst, "
+       "found 'fast'"},
+      {"rate: {burst: 5}", "groups.a.rate: expected 'per_second', found none"},
+      {"rate: {per_second: 1, burst: 0}",
+       "groups.a.rate.burst: expected a number from 1 to 1000000, found 0"},
+      {"rate: {per_second: 1, brust: 1}",
+       "groups.a.rate: unknown key 'brust': did you mean 'burst'?"},
+      {"priority: 1001",
+       "groups.a.priority: expected a whole number from -1000 to 1000, found 1001"},
+      {"declare: {max_priority: 256}",
+       "groups.a.declare.max_priority: expected a whole number from 1 to 255, found 256"},
+      {"declare: {type: quorum, max_priority: 5}",
+       "groups.a.declare.max_priority: expected none for a quorum queue, found 5: only a classic "
+       "queue knows priorities"},
       {"crashes: 0", "groups.a.crashes: expected a whole number from 1 to 100, found 0"},
       {"crashes: 101", "groups.a.crashes: expected a whole number from 1 to 100, found 101"},
       {"retry: 0", "groups.a.retry: expected a whole number from 1 to 1000, found 0"},
@@ -822,6 +908,47 @@ TEST_CASE("a wrong value of a group is told with place, expected and found", "[u
   } else {
     CHECK(loaded.errors[0].text == row.problem);
   }
+}
+
+TEST_CASE("order wants what keeps it", "[unit][settings]") {
+  check_bad({"groups:\n  a: {handler: h, order: strict,\n      workers: 2}",
+             "lope.yaml:3:16: groups.a.workers: expected 1 worker, found more: one message after "
+             "another (with order)"});
+  check_bad({"groups:\n  a: {handler: h, order: strict,\n      threads: 2}",
+             "lope.yaml:3:16: groups.a.threads: expected 1 thread, found more: one message after "
+             "another (with order)"});
+  check_bad({"groups:\n  a: {handler: h, order: strict,\n      batch: {size: 2}}",
+             "lope.yaml:3:14: groups.a.batch: expected no batch.size but 1, found 2: one message "
+             "after another (with order)"});
+  check_bad({"groups:\n  a: {handler: h, order_by: routing_key,\n      auto_ack: true}",
+             "lope.yaml:3:17: groups.a.auto_ack: expected auto_ack: false, found true: what is "
+             "acked already cannot go back to its place (with order_by)"});
+  check_bad({"defaults: {auto_ack: true}\ngroups: {a: {handler: h, order: strict}}",
+             "lope.yaml:2:33: groups.a.order: expected auto_ack: false, found true: what is acked "
+             "already cannot go back to its place"});
+  check_bad({"groups: {a: {handler: h, order: strict, declare: {auto_delete: true}}}",
+             "lope.yaml:1:33: groups.a.order: queue 'a': expected neither exclusive nor "
+             "auto_delete, found auto_delete…"});
+  check_bad({"groups: {a: {handler: h, order: strict, declare: {exclusive: true}}}",
+             "lope.yaml:1:33: groups.a.order: queue 'a': expected neither exclusive nor "
+             "auto_delete, found exclusive…"});
+  check_bad(
+      {"groups: {a: {handler: h, order: strict, declare: {arguments: "
+       "{x-single-active-consumer: false}}}}",
+       "lope.yaml:1:33: groups.a.order: queue 'a': expected the argument "
+       "x-single-active-consumer to be true, or left out, found another value"});
+  check_bad({"groups: {a: {handler: h, order: strict, retry: {delay: 25m}}}",
+             "lope.yaml:1:48: groups.a.retry: expected no delay of a retry to be longer than "
+             "broker.consumer_timeout (30m) less timeout (5m) and 30s, found up to 66m: with order "
+             "a message waits here for its next attempt: write a shorter max_delay"});
+  check_bad({"defaults: {retry: {delay: 25m}}\ngroups: {a: {handler: h, order: strict}}",
+             "lope.yaml:2:33: groups.a.order: expected no delay of a retry to be longer…"});
+  // Not with what is the longest in theory, nor with a broker that waits for ever.
+  good("groups: {a: {handler: h, order: strict}}");
+  good("groups: {a: {handler: h, order: strict, retry: {attempts: 1, delay: 25m}}}");
+  good(
+      "broker: {consumer_timeout: 0}\n"
+      "groups: {a: {handler: h, order: strict, retry: {delay: 25m}}}");
 }
 
 TEST_CASE("a wrong value outside the groups is told too", "[unit][settings]") {
@@ -1083,8 +1210,8 @@ TEST_CASE("what is wrong with a journal or with spans", "[unit][settings]") {
 }
 
 TEST_CASE("what later versions bring is not called unknown", "[unit][settings]") {
-  const std::string key = GENERATE(as<std::string>(), "dedup", "min_interval", "accept", "decode",
-                                   "validate", "order_by", "order", "rate", "consumer_timeout");
+  const std::string key =
+      GENERATE(as<std::string>(), "dedup", "min_interval", "consumer_timeout", "filter");
   check_bad({"groups: {a: {handler: h, " + key + ": {x: 1}}}",
              "lope.yaml:1:26: groups.a: '" + key + "' is not available in this version"});
   check_bad({"groups: {a: {handler: h}}\ndefaults: {" + key + ": 1}",
@@ -1659,6 +1786,19 @@ TEST_CASE("schema and loader agree", "[unit][settings]") {
       {true, "groups: {a: {handler: h, batch: {size: 3000, wait: 1ms}, flush_interval: 1h}}"},
       {false, "groups: {a: {handler: h, batch: {size: 3001}}}"},
       {false, "groups: {a: {handler: h, batch: 7}}"},
+      {true, "groups: {a: {handler: h, order_by: routing_key, rate: 0.5, priority: -1000}}"},
+      {true, "groups: {a: {handler: h, order_by: 'header:x', rate: {per_second: 9, burst: 1.5}}}"},
+      {true, "groups: {a: {handler: h, order: strict, declare: {max_priority: 255}}}"},
+      {true, "groups: {a: {handler: h, queues: [{name: q, priority: 1000}]}}"},
+      {false, "groups: {a: {handler: h, order_by: 'header:'}}"},
+      {false, "groups: {a: {handler: h, order_by: body}}"},
+      {false, "groups: {a: {handler: h, order: none}}"},
+      {false, "groups: {a: {handler: h, rate: 0}}"},
+      {false, "groups: {a: {handler: h, rate: {burst: 5}}}"},
+      {false, "groups: {a: {handler: h, rate: {per_second: 5, burst: 0.5}}}"},
+      {false, "groups: {a: {handler: h, priority: 1.5}}"},
+      {false, "groups: {a: {handler: h, declare: {max_priority: 0}}}"},
+      {false, "groups: {a: {handler: h, declare: {type: quorum, max_priority: 5}}}"},
       {true,
        "broker: {consumer_timeout: 0, max_message_size: 16MiB}\ngroups: {a: {handler: h, timeout: "
        "0}}"},
