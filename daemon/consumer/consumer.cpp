@@ -165,11 +165,16 @@ Result<void> Consumer::set_up() {
   session_events.on_complete = [this](std::uint16_t queue) { on_complete(queue); };
   session_events.on_channel_lost = [this](std::uint16_t queue) { on_channel_lost(queue); };
   session_events.on_change = [] {};  // update_board() looks once a turn
-  if (settings_.group.dead_letter.to == DeadLetterSettings::To::automatic &&
-      !settings_.group.auto_ack) {
-    session_events.on_probed = [this](std::uint16_t queue, const DeadLetterProbe& probe) {
-      on_probed(queue, probe);
-    };
+  const bool parks = settings_.group.dead_letter.to == DeadLetterSettings::To::automatic &&
+                     !settings_.group.auto_ack;
+  session_events.on_probed = [this, parks](std::uint16_t queue, const DeadLetterProbe& probe) {
+    if (!settings_.group.queues[queue].declare) no_stream_[queue] = probe.is_no_stream();
+    if (parks) on_probed(queue, probe);
+  };
+  for (const QueueSettings& queue : settings_.group.queues) {
+    no_stream_.push_back(queue.declare && queue.declaration.type != "stream");
+  }
+  if (parks) {
     for (std::uint16_t i = 0; i < settings_.group.queues.size(); ++i) {
       if (settings_.group.queues[i].declare && !has_dead_letter_exchange_[i]) {
         warn_of_parking(i, "the queue is declared without x-dead-letter-exchange");
@@ -505,7 +510,7 @@ char* Consumer::on_delivery(std::uint16_t queue, std::uint64_t epoch,
   add(board_.delivered);
   ++delivered_in_turn_;
   const std::uint64_t tag = incoming.view.delivery_tag;
-  if (incoming.from_stream) {
+  if (incoming.from_stream && !no_stream_[queue]) {  // anybody can write that header
     // Streams know no reject and no requeue: nothing here could be settled as its handler says.
     if (phase_ == Phase::running) {
       refuse("queue '" + settings_.group.queues[queue].name +

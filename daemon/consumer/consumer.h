@@ -169,6 +169,7 @@ class Consumer {
   std::vector<Delivery*> receiving_;            // by queue
   std::deque<std::uint32_t> waiting_;           // for a worker, oldest first
   std::deque<std::uint32_t> suspects_;          // to be run alone
+  std::vector<bool> no_stream_;                 // by queue; false when that is not known
   std::vector<bool> has_dead_letter_exchange_;  // by queue; false when that is not known
 
   std::vector<Delivery*> batch_;        // scratch of dispatch_batches()

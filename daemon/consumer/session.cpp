@@ -356,6 +356,15 @@ Session::Channel* Session::checked(ChannelNumber number_) {
 // At each tick. False: one does not answer, and the connection has been given up.
 bool Session::check_queues() {
   for (Channel& channel : channels_) {
+    const bool setting_up = channel.state == Channel::State::setting_up;
+    const auto step = setting_up ? std::optional(channel.step) : std::nullopt;
+    if (std::exchange(channel.check.setting_up, step) == step && setting_up) {
+      // What a broker has begun for a queue without a leader it goes on with for seconds after
+      // there is one.
+      connection_lost("broker " + connection_->peer() + ": " +
+                      describe(channel.steps[channel.step]) + ": no answer");
+      return false;
+    }
     const bool stream = channel.settings.stream || channel.settings.declaration.type == "stream";
     if (channel.state != Channel::State::consuming || stream || channel.check.refused) continue;
     switch (channel.check.policy.tick(channel.settlement.next_tag())) {

@@ -127,10 +127,11 @@ class Session final : private ConnectionEvents {
     std::uint64_t subscription = 0;  // grows with each one begun
     struct Check {
       QueueCheck policy;
-      std::vector<Request> steps;  // those that are not answered yet
-      bool sent = false;           // the first of them
-      bool open = false;           // its channel
-      bool refused = false;        // by the broker, for this subscription
+      std::vector<Request> steps;             // those that are not answered yet
+      bool sent = false;                      // the first of them
+      bool open = false;                      // its channel
+      bool refused = false;                   // by the broker, for this subscription
+      std::optional<std::size_t> setting_up;  // the step it was at at the latest tick
       bool has_step_to_send() const { return !steps.empty() && !sent; }
     } check;
     bool has_step_to_send() const {

@@ -388,12 +388,7 @@ TEST_CASE("hostile messages are handled, retried or dead letters, and the daemon
        .groups = groups,
        .top = "monitor: { listen: 0 }\nlog: { level: debug, format: json }\n" + ladder.top(),
        .handlers_dir = handlers});
-  REQUIRE(eventually(60s, [&] {
-    const Json status = status_of(daemon);
-    return std::all_of(status["groups"].begin(), status["groups"].end(),
-                       [](const Json& group) { return group["state"] == "consuming"; });
-  }));
-  // What it needs in any case.
+  REQUIRE(daemon.wait_for_line("\"event\":\"ready\"", 60s));
   RawPublisher publisher(broker.port());
   Hostile hostile(20'261);
   int number = 0;
@@ -409,7 +404,7 @@ TEST_CASE("hostile messages are handled, retried or dead letters, and the daemon
     }
   };
   const auto all_settled = [&] {
-    return eventually(180s, [&] {
+    return eventually(120s, [&] {
       for (const auto& [kind, queue] : queues) {
         if (!broker.is_empty(queue)) return false;
       }
@@ -422,11 +417,21 @@ TEST_CASE("hostile messages are handled, retried or dead letters, and the daemon
       return true;
     });
   };
+  const auto trouble = [&] {
+    std::string text = told(daemon, {"status"});
+    for (const char* level : {"\"level\":\"error\"", "\"level\":\"warn\""}) {
+      const auto lines = lines_with(daemon.log(), level);
+      for (std::size_t i = 0; i < std::min<std::size_t>(lines.size(), 30); ++i) {
+        text += lines[lines.size() - 1 - i] + "\n";
+      }
+    }
+    return text;
+  };
   publish(count / 5);
-  REQUIRE(all_settled());
+  if (!all_settled()) FAIL(trouble());
   const auto before = memory_of(daemon);
   publish(count);
-  REQUIRE(all_settled());
+  if (!all_settled()) FAIL(trouble());
   const auto after = memory_of(daemon);
   WARN(taken << " messages in each of " << kKinds.size() << " groups; the broker refused " << closed
              << ", and could not read " << cut);
