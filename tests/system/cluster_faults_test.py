@@ -23,8 +23,8 @@ kWithin = 10
 # Between two messages that are handled less is the machine's doing, not the fault's.
 kGap = 0.5
 kHome = 0  # the node of the classic queue
-# Nodes that have lost each other know it after 3 to 5 s. Before that no queue gets another leader.
-kConf = "cluster_partition_handling = pause_minority\nnet_ticktime = 4"
+# Nodes that have lost each other know it after 4 to 6 s. Before that no queue gets another leader.
+kConf = "cluster_partition_handling = pause_minority\nnet_ticktime = 5"
 
 
 class Load:
@@ -119,6 +119,16 @@ def faults(partition):
             Fault("cut off from everybody", partition, *cut(True))]
 
 
+def comes_back(cluster, node):
+    try:
+        eventually("the node serves again", lambda: cluster.serves(node), 60)
+    except AssertionError:
+        # Seen of 3.10.8: one that has paused hangs when it starts again.
+        print(f"    node {node + 1} hangs at its return: it is killed", flush=True)
+        broker("kill", cluster.nodes[node])
+        broker("start", cluster.nodes[node])
+
+
 def one_round(cluster, daemon, loads, fault, of_leader, table):
     consuming = daemon.node(cluster)
     victim = cluster.leader("quorum") if of_leader or consuming is None else consuming
@@ -132,7 +142,7 @@ def one_round(cluster, daemon, loads, fault, of_leader, table):
     time.sleep(max(0, begin + fault.hold - done))  # the fault lasts so long
     end = time.monotonic()
     fault.end(cluster, victim)
-    eventually("the node serves again", lambda: cluster.serves(victim), 90)
+    comes_back(cluster, victim)
     healed = time.monotonic()
     for load in loads:
         eventually(f"{load.queue}: messages come steadily", lambda: load.outage(end, time.monotonic()) is not None, 60)
