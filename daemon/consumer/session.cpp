@@ -157,8 +157,8 @@ void Session::on_connect_ended() {
   reported_.clear();
   tick_ = connection_->heartbeat() / 4;
   next_tick_ = Clock::now() + tick_;
-  checks_queues_ = tick_.count() > 0 && connector_->has_other_address() &&
-                   has_queue_check(connection_->broker_version());
+  may_move_ = connector_->has_other_address();
+  may_ask_ = has_queue_check(connection_->broker_version());
   for (Channel& channel : channels_) {
     channel.failures = 0;
     if (paused_) {
@@ -366,7 +366,10 @@ bool Session::check_queues() {
       return false;
     }
     const bool stream = channel.settings.stream || channel.settings.declaration.type == "stream";
-    if (channel.state != Channel::State::consuming || stream || channel.check.refused) continue;
+    if (channel.state != Channel::State::consuming || stream || !may_ask_ ||
+        channel.check.refused) {
+      continue;
+    }
     switch (channel.check.policy.tick(channel.settlement.next_tag())) {
       case QueueCheck::Next::nothing: break;
       case QueueCheck::Next::ask:
@@ -765,7 +768,7 @@ void Session::on_timer() {
     if (tick_.count() > 0 && now >= next_tick_) {
       readable_ = true;  // pump() sends a heartbeat that is due and misses those that did not come
       next_tick_ = now + tick_;
-      if (checks_queues_ && state_ == State::connected && !check_queues()) return;
+      if (may_move_ && state_ == State::connected && !check_queues()) return;
     }
     for (Channel& channel : channels_) {
       if (channel.state == Channel::State::securing && now >= secured_by_) {

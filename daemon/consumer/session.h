@@ -211,8 +211,9 @@ class Session final : private ConnectionEvents {
   std::unique_ptr<Connection> connection_;
   std::chrono::milliseconds tick_{0};  // of the heartbeat; 0: none
   TimePoint next_tick_{};
-  bool checks_queues_ = false;
-  int attempts_ = 0;  // since the last connection
+  bool may_move_ = false;  // to another address, if this one is no good
+  bool may_ask_ = false;   // queues for a sign of life
+  int attempts_ = 0;       // since the last connection
   TimePoint connected_at_{};
   std::string protocol_error_;  // found inside pump(), which is no place to end the connection
   TimePoint reconnect_at_{};
