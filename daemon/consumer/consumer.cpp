@@ -187,11 +187,16 @@ Result<void> Consumer::set_up() {
       on_ends_before(queue, offset);
     };
   }
-  if (settings_.group.dead_letter.to == DeadLetterSettings::To::automatic &&
-      !settings_.group.auto_ack) {
-    session_events.on_probed = [this](std::uint16_t queue, const DeadLetterProbe& probe) {
-      on_probed(queue, probe);
-    };
+  const bool parks = settings_.group.dead_letter.to == DeadLetterSettings::To::automatic &&
+                     !settings_.group.auto_ack;
+  session_events.on_probed = [this, parks](std::uint16_t queue, const DeadLetterProbe& probe) {
+    if (!settings_.group.queues[queue].declare) no_stream_[queue] = probe.is_no_stream();
+    if (parks) on_probed(queue, probe);
+  };
+  for (const QueueSettings& queue : settings_.group.queues) {
+    no_stream_.push_back(queue.declare && queue.declaration.type != "stream");
+  }
+  if (parks) {
     for (std::uint16_t i = 0; i < settings_.group.queues.size(); ++i) {
       const QueueSettings& queue = settings_.group.queues[i];
       if (queue.declare && !queue.stream && !has_dead_letter_exchange_[i]) {
@@ -560,7 +565,9 @@ char* Consumer::on_delivery(std::uint16_t queue, std::uint64_t epoch,
   ++delivered_in_turn_;
   const std::uint64_t tag = incoming.view.delivery_tag;
   const bool from_stream = streams_->of(queue) != nullptr;
-  if (from_stream != (incoming.stream_offset >= 0)) {
+  // Anybody can write that header.
+  const bool has_offset = incoming.stream_offset >= 0 && !no_stream_[queue];
+  if (from_stream != has_offset) {
     // Streams know no reject and no requeue, and others no offset: nothing here could be settled as
     // its handler says.
     if (phase_ == Phase::running) {
@@ -593,7 +600,7 @@ char* Consumer::on_delivery(std::uint16_t queue, std::uint64_t epoch,
   delivery.properties.assign_size(incoming.properties.size());
   std::copy(incoming.properties.begin(), incoming.properties.end(), delivery.properties.data());
   DeliveryView view = incoming.view;
-  delivery.offset = incoming.stream_offset;
+  delivery.offset = from_stream ? incoming.stream_offset : -1;
   delivery.only_compared = only_compare;
   if (from_stream) {
     delivery.print = begin_print(view[TextProperty::message_id], view[TextProperty::routing_key],

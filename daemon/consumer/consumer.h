@@ -233,6 +233,7 @@ class Consumer {
   std::size_t behind_ = 0;
   Recollection recollection_;
   bool withdrawing_ = false;                    // what is not begun goes back in its order
+  std::vector<bool> no_stream_;                 // by queue; false when that is not known
   std::vector<bool> has_dead_letter_exchange_;  // by queue; false when that is not known
 
   std::vector<Delivery*> batch_;        // scratch of dispatch_batches()

@@ -71,6 +71,7 @@ bool DeadLetterProbe::on_channel_closed(int code, std::string_view text) {
     return false;
   }
   if (!is_about(text, "x-dead-letter-exchange")) return true;
+  no_stream_ = true;  // of a stream the type is what differs first
   if (text.ends_with("but current is none")) {
     answer_ = Answer::none;
     return true;

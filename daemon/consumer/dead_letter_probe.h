@@ -33,12 +33,15 @@ class DeadLetterProbe {
 
   Answer answer() const { return answer_; }
   const std::string& exchange() const { return exchange_; }
+  // The broker's words show that the queue is not a stream. False also when they do not say.
+  bool is_no_stream() const { return no_stream_; }
 
  private:
   const std::string queue_;
   bool durable_ = true;
   bool auto_delete_ = false;
   bool looking_for_exchange_ = false;
+  bool no_stream_ = false;
   int rounds_ = 0;
   Answer answer_ = Answer::unknown;
   std::string exchange_;

@@ -158,8 +158,8 @@ void Session::on_connect_ended() {
   reported_.clear();
   tick_ = connection_->heartbeat() / 4;
   next_tick_ = Clock::now() + tick_;
-  checks_queues_ = tick_.count() > 0 && connector_->has_other_address() &&
-                   has_queue_check(connection_->broker_version());
+  may_move_ = connector_->has_other_address();
+  may_ask_ = has_queue_check(connection_->broker_version());
   for (Channel& channel : channels_) {
     channel.failures = 0;
     if (paused_) {
@@ -180,13 +180,6 @@ void Session::drop_connection() {
 
 // All channels are gone with it.
 void Session::void_connection() {
-  drop_connection();
-  socket_source_ = EventSource();
-  connection_.reset();
-  show_broker(board_.consumes_from, nullptr);
-}
-
-void Session::connection_lost(const std::string& reason) {
   drop_connection();
   // All of them first: an outcome that comes to light on the way belongs to none any more.
   for (Channel& channel : channels_) {
@@ -397,8 +390,20 @@ Session::Channel* Session::checked(ChannelNumber number_) {
 // At each tick. False: one does not answer, and the connection has been given up.
 bool Session::check_queues() {
   for (Channel& channel : channels_) {
+    const bool setting_up = channel.state == Channel::State::setting_up;
+    const auto step = setting_up ? std::optional(channel.step) : std::nullopt;
+    if (std::exchange(channel.check.setting_up, step) == step && setting_up) {
+      // What a broker has begun for a queue without a leader it goes on with for seconds after
+      // there is one.
+      connection_lost("broker " + connection_->peer() + ": " +
+                      describe(channel.steps[channel.step]) + ": no answer");
+      return false;
+    }
     const bool stream = channel.settings.stream || channel.settings.declaration.type == "stream";
-    if (channel.state != Channel::State::consuming || stream || channel.check.refused) continue;
+    if (channel.state != Channel::State::consuming || stream || !may_ask_ ||
+        channel.check.refused) {
+      continue;
+    }
     switch (channel.check.policy.tick(channel.settlement.next_tag())) {
       case QueueCheck::Next::nothing: break;
       case QueueCheck::Next::ask:
@@ -859,7 +864,7 @@ void Session::on_timer() {
     if (tick_.count() > 0 && now >= next_tick_) {
       readable_ = true;  // pump() sends a heartbeat that is due and misses those that did not come
       next_tick_ = now + tick_;
-      if (checks_queues_ && state_ == State::connected && !check_queues()) return;
+      if (may_move_ && state_ == State::connected && !check_queues()) return;
     }
     for (Channel& channel : channels_) {
       if (channel.state == Channel::State::securing && now >= secured_by_) {

@@ -150,10 +150,11 @@ class Session final : private ConnectionEvents {
     std::uint64_t subscription = 0;  // grows with each one begun
     struct Check {
       QueueCheck policy;
-      std::vector<Request> steps;  // those that are not answered yet
-      bool sent = false;           // the first of them
-      bool open = false;           // its channel
-      bool refused = false;        // by the broker, for this subscription
+      std::vector<Request> steps;             // those that are not answered yet
+      bool sent = false;                      // the first of them
+      bool open = false;                      // its channel
+      bool refused = false;                   // by the broker, for this subscription
+      std::optional<std::size_t> setting_up;  // the step it was at at the latest tick
       bool has_step_to_send() const { return !steps.empty() && !sent; }
     } check;
     bool has_step_to_send() const {
@@ -239,8 +240,9 @@ class Session final : private ConnectionEvents {
   std::unique_ptr<Connection> connection_;
   std::chrono::milliseconds tick_{0};  // of the heartbeat; 0: none
   TimePoint next_tick_{};
-  bool checks_queues_ = false;
-  int attempts_ = 0;  // since the last connection
+  bool may_move_ = false;  // to another address, if this one is no good
+  bool may_ask_ = false;   // queues for a sign of life
+  int attempts_ = 0;       // since the last connection
   TimePoint connected_at_{};
   std::string protocol_error_;  // found inside pump(), which is no place to end the connection
   TimePoint reconnect_at_{};

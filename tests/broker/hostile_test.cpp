@@ -253,8 +253,8 @@ class Hostile {
 
 // ---- The groups
 
-// What becomes of each message is the same for all, or either of two.
-enum class Ends { acked, dead, either };
+// What becomes of each message. An expiration that is forged makes any a dead letter.
+enum class Ends { dead, either };
 
 struct Kind {
   std::string name;
@@ -266,7 +266,7 @@ const std::string kAtOnce = "    retry: { attempts: 2, delay: 0s }\n";
 
 // Every kind of group that hostile messages are sent through.
 const std::vector<Kind> kKinds = {
-    {"ack", "    handler: hostile\n    options: { does: ack }\n", Ends::acked},
+    {"ack", "    handler: hostile\n    options: { does: ack }\n", Ends::either},
     {"reject", "    handler: hostile\n    options: { does: reject }\n", Ends::dead},
     {"throw", "    handler: hostile\n    options: { does: throw }\n" + kAtOnce, Ends::dead},
     // A forged attempt may be the last there is.
@@ -281,7 +281,7 @@ const std::vector<Kind> kKinds = {
      Ends::either},
     {"batch",
      "    handler: hostile\n    options: { does: ack }\n    batch: { size: 20, wait: 100ms }\n",
-     Ends::acked},
+     Ends::either},
     {"http",
      "    handler: http\n    options: { url: 'URL{header.x-lope-reason}{message_id}', "
      "pass_headers: ['*'], pass_properties: [type, correlation_id], "
@@ -342,10 +342,11 @@ std::map<pid_t, std::size_t> memory_of(const Lope& daemon) {
   return all;
 }
 
-bool is_clean(std::string_view text) {
-  return std::all_of(text.begin(), text.end(), [](char each) {
+// JSON may have DEL in it as it is.
+bool is_clean(std::string_view text, bool json = false) {
+  return std::all_of(text.begin(), text.end(), [json](char each) {
     const auto byte = static_cast<unsigned char>(each);
-    return byte == '\n' || (byte >= ' ' && byte != 0x7F);
+    return byte == '\n' || (byte >= ' ' && (json || byte != 0x7F));
   });
 }
 
@@ -388,19 +389,14 @@ TEST_CASE("hostile messages are handled, retried or dead letters, and the daemon
        .groups = groups,
        .top = "monitor: { listen: 0 }\nlog: { level: debug, format: json }\n" + ladder.top(),
        .handlers_dir = handlers});
-  REQUIRE(eventually(60s, [&] {
-    const Json status = status_of(daemon);
-    return std::all_of(status["groups"].begin(), status["groups"].end(),
-                       [](const Json& group) { return group["state"] == "consuming"; });
-  }));
-  // What it needs in any case.
+  REQUIRE(daemon.wait_for_line("\"event\":\"ready\"", 60s));
   RawPublisher publisher(broker.port());
   Hostile hostile(20'261);
   int number = 0;
   int taken = 0, closed = 0, cut = 0;
   const auto publish = [&](int up_to) {
-    for (; number < up_to; ++number) {
-      const Hostile::Message message = hostile.next(number);
+    while (taken < up_to) {
+      const Hostile::Message message = hostile.next(number++);
       switch (publisher.publish(exchange, message.properties, message.body)) {
         case RawPublisher::Answer::confirmed: ++taken; break;
         case RawPublisher::Answer::channel_closed: ++closed; break;
@@ -409,7 +405,7 @@ TEST_CASE("hostile messages are handled, retried or dead letters, and the daemon
     }
   };
   const auto all_settled = [&] {
-    return eventually(180s, [&] {
+    return eventually(120s, [&] {
       for (const auto& [kind, queue] : queues) {
         if (!broker.is_empty(queue)) return false;
       }
@@ -422,15 +418,24 @@ TEST_CASE("hostile messages are handled, retried or dead letters, and the daemon
       return true;
     });
   };
+  const auto trouble = [&] {
+    std::string text = told(daemon, {"status"});
+    for (const char* level : {"\"level\":\"error\"", "\"level\":\"warn\""}) {
+      const auto lines = lines_with(daemon.log(), level);
+      for (std::size_t i = 0; i < std::min<std::size_t>(lines.size(), 30); ++i) {
+        text += lines[lines.size() - 1 - i] + "\n";
+      }
+    }
+    return text;
+  };
   publish(count / 5);
-  REQUIRE(all_settled());
+  if (!all_settled()) FAIL(trouble());
   const auto before = memory_of(daemon);
   publish(count);
-  REQUIRE(all_settled());
+  if (!all_settled()) FAIL(trouble());
   const auto after = memory_of(daemon);
   WARN(taken << " messages in each of " << kKinds.size() << " groups; the broker refused " << closed
              << ", and could not read " << cut);
-  CHECK(taken > count / 2);
 
   // The daemon: the same processes, with about as much memory.
   for (const auto& [pid, kib] : before) {
@@ -451,7 +456,6 @@ TEST_CASE("hostile messages are handled, retried or dead letters, and the daemon
     CHECK(group["dead_lettered"] == dead);
     CHECK(group["crashes"] == 0);
     CHECK(group["worker_deaths"] == 0);
-    if (kind.ends == Ends::acked) CHECK(dead == 0);
     if (kind.ends == Ends::dead) CHECK(dead == taken);
     CHECK(group["acked"].get<int>() - group["retried"].get<int>() >= taken - dead);
     CHECK(dead < taken + (kind.ends == Ends::dead ? 1 : 0));
@@ -466,7 +470,7 @@ TEST_CASE("hostile messages are handled, retried or dead letters, and the daemon
   for (const char* path : {"/metrics", "/readyz", "/api/status", "/"}) {
     const HttpReply reply = http_get(port, path);
     CHECK(reply.status == 200);
-    CHECK(is_clean(reply.body));
+    CHECK(is_clean(reply.body, true));
     if (path == "/api/status"s) CHECK_FALSE(Json::parse(reply.body)["groups"].empty());
   }
   CHECK(is_clean(told(daemon, {"status"})));
@@ -481,29 +485,30 @@ TEST_CASE("hostile messages are handled, retried or dead letters, and the daemon
     CHECK(result.status == exited(0));
     return result.output;
   };
-  const std::string listed = dlq({"list", dead, "--json"});
+  const std::string listed = dlq({"list", dead, "--json", "--limit", std::to_string(2 * taken)});
   std::istringstream lines(listed);
-  int letters = 0;
+  int letters = 0, without_reason = 0;
   for (std::string line; std::getline(lines, line); ++letters) {
     INFO(line);
-    REQUIRE(is_clean(line));
-    CHECK_FALSE(Json::parse(line)["reason"].get<std::string>().empty());
+    REQUIRE(is_clean(line, true));
+    if (Json::parse(line)["reason"].get<std::string>().empty()) ++without_reason;
   }
   CHECK(letters == taken);
+  CHECK(without_reason <= number / 125 + 1);  // with headers so large that there is no room for it
   CHECK(is_clean(dlq({"list", dead})));
   for (const int which : {1, taken / 2, taken}) {
     CHECK(is_clean(dlq({"show", dead, std::to_string(which)})));
     const std::string shown = dlq({"show", dead, std::to_string(which), "--json"});
-    CHECK(Json::parse(shown).contains("headers"));
+    CHECK(Json::parse(shown)["number"] == which);
   }
-  dlq({"replay", dead});
+  dlq({"replay", dead, "--queue", queues.at("reject")});
   CHECK(all_settled());
   CHECK(eventually(60s, [&] { return broker.message_count(dead) == taken; }));
 
   CHECK(daemon.stop() == exited(0));
   CHECK(daemon.all_gone());
   const std::string log = daemon.log();
-  CHECK(is_clean(log));
+  CHECK(is_clean(log, true));
   std::istringstream entries(log);
   for (std::string line; std::getline(entries, line);) {
     INFO(line);
@@ -515,4 +520,27 @@ TEST_CASE("hostile messages are handled, retried or dead letters, and the daemon
     }
   }
   broker.delete_queue(cc);
+}
+
+TEST_CASE("a stream's offset that is forged refuses no group", "[broker][hostile]") {
+  Broker broker;
+  const std::string type = GENERATE(as<std::string>{}, "classic", "quorum");
+  const std::string more = GENERATE(
+      as<std::string>{}, "", "    dead_letter: { exchange: amq.fanout }\n", "    auto_ack: true\n");
+  CAPTURE(type, more);
+  const std::string queue =
+      broker.make_queue("offset", {.text_arguments = {{"x-queue-type", type}}});
+  Lope daemon({.broker = broker.url(),
+               .groups = "  g:\n    queue: " + queue +
+                         "\n    handler: hostile\n    options: { does: ack }\n" + more});
+  REQUIRE(daemon.wait_ready());
+  Publisher publisher = broker.publisher();
+  for (const char kind : {'l', 'I', 'S', 'V'}) {
+    publisher.publish({.routing_key = queue,
+                       .body = "x",
+                       .typed_headers = {{.name = "x-stream-offset", .kind = kind, .number = 5}}});
+  }
+  CHECK(eventually(20s, [&] { return group_of(daemon)["acked"] == 4; }));
+  CHECK(daemon.process().count_lines("refused") == 0);
+  CHECK(daemon.stop() == exited(0));
 }

@@ -139,7 +139,7 @@ ENV
 exec_in_node() {
   # shellcheck source=/dev/null
   . "$dir/env"
-  local own={${NODE_ADDRESS//./,}} # what it says to other nodes comes from there
+  local own="{${NODE_ADDRESS//./,}}" # what it says to other nodes comes from there
   exec env -i PATH="$PATH" LANG=C.UTF-8 HOME="$HOME" \
     ${ERL_EPMD_ADDRESS:+ERL_EPMD_ADDRESS="$ERL_EPMD_ADDRESS"} ERL_EPMD_PORT="$ERL_EPMD_PORT" \
     RABBITMQ_NODENAME="$RABBITMQ_NODENAME" RABBITMQ_DIST_PORT="$RABBITMQ_DIST_PORT" \

@@ -1,9 +1,9 @@
 #!/usr/bin/python3
-"""Publishes with confirms, at a steady rate, whatever happens to the broker: what is not confirmed is published again
-under the same id, through the next node.
+"""Publishes with confirms, whatever happens to the broker: what is not confirmed is published again under the same id,
+through the next node.
 
-  steady_publisher.py QUEUE PREFIX PER_SECOND CONFIRMED URL...: writes the ids that are confirmed to the file CONFIRMED.
-A line "use N" on the standard input makes it go on through that URL, and is answered with the same line; at the end of
+  steady_publisher.py QUEUE PREFIX AHEAD CONFIRMED HANDLED URL...: writes the ids that are confirmed to the file
+CONFIRMED, and keeps so many ahead of the lines of the file HANDLED. A line "use N" on the standard input makes it go on through that URL, and is answered with the same line; at the end of
 the input it ends. Declares nothing: what no queue takes is tried again.
 """
 import select
@@ -16,11 +16,15 @@ kOptions = "heartbeat=4&socket_timeout=2&stack_timeout=4&blocked_connection_time
 
 
 def main():
-    queue, prefix, rate, path, *urls = sys.argv[1:]
+    queue, prefix, ahead, confirmed_path, handled_path, *urls = sys.argv[1:]
     at, channel, number = 0, None, 1
+    handled = 0
     next_at = time.monotonic()
-    with open(path, "a", encoding="ascii") as confirmed:
+    with open(confirmed_path, "a", encoding="ascii") as confirmed, open(handled_path, "rb") as lines:
         while True:
+            handled += lines.read().count(b"\n")
+            if number - handled > int(ahead):
+                next_at = max(next_at, time.monotonic() + 0.02)
             wait = max(0, next_at - time.monotonic())
             if select.select([sys.stdin], [], [], wait)[0]:
                 line = sys.stdin.readline()
@@ -46,7 +50,6 @@ def main():
             confirmed.write(f"{prefix}{number}\n")
             confirmed.flush()
             number += 1
-            next_at = max(next_at + 1 / float(rate), time.monotonic() - 1)
 
 
 main()

@@ -2,8 +2,9 @@
 """What a cluster of three RabbitMQ nodes goes through, under load: a node is killed, stopped, cut off from the other
 nodes, or from everybody. Nothing is lost, and messages are handled again within 10 s.
 
-  cluster_faults_test.py BUILD [ROUNDS]: so many of each fault; without ROUNDS one of two of them. As root: it has a
-  network of its own, where the packets of a node can be dropped.
+  cluster_faults_test.py BUILD [ROUNDS [WHICH]]: so many of each fault, or of those with the word WHICH; without ROUNDS
+  one of two of them, and then whenever messages come again, as other tests may run beside. As root: it has a network of
+  its own, where the packets of a node can be dropped.
 """
 import collections
 import itertools
@@ -18,12 +19,14 @@ import time
 from cluster import Cluster, Daemon, broker, kSource, with_hosts_of_nodes
 from container import eventually, in_own_namespaces
 
-kRate = 50
-kWithin = 10
+kAhead = 600  # messages that are kept in each queue, so that there is always one to be handled
+kWithin = 10  # of the full number of rounds
+kPatience = 60
 # Between two messages that are handled less is the machine's doing, not the fault's.
 kGap = 0.5
 kHome = 0  # the node of the classic queue
-kConf = "cluster_partition_handling = pause_minority"
+# Nodes that have lost each other know it after 4 to 6 s. Before that no queue gets another leader.
+kConf = "cluster_partition_handling = pause_minority\nnet_ticktime = 5"
 
 
 class Load:
@@ -36,8 +39,8 @@ class Load:
         for file in (self.confirmed_file, self.handled_file):
             file.touch()
         self.publisher = subprocess.Popen(
-            ["/usr/bin/python3", str(kSource / "tests/support/steady_publisher.py"), queue, prefix, str(kRate),
-             str(self.confirmed_file), *cluster.urls], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            ["/usr/bin/python3", str(kSource / "tests/support/steady_publisher.py"), queue, prefix, str(kAhead),
+             str(self.confirmed_file), str(self.handled_file), *cluster.urls], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.growth = [time.monotonic()]  # when more had been handled
         self.over = threading.Event()
         self.watcher = threading.Thread(target=self._watch)
@@ -55,6 +58,9 @@ class Load:
         self.publisher.stdin.write(f"use {node}\n")
         self.publisher.stdin.flush()
         assert self.publisher.stdout.readline() == f"use {node}\n"
+
+    def is_ahead(self):
+        return len(self.confirmed()) - len(self.handled()) > 0.9 * kAhead
 
     def confirmed(self):
         return self.confirmed_file.read_text(encoding="ascii").split()
@@ -98,7 +104,8 @@ def drop_packets(cluster, node, operation, clients_too):
 
 class Fault:
     def __init__(self, name, hold, begin, end):
-        self.name, self.hold, self.begin, self.end = name, hold, begin, end
+        self.name, self.begin, self.end = name, begin, end
+        self.hold = hold  # lasts so long at least
 
 
 def faults(partition):
@@ -109,10 +116,20 @@ def faults(partition):
     def start(cluster, node):
         broker("start", cluster.nodes[node])
 
-    return [Fault("killed", kWithin + 2, lambda cluster, node: broker("kill", cluster.nodes[node]), start),
+    return [Fault("killed", 3, lambda cluster, node: broker("kill", cluster.nodes[node]), start),
             Fault("cut off from the nodes", partition, *cut(False)),
-            Fault("stopped", kWithin + 2, lambda cluster, node: broker("stop", cluster.nodes[node]), start),
+            Fault("stopped", 3, lambda cluster, node: broker("stop", cluster.nodes[node]), start),
             Fault("cut off from everybody", partition, *cut(True))]
+
+
+def comes_back(cluster, node):
+    try:
+        eventually("the node serves again", lambda: cluster.serves(node), 60)
+    except AssertionError:
+        # Seen of 3.10.8: one that has paused hangs when it starts again.
+        print(f"    node {node + 1} hangs at its return: it is killed", flush=True)
+        broker("kill", cluster.nodes[node])
+        broker("start", cluster.nodes[node])
 
 
 def one_round(cluster, daemon, loads, fault, of_leader, table):
@@ -120,22 +137,27 @@ def one_round(cluster, daemon, loads, fault, of_leader, table):
     victim = cluster.leader("quorum") if of_leader or consuming is None else consuming
     for load in loads:
         load.use((victim + 1) % 3)
+    for load in loads:
+        eventually(f"{load.queue}: messages wait", load.is_ahead, 60)
     begin = time.monotonic()
     fault.begin(cluster, victim)
-    done = time.monotonic()
-    time.sleep(max(0, begin + fault.hold - done))  # the fault lasts so long
+    eventually("the fault has lasted", lambda: time.monotonic() > begin + fault.hold, fault.hold + 1)
+    for load in loads:
+        if load.queue == "quorum" or victim != kHome:
+            eventually(f"{load.queue}: messages come steadily",
+                       lambda: load.outage(begin, time.monotonic()) is not None, kPatience)
     end = time.monotonic()
     fault.end(cluster, victim)
+    comes_back(cluster, victim)
     healed = time.monotonic()
-    eventually("the node serves again", lambda: cluster.serves(victim), 90)
     for load in loads:
-        load.catches_up()
+        eventually(f"{load.queue}: messages come steadily", lambda: load.outage(end, time.monotonic()) is not None, 60)
     eventually("every group consumes", daemon.consumes, 30)
     of = "leader" if of_leader else "own node"
     for load in loads:
         if load.queue == "classic" and victim == kHome:
             # It is not there in the meantime.
-            outage = load.outage(healed, time.monotonic() + kGap)
+            outage = load.outage(healed, time.monotonic())
             key = (f"{fault.name}, after its return", "home", load.queue)
         else:
             outage = load.outage(begin, end)
@@ -143,6 +165,10 @@ def one_round(cluster, daemon, loads, fault, of_leader, table):
         table[key].append(outage)
         shown = "never" if outage is None else f"{outage:.1f} s"
         print(f"    {key[0]} ({key[1]}, node {victim + 1}): {load.queue} again after {shown}", flush=True)
+
+
+def late(table):
+    return {key: outages for key, outages in table.items() if any(each is None or each > kWithin for each in outages)}
 
 
 def main():
@@ -165,11 +191,11 @@ handlers_dir: {build}/tests/handlers
 groups:
   quorum:
     handler: append_id
-    options: {{ file: {loads[0].handled_file} }}
+    options: {{ file: {loads[0].handled_file}, work_us: 10000 }}
     declare: {{ type: quorum, durable: true, arguments: {{ x-quorum-initial-group-size: 3 }} }}
   classic:
     handler: append_id
-    options: {{ file: {loads[1].handled_file} }}
+    options: {{ file: {loads[1].handled_file}, work_us: 10000 }}
     declare: {{}}
 """, encoding="utf-8")
             broker("ctl", cluster.nodes[kHome], "eval",
@@ -177,9 +203,11 @@ groups:
             daemon = Daemon(build, config, "daemon")
             for load in loads:
                 eventually(f"{load.queue}: messages are handled", load.handled, 60)
-            chosen = faults(30 if rounds else kWithin + 2)
+            chosen = faults(30 if rounds else 12)
+            which = sys.argv[3] if len(sys.argv) > 3 else ""
+            chosen = [fault for fault in chosen if which in fault.name][:None if rounds else 2]
             for turn in range(rounds or 1):
-                for index, fault in enumerate(chosen if rounds else chosen[:2]):
+                for index, fault in enumerate(chosen):
                     one_round(cluster, daemon, loads, fault, (turn + index) % 2 == 0, table)
             for load in loads:
                 load.stop()
@@ -188,6 +216,8 @@ groups:
                 print(f"{load.queue}: {len(confirmed)} messages confirmed, all handled, "
                       f"{len(handled) - len(set(handled))} of them again", flush=True)
             daemon.stop()
+            if rounds and late(table):
+                print(daemon.log.read_text(encoding="utf-8")[-8000:])
             assert daemon.process.returncode == 0, daemon.log.read_text(encoding="utf-8")[-3000:]
         except BaseException:
             if daemon is not None:
@@ -202,8 +232,7 @@ groups:
     for (fault, of, queue), outages in sorted(table.items()):
         known = [kWithin * 10 if outage is None else outage for outage in outages]
         print(f"| {fault} | {of} | {queue} | {len(known)} | {statistics.median(known):.1f} s | {max(known):.1f} s |")
-    late = {key: outages for key, outages in table.items() if any(each is None or each > kWithin for each in outages)}
-    assert not late, f"handled again within {kWithin} s: expected always, found {late}"
+    assert not rounds or not late(table), f"handled again within {kWithin} s: expected always, found {late(table)}"
 
 
 if __name__ == "__main__":

@@ -127,6 +127,8 @@ TEST_CASE("what a queue does with rejected messages is read from the broker's re
     CHECK(carry_out(probe, row.answers));
     CHECK(probe.answer() == row.expected);
     CHECK(probe.exchange() == row.exchange);
+    if (row.expected != Answer::unknown) CHECK(probe.is_no_stream());
+    if (std::string(row.what) == "it is a stream") CHECK_FALSE(probe.is_no_stream());
   }
 }
 
