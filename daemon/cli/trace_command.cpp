@@ -44,7 +44,8 @@ int fail(const std::string& text) {
 int run(const TraceCommand& command) {
   std::string store = command.store;
   if (store.empty()) {
-    const auto loaded = supervisor::load_settings(command.config);
+    const auto loaded =
+        supervisor::load_settings(command.config, supervisor::Passwords::of_journal_alone);
     for (const auto& problem : loaded.errors) {
       std::fprintf(stderr, "%s\n", problem.to_string().c_str());
     }
