@@ -1,6 +1,7 @@
 // A journal in PostgreSQL: one plain table, for others to ask too. Events are copied into a
 // temporary table and taken over from there, so that those that are there already do no harm.
 // daemon/journal/postgres_journal.cpp reads it: what is changed here has to be changed there.
+#include <dlfcn.h>
 #include <libpq-fe.h>
 
 #include <cstdlib>
@@ -12,6 +13,7 @@ namespace lope::plugins {
 
 namespace {
 
+constexpr const char* kLibrary = "libpq.so.5";
 constexpr int kVersion = 1;
 constexpr std::size_t kSentAtOnce = 256 * 1024;
 
@@ -38,6 +40,55 @@ CREATE INDEX IF NOT EXISTS lope_events_trace ON lope_events (trace_id) WHERE tra
 CREATE INDEX IF NOT EXISTS lope_events_queue ON lope_events (queue, time_us);
 CREATE INDEX IF NOT EXISTS lope_events_time ON lope_events (time_us);
 )";
+
+// libpq, loaded when there is such a journal: one in a file does without it.
+struct Libpq {
+  decltype(&PQputCopyEnd) putCopyEnd;
+  decltype(&PQgetResult) getResult;
+  decltype(&PQresultStatus) resultStatus;
+  decltype(&PQclear) clear;
+  decltype(&PQconnectdbParams) connectdbParams;
+  decltype(&PQstatus) status;
+  decltype(&PQsetNoticeProcessor) setNoticeProcessor;
+  decltype(&PQexec) exec;
+  decltype(&PQntuples) ntuples;
+  decltype(&PQgetvalue) getvalue;
+  decltype(&PQfinish) finish;
+  decltype(&PQerrorMessage) errorMessage;
+  decltype(&PQcmdTuples) cmdTuples;
+  decltype(&PQputCopyData) putCopyData;
+  Libpq() {
+    void* const library = ::dlopen(kLibrary, RTLD_NOW | RTLD_LOCAL);
+    if (library == nullptr) {
+      throw std::runtime_error(std::string("PostgreSQL: expected libpq, found: ") + ::dlerror());
+    }
+    find(library, "PQputCopyEnd", putCopyEnd);
+    find(library, "PQgetResult", getResult);
+    find(library, "PQresultStatus", resultStatus);
+    find(library, "PQclear", clear);
+    find(library, "PQconnectdbParams", connectdbParams);
+    find(library, "PQstatus", status);
+    find(library, "PQsetNoticeProcessor", setNoticeProcessor);
+    find(library, "PQexec", exec);
+    find(library, "PQntuples", ntuples);
+    find(library, "PQgetvalue", getvalue);
+    find(library, "PQfinish", finish);
+    find(library, "PQerrorMessage", errorMessage);
+    find(library, "PQcmdTuples", cmdTuples);
+    find(library, "PQputCopyData", putCopyData);
+  }
+
+ private:
+  // It stays loaded.
+  template <typename Function>
+  static void find(void* library, const char* name, Function& function) {
+    function = reinterpret_cast<Function>(::dlsym(library, name));
+    if (function == nullptr) {
+      throw std::runtime_error(std::string("PostgreSQL: expected ") + name + " in " + kLibrary +
+                               ", found none");
+    }
+  }
+};
 
 class PostgresStore final : public Store {
  public:
@@ -93,11 +144,11 @@ class PostgresStore final : public Store {
 
   std::uint64_t commit() override {
     send();
-    if (PQputCopyEnd(connection_, nullptr) != 1) fail("COPY");
-    for (PGresult* result = PQgetResult(connection_); result != nullptr;
-         result = PQgetResult(connection_)) {
-      const bool copied = PQresultStatus(result) == PGRES_COMMAND_OK;
-      PQclear(result);
+    if (pq_.putCopyEnd(connection_, nullptr) != 1) fail("COPY");
+    for (PGresult* result = pq_.getResult(connection_); result != nullptr;
+         result = pq_.getResult(connection_)) {
+      const bool copied = pq_.resultStatus(result) == PGRES_COMMAND_OK;
+      pq_.clear(result);
       if (!copied) fail("COPY");
     }
     const std::uint64_t stored =
@@ -126,10 +177,10 @@ class PostgresStore final : public Store {
     const char* const keys[] = {"connect_timeout", "application_name", "client_encoding", "dbname",
                                 nullptr};
     const char* const values[] = {"10", "lope journal", "UTF8", url_.c_str(), nullptr};
-    connection_ = PQconnectdbParams(keys, values, 1);
+    connection_ = pq_.connectdbParams(keys, values, 1);
     if (connection_ == nullptr) throw StoreError("PostgreSQL: out of memory");
-    if (PQstatus(connection_) != CONNECTION_OK) fail("connect");
-    PQsetNoticeProcessor(
+    if (pq_.status(connection_) != CONNECTION_OK) fail("connect");
+    pq_.setNoticeProcessor(
         connection_, [](void*, const char*) {}, nullptr);
     run("BEGIN");
     run(kSchema);
@@ -140,10 +191,10 @@ class PostgresStore final : public Store {
   }
 
   void check_version() {
-    PGresult* const result = PQexec(connection_, "SELECT version FROM lope_journal");
-    const bool read = PQresultStatus(result) == PGRES_TUPLES_OK && PQntuples(result) == 1;
-    const std::string version = read ? PQgetvalue(result, 0, 0) : "";
-    PQclear(result);
+    PGresult* const result = pq_.exec(connection_, "SELECT version FROM lope_journal");
+    const bool read = pq_.resultStatus(result) == PGRES_TUPLES_OK && pq_.ntuples(result) == 1;
+    const std::string version = read ? pq_.getvalue(result, 0, 0) : "";
+    pq_.clear(result);
     if (!read) fail("lope_journal");
     if (version == std::to_string(kVersion)) return;
     disconnect();
@@ -152,12 +203,12 @@ class PostgresStore final : public Store {
   }
 
   void disconnect() noexcept {
-    if (connection_ != nullptr) PQfinish(connection_);
+    if (connection_ != nullptr) pq_.finish(connection_);
     connection_ = nullptr;
   }
 
   [[noreturn]] void fail(const std::string& what) {
-    std::string problem = PQerrorMessage(connection_);
+    std::string problem = pq_.errorMessage(connection_);
     while (!problem.empty() && problem.back() == '\n') problem.pop_back();
     disconnect();
     throw StoreError("PostgreSQL: " + what + ": " + problem);
@@ -165,10 +216,10 @@ class PostgresStore final : public Store {
 
   // How many rows it was about.
   std::uint64_t run(const char* sql, ExecStatusType expected = PGRES_COMMAND_OK) {
-    PGresult* const result = PQexec(connection_, sql);
-    const ExecStatusType status = PQresultStatus(result);
-    const std::uint64_t rows = std::strtoull(PQcmdTuples(result), nullptr, 10);
-    PQclear(result);
+    PGresult* const result = pq_.exec(connection_, sql);
+    const ExecStatusType status = pq_.resultStatus(result);
+    const std::uint64_t rows = std::strtoull(pq_.cmdTuples(result), nullptr, 10);
+    pq_.clear(result);
     if (status != expected && status != PGRES_TUPLES_OK) {
       const std::string_view text(sql);
       fail(std::string(text.substr(0, text.find_first_of("\n(", 1))));
@@ -178,7 +229,8 @@ class PostgresStore final : public Store {
 
   void send() {
     if (rows_.empty()) return;
-    if (PQputCopyData(connection_, rows_.data(), static_cast<int>(rows_.size())) != 1) fail("COPY");
+    if (pq_.putCopyData(connection_, rows_.data(), static_cast<int>(rows_.size())) != 1)
+      fail("COPY");
     rows_.clear();
   }
 
@@ -213,6 +265,7 @@ class PostgresStore final : public Store {
     }
   }
 
+  const Libpq pq_;
   const std::string url_;
   PGconn* connection_ = nullptr;
   std::string rows_;
