@@ -62,7 +62,8 @@ class Database {
   sqlite3* get() const { return handle_.get(); }
   void run(const char* sql) {
     if (sqlite3_exec(get(), sql, nullptr, nullptr, nullptr) != SQLITE_OK) {
-      fail(std::string(sql, std::string_view(sql).find_first_of("\n(")));
+      const std::string_view text(sql);
+      fail(std::string(text.substr(0, text.find_first_of("\n(", 1))));
     }
   }
   [[noreturn]] void fail(const std::string& what) const {

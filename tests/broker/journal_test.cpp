@@ -42,7 +42,8 @@ std::string a_tree() {
   const std::string root = R"(,"trace_id":"root")";
   const std::string child = R"(,"trace_id":"root","parent_id":"root")";
   return event("received", 1, "root", root) +
-         event("published", 2, "child", child + R"(,"kind":"publication","routing_key":"orders")") +
+         event("published", 2, "child",
+               child + R"(,"kind":"publication","routing_key":"orders","fate":"confirmed")") +
          event("handled", 3, "root",
                root + R"(,"outcome":"ack","waited_us":100,"ran_us":2000,"worker":"shop/0")") +
          event("received", 4, "child", child) +
@@ -210,7 +211,7 @@ TEST_CASE("the page says how when there is no journal", "[broker][journal]") {
 TEST_CASE("of a message that is partly unreadable the rest is stored", "[broker][journal]") {
   Journalling j;
   const std::string dead = j.broker.make_queue("dead");
-  Lope daemon(j.options("", "    dead_letter: { exchange: '', key: " + dead + " }\n"));
+  Lope daemon(j.options("", "    dead_letter: { queue: " + dead + " }\n"));
   REQUIRE(daemon.wait_ready());
   j.broker.publish(j.queue, event("received", 1, "a") + "nonsense\n\n" + event("received", 2, "b"));
   j.broker.publish(j.queue, "nonsense\n{}", "bad");
