@@ -1,4 +1,6 @@
 // `lope trace ID`: what a journal has of a message, and of all that came of it.
+#include <unistd.h>
+
 #include <cstdio>
 #include <memory>
 #include <optional>
@@ -44,7 +46,12 @@ int fail(const std::string& text) {
 int run(const TraceCommand& command) {
   std::string store = command.store;
   if (store.empty()) {
-    const auto loaded = supervisor::load_settings(command.config);
+    if (command.config == kDefaultConfig && ::access(kDefaultConfig, F_OK) != 0) {
+      return fail("expected --journal or --config, found neither, and no " +
+                  std::string(kDefaultConfig));
+    }
+    const auto loaded =
+        supervisor::load_settings(command.config, supervisor::Passwords::of_journal_alone);
     for (const auto& problem : loaded.errors) {
       std::fprintf(stderr, "%s\n", problem.to_string().c_str());
     }

@@ -36,7 +36,7 @@ struct Story {
 
 struct Search {
   std::string event = "handled";
-  std::string queue, outcome;  // empty: any
+  std::string queue = {}, outcome = {};  // empty: any
   std::int64_t from_us = 0;
   std::int64_t to_us = INT64_MAX;  // not included
   std::size_t limit = 100;

@@ -147,24 +147,19 @@ class PostgresReader final : public Reader {
   }
 
  private:
-  // Everything is read as it was at one moment; a connection that is lost is made again.
+  // Everything is read as it was at one moment.
   template <typename T, typename Function>
   Result<T> within(const Limits& limits, Function function) {
-    const bool had_one = connection_ != nullptr;
-    for (int attempt = 0;; ++attempt) {
-      try {
-        connect();
-        rows_of("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY", {});
-        rows_of(("SET LOCAL statement_timeout = " + std::to_string(limits.time.count())).c_str(),
-                {});
-        T result = function();
-        rows_of("COMMIT", {});
-        return result;
-      } catch (const Failure& failure) {
-        const bool lost = connection_ == nullptr || library_.status(connection_) != CONNECTION_OK;
-        disconnect();
-        if (!(lost && had_one && attempt == 0)) return Error{failure.text};
-      }
+    try {
+      connect();
+      rows_of("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY", {});
+      rows_of(("SET LOCAL statement_timeout = " + std::to_string(limits.time.count())).c_str(), {});
+      T result = function();
+      rows_of("COMMIT", {});
+      return result;
+    } catch (const Failure& failure) {
+      disconnect();
+      return Error{failure.text};
     }
   }
 

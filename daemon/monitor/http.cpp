@@ -1,6 +1,7 @@
 #include "monitor/http.h"
 
 #include <algorithm>
+#include <charconv>
 
 #include "common/text.h"
 
@@ -84,7 +85,9 @@ Result<HttpRequest> parse_request(std::string_view head) {
     return wrong("a request, as in 'GET / HTTP/1.1'", first);
   }
   request.method = first.substr(0, space);
-  request.path = target.substr(0, target.find('?'));
+  const std::size_t question_mark = target.find('?');
+  request.path = target.substr(0, question_mark);
+  if (question_mark != std::string_view::npos) request.query = target.substr(question_mark + 1);
   request.keep_alive = version == "HTTP/1.1";
 
   int hosts = 0;
@@ -107,6 +110,31 @@ Result<HttpRequest> parse_request(std::string_view head) {
     return wrong("one Host", std::to_string(hosts));
   }
   return request;
+}
+
+std::optional<std::string> query_value(std::string_view query, std::string_view name) {
+  while (!query.empty()) {
+    const std::string_view pair = query.substr(0, query.find('&'));
+    query.remove_prefix(std::min(query.size(), pair.size() + 1));
+    const std::size_t equals = pair.find('=');
+    if (pair.substr(0, equals) != name) continue;
+    const std::string_view raw =
+        equals == std::string_view::npos ? std::string_view() : pair.substr(equals + 1);
+    std::string value;
+    for (std::size_t i = 0; i < raw.size(); ++i) {
+      unsigned byte = 0;
+      const char* const digits = raw.data() + i + 1;
+      if (raw[i] == '%' && i + 2 < raw.size() &&
+          std::from_chars(digits, digits + 2, byte, 16).ptr == digits + 2) {
+        value += static_cast<char>(byte);
+        i += 2;
+      } else {
+        value += raw[i] == '+' ? ' ' : raw[i];
+      }
+    }
+    return value;
+  }
+  return std::nullopt;
 }
 
 std::string to_bytes(const HttpAnswer& answer, bool with_body, bool keep_alive) {

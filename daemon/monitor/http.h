@@ -2,6 +2,7 @@
 // Pure; http_server has the connections.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -17,6 +18,7 @@ struct HttpRequest {
   std::string accept;  // what the client would like; empty: anything
   bool has_body = false;
   bool keep_alive = false;  // never with a body: it is not read
+  std::string query = {};   // as it came, without the '?'
 };
 
 struct HttpAnswer {
@@ -32,6 +34,9 @@ std::size_t head_length(std::string_view input);
 
 // Of a whole head. Error: it is none.
 Result<HttpRequest> parse_request(std::string_view head);
+
+// What a query says of `name`, decoded; the first, if it says it twice.
+std::optional<std::string> query_value(std::string_view query, std::string_view name);
 
 // As it goes over the connection; for HEAD without its body.
 std::string to_bytes(const HttpAnswer& answer, bool with_body, bool keep_alive);

@@ -24,9 +24,9 @@ constexpr std::chrono::seconds kSignOfLife{3};
 constexpr std::string_view kPaths[] = {"/metrics", "/healthz", "/readyz", "/api/status"};
 
 // The page's own script and style, by their nonce, and asking this server: nothing else.
-HttpAnswer page_answer() {
+HttpAnswer page_answer(std::string_view page) {
   const std::string nonce = uuid();
-  std::string body(kPage);
+  std::string body(page);
   for (std::size_t at = 0; (at = body.find(kPageNonce, at)) != std::string::npos;) {
     body.replace(at, kPageNonce.size(), nonce);
   }
@@ -87,6 +87,11 @@ Result<void> Monitor::set_up() {
       [this](std::uint64_t id, const HttpRequest& request) { on_request(id, request); });
   if (!server) return Error{server.error()};
   server_ = std::move(*server);
+  auto desk = JournalDesk::create(
+      *loop_, journal_,
+      [this](std::uint64_t id, const HttpAnswer& answer) { server_->answer(id, answer); });
+  if (!desk) return Error{desk.error()};
+  desk_ = std::move(*desk);
   return {};
 }
 
@@ -113,10 +118,14 @@ void Monitor::on_request(std::uint64_t id, const HttpRequest& request) {
   if (request.has_body) {
     return server_->answer(id, {.status = 400, .body = "expected no body, found one\n"});
   }
-  if (request.path == "/") return server_->answer(id, page_answer());
+  if (request.path == "/") return server_->answer(id, page_answer(kPage));
+  if (request.path == "/journal") return server_->answer(id, page_answer(kJournalPage));
+  if (JournalDesk::knows(request.path)) return desk_->ask(id, request);
   if (std::ranges::find(kPaths, request.path) == std::end(kPaths)) {
     return server_->answer(
-        id, {.status = 404, .body = "expected /, /metrics, /healthz, /readyz or /api/status\n"});
+        id, {.status = 404,
+             .body = "expected /, /journal, /metrics, /healthz, /readyz, /api/status, "
+                     "/api/journal/search or /api/journal/trace\n"});
   }
   if (link_->fresh()) return server_->answer(id, answer_for(request));
   waiting_.push_back({id, request});
@@ -166,7 +175,7 @@ int run_monitor() {
     ::dprintf(STDERR_FILENO, "lope-monitor: log: %s\n", opened.error().c_str());
     return kExitTemporary;
   }
-  Monitor monitor;
+  Monitor monitor(settings->journal);
   return monitor.run();
 }
 

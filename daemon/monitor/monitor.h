@@ -5,18 +5,23 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "common/event_loop.h"
 #include "common/settings.h"
 #include "monitor/daemon_link.h"
 #include "monitor/http_server.h"
+#include "monitor/journal_desk.h"
 #include "monitor/metrics.h"
 
 namespace lope::monitor {
 
 class Monitor {
  public:
+  // `journal`: the store that its page searches; empty: none.
+  explicit Monitor(std::string journal) : journal_(std::move(journal)) {}
+
   // Serves until the link to the supervisor ends. Returns the exit code.
   int run();
 
@@ -32,11 +37,13 @@ class Monitor {
   HttpAnswer answer_for(const HttpRequest& request);
   const std::string& metrics(MetricsFormat format);
 
+  const std::string journal_;
   std::unique_ptr<EventLoop> loop_;
   EventSource reopen_source_;
   EventSource alive_timer_;
   std::unique_ptr<DaemonLink> link_;
   std::unique_ptr<HttpServer> server_;
+  std::unique_ptr<JournalDesk> desk_;
   std::vector<Waiting> waiting_;         // for what the daemon says
   std::optional<std::string> texts_[2];  // by MetricsFormat, of what it said last
   bool done_ = false;

@@ -1,4 +1,4 @@
-// The status page, page.html, as the build has put it into the program.
+// The pages, page.html and journal.html, as the build has put them into the program.
 #pragma once
 
 #include <string_view>
@@ -6,7 +6,8 @@
 namespace lope::monitor {
 
 extern const std::string_view kPage;
-// Stands in it where its script and its style are named; replaced in each answer.
+extern const std::string_view kJournalPage;
+// Stands in them where their script and style are named; replaced in each answer.
 inline constexpr std::string_view kPageNonce = "@NONCE@";
 
 }  // namespace lope::monitor

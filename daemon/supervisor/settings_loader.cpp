@@ -59,7 +59,7 @@ constexpr std::string_view kPasswordKeys[] = {"credential", "file", "env"};
 constexpr std::string_view kLogKeys[] = {"level", "format", "file"};
 constexpr std::string_view kDelaysKeys[] = {"prefix", "relay", "retry", "give_up"};
 constexpr std::string_view kControlKeys[] = {"socket"};
-constexpr std::string_view kMonitorKeys[] = {"listen"};
+constexpr std::string_view kMonitorKeys[] = {"listen", "journal"};
 constexpr std::string_view kDefaultsKeys[] = {"prefetch", "workers",       "threads", "auto_ack",
                                               "max_body", "start_timeout", "timeout", "retry",
                                               "crashes",  "dead_letter",   "breaker", "recycle",
@@ -259,7 +259,7 @@ struct Value {
 class Loader {
  public:
   explicit Loader(const std::string& path, Passwords passwords = Passwords::read)
-      : path_(path), passwords_(passwords) {
+      : path_(path), passwords_(passwords), look_for_secrets_(passwords == Passwords::read) {
     group_defaults_.content.max_decoded_bytes = 0;  // a group's max_body, where nobody says more
   }
 
@@ -369,6 +369,8 @@ class Loader {
   void telemetry(const Value& value);
   void request_headers(const Value& value,
                        std::vector<std::pair<std::string, std::string>>& target);
+  void monitor_listen(const Value& listen);
+  void monitor_journal(const Value& journal);
   void defaults(const Value& value);
   void groups(const Value& value);
   void group(const std::string& name, const Value& value);
@@ -403,6 +405,7 @@ class Loader {
 
   const std::string path_;
   const Passwords passwords_;
+  bool look_for_secrets_;           // where they are kept
   std::string file_;                // being judged
   std::vector<std::string> files_;  // in the order they were read
   std::set<std::string> read_;      // the same, as canonical paths
@@ -1002,7 +1005,7 @@ std::optional<std::string> Loader::password(const Value& value) {
       return std::nullopt;
     }
     loaded_.settings.secret_env.push_back(text_value);
-    if (passwords_ == Passwords::not_needed) return kNoPassword;
+    if (!look_for_secrets_) return kNoPassword;
     const char* found_value = std::getenv(text_value.c_str());
     if (found_value == nullptr) {
       error(env,
@@ -1017,7 +1020,7 @@ std::optional<std::string> Loader::password(const Value& value) {
       expected(path, "the path of a file");
       return std::nullopt;
     }
-    if (passwords_ == Passwords::not_needed) return kNoPassword;
+    if (!look_for_secrets_) return kNoPassword;
     return password_from_file(path, resolve(text_value));
   }
   if (const Value credential = keys["credential"]) {
@@ -1027,7 +1030,7 @@ std::optional<std::string> Loader::password(const Value& value) {
       error(credential, "expected the name of a systemd credential, without '/'");
       return std::nullopt;
     }
-    if (passwords_ == Passwords::not_needed) return kNoPassword;
+    if (!look_for_secrets_) return kNoPassword;
     const char* folder = std::getenv("CREDENTIALS_DIRECTORY");
     if (folder == nullptr || *folder == '\0') {
       error(credential,
@@ -1155,8 +1158,11 @@ void Loader::control(const Value& value) {
 
 void Loader::monitor(const Value& value) {
   const Map keys = map(value, kMonitorKeys);
-  const Value listen = keys["listen"];
-  if (!listen) return;
+  if (const Value listen = keys["listen"]) monitor_listen(listen);
+  if (const Value journal = keys["journal"]) monitor_journal(journal);
+}
+
+void Loader::monitor_listen(const Value& listen) {
   if (!listen.is(YamlType::text) && !listen.is(YamlType::integer)) {
     return expected(listen, "a port, or an address and a port");
   }
@@ -1307,6 +1313,41 @@ void Loader::request_headers(const Value& value,
     headers.emplace_back(key.text, *secret);
   }
   target = std::move(headers);
+}
+
+// A URL may hold a password, so it can be kept where passwords are.
+void Loader::monitor_journal(const Value& journal) {
+  constexpr std::string_view kExpected = "the path of a file, or postgresql://…";
+  const bool inline_text = journal.is(YamlType::text);
+  if (!inline_text && !journal.is(YamlType::map)) {
+    return expected(journal, std::string(kExpected) +
+                                 ", as a text or as {credential: NAME}, "
+                                 "{file: PATH} or {env: NAME}");
+  }
+  const bool before = std::exchange(look_for_secrets_, passwords_ != Passwords::not_needed);
+  std::optional<std::string> store = password(journal);
+  look_for_secrets_ = before;
+  if (!store) return;
+  const std::size_t scheme = store->find("://");
+  if (store->empty() || store->find('\0') != std::string::npos ||
+      (scheme != std::string::npos && !store->starts_with("postgresql://") &&
+       !store->starts_with("postgres://"))) {
+    // What it is may be a secret.
+    return error(journal, "expected " + std::string(kExpected) + ", found " +
+                              (store->empty() ? "an empty text" : "something else"));
+  }
+  if (scheme == std::string::npos) {
+    *store = resolve(*store);
+  } else if (inline_text) {
+    const std::string_view user = std::string_view(*store).substr(scheme + 3);
+    if (user.substr(0, user.find('@')).find(':') < user.find('/') &&
+        user.find('@') < user.find('/')) {
+      warn(*journal.node, journal.path +
+                              ": a password stands in this file: better {credential: "
+                              "NAME}, {file: PATH} or {env: NAME}");
+    }
+  }
+  loaded_.settings.monitor_journal = *store;
 }
 
 constexpr std::string_view kWhyPrefetchNotZero =

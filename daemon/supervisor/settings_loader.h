@@ -46,7 +46,7 @@ struct LoadedSettings {
 
 // Passwords that are not needed are not looked for where they are kept. Never throws; reads each
 // file at most once; needs well under a second whatever the file holds.
-enum class Passwords { read, not_needed };
+enum class Passwords { read, not_needed, of_journal_alone };
 LoadedSettings load_settings(const std::string& path, Passwords passwords = Passwords::read);
 
 // The options of a handler that stand elsewhere: in `map`, a part of the file.

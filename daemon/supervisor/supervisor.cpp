@@ -519,7 +519,8 @@ std::string Supervisor::take(Settings next) {
   if (next.control_socket != settings_.control_socket) {
     log_warn("control.socket is what it was: it changes only with a restart");
   }
-  const bool other_monitor = next.monitor != settings_.monitor || next.log != settings_.log;
+  const bool other_monitor = next.monitor != settings_.monitor || next.log != settings_.log ||
+                             next.monitor_journal != settings_.monitor_journal;
   if (next.log != settings_.log) {
     if (auto opened = open_log(next.log, "lope"); !opened) {
       log_error("cannot open the log", {{"reason", opened.error()}});

@@ -114,7 +114,11 @@ class Reader {
     return true;
   }
   bool parse_error(std::size_t, const std::string&, const nlohmann::detail::exception& error) {
+    // Behind what the library calls it.
     problem_ = error.what();
+    if (const std::size_t end = problem_.find("] "); end != std::string::npos) {
+      problem_.erase(0, end + 2);
+    }
     return false;
   }
 

@@ -62,7 +62,8 @@ class Database {
   sqlite3* get() const { return handle_.get(); }
   void run(const char* sql) {
     if (sqlite3_exec(get(), sql, nullptr, nullptr, nullptr) != SQLITE_OK) {
-      fail(std::string(sql, std::string_view(sql).find_first_of("\n(")));
+      const std::string_view text(sql);
+      fail(std::string(text.substr(0, text.find_first_of("\n(", 1))));
     }
   }
   [[noreturn]] void fail(const std::string& what) const {
@@ -212,8 +213,8 @@ class SqliteStore final : public Store {
   }
 
   std::uint64_t forget(std::int64_t time_us, std::uint64_t most) override {
-    if (oldest_.only_number() >= time_us)
-      return 0;  // also when there is none: no event's time is 0
+    const std::int64_t oldest = oldest_.only_number();
+    if (oldest == 0 || oldest >= time_us) return 0;
     begin();
     try {
       const std::uint64_t gone = forget_events(time_us, most);
@@ -304,17 +305,16 @@ class SqliteStore final : public Store {
     if (known != ids_.end()) return known->second;
     if (ids_.size() >= kKnownIds) ids_.clear();
     const IdBytes bytes(name);
-    Known& entry = ids_[name];
+    Known entry;
     add_id_.id(name, bytes).run();
     if (sqlite3_changes(database_.get()) > 0) {
       entry.id = sqlite3_last_insert_rowid(database_.get());
-      return entry;
-    }
-    if (find_id_.id(name, bytes).row()) {
+    } else if (find_id_.id(name, bytes).row()) {
       entry = {find_id_.column(0), find_id_.column(1) != 0, find_id_.column(2) != 0};
       find_id_.run();
     }
-    return entry;
+    first_known_ = ids_.empty() ? entry.id : std::min(first_known_, entry.id);
+    return ids_[name] = entry;
   }
 
   // A message's parent and trace are what was first heard of them.
@@ -351,11 +351,13 @@ class SqliteStore final : public Store {
       contexts.push_back(each.context);
       if (each.message != 0) ids.push_back(each.message);
     }
-    forget_contexts(std::move(contexts));
-    forget_ids(std::move(ids));
-    count_forgotten_.run();
-    forget_known();
-    ++forgotten_times_;
+    const bool any_context = forget_contexts(std::move(contexts));
+    const bool any_id = forget_ids(std::move(ids));
+    // Other processes learn of it so.
+    if (any_context || any_id) {
+      count_forgotten_.run();
+      ++forgotten_times_;
+    }
     return old.size();
   }
 
@@ -364,15 +366,22 @@ class SqliteStore final : public Store {
     numbers.erase(std::unique(numbers.begin(), numbers.end()), numbers.end());
   }
 
-  void forget_contexts(std::vector<std::int64_t> contexts) {
+  // Whether any is gone.
+  bool forget_contexts(std::vector<std::int64_t> contexts) {
     make_unique(contexts);
+    bool any = false;
     for (const std::int64_t context : contexts) {
-      if (context_used_.number(context).only_number() == 0) delete_context_.number(context).run();
+      if (context_used_.number(context).only_number() != 0) continue;
+      delete_context_.number(context).run();
+      any = true;
     }
+    if (any) contexts_.clear();
+    return any;
   }
 
-  // With an id goes what only it referred to.
-  void forget_ids(std::vector<std::int64_t> ids) {
+  // With an id goes what only it referred to. Whether any is gone.
+  bool forget_ids(std::vector<std::int64_t> ids) {
+    std::int64_t latest = 0;  // of those that are gone
     while (!ids.empty()) {
       make_unique(ids);
       std::vector<std::int64_t> referred;
@@ -386,9 +395,13 @@ class SqliteStore final : public Store {
           references_.run();
         }
         delete_id_.number(id).run();
+        latest = std::max(latest, id);
       }
       ids = std::move(referred);
     }
+    // Numbers grow, and those that are kept are young: mostly none of them is gone.
+    if (latest >= first_known_) ids_.clear();
+    return latest != 0;
   }
 
   const std::string path_;
@@ -435,6 +448,7 @@ class SqliteStore final : public Store {
 
   // As they are in the file; emptied when that may be wrong, or when they grow too many.
   std::unordered_map<std::string, Known> ids_;
+  std::int64_t first_known_ = 0;  // the lowest number in ids_
   std::unordered_map<std::string, std::int64_t> contexts_;
   std::unordered_map<std::string, std::int64_t> sources_;
   std::string key_;

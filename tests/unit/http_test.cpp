@@ -43,6 +43,21 @@ TEST_CASE("a request is read as far as it matters", "[unit][http]") {
   CHECK(request->keep_alive == row.expected.keep_alive);
 }
 
+TEST_CASE("what a query says is found by its name", "[unit][http]") {
+  const auto request = parse_request("GET /p?a=1&b=x%20y+z&empty=&flag&a=2&%=% HTTP/1.0\r\n\r\n");
+  REQUIRE(request.ok());
+  CHECK(request->path == "/p");
+  CHECK(query_value(request->query, "a") == "1");
+  CHECK(query_value(request->query, "b") == "x y z");
+  CHECK(query_value(request->query, "empty") == "");
+  CHECK(query_value(request->query, "flag") == "");
+  CHECK(query_value(request->query, "%") == "%");
+  CHECK_FALSE(query_value(request->query, "x"));
+  CHECK(query_value("a=%4", "a") == "%4");
+  CHECK(query_value("a=%zz%41", "a") == "%zzA");
+  CHECK(query_value("a=%00", "a") == std::string(1, '\0'));
+}
+
 TEST_CASE("what is no request is refused", "[unit][http]") {
   const std::string head = GENERATE(as<std::string>(),
                                     "\r\n",                                          //

@@ -1005,6 +1005,18 @@ TEST_CASE("a wrong value outside the groups is told too", "[unit][settings]") {
        "'mq.example:9419'"},
       {"monitor: {listen: {}}",
        "lope.yaml:2:19: monitor.listen: expected a port, or an address and a port, found …"},
+      {"monitor: {journal: 5}",
+       "lope.yaml:2:20: monitor.journal: expected the path of a file, or postgresql://…, as a text "
+       "or as {credential: NAME}, {file: PATH} or {env: NAME}, found 5"},
+      {"monitor: {journal: 'mysql://db/x'}",
+       "lope.yaml:2:20: monitor.journal: expected the path of a file, or postgresql://…, found "
+       "something else"},
+      {"monitor: {journal: ''}",
+       "lope.yaml:2:20: monitor.journal: expected the path of a file, or postgresql://…, found an "
+       "empty text"},
+      {"monitor: {journal: {env: LOPE_TEST_NOT_SET}}",
+       "lope.yaml:2:26: monitor.journal.env: expected the environment variable "
+       "'LOPE_TEST_NOT_SET' to be set, found none"},
       {"control: /run/x", "lope.yaml:2:10: control: expected a map of socket, found '/run/x'"},
       {"control: {socket: \"\"}",
        "lope.yaml:2:19: control.socket: expected the path of a socket, 1 to 107 bytes, "
@@ -1207,6 +1219,26 @@ TEST_CASE("what is wrong with a journal or with spans", "[unit][settings]") {
        "lope.yaml:1:22: telemetry.timeout: expected a duration with a unit (ms, s, m, h, d), from "
        "100ms to 5m, found '1ms'"},
   })));
+}
+
+TEST_CASE("where the monitor's journal is", "[unit][settings]") {
+  const std::string group = "groups: {a: {handler: h}}\n";
+  const Variable set("LOPE_TEST_SET", "postgresql://lope:secret@db/journal");
+  CHECK(load(group).settings.monitor_journal == "");
+  CHECK(load(group + "monitor: {journal: /var/lib/lope/journal.db}").settings.monitor_journal ==
+        "/var/lib/lope/journal.db");
+  CHECK(load(group + "monitor: {journal: journal.db}")
+            .settings.monitor_journal.ends_with("/journal.db"));
+  const LoadedSettings url = load(group + "monitor: {journal: 'postgresql://db/journal'}");
+  CHECK(url.settings.monitor_journal == "postgresql://db/journal");
+  CHECK(url.warnings.empty());
+  const LoadedSettings kept = load(group + "monitor: {journal: {env: LOPE_TEST_SET}}");
+  CHECK(kept.settings.monitor_journal == "postgresql://lope:secret@db/journal");
+  CHECK(kept.warnings.empty());
+  CHECK(
+      joined(load(group + "monitor: {journal: 'postgresql://lope:secret@db/journal'}").warnings) ==
+      "lope.yaml:2:20: monitor.journal: a password stands in this file: better {credential: NAME}, "
+      "{file: PATH} or {env: NAME}\n");
 }
 
 TEST_CASE("what later versions bring is not called unknown", "[unit][settings]") {
@@ -1747,6 +1779,10 @@ TEST_CASE("schema and loader agree", "[unit][settings]") {
       {true, "groups: {a: {handler: h}}\nmonitor: {listen: 'localhost:9419'}"},
       {true, "groups: {a: {handler: h}}\nmonitor: {listen: 192.0.2.1:9419}"},
       {true, "groups: {a: {handler: h}}\nmonitor: {listen: '[::1]:9419'}"},
+      {true, "groups: {a: {handler: h}}\nmonitor: {listen: 9419, journal: journal.db}"},
+      {true, "groups: {a: {handler: h}}\nmonitor: {journal: 'postgresql://db/journal'}"},
+      {false, "groups: {a: {handler: h}}\nmonitor: {journal: 'mysql://db/journal'}"},
+      {false, "groups: {a: {handler: h}}\nmonitor: {journal: []}"},
       {false, "groups: {a: {handler: h}}\nmonitor: 9419"},
       {false, "groups: {a: {handler: h}}\nmonitor: {port: 9419}"},
       {false, "groups: {a: {handler: h}}\nmonitor: {listen: 65536}"},

@@ -1,0 +1,67 @@
+// Questions about the journal, answered on a thread of their own, one after another: the monitor's
+// loop never waits for a disk or a server.
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "common/event_loop.h"
+#include "common/fd.h"
+#include "journal/journal.h"
+#include "monitor/http.h"
+
+namespace lope::monitor {
+
+class JournalDesk {
+ public:
+  using Answered = std::function<void(std::uint64_t id, const HttpAnswer& answer)>;
+
+  // `answered` is called by the loop. `store` may be empty: each answer says so then.
+  static Result<std::unique_ptr<JournalDesk>> create(EventLoop& loop, std::string store,
+                                                     Answered answered);
+  JournalDesk(const JournalDesk&) = delete;
+  JournalDesk& operator=(const JournalDesk&) = delete;
+  // Waits for the question that is being answered, which has its time limit.
+  ~JournalDesk();
+
+  static bool knows(std::string_view path);
+  // Answered now, when it cannot be asked, or later.
+  void ask(std::uint64_t id, const HttpRequest& request);
+
+ private:
+  struct Question {
+    std::uint64_t id;
+    bool whole_trace;
+    std::string message;  // empty: a search
+    journal::Search search;
+  };
+
+  JournalDesk(EventLoop& loop, std::string store, Answered answered);
+  static Result<Question> question_of(std::uint64_t id, const HttpRequest& request);
+  void run();
+  HttpAnswer answer_for(const Question& question);
+  void hand_over();
+
+  const std::string store_;
+  const Answered answered_;
+  UniqueFd wake_;
+  EventSource source_;
+
+  std::mutex mutex_;
+  std::condition_variable asked_;
+  bool stop_ = false;                                          // under mutex_
+  std::deque<Question> questions_;                             // under mutex_
+  std::vector<std::pair<std::uint64_t, HttpAnswer>> answers_;  // under mutex_
+  std::thread thread_;
+};
+
+}  // namespace lope::monitor
