@@ -33,6 +33,8 @@ class JournalLane {
   bool has_work() const { return !waiting_.empty(); }
   // Everything has been sent, and confirmed where that is asked for.
   bool empty() const { return waiting_.empty() && unconfirmed_.empty(); }
+  // Nothing is sent before this.
+  TimePoint not_before() const { return not_before_; }
   // Gives up what has waited for too long.
   void tend(TimePoint now);
   // Gives up everything.

@@ -65,6 +65,7 @@ void Witness::arrives(Delivery& delivery, DeliveryView& view) {
 
 void Witness::received(Delivery& delivery) {
   delivery.told = Delivery::Told::received;
+  delivery.ended = {};
   if (!journal_) return;
   const DeliveryView view = view_of(delivery);
   journal_->received(delivery, view, body_of(delivery, view));
@@ -122,9 +123,9 @@ bool Witness::finish(TimePoint now) {
     if (telemetry_) telemetry_->exporter().finish();
   }
   if (journal_) journal_->pass_on(now, true);
-  const bool done =
-      (!journal_ || journal_->lane().empty()) && (!telemetry_ || telemetry_->exporter().finished());
-  return done || now >= finish_by_;
+  const bool told = !journal_ || journal_->lane().empty() ||
+                    journal_->lane().not_before() >= finish_by_;  // nothing can be sent by then
+  return now >= finish_by_ || (told && (!telemetry_ || telemetry_->exporter().finished()));
 }
 
 void Witness::abandon() {
