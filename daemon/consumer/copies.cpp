@@ -114,7 +114,7 @@ bool make_smaller(AmqpTable& headers, CopyKind kind) {
 
 }  // namespace
 
-std::string_view kind_of(const Outbound& outbound) {
+std::string_view kind_name(const Outbound& outbound) {
   switch (static_cast<CopyKind>(outbound.kind)) {
     case CopyKind::publication: return "publication";
     case CopyKind::retry: return "retry";

@@ -191,7 +191,7 @@ void Telemetry::published(const Delivery& delivery, const DeliveryView& view,
       copy ? ids_of(view).message : std::string_view(outbound.message_id));
   add(span, "messaging.message.body.size",
       static_cast<std::int64_t>(outbound.publication.body.size()));
-  add(span, "lope.kind", kind_of(outbound));
+  add(span, "lope.kind", kind_name(outbound));
   if (fate != kConfirmed) {
     span.failed = true;
     span.failure = fate;
