@@ -291,6 +291,7 @@ TEST_CASE("with confirms every event arrives, over lost connections", "[broker][
   cut(kMessages / 4);
   cut(kMessages / 2);
   rate.join();
+  CHECK(lope.process().count_lines("connection=publishing") == 2);
   const std::set<std::string> ids(rate.confirmed().begin(), rate.confirmed().end());
   REQUIRE(eventually(60s, [&] { return it.broker.is_empty(it.queue); }));
   CHECK(lope.stop() == exited(0));
