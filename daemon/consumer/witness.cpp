@@ -105,7 +105,7 @@ void Witness::refused_unread(std::uint16_t queue, const DeliveryView& view, std:
   Delivery delivery;
   delivery.queue = queue;
   delivery.body_size = size;
-  journal_->received(delivery, view, {});
+  journal_->received(delivery, view, std::nullopt);
   journal_->handled(delivery, view, {.outcome = "dead", .reason = reason, .code = code}, {});
 }
 

@@ -123,6 +123,30 @@ TEST_CASE("an event for a message that came, and one for what became of it", "[b
   CHECK(lope.stop() == exited(0));
 }
 
+TEST_CASE("of a large body the beginning is told, of one that is too large nothing",
+          "[broker][journal]") {
+  Told it;
+  Lope lope(
+      it.journaled("    max_body: 200kB\n    dead_letter: broker\n", ", bodies: { max: 50kB }"));
+  REQUIRE(lope.wait_ready());
+  const std::string body = "body " + std::string(100'000, 'x');
+  it.publish(body, "large");
+  it.publish(std::string(200'001, 'x'), "too-large");
+  const auto large = it.wait("received", "large");
+  REQUIRE(large.size() == 1);
+  CHECK(large[0]["size"] == body.size());
+  CHECK(large[0]["body"] == body.substr(0, 50'000));
+  CHECK(large[0]["body_cut"] == true);
+  const auto refused = it.wait("handled", "too-large");
+  REQUIRE(refused.size() == 1);
+  CHECK(refused[0]["outcome"] == "dead");
+  CHECK(refused[0]["code"] == "too-large");
+  REQUIRE(it.of("received", "too-large").size() == 1);
+  CHECK(it.of("received", "too-large")[0]["size"] == 200'001);
+  CHECK_FALSE(it.of("received", "too-large")[0].contains("body"));
+  CHECK(lope.stop() == exited(0));
+}
+
 TEST_CASE("retries, crashes, rejects and dead letters are told with their reason",
           "[broker][journal]") {
   Told it;
