@@ -51,15 +51,18 @@ Result<std::unique_ptr<Witness>> Witness::create(EventLoop& loop, const Consumer
   return witness;
 }
 
+void Witness::name(DeliveryView& view) {
+  if (!ids_of(view).message.empty()) return;
+  named_.clear();
+  named_.append(view.headers);
+  HeaderWriter writer(named_);
+  writer.add_text(header::kId, HeaderKind::text, uuid());
+  view.headers = {named_.data(), named_.size()};
+  view.header_count += writer.count();
+}
+
 void Witness::arrives(Delivery& delivery, DeliveryView& view) {
-  if (journal_ && ids_of(view).message.empty()) {
-    named_.clear();
-    named_.append(view.headers);
-    HeaderWriter writer(named_);
-    writer.add_text(header::kId, HeaderKind::text, uuid());
-    view.headers = {named_.data(), named_.size()};
-    view.header_count += writer.count();
-  }
+  if (journal_) name(view);
   if (telemetry_) telemetry_->arrives(delivery, view, traced_);
 }
 
@@ -99,9 +102,10 @@ void Witness::published(const Delivery& delivery, const Outbound& outbound, std:
 
 void Witness::over(Delivery& delivery) { handled(delivery, {.outcome = "handed_back"}); }
 
-void Witness::refused_unread(std::uint16_t queue, const DeliveryView& view, std::uint64_t size,
+void Witness::refused_unread(std::uint16_t queue, DeliveryView view, std::uint64_t size,
                              std::string_view code, std::string_view reason) {
   if (!journal_) return;
+  name(view);
   Delivery delivery;
   delivery.queue = queue;
   delivery.body_size = size;

@@ -256,6 +256,27 @@ TEST_CASE("what is handed back unhandled is told, and the last events at a drain
   CHECK(it.numbers_are_whole());
 }
 
+TEST_CASE("kept messages and batches are told as they are settled", "[broker][journal]") {
+  Told it;
+  LopeOptions options = it.journaled();
+  const bool batch = GENERATE(false, true);
+  options.groups = "  g: { queue: " + it.queue +
+                   ", handler: gather, options: { file: " + it.files.file("gathered") + " }" +
+                   (batch ? ", batch: { size: 3, wait: 10s }" : "") + " }\n";
+  Lope lope(options);
+  REQUIRE(lope.wait_ready());
+  for (const char* id : {"a", "b", "c"}) it.publish(batch ? "ack" : "later:300", id);
+  for (const char* id : {"a", "b", "c"}) {
+    const auto handled = it.wait("handled", id);
+    REQUIRE(handled.size() == 1);
+    CHECK(handled[0]["outcome"] == "ack");
+    CHECK(handled[0]["worker"] == "g/0");
+    CHECK(handled[0]["waited_us"].get<int>() >= 0);
+    if (!batch) CHECK(handled[0]["ran_us"].get<int>() >= 300'000);
+  }
+  CHECK(lope.stop() == exited(0));
+}
+
 TEST_CASE("without its exchange events are given up and messages are not", "[broker][journal]") {
   Couriered it;
   const std::string exchange = it.broker.unique_exchange();
