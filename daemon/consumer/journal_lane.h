@@ -59,6 +59,7 @@ class JournalLane {
     std::uint64_t tag = 0;
     bool sent = false;  // at least once
     bool returned = false;
+    int closed = 0;  // channels that were closed with it as the oldest
   };
 
   void enter(State state);
