@@ -336,6 +336,23 @@ class BrokerCheck final : private BrokerClient {
       look_at(group.dead_letter, findings);
     }
     if (group.retry.attempts > 1 && !group.auto_ack) may_publish("retry", "", findings);
+    if (group.journal.on) look_at(group.journal, findings);
+  }
+
+  void look_at(const JournalSettings& journal, Findings& findings) {
+    const std::string& exchange = journal.exchange;
+    const bool declared = std::ranges::any_of(settings_.groups, [&](const GroupSettings& group) {
+      return std::ranges::any_of(group.queues, [&](const QueueSettings& queue) {
+        return queue.declare && will_be_declared(queue.declaration, exchange);
+      });
+    });
+    BrokerAnswer answer;
+    if (exchange_there(exchange, answer)) {
+      may_publish("journal", exchange, findings);
+    } else if (!declared) {
+      error(findings, "journal: exchange '" + escape(exchange) +
+                          "' is not there, and no group declares it: " + answer.to_string());
+    }
   }
 
   void look_at(const GroupSettings& group, const QueueSettings& queue, Findings& findings) {

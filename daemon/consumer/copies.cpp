@@ -138,7 +138,7 @@ AmqpTable travel_headers(const Delivery& delivery, const DeliveryView& view, std
 
 }  // namespace
 
-std::string_view kind_of(const Outbound& outbound) {
+std::string_view kind_name(const Outbound& outbound) {
   switch (static_cast<CopyKind>(outbound.kind)) {
     case CopyKind::publication: return "publication";
     case CopyKind::retry: return "retry";

@@ -31,7 +31,7 @@ enum class CopyKind : int {
 
 // To those who are told of it: "publication", "retry", "dead_letter", and where it goes in the end,
 // from the delay ladder too. Views of `outbound`.
-std::string_view kind_of(const Outbound& outbound);
+std::string_view kind_name(const Outbound& outbound);
 struct Destination {
   std::string_view exchange, routing_key;
 };

@@ -34,9 +34,6 @@ void DeliveryTable::free(Delivery& delivery) {
   delivery.alone = false;
   delivery.late = false;
   delivery.unconfirmed = 0;
-  delivery.began = delivery.ended = {};
-  delivery.told = Delivery::Told::nothing;
-  delivery.trace = {};
   delivery.due = {};
   delivery.earlier.clear();
   drop_message(delivery);

@@ -45,8 +45,8 @@ struct Delivery {
   TimePoint due;               // while delayed or resting; no attempt before
   TimePoint arrived;
   TimePoint alive;  // while held: since then its timeout runs
-  // For the journal and for spans: when its handler began and ended, as far as that is known, and
-  // what has been told of it.
+  // For the journal and for spans (the Witness's): when its handler began and ended, as far as that
+  // is known, and what has been told of it.
   TimePoint began{}, ended{};
   enum class Told : std::uint8_t { nothing, received, handled };
   Told told = Told::nothing;

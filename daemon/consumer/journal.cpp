@@ -47,15 +47,16 @@ void Journal::tell(const Delivery& delivery, const MessageIds& ids, std::uint64_
   }
 }
 
-void Journal::received(const Delivery& delivery, const DeliveryView& view, std::string_view body) {
+void Journal::received(const Delivery& delivery, const DeliveryView& view,
+                       std::optional<std::string_view> body) {
   const JournalSettings& journal = group_.journal;
   tell(delivery, ids_of(view), view.received_unix_ns / 1000,
        ReceivedEvent{.view = view,
                      .size = delivery.body_size,
                      .headers = journal.headers,
                      .secret_headers = journal.secret_headers,
-                     .body = journal.bodies,
-                     .bytes = body,
+                     .body = journal.bodies && body.has_value(),
+                     .bytes = body.value_or(std::string_view()),
                      .max_body = static_cast<std::size_t>(journal.max_body_bytes)});
 }
 
@@ -87,7 +88,7 @@ void Journal::published(const Delivery& delivery, const DeliveryView& view,
   tell(delivery,
        copy ? ids_of(view) : ids_of(outbound.message_id, outbound.publication.packed_headers),
        unix_ns() / 1000,
-       PublishedEvent{.kind = kind_of(outbound),
+       PublishedEvent{.kind = kind_name(outbound),
                       .exchange = exchange,
                       .routing_key = routing_key,
                       .size = outbound.publication.body.size(),

@@ -4,6 +4,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -39,8 +40,9 @@ class Journal {
 
   Journal(const ConsumerSettings& settings, std::string_view host, GroupBoard& board);
 
-  // `view` is that of its frame, `body` its body.
-  void received(const Delivery& delivery, const DeliveryView& view, std::string_view body);
+  // `view` is that of its frame, `body` its body, if it was read.
+  void received(const Delivery& delivery, const DeliveryView& view,
+                std::optional<std::string_view> body);
   void handled(const Delivery& delivery, const DeliveryView& view, const Handled& handled,
                const HandlerName& handler);
   // What was published for it.

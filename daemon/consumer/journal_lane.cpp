@@ -13,6 +13,7 @@ namespace {
 
 // After the broker has refused one.
 constexpr std::chrono::seconds kAfterNack{1};
+constexpr int kMostClosed = 3;
 
 void add_to(std::atomic<std::uint64_t>& counter, std::uint64_t count) {
   counter.fetch_add(count, std::memory_order_relaxed);
@@ -134,8 +135,14 @@ void JournalLane::on_ok(Reply reply) {
 }
 
 void JournalLane::on_closed(const std::string& reason) {
-  reset();
   trouble_ = reason;
+  // One that the broker will never take must not hold up the others for ever.
+  if (!unconfirmed_.empty() && ++unconfirmed_.front().closed == kMostClosed) {
+    drop(unconfirmed_.front(), reason);
+    bytes_ -= unconfirmed_.front().body.size();
+    unconfirmed_.pop_front();
+  }
+  reset();
   not_before_ = Clock::now() + kLookAgain;
   if (const auto count = repeated_.count("closed " + reason, Clock::now()); count > 0) {
     log_warn("cannot send the journal",

@@ -33,6 +33,8 @@ class JournalLane {
   bool has_work() const { return !waiting_.empty(); }
   // Everything has been sent, and confirmed where that is asked for.
   bool empty() const { return waiting_.empty() && unconfirmed_.empty(); }
+  // Nothing is sent before this.
+  TimePoint not_before() const { return not_before_; }
   // Gives up what has waited for too long.
   void tend(TimePoint now);
   // Gives up everything.
@@ -57,6 +59,7 @@ class JournalLane {
     std::uint64_t tag = 0;
     bool sent = false;  // at least once
     bool returned = false;
+    int closed = 0;  // channels that were closed with it as the oldest
   };
 
   void enter(State state);

@@ -14,7 +14,8 @@ namespace lope::consumer {
 namespace {
 
 constexpr std::string_view kConfirmed = "confirmed";
-constexpr std::string_view kAcked = "ack";
+// Outcomes of messages that nothing went wrong with.
+constexpr std::string_view kFine[] = {"ack", "double", "handed_back", "skipped"};
 
 // Both ways of telling a time, taken at once.
 struct Now {
@@ -96,8 +97,8 @@ void Telemetry::arrives(Delivery& delivery, DeliveryView& view, ByteBuffer& scra
   trace.process = random_span_id();
 
   const bool keeps_state = context && is_tracestate(header_of(view.headers, kTraceState));
-  ByteBuffer headers;
-  HeaderWriter writer(headers);
+  scratch.clear();
+  HeaderWriter writer(scratch);
   std::string_view left = view.headers;
   while (const auto header = next_header(left)) {
     if (header->name == kTraceParent || (header->name == kTraceState && !keeps_state)) continue;
@@ -110,7 +111,6 @@ void Telemetry::arrives(Delivery& delivery, DeliveryView& view, ByteBuffer& scra
   writer.add_text(kTraceParent, HeaderKind::text,
                   to_traceparent({trace.trace, trace.process, trace.recorded}));
   view.header_count = writer.count();
-  scratch = std::move(headers);
   view.headers = {scratch.data(), scratch.size()};
 }
 
@@ -140,7 +140,7 @@ void Telemetry::handled(const Delivery& delivery, const DeliveryView& view,
     add(span, "messaging.message.body.size", static_cast<std::int64_t>(delivery.body_size));
     add(span, "lope.attempt", std::int64_t{delivery.attempt});
     add(span, "lope.outcome", handled.outcome);
-    if (handled.outcome != kAcked && handled.outcome != "handed_back") {
+    if (std::ranges::find(kFine, handled.outcome) == std::end(kFine)) {
       span.failed = true;
       span.failure = handled.reason;
       add(span, "error.type", handled.code.empty() ? handled.outcome : handled.code);
@@ -191,7 +191,7 @@ void Telemetry::published(const Delivery& delivery, const DeliveryView& view,
       copy ? ids_of(view).message : std::string_view(outbound.message_id));
   add(span, "messaging.message.body.size",
       static_cast<std::int64_t>(outbound.publication.body.size()));
-  add(span, "lope.kind", kind_of(outbound));
+  add(span, "lope.kind", kind_name(outbound));
   if (fate != kConfirmed) {
     span.failed = true;
     span.failure = fate;

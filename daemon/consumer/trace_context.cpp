@@ -137,7 +137,8 @@ bool is_sampled(const TraceId& trace, double share) {
   constexpr std::size_t kFirst = 9;
   std::uint64_t number = 0;
   for (std::size_t i = kFirst; i < trace.size(); ++i) number = number << 8 | trace[i];
-  return static_cast<double>(number) < std::ldexp(share, 56);
+  // As many bits of them as a double holds.
+  return static_cast<double>(number >> 3) < std::ldexp(share, 53);
 }
 
 }  // namespace lope::consumer

@@ -51,20 +51,24 @@ Result<std::unique_ptr<Witness>> Witness::create(EventLoop& loop, const Consumer
   return witness;
 }
 
+void Witness::name(DeliveryView& view) {
+  if (!ids_of(view).message.empty()) return;
+  named_.clear();
+  named_.append(view.headers);
+  HeaderWriter writer(named_);
+  writer.add_text(header::kId, HeaderKind::text, uuid());
+  view.headers = {named_.data(), named_.size()};
+  view.header_count += writer.count();
+}
+
 void Witness::arrives(Delivery& delivery, DeliveryView& view) {
-  if (journal_ && ids_of(view).message.empty()) {
-    named_.clear();
-    named_.append(view.headers);
-    HeaderWriter writer(named_);
-    writer.add_text(header::kId, HeaderKind::text, uuid());
-    view.headers = {named_.data(), named_.size()};
-    view.header_count += writer.count();
-  }
+  if (journal_) name(view);
   if (telemetry_) telemetry_->arrives(delivery, view, traced_);
 }
 
 void Witness::received(Delivery& delivery) {
   delivery.told = Delivery::Told::received;
+  delivery.ended = {};
   if (!journal_) return;
   const DeliveryView view = view_of(delivery);
   journal_->received(delivery, view, body_of(delivery, view));
@@ -104,13 +108,14 @@ void Witness::published(const Delivery& delivery, const Outbound& outbound, std:
 
 void Witness::over(Delivery& delivery) { handled(delivery, {.outcome = "handed_back"}); }
 
-void Witness::refused_unread(std::uint16_t queue, const DeliveryView& view, std::uint64_t size,
+void Witness::refused_unread(std::uint16_t queue, DeliveryView view, std::uint64_t size,
                              std::string_view code, std::string_view reason) {
   if (!journal_) return;
+  name(view);
   Delivery delivery;
   delivery.queue = queue;
   delivery.body_size = size;
-  journal_->received(delivery, view, {});
+  journal_->received(delivery, view, std::nullopt);
   journal_->handled(delivery, view, {.outcome = "dead", .reason = reason, .code = code}, {});
 }
 
@@ -128,9 +133,9 @@ bool Witness::finish(TimePoint now) {
     if (telemetry_) telemetry_->exporter().finish();
   }
   if (journal_) journal_->pass_on(now, true);
-  const bool done =
-      (!journal_ || journal_->lane().empty()) && (!telemetry_ || telemetry_->exporter().finished());
-  return done || now >= finish_by_;
+  const bool told = !journal_ || journal_->lane().empty() ||
+                    journal_->lane().not_before() >= finish_by_;  // nothing can be sent by then
+  return now >= finish_by_ || (told && (!telemetry_ || telemetry_->exporter().finished()));
 }
 
 void Witness::abandon() {

@@ -47,7 +47,7 @@ class Witness {
   // The broker has it again, if nothing else was said of it.
   void over(Delivery& delivery);
   // It was too large to be read at all.
-  void refused_unread(std::uint16_t queue, const DeliveryView& view, std::uint64_t size,
+  void refused_unread(std::uint16_t queue, DeliveryView view, std::uint64_t size,
                       std::string_view code, std::string_view reason);
 
   // ---- The loop
@@ -62,6 +62,8 @@ class Witness {
 
  private:
   explicit Witness(std::function<HandlerName()> handler) : handler_(std::move(handler)) {}
+
+  void name(DeliveryView& view);
 
   std::unique_ptr<Journal> journal_;  // one of the two may be none
   std::unique_ptr<Telemetry> telemetry_;

@@ -19,7 +19,9 @@ GroupChange change_between(const ConsumerSettings& before, const ConsumerSetting
   GroupSettings& group = same.group;
   same.generation = after.generation;
   same.paused = after.paused;
-  if (!after.relay) {  // what only the relay goes by
+  if (after.relay) {  // it records no spans
+    same.telemetry = after.telemetry;
+  } else {  // what only the relay goes by
     same.delays.relay = after.delays.relay;
     same.delays.retry = after.delays.retry;
     same.delays.give_up = after.delays.give_up;

@@ -224,6 +224,25 @@ TEST_CASE("dead letters that would go nowhere are told", "[broker][check_broker]
   }
 }
 
+TEST_CASE("a journal to an exchange that nobody declares is an error", "[broker][check_broker]") {
+  Check it;
+  const std::string queue = it.broker.make_queue("check");
+  const std::string exchange = it.broker.unique_exchange("check");
+  const std::string journal = "journal: { exchange: " + exchange + " }\n";
+  const RunResult missing = it.run(it.group(queue), journal);
+  INFO(missing.output);
+  CHECK(missing.status == exited(1));
+  CHECK_THAT(missing.output, Contains("journal: exchange '" + exchange +
+                                      "' is not there, and no group declares it: 404"));
+  const RunResult declared =
+      it.run(it.group(queue) +
+                 it.group(it.broker.unique_queue("check"),
+                          "    declare: { exchanges: [{ name: " + exchange + " }] }\n", "keeper"),
+             journal);
+  INFO(declared.output);
+  CHECK(declared.status == exited(0));
+}
+
 TEST_CASE("what a quorum queue gives up is noted", "[broker][check_broker]") {
   Check it;
   const std::string queue = it.broker.unique_queue("check");

@@ -123,6 +123,30 @@ TEST_CASE("an event for a message that came, and one for what became of it", "[b
   CHECK(lope.stop() == exited(0));
 }
 
+TEST_CASE("of a large body the beginning is told, of one that is too large nothing",
+          "[broker][journal]") {
+  Told it;
+  Lope lope(
+      it.journaled("    max_body: 200kB\n    dead_letter: broker\n", ", bodies: { max: 50kB }"));
+  REQUIRE(lope.wait_ready());
+  const std::string body = "body " + std::string(100'000, 'x');
+  it.publish(body, "large");
+  it.publish(std::string(200'001, 'x'), "too-large");
+  const auto large = it.wait("received", "large");
+  REQUIRE(large.size() == 1);
+  CHECK(large[0]["size"] == body.size());
+  CHECK(large[0]["body"] == body.substr(0, 50'000));
+  CHECK(large[0]["body_cut"] == true);
+  const auto refused = it.wait("handled", "too-large");
+  REQUIRE(refused.size() == 1);
+  CHECK(refused[0]["outcome"] == "dead");
+  CHECK(refused[0]["code"] == "too-large");
+  REQUIRE(it.of("received", "too-large").size() == 1);
+  CHECK(it.of("received", "too-large")[0]["size"] == 200'001);
+  CHECK_FALSE(it.of("received", "too-large")[0].contains("body"));
+  CHECK(lope.stop() == exited(0));
+}
+
 TEST_CASE("retries, crashes, rejects and dead letters are told with their reason",
           "[broker][journal]") {
   Told it;
@@ -232,6 +256,27 @@ TEST_CASE("what is handed back unhandled is told, and the last events at a drain
   CHECK(it.numbers_are_whole());
 }
 
+TEST_CASE("kept messages and batches are told as they are settled", "[broker][journal]") {
+  Told it;
+  LopeOptions options = it.journaled();
+  const bool batch = GENERATE(false, true);
+  options.groups = "  g: { queue: " + it.queue +
+                   ", handler: gather, options: { file: " + it.files.file("gathered") + " }" +
+                   (batch ? ", batch: { size: 3, wait: 10s }" : "") + " }\n";
+  Lope lope(options);
+  REQUIRE(lope.wait_ready());
+  for (const char* id : {"a", "b", "c"}) it.publish(batch ? "ack" : "later:300", id);
+  for (const char* id : {"a", "b", "c"}) {
+    const auto handled = it.wait("handled", id);
+    REQUIRE(handled.size() == 1);
+    CHECK(handled[0]["outcome"] == "ack");
+    CHECK(handled[0]["worker"] == "g/0");
+    CHECK(handled[0]["waited_us"].get<int>() >= 0);
+    if (!batch) CHECK(handled[0]["ran_us"].get<int>() >= 300'000);
+  }
+  CHECK(lope.stop() == exited(0));
+}
+
 TEST_CASE("without its exchange events are given up and messages are not", "[broker][journal]") {
   Couriered it;
   const std::string exchange = it.broker.unique_exchange();
@@ -291,6 +336,7 @@ TEST_CASE("with confirms every event arrives, over lost connections", "[broker][
   cut(kMessages / 4);
   cut(kMessages / 2);
   rate.join();
+  CHECK(lope.process().count_lines("connection=publishing") == 2);
   const std::set<std::string> ids(rate.confirmed().begin(), rate.confirmed().end());
   REQUIRE(eventually(60s, [&] { return it.broker.is_empty(it.queue); }));
   CHECK(lope.stop() == exited(0));

@@ -27,7 +27,9 @@ class Collector {
     REQUIRE(line);
     port_ = line->substr(5);
   }
-  std::string endpoint() const { return "http://127.0.0.1:" + port_; }
+  std::string endpoint(const std::string& scheme = "http") const {
+    return scheme + "://127.0.0.1:" + port_;
+  }
   Process& process() { return *process_; }
 
   // Of every span so far.
@@ -228,6 +230,27 @@ TEST_CASE("a collector that is down, slow or unwilling costs messages nothing",
   const auto asked = std::chrono::steady_clock::now();
   CHECK(lope.stop() == exited(0));
   CHECK(std::chrono::steady_clock::now() - asked < 15s);
+}
+
+TEST_CASE("a collector that nobody vouches for gets no spans", "[broker][telemetry]") {
+  Couriered it;
+  const TempDir files;
+  const std::string key = files.file("key");
+  const std::string certificate = files.file("certificate");
+  const RunResult made = run({"openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout",
+                              key, "-out", certificate, "-subj", "/CN=127.0.0.1", "-days", "2"});
+  INFO(made.output);
+  REQUIRE(made.status == exited(0));
+  const Collector collector({"--tls", certificate, key});
+  Lope lope(it.options({}, "telemetry: { endpoint: '" + collector.endpoint("https") + "' }\n" +
+                               std::string(kWithRelay)));
+  REQUIRE(lope.wait_ready());
+  it.publish("ack", "m");
+  const auto line = lope.wait_for_line("cannot send spans", 30s);
+  REQUIRE(line);
+  CHECK(line->find("certificate") != std::string::npos);
+  CHECK(lope.stop() == exited(0));
+  CHECK(collector.spans().empty());
 }
 
 TEST_CASE("spans that a collector could not take at first come when it can",

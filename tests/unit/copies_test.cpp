@@ -236,6 +236,27 @@ TEST_CASE("a copy for another attempt waits in the ladder and comes back to its 
   }
 }
 
+TEST_CASE("a copy keeps the id and the trace that its message was given here", "[unit][copies]") {
+  Sample sample;
+  sample.headers = {{std::string_view("x-lope-id"), std::string("given")},
+                    {std::string_view("traceparent"), std::string("begun here")},
+                    {std::string_view("tracestate"), std::string("another's")}};
+  Kept kept(sample);
+  const bool began = GENERATE(false, true);
+  kept.delivery.trace.began = began;
+  const DeadLetter letter{"rejected", "why", 1, 0};
+  for (const auto& copy :
+       {retry_copy(kDelays, kept.delivery, "the queue", 0ms, 0, kAttempt),
+        dead_letter_copy({}, true, kept.delivery, "the queue", letter, {}, kAttempt)}) {
+    const Publication& publication = copy->publication;
+    CHECK(text_of(publication, "x-lope-id") == "given");
+    CHECK((find(publication, "traceparent") != nullptr) == began);
+    if (began) CHECK(text_of(publication, "traceparent") == "begun here");
+    CHECK((std::ranges::find(publication.without, "tracestate") != publication.without.end()) ==
+          began);
+  }
+}
+
 TEST_CASE("a copy for another attempt at once goes straight to its queue", "[unit][copies]") {
   Sample sample;
   sample.headers = all_headers();

@@ -66,6 +66,8 @@ TEST_CASE("what has to be done for a change of settings", "[unit][group_change]"
       {"that memory is measured", [](auto& s) { s.group.recycle.memory_bytes = 9; }, C::workers},
       {"the folder of handlers", [](auto& s) { s.handlers_dir = "/i"; }, C::workers},
       {"prefetch", [](auto& s) { s.group.queues[0].prefetch = 9; }, C::consumer},
+      {"the journal", [](auto& s) { s.group.journal.on = true; }, C::consumer},
+      {"where spans go", [](auto& s) { s.telemetry.endpoint = "http://c"; }, C::consumer},
       {"another queue", [](auto& s) { s.group.queues[0].name = "r"; }, C::consumer},
       {"one queue more", [](auto& s) { s.group.queues.push_back(QueueSettings{}); }, C::consumer},
       {"auto_ack", [](auto& s) { s.group.auto_ack = true; }, C::consumer},
@@ -114,6 +116,9 @@ TEST_CASE("the relay goes by all of delays", "[unit][group_change]") {
   ConsumerSettings after = before;
   after.delays.retry = 9s;
   CHECK(change_between(before, after) == GroupChange::consumer);
+  after = before;
+  after.telemetry.endpoint = "http://c";  // it records no spans
+  CHECK(change_between(before, after) == GroupChange::none);
 }
 
 TEST_CASE("an exclusive queue, and one with a single active consumer, has one at a time",

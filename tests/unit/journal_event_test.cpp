@@ -43,7 +43,7 @@ json told(const Event& event, const MessageIds& ids = {"m", {}, "m"}) {
   return json::parse(line);
 }
 
-std::string quoted(std::string_view text) {
+std::string as_json(std::string_view text) {
   std::string out;
   append_json_text(out, text);
   return out;
@@ -63,8 +63,8 @@ TEST_CASE("texts become JSON whatever bytes they have", "[unit][journal_event]")
       {"\xed\xa0\x80", "\"\xEF\xBF\xBD\xEF\xBF\xBD\xEF\xBF\xBD\""},  // half of a surrogate pair
       {"cut \xf0\x9f\x90", "\"cut \xEF\xBF\xBD\xEF\xBF\xBD\xEF\xBF\xBD\""},
   }));
-  CHECK(quoted(text) == expected);
-  CHECK_NOTHROW(json::parse(quoted(text)));
+  CHECK(as_json(text) == expected);
+  CHECK_NOTHROW(json::parse(as_json(text)));
 }
 
 TEST_CASE("every event says who tells it, of what", "[unit][journal_event]") {

@@ -1207,7 +1207,7 @@ TEST_CASE("what is wrong with a journal or with spans", "[unit][settings]") {
        "into 'headers'"},
       {"telemetry: {endpoint: 'http://collector?a'}" + group,
        "lope.yaml:1:23: telemetry.endpoint: expected the URL of a collector, http://host:4318 or "
-       "https://… without spaces, '?' and '#', found 'http://collector?a'"},
+       "https://… without spaces, '?' and '#', found the text 'http://collector?a'"},
       {"telemetry: {sample: 2}" + group,
        "lope.yaml:1:21: telemetry.sample: expected a number from 0 to 1, found 2"},
       {"telemetry: {headers: {'a b': c}}" + group,
