@@ -127,6 +127,7 @@ std::vector<GroupReport> judge_groups(const LoadedSettings& loaded, int worker_p
   const auto env = environment_without(settings.secret_env);
   // Groups that share a handler share its description.
   std::map<std::string, Result<PluginDescription>> plugins;
+  std::map<std::string, Result<void>> schemas;
   std::vector<GroupReport> reports;
   for (std::size_t i = 0; i < settings.groups.size(); ++i) {
     const GroupSettings& group = settings.groups[i];
@@ -142,6 +143,22 @@ std::vector<GroupReport> judge_groups(const LoadedSettings& loaded, int worker_p
     report.group = &group;
     report.plugin = plugin->second;
     report.notes = notes_of(group);
+    if (!group.content.schema.empty()) {
+      auto judged = schemas.find(group.content.schema);
+      if (judged == schemas.end()) {
+        judged = schemas
+                     .emplace(group.content.schema,
+                              check_schema(worker_program_fd, group.content.schema, env))
+                     .first;
+      }
+      if (!judged->second) {
+        const ConfigPlace& place = places.schema;
+        report.errors.push_back({place.file, place.line, place.column,
+                                 "group '" + group.name + "': validate: '" +
+                                     escape(group.content.schema_file, 4096) +
+                                     "': " + judged->second.error()});
+      }
+    }
     if (report.plugin) {
       check_options(*report.plugin, places, report);
       if (group.batch_size > 1 && !report.plugin->has_batch) {

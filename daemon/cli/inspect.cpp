@@ -72,18 +72,18 @@ Result<Answer> await(const Child& child, const UniqueFd& pipe) {
   return answer;
 }
 
-Result<Answer> ask_child(int worker_program_fd, const std::string& handlers_dir,
-                         const std::string& name, const std::vector<std::string>& env) {
+// `arguments`: of lope-worker; `input`: what it finds on its descriptor 0.
+Result<Answer> ask_child(int worker_program_fd, const std::vector<std::string>& arguments,
+                         const UniqueFd& input, const std::vector<std::string>& env) {
   auto pipe = make_pipe();
   if (!pipe) return Error{pipe.error()};
   if (auto set = set_nonblocking(pipe->first.get(), true); !set) return Error{set.error()};
-  const UniqueFd null(::open("/dev/null", O_RDONLY | O_CLOEXEC));
-  if (!null.valid()) return Error{errno_text("open /dev/null", errno)};
   SpawnOptions options;
   options.program_fd = worker_program_fd;
-  options.argv = {"lope-worker", "--inspect", handlers_dir, name};
+  options.argv = {"lope-worker"};
+  options.argv.insert(options.argv.end(), arguments.begin(), arguments.end());
   options.env = env;
-  options.fds = {{null.get(), STDIN_FILENO},
+  options.fds = {{input.get(), STDIN_FILENO},
                  {STDERR_FILENO, STDOUT_FILENO},
                  {STDERR_FILENO, STDERR_FILENO},
                  {pipe->second.get(), kDescriptionFd}};
@@ -139,7 +139,9 @@ Result<PluginDescription> inspect_plugin(int worker_program_fd, const std::strin
   const auto file = handlers_dir.empty() ? check_plugin(name) : find_plugin(handlers_dir, name);
   if (!file) return Error{file.error()};
   const std::string subject = "handler '" + escape(file->path, 4096) + "': ";
-  const auto answer = ask_child(worker_program_fd, handlers_dir, name, env);
+  const UniqueFd null(::open("/dev/null", O_RDONLY | O_CLOEXEC));
+  if (!null.valid()) return Error{subject + errno_text("open /dev/null", errno)};
+  const auto answer = ask_child(worker_program_fd, {"--inspect", handlers_dir, name}, null, env);
   if (!answer) return Error{subject + "cannot be inspected: " + answer.error()};
   // A whole answer counts, however the process ended after it.
   if (answer->text.ends_with('\n') && answer->text.size() <= kMaxDescription) {
@@ -154,6 +156,24 @@ Result<PluginDescription> inspect_plugin(int worker_program_fd, const std::strin
   }
   return Error{subject + "expected a file that loads, found " + answer->end.to_string() +
                " while loading it"};
+}
+
+Result<void> check_schema(int worker_program_fd, const std::string& schema,
+                          const std::vector<std::string>& env) {
+  const auto input = make_memfd("lope-schema", schema);
+  if (!input) return Error{input.error()};
+  const auto answer = ask_child(worker_program_fd, {"--schema"}, *input, env);
+  if (!answer) return Error{"cannot be judged: " + answer.error()};
+  if (!answer->in_time) {
+    return Error{"expected to be read within " + std::to_string(kInspectLimit.count()) +
+                 " s, found that it was not"};
+  }
+  if (answer->end.to_string() == "exit 0") return {};
+  if (!answer->text.ends_with('\n')) {
+    return Error{"expected a schema that comes to an end, found " + answer->end.to_string() +
+                 " of who tried it"};
+  }
+  return Error{plugin_description_from_json(answer->text).error()};
 }
 
 int inspect_command(const std::string& path, bool json) {

@@ -24,4 +24,8 @@ Result<PluginDescription> inspect_plugin(int worker_program_fd, const std::strin
                                          const std::string& name,
                                          const std::vector<std::string>& env);
 
+// Is it a JSON Schema? Found out in such a process too. The error says where in `schema` and what.
+Result<void> check_schema(int worker_program_fd, const std::string& schema,
+                          const std::vector<std::string>& env);
+
 }  // namespace lope::cli

@@ -9,6 +9,7 @@
 
 #include "cli/broker_client.h"
 #include "common/clock.h"
+#include "common/content_encoding.h"
 #include "common/exit_code.h"
 #include "common/json.h"
 #include "common/text.h"
@@ -217,7 +218,7 @@ class Publishing final : private BrokerClient {
     consumer::Publication& publication = publication_;
     publication.message_id = id;
     publication.timestamp = options_.timestamp.value_or(unix_ns() / 1'000'000'000);
-    publication.body = body;
+    publication.body = body = packed(body);
     const std::int64_t wall = now_ms();
     address(options_.at_ms.value_or(wall + options_.delay.count()), wall);
     if (auto put = connection_->publish(kChannel, publication); !put) {
@@ -229,6 +230,16 @@ class Publishing final : private BrokerClient {
     unconfirmed_.emplace(number, body.size());
     unconfirmed_bytes_ += body.size();
     return true;
+  }
+
+  // What is sent of it. One body that is sent many times is compressed once.
+  std::string_view packed(std::string_view body) {
+    if (options_.compress.empty()) return body;
+    if (published_ == 0 || options_.numbered || options_.lines) {
+      smaller_ = compress_body(options_.compress, body, packed_);
+    }
+    publication_.content_encoding = smaller_ ? std::string_view(options_.compress) : "";
+    return smaller_ ? std::string_view(packed_.data(), packed_.size()) : body;
   }
 
   // Where the publication goes: on its way over the ladder, or right away.
@@ -382,6 +393,8 @@ class Publishing final : private BrokerClient {
   std::int64_t last_due_ms_ = 0;
 
   std::optional<std::string_view> body_;  // the next to go
+  ByteBuffer packed_;                     // the latest, compressed
+  bool smaller_ = false;                  // that is
   std::map<std::uint64_t, std::size_t>
       unconfirmed_;  // confirm tag, which is the number: body's size
   std::size_t unconfirmed_bytes_ = 0;

@@ -23,6 +23,7 @@ struct PublishOptions : BodySource {
   std::string routing_key;  // for the default exchange the queue's name
 
   bool numbered = false;  // "{n}" in a body is the message's number
+  std::string compress;   // one of kCompressions, where that makes a body smaller; empty: none
   double rate = 0;        // messages a second; 0: as fast as it goes
 
   // When they are to be delivered, one of the two at most; neither: at once.

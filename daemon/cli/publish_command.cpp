@@ -9,6 +9,7 @@
 #include "cli/broker_choice.h"
 #include "cli/client_commands.h"
 #include "cli/publish.h"
+#include "common/content_encoding.h"
 #include "common/units.h"
 #include "common/wall_time.h"
 
@@ -71,7 +72,16 @@ void describe(CLI::App& app, PublishCommand& command) {
     app.add_option(name, value, help)->option_text("TEXT")->group(group);
   };
   text("--content-type", options.content_type, "Such as application/json");
-  text("--content-encoding", options.content_encoding, "Such as gzip");
+  auto* encoding = app.add_option("--content-encoding", options.content_encoding, "Such as gzip")
+                       ->option_text("TEXT")
+                       ->group(group);
+  app.add_option("--compress", options.compress,
+                 "Compress each body that gets smaller, and say so: gzip, bzip2, xz, zstd")
+      ->check(CLI::IsMember(
+          std::vector<std::string>(std::begin(kCompressions), std::end(kCompressions))))
+      ->excludes(encoding)
+      ->option_text("ENCODING")
+      ->group(group);
   text("--correlation-id", options.correlation_id, "What an answer carries to be recognised");
   text("--reply-to", options.reply_to, "The queue for an answer");
   text("--message-id", options.message_id, "Without it a UUID; several messages get -1, -2, …");

@@ -1,6 +1,7 @@
 // The only place that knows liblzma.
 #include <lzma.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <new>
 #include <string>
@@ -61,10 +62,16 @@ std::unique_ptr<Decoder> make_lzma_decoder() { return std::make_unique<LzmaDecod
 
 void encode_xz(std::string_view body, ByteBuffer& out) {
   out.assign_size(::lzma_stream_buffer_bound(body.size()));
+  lzma_options_lzma options;
+  ::lzma_lzma_preset(&options, LZMA_PRESET_DEFAULT);
+  // What is longer than the body only takes time to make.
+  options.dict_size = static_cast<std::uint32_t>(
+      std::clamp<std::size_t>(body.size(), LZMA_DICT_SIZE_MIN, options.dict_size));
+  lzma_filter filters[] = {{LZMA_FILTER_LZMA2, &options}, {LZMA_VLI_UNKNOWN, nullptr}};
   std::size_t written = 0;
   const lzma_ret status =
-      ::lzma_easy_buffer_encode(LZMA_PRESET_DEFAULT, LZMA_CHECK_CRC64, nullptr, bytes(body.data()),
-                                body.size(), bytes(out.data()), &written, out.size());
+      ::lzma_stream_buffer_encode(filters, LZMA_CHECK_CRC64, nullptr, bytes(body.data()),
+                                  body.size(), bytes(out.data()), &written, out.size());
   if (status == LZMA_MEM_ERROR) throw std::bad_alloc();
   if (status != LZMA_OK) std::abort();  // it has room for all of it
   out.assign_size(written);

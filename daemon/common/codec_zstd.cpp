@@ -5,6 +5,7 @@
 #include <cstdlib>
 #include <new>
 #include <string>
+#include <utility>
 
 #include "common/codec.h"
 
@@ -14,13 +15,28 @@ namespace {
 
 struct Free {
   void operator()(ZSTD_DCtx* context) const { ::ZSTD_freeDCtx(context); }
+  void operator()(ZSTD_CCtx* context) const { ::ZSTD_freeCCtx(context); }
 };
+using DecodeContext = std::unique_ptr<ZSTD_DCtx, Free>;
+using EncodeContext = std::unique_ptr<ZSTD_CCtx, Free>;
+
+// Making one takes longer than most bodies do: each thread keeps one that has not grown large.
+constexpr std::size_t kKeptContext = std::size_t{2} << 20;
+thread_local DecodeContext spare_decoder;
+thread_local EncodeContext spare_encoder;
 
 class ZstdDecoder final : public Decoder {
  public:
-  ZstdDecoder() : context_(::ZSTD_createDCtx()) {
+  ZstdDecoder()
+      : context_(spare_decoder ? std::move(spare_decoder) : DecodeContext(::ZSTD_createDCtx())) {
     if (context_ == nullptr) throw std::bad_alloc();
+    ::ZSTD_DCtx_reset(context_.get(), ZSTD_reset_session_only);
     ::ZSTD_DCtx_setParameter(context_.get(), ZSTD_d_windowLogMax, std::countr_zero(kMaxWindow));
+  }
+  ZstdDecoder(const ZstdDecoder&) = delete;
+  ZstdDecoder& operator=(const ZstdDecoder&) = delete;
+  ~ZstdDecoder() override {
+    if (::ZSTD_sizeof_DCtx(context_.get()) <= kKeptContext) spare_decoder = std::move(context_);
   }
 
   Result<bool> decode(std::string_view& in, std::span<char>& out, bool last) override {
@@ -46,7 +62,7 @@ class ZstdDecoder final : public Decoder {
   }
 
  private:
-  std::unique_ptr<ZSTD_DCtx, Free> context_;
+  DecodeContext context_;
   bool between_ = true;  // two frames, or before the first
   bool ended_ = false;   // at least one frame
 };
@@ -58,8 +74,12 @@ std::unique_ptr<Decoder> make_zstd_decoder() { return std::make_unique<ZstdDecod
 void encode_zstd(std::string_view body, ByteBuffer& out) {
   constexpr int kLevel = 3;  // its own default
   out.assign_size(::ZSTD_compressBound(body.size()));
+  EncodeContext context =
+      spare_encoder ? std::move(spare_encoder) : EncodeContext(::ZSTD_createCCtx());
+  if (context == nullptr) throw std::bad_alloc();
   const std::size_t size =
-      ::ZSTD_compress(out.data(), out.size(), body.data(), body.size(), kLevel);
+      ::ZSTD_compressCCtx(context.get(), out.data(), out.size(), body.data(), body.size(), kLevel);
+  if (::ZSTD_sizeof_CCtx(context.get()) <= kKeptContext) spare_encoder = std::move(context);
   if (::ZSTD_isError(size) != 0) throw std::bad_alloc();  // it has room for all of it
   out.assign_size(size);
 }

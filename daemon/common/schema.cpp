@@ -1,3 +1,6 @@
+// Otherwise it aborts.
+#define VALIJSON_USE_EXCEPTIONS 1
+
 #include "common/schema.h"
 
 #include <algorithm>
@@ -22,9 +25,9 @@ using Adapter = valijson::adapters::NlohmannJsonAdapter;
 using valijson::ValidationResults;
 using Context = std::vector<std::string>;
 
-// std::regex needs stack for every character.
-constexpr std::size_t kMaxForPattern = 16 * 1024;
-constexpr std::size_t kMaxName = 1024;  // of a property, with patternProperties
+// std::regex needs stack for every character: more of it for a longer pattern.
+constexpr std::size_t kMaxForPattern = 2048;
+constexpr std::size_t kShown = 80;  // of a text that does not fit
 // So many things that are wrong are enough to tell the first.
 constexpr std::size_t kMaxErrors = 8;
 
@@ -109,7 +112,7 @@ class PatternKeyword final : public Keyword<PatternKeyword> {
              " bytes, to be matched with a pattern, found " + std::to_string(text.size());
     }
     if (std::regex_search(text, regex_)) return {};
-    return "expected a match of '" + pattern_ + "', found '" + escape(text, 80) + "'";
+    return "expected a match of '" + pattern_ + "', found '" + text.substr(0, kShown) + "'";
   }
 
  private:
@@ -118,12 +121,13 @@ class PatternKeyword final : public Keyword<PatternKeyword> {
 };
 
 int number_at(std::string_view text, std::size_t at, std::size_t digits) {
+  if (at + digits > text.size()) return -1;
   int number = 0;
   for (const char c : text.substr(at, digits)) {
     if (c < '0' || c > '9') return -1;
     number = number * 10 + c - '0';
   }
-  return at + digits <= text.size() ? number : -1;
+  return number;
 }
 
 bool is_date(std::string_view text) {
@@ -171,7 +175,8 @@ class FormatKeyword final : public Keyword<FormatKeyword> {
                       : format_ == "time"      ? is_time(text)
                       : format_ == "date-time" ? is_date_time(text)
                                                : true;  // others are remarks
-    return fits ? std::string() : "expected a " + format_ + ", found '" + escape(text, 80) + "'";
+    return fits ? std::string()
+                : "expected a " + format_ + ", found '" + text.substr(0, kShown) + "'";
   }
 
  private:
@@ -349,7 +354,7 @@ std::string problem_of(const json::parse_error& error, std::string_view text) {
 bool has_long_name(const json& value) {
   if (value.is_object()) {
     return std::ranges::any_of(value.items(), [](const auto& entry) {
-      return entry.key().size() > kMaxName || has_long_name(entry.value());
+      return entry.key().size() > kMaxForPattern || has_long_name(entry.value());
     });
   }
   return value.is_array() && std::ranges::any_of(value, has_long_name);
@@ -439,7 +444,7 @@ std::optional<std::string> Schema::mismatch(std::string_view text) const {
   try {
     const json value = json::parse(text);
     if (compiled_->names_matched && has_long_name(value)) {
-      return "expected names of at most " + std::to_string(kMaxName) +
+      return "expected names of at most " + std::to_string(kMaxForPattern) +
              " bytes, to be matched with patterns, found a longer one";
     }
     if (compiled_->fits(value, nullptr)) return std::nullopt;

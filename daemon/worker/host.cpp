@@ -179,7 +179,17 @@ struct Host::Calls {
 
   static lope_status publish(const lope_host* host, const lope_message* cause,
                              const lope_publication* publication) noexcept {
-    return self(host).publish(add_publication, cause, publication);
+    const Host& me = self(host);
+    if (me.settings_.content.compress.empty()) {
+      return me.publish(add_publication, cause, publication);
+    }
+    try {
+      Compressed smaller;  // made before the message is locked
+      return me.publish(add_publication, cause,
+                        compressed(publication, me.settings_.content, smaller));
+    } catch (const std::bad_alloc&) {
+      return LOPE_E_FAILED;
+    }
   }
   static lope_status reply(const lope_host* host, const lope_message* request,
                            const lope_publication* publication) noexcept {

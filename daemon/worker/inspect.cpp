@@ -9,8 +9,10 @@
 #include <string_view>
 
 #include "common/exit_code.h"
+#include "common/fd.h"
 #include "common/json.h"
 #include "common/plugin_file.h"
+#include "common/schema.h"
 #include "common/text.h"
 #include "worker/plugin.h"
 
@@ -94,6 +96,14 @@ int run_inspect(const std::string& handlers_dir, const std::string& name, int ou
   std::set_terminate(std::abort);
   if (!plugin) return refuse(plugin.error());
   return write_all(output_fd, to_json(describe(*plugin)) + "\n") ? kExitOk : kExitFailed;
+}
+
+int run_check_schema(int input_fd, int output_fd) {
+  const auto text = read_all_at(input_fd);
+  const auto schema = text ? Schema::compile(*text) : Result<Schema>(Error{text.error()});
+  const std::string answer = schema ? "{}" : error_json(schema.error());
+  if (!write_all(output_fd, answer + "\n")) return kExitFailed;
+  return schema ? kExitOk : kExitRefused;
 }
 
 }  // namespace lope::worker

@@ -1,5 +1,6 @@
-// `lope-worker --inspect`: loads a handler file in this throw-away process and describes it on a
-// descriptor. The caller sets the time limit and reads the exit status.
+// What is judged in this throw-away process, and told on a descriptor: a handler file
+// (`lope-worker --inspect`), a JSON Schema (`lope-worker --schema`). The caller sets the time limit
+// and reads the exit status.
 #pragma once
 
 #include <string>
@@ -10,5 +11,7 @@ namespace lope::worker {
 // `handlers_dir` empty: `name` is a path (check_plugin), otherwise a name in that folder
 // (find_plugin).
 int run_inspect(const std::string& handlers_dir, const std::string& name, int output_fd);
+// Of the schema in the file `input_fd`: {} or {"error": "..."}.
+int run_check_schema(int input_fd, int output_fd);
 
 }  // namespace lope::worker

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "common/clock.h"
+#include "common/content_encoding.h"
 #include "common/uuid.h"
 
 namespace lope::worker {
@@ -237,6 +238,23 @@ lope_status keep(const lope_publication& publication, PublicationView& view, Mes
 }
 
 }  // namespace
+
+const lope_publication* compressed(const lope_publication* publication,
+                                   const ContentSettings& settings, Compressed& into) {
+  // What cannot be read is refused soon.
+  if (read(publication, into.publication) != LOPE_OK) return publication;
+  lope_bytes& body = into.publication.body;
+  if (into.publication.content_encoding.size > 0 || body.data == nullptr || body.size == 0 ||
+      std::cmp_less(body.size, settings.compress_min_bytes)) {
+    return publication;
+  }
+  const std::string_view plain(static_cast<const char*>(body.data), body.size);
+  if (!compress_body(settings.compress, plain, into.body)) return publication;
+  body = {into.body.data(), into.body.size()};
+  into.publication.content_encoding = {settings.compress.data(), settings.compress.size()};
+  into.publication.struct_size = sizeof into.publication;
+  return &into.publication;
+}
 
 lope_status add_publication(const lope_publication* publication, std::int64_t max_body,
                             MessageRecord& cause) {

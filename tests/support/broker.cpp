@@ -562,6 +562,8 @@ std::vector<Received> Broker::drain(const std::string& queue) {
     received.body = text_of(message.body);
     received.message_id = property(AMQP_BASIC_MESSAGE_ID_FLAG, properties.message_id);
     received.content_type = property(AMQP_BASIC_CONTENT_TYPE_FLAG, properties.content_type);
+    received.content_encoding =
+        property(AMQP_BASIC_CONTENT_ENCODING_FLAG, properties.content_encoding);
     received.correlation_id = property(AMQP_BASIC_CORRELATION_ID_FLAG, properties.correlation_id);
     received.reply_to = property(AMQP_BASIC_REPLY_TO_FLAG, properties.reply_to);
     received.expiration = property(AMQP_BASIC_EXPIRATION_FLAG, properties.expiration);

@@ -75,6 +75,7 @@ struct Received {
   bool redelivered = false;
   bool persistent = false;
   std::string content_type;
+  std::string content_encoding;
   std::string correlation_id;
   std::string reply_to;
   std::vector<std::pair<std::string, std::string>> headers;  // those whose value is text

@@ -166,10 +166,9 @@ TEST_CASE("what is wrong with a file of test cases is told with its place", "[un
         Told{"2:5 expected a handler, or config and group, found neither"});
   CHECK(problems_of("handler: x\ncases:\n  - message: {bdy: 1}\n") ==
         Told{"3:14 message: 'bdy': no such member of a message: did you mean 'body'?"});
-  CHECK(
-      problems_of("handler: x\ncases:\n  - message: {}\n    expect: {outcome: good}\n") ==
-      Told{
-          "4:23 outcome: expected ack, retry, reject, hold, crash, timeout, expired or too-large"});
+  CHECK(problems_of("handler: x\ncases:\n  - message: {}\n    expect: {outcome: good}\n") ==
+        Told{"4:23 outcome: expected ack, retry, reject, hold, crash, timeout, expired, "
+             "too-large or refused"});
   CHECK(problems_of("handler: x\ncases:\n  - messages: [{}, {}]\n    expect: [{}]\n") ==
         Told{"4:13 expect: expected one for each of the 2 messages, found 1"});
 }

@@ -49,6 +49,7 @@ TEST_CASE("what has to be done for a change of settings", "[unit][group_change]"
        C::settings},
       {"order", [](auto& s) { s.group.order.by = OrderSettings::By::queue; }, C::consumer},
       {"max_body", [](auto& s) { s.group.max_body_bytes = 9; }, C::settings},
+      {"content types", [](auto& s) { s.group.content.accept = {"a/b"}; }, C::settings},
       {"batch wait", [](auto& s) { s.group.batch_wait = 9s; }, C::settings},
       {"recycle by age", [](auto& s) { s.group.recycle.age = 9s; }, C::settings},
       {"shutdown_timeout", [](auto& s) { s.shutdown_timeout = 9s; }, C::settings},
@@ -61,6 +62,9 @@ TEST_CASE("what has to be done for a change of settings", "[unit][group_change]"
          s.group.options = {{"a", "1"}};
        },
        C::workers},
+      {"decoding", [](auto& s) { s.group.content.decode = true; }, C::workers},
+      {"the schema", [](auto& s) { s.group.content.schema = "{}"; }, C::workers},
+      {"compressing", [](auto& s) { s.group.content.compress = "gzip"; }, C::workers},
       {"threads", [](auto& s) { s.group.threads = 2; }, C::workers},
       {"flush_interval", [](auto& s) { s.group.flush_interval = 9s; }, C::workers},
       {"that memory is measured", [](auto& s) { s.group.recycle.memory_bytes = 9; }, C::workers},

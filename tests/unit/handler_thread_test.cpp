@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "common/clock.h"
+#include "common/content_encoding.h"
 #include "common/fd.h"
 
 namespace lope::worker {
@@ -76,11 +77,14 @@ struct Worker {
     seen = {&*board, nullptr, {}};
   }
 
-  void give(std::uint64_t sequence, std::string_view body) {
+  void give(std::uint64_t sequence, std::string_view body, std::string_view encoding = {},
+            std::uint16_t batch = 0) {
     ByteBuffer frame;
-    char* to = encode_delivery(DeliveryView{}, body.size(), frame);
+    DeliveryView view;
+    view[TextProperty::content_encoding] = encoding;
+    char* to = encode_delivery(view, body.size(), frame);
     body.copy(to, body.size());
-    set_sequence(frame, sequence);
+    set_sequence(frame, sequence, batch);
     frames.append(frame.data(), frame.size());
   }
   // All that was given, to the end of the link.
@@ -165,6 +169,77 @@ TEST_CASE("an ack brings its publications along, another outcome its delay",
     CHECK(frame->first.type == type);
   }
   CHECK_FALSE(worker.sent());
+}
+
+TEST_CASE("what no handler may see is told of, and the others of its batch are handled",
+          "[unit][handler_thread]") {
+  Worker worker;
+  worker.settings.content.decode = true;
+  worker.settings.content.max_decoded_bytes = 1000;
+  ByteBuffer good, large;
+  compress_body("gzip", "hello", good);
+  compress_body("gzip", std::string(1001, 'x'), large);
+  worker.give(1, "damaged", "gzip", 4);
+  worker.give(2, {good.data(), good.size()}, "gzip");
+  worker.give(3, {large.data(), large.size()}, "gzip");
+  worker.give(4, "plain");
+  worker.give(5, "damaged", "gzip");  // alone: no call at all
+  worker.run();
+
+  struct Expected {
+    std::uint64_t sequence;
+    std::int32_t outcome;
+    std::uint32_t flags;
+  };
+  const auto refusal = [](Refusal why) { return static_cast<std::int32_t>(why); };
+  const Expected expected[] = {{1, refusal(Refusal::encoding), kRefused | kExplained},
+                               {3, refusal(Refusal::too_large), kRefused | kExplained},
+                               {2, LOPE_ACK, 1u << kPublicationsShift},
+                               {4, LOPE_ACK, 1u << kPublicationsShift},
+                               {5, refusal(Refusal::encoding), kRefused | kExplained}};
+  for (const Expected& each : expected) {
+    const auto outcome = worker.outcome();
+    REQUIRE(outcome);
+    CHECK(outcome->sequence == each.sequence);
+    CHECK(outcome->outcome == each.outcome);
+    CHECK(outcome->flags == each.flags);
+  }
+  CHECK_FALSE(worker.outcome());
+  CHECK(seen.started_and_alive.size() == 2);
+  std::vector<std::string> published, explained;
+  while (const auto frame = worker.sent()) {
+    if (frame->first.type == FrameType::publish) {
+      published.emplace_back(decode_publication(frame->second)->body);
+    } else {
+      explained.push_back(frame->second.substr(sizeof(ExplainHead)));
+    }
+  }
+  CHECK(published == std::vector<std::string>{"hello", "plain"});
+  CHECK(explained == std::vector<std::string>{"expected gzip data, found incorrect header check",
+                                              "it unpacks to more than 1000 bytes",
+                                              "expected gzip data, found incorrect header check"});
+}
+
+TEST_CASE("what is published is compressed where that makes it smaller", "[unit][handler_thread]") {
+  Worker worker;
+  worker.settings.content.compress = "zstd";
+  worker.settings.content.compress_min_bytes = 100;
+  const std::string bodies[] = {std::string(100, 'x'), std::string(99, 'x')};
+  worker.give(1, bodies[0]);
+  worker.give(2, bodies[1]);
+  worker.run();
+  const auto first = worker.sent();
+  REQUIRE(first);
+  const auto small = decode_publication(first->second);
+  REQUIRE(small);
+  CHECK((*small)[TextProperty::content_encoding] == "zstd");
+  ByteBuffer plain;
+  CHECK_FALSE(decode_body(small->body, {Encoding::zstd}, 1000, plain));
+  CHECK(std::string_view(plain.data(), plain.size()) == bodies[0]);
+  const auto second = worker.sent();
+  REQUIRE(second);
+  CHECK((*decode_publication(second->second))[TextProperty::content_encoding] == "");
+  CHECK(decode_publication(second->second)->body == bodies[1]);
 }
 
 TEST_CASE("a held message that its consumer takes away is reported", "[unit][handler_thread]") {

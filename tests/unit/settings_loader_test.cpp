@@ -368,6 +368,67 @@ TEST_CASE("recycle: all of it, a part of it, and none", "[unit][settings]") {
   CHECK(recycle("recycle: {age: 1h}", ", recycle: false") == RecycleSettings{});
 }
 
+TEST_CASE("content: all of it, a part of it, and none", "[unit][settings]") {
+  const auto content = [](const std::string& defaults, const std::string& own) {
+    return good("defaults: {" + defaults + "}\ngroups: {a: {handler: h" + own + "}}")
+        .groups.front()
+        .content;
+  };
+  CHECK(content("", "") == ContentSettings{});
+  const ContentSettings all =
+      content("",
+              ", accept: [application/json, text/*], decode: {max_size: 1MiB}, charset: utf-8, "
+              "compress: {encoding: zstd, min_size: 10B}");
+  CHECK(all.accept == std::vector<std::string>{"application/json", "text/*"});
+  CHECK(all.decode);
+  CHECK(all.max_decoded_bytes == 1 << 20);
+  CHECK(all.to_utf8);
+  CHECK(all.compress == "zstd");
+  CHECK(all.compress_min_bytes == 10);
+  // Without a limit of its own it is what may come.
+  CHECK(content("", ", decode: true, max_body: 5MiB").max_decoded_bytes == 5 << 20);
+  CHECK(content("max_body: 3MiB, decode: true", "").max_decoded_bytes == 3 << 20);
+  CHECK(content("max_body: 3MiB, decode: {max_size: 1MiB}", ", max_body: 9MiB").max_decoded_bytes ==
+        1 << 20);
+  // A group's own takes the place of the defaults'.
+  const std::string defaults = "accept: [a/b], decode: true, charset: utf-8, compress: gzip";
+  CHECK(content(defaults, "").accept == std::vector<std::string>{"a/b"});
+  CHECK(content(defaults, ", accept: [], decode: false, charset: as-is, compress: none") ==
+        ContentSettings{});
+  CHECK(content(defaults, ", compress: {min_size: 5B}").compress == "gzip");
+  CHECK(content("compress: {encoding: xz, min_size: 5B}", ", compress: bzip2").compress_min_bytes ==
+        5);
+}
+
+TEST_CASE("validate: the file's text, from beside the configuration", "[unit][settings]") {
+  const Config config("groups: {a: {handler: h, validate: a.json}}");
+  config.dir().write("a.json", "{}\n");
+  const LoadedSettings loaded = config.load();
+  INFO(joined(loaded.errors));
+  REQUIRE(loaded.errors.empty());
+  const ContentSettings& content = loaded.settings.groups[0].content;
+  CHECK(content.schema == "{}\n");
+  CHECK(content.schema_file == config.dir().file("a.json"));
+  CHECK(loaded.places[0].schema.line == 1);
+  CHECK(loaded.places[0].schema.column == 36);
+
+  const auto problem = [](const std::string& text) {
+    const Config bad("groups: {a: {handler: h, validate: a.json}}");
+    bad.dir().write("a.json", text);
+    return joined(bad.load().errors);
+  };
+  const std::string place = "lope.yaml:1:36: groups.a.validate: 'a.json': ";
+  CHECK(problem("") == place + "expected a JSON Schema, found an empty file\n");
+  CHECK(problem("\xff") == place + "expected UTF-8, found other bytes\n");
+  CHECK(problem(std::string((1 << 20) + 1, ' ')) ==
+        place + "expected a JSON Schema of at most 1048576 bytes, found a larger file\n");
+  CHECK(joined(load("groups: {a: {handler: h, validate: none.json}}").errors) ==
+        "lope.yaml:1:36: groups.a.validate: 'none.json': expected a readable file, found: open: No "
+        "such file or directory\n");
+  CHECK(joined(load("groups: {a: {handler: h, validate: .}}").errors) ==
+        "lope.yaml:1:36: groups.a.validate: '': expected a regular file, found something else\n");
+}
+
 TEST_CASE("retry, dead_letter and breaker have short forms", "[unit][settings]") {
   RetrySettings three;
   three.attempts = 3;
@@ -802,6 +863,27 @@ TEST_CASE("a wrong value of a group is told with place, expected and found", "[u
       {"recycle: {age: 999ms}",
        "groups.a.recycle.age: expected a duration with a unit (ms, s, m, h, d), from 1s to 365d, "
        "found '999ms'"},
+      {"accept: json", "groups.a.accept: expected a list of content types, found 'json'"},
+      {"accept: [json]",
+       "groups.a.accept[0]: expected a content type, such as application/json or text/*, found "
+       "'json'"},
+      {"accept: [a/b, \"a/b; q=1\"]", "groups.a.accept[1]: expected a content type, such as…"},
+      {"accept: [5]", "groups.a.accept[0]: expected a content type, such as…"},
+      {"decode: gzip", "groups.a.decode: expected true, false, or a map of max_size, found 'gzip'"},
+      {"decode: {max_size: 0B}", "groups.a.decode.max_size: expected a size with a unit…"},
+      {"decode: {max: 1B}", "groups.a.decode: unknown key 'max'…"},
+      {"charset: latin1", "groups.a.charset: expected utf-8 or as-is, found 'latin1'"},
+      {"compress: true",
+       "groups.a.compress: expected none, gzip, bzip2, xz or zstd, or a map of encoding and "
+       "min_size, found true"},
+      {"compress: gz",
+       "groups.a.compress: expected none, gzip, bzip2, xz or zstd, found 'gz': did you mean "
+       "'xz'?"},
+      {"compress: {min_size: 1B}", "groups.a.compress: expected 'encoding', found none"},
+      {"compress: {encoding: br}", "groups.a.compress.encoding: expected none, gzip,…"},
+      {"validate: 5", "groups.a.validate: expected the path of a JSON Schema (in quotes), found 5"},
+      {"validate: \"\"",
+       "groups.a.validate: expected the path of a JSON Schema, found the text ''"},
       {"breaker: off",
        "groups.a.breaker: expected true, false, or a map of failures, outcomes, period, pause and "
        "max_pause, found 'off'"},
