@@ -801,8 +801,7 @@ Result<void> Consumer::set_up_dedup() {
   events.on_too_soon = [this](Delivery& delivery, const DedupAnswer& answer) {
     on_too_soon(delivery, answer);
   };
-  events.on_wait = [this](Delivery& delivery, const char* reason,
-                          std::chrono::milliseconds delay) {
+  events.on_wait = [this](Delivery& delivery, const char* reason, std::chrono::milliseconds delay) {
     wait_elsewhere(delivery, reason, delay);
   };
   events.on_noted = [this](Delivery& delivery, bool noted) { on_noted(delivery, noted); };
@@ -828,12 +827,11 @@ void Consumer::submit_dedup() {
   if (dedup_->trouble().empty()) {
     log_info("dedup store works again", {{"group", settings_.group.name}});
   } else if (dedup_trouble_.empty()) {
-    const bool runs =
-        settings_.group.dedup.on_store_failure == DedupSettings::OnStoreFailure::run;
-    log_warn("dedup store fails", {{"group", settings_.group.name},
-                                   {"reason", dedup_->trouble()},
-                                   {"then", runs ? "messages run without dedup"
-                                                 : "messages wait (on_store_failure)"}});
+    const bool runs = settings_.group.dedup.on_store_failure == DedupSettings::OnStoreFailure::run;
+    log_warn("dedup store fails",
+             {{"group", settings_.group.name},
+              {"reason", dedup_->trouble()},
+              {"then", runs ? "messages run without dedup" : "messages wait (on_store_failure)"}});
   }
   dedup_trouble_ = dedup_->trouble();
 }
@@ -867,7 +865,7 @@ void Consumer::claim(Delivery& delivery) {
 
 void Consumer::on_free(Delivery& delivery, bool claimed) {
   --claiming_;
-  if (!claimed) log_without_dedup(delivery, "message run without dedup");
+  if (!claimed) log_without_dedup(delivery, false);
   admit(delivery);
 }
 
@@ -891,13 +889,12 @@ void Consumer::log_doubled(std::string_view event, const Delivery& delivery,
                            const DedupAnswer& answer) {
   const std::string id = message_id(delivery);
   const bool same = settings_.group.dedup.key == DedupSettings::Key::message_id;
-  log_info(event,
-           {{"group", settings_.group.name},
-            {"queue", settings_.group.queues[delivery.queue].name},
-            {"delivery_tag", delivery.tag},
-            {"message_id", id},
-            {"done_message_id", same ? id : answer.id},
-            {"done_ago_ms", static_cast<std::int64_t>(unix_ms()) - answer.done_ms}});
+  log_info(event, {{"group", settings_.group.name},
+                   {"queue", settings_.group.queues[delivery.queue].name},
+                   {"delivery_tag", delivery.tag},
+                   {"message_id", id},
+                   {"done_message_id", same ? id : answer.id},
+                   {"done_ago_ms", static_cast<std::int64_t>(unix_ms()) - answer.done_ms}});
 }
 
 // It gives up its place in the window, for the attempt that it came with.
@@ -916,14 +913,15 @@ void Consumer::wait_elsewhere(Delivery& delivery, const char* reason,
 
 void Consumer::on_noted(Delivery& delivery, bool noted) {
   --noting_;
-  if (!noted) log_without_dedup(delivery, "message done and not noted");
+  if (!noted) log_without_dedup(delivery, true);
   settle(delivery, Verdict::ack);
 }
 
 // Its store fails.
-void Consumer::log_without_dedup(const Delivery& delivery, std::string_view event) {
+void Consumer::log_without_dedup(const Delivery& delivery, bool done) {
   add(board_.unchecked);
-  log_repeated(LogLevel::warn, event, delivery, dedup_->trouble());
+  log_repeated(LogLevel::warn, done ? "message done and not noted" : "message run without dedup",
+               delivery, dedup_->trouble());
 }
 
 std::size_t Consumer::hand_back_claiming() {
@@ -1012,7 +1010,7 @@ void Consumer::done(Delivery& delivery) {
         ++noting_;
         tracer_.step(delivery, "done, which is being noted");
         return;
-      case Dedup::Noting::failed: log_without_dedup(delivery, "message done and not noted"); break;
+      case Dedup::Noting::failed: log_without_dedup(delivery, true); break;
     }
   }
   settle(delivery, Verdict::ack);
@@ -1320,11 +1318,14 @@ void Consumer::on_copy_failed(Delivery& delivery, std::unique_ptr<Outbound> copy
                            delivery.attempt, delivery.crashes});
     return;
   }
-  log_repeated(LogLevel::error,
-               kind == CopyKind::retry     ? "cannot publish a message for another attempt"
-               : kind == CopyKind::waiting ? "cannot send a message away to wait"
-                                           : "cannot publish a dead letter",
-               delivery, why);
+  if (kind == CopyKind::waiting) {
+    log_repeated(LogLevel::error, "cannot send a message away to wait", delivery, why);
+  } else {
+    log_repeated(LogLevel::error,
+                 kind == CopyKind::retry ? "cannot publish a message for another attempt"
+                                         : "cannot publish a dead letter",
+                 delivery, why);
+  }
   requeue_later(delivery);
 }
 
@@ -1433,8 +1434,7 @@ TimePoint Consumer::settle_in_time(TimePoint now) {
         --claiming_;
         ++handed_back;
         settle(delivery, Verdict::hand_back);
-      } else if (delivery.state == Delivery::State::noting &&
-                 is_over(delivery, limits.published)) {
+      } else if (delivery.state == Delivery::State::noting && is_over(delivery, limits.published)) {
         on_noted(delivery, false);
       }
     });

@@ -84,7 +84,7 @@ class Consumer {
   void wait_elsewhere(Delivery& delivery, const char* reason, std::chrono::milliseconds delay);
   void on_noted(Delivery& delivery, bool noted);
   void log_doubled(std::string_view event, const Delivery& delivery, const DedupAnswer& answer);
-  void log_without_dedup(const Delivery& delivery, std::string_view event);
+  void log_without_dedup(const Delivery& delivery, bool done);
 
   // Outcomes
   void on_outcome(WorkerProcess::Outcome& outcome);
@@ -185,8 +185,8 @@ class Consumer {
   std::vector<DedupAnswer> dedup_answers_;  // scratch
   std::string dedup_trouble_;               // as logged
   TimePoint dedup_due_{};
-  std::size_t claiming_ = 0;                // deliveries in that state
-  std::size_t noting_ = 0;                  // likewise
+  std::size_t claiming_ = 0;                    // deliveries in that state
+  std::size_t noting_ = 0;                      // likewise
   int requeues_in_a_row_ = 0;                   // of copies that could not be published
   std::size_t publishing_ = 0;                  // deliveries in that state
   std::vector<Delivery*> receiving_;            // by queue

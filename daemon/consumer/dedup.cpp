@@ -50,8 +50,7 @@ Dedup::Entry& Dedup::entry_of(const Delivery& delivery) {
   return entries_[delivery.index];
 }
 
-void Dedup::claim(Delivery& delivery, std::string key, std::string_view message_id,
-                  TimePoint now) {
+void Dedup::claim(Delivery& delivery, std::string key, std::string_view message_id, TimePoint now) {
   Entry& entry = entry_of(delivery);
   entry.token = ++counter_ << kIndexBits | delivery.index;
   entry.delivery = &delivery;
@@ -70,10 +69,8 @@ void Dedup::claim(Delivery& delivery, std::string key, std::string_view message_
 
 void Dedup::ask(Entry& entry, std::uint64_t instead) {
   entry.stage = Stage::asked;
-  ops_.push_back({.kind = DedupOp::Kind::claim,
-                  .token = entry.token,
-                  .instead = instead,
-                  .key = entry.key});
+  ops_.push_back(
+      {.kind = DedupOp::Kind::claim, .token = entry.token, .instead = instead, .key = entry.key});
 }
 
 void Dedup::note_begun(const Delivery& delivery) {
@@ -146,8 +143,8 @@ void Dedup::wait(Entry& entry, const char* reason, milliseconds length, TimePoin
     const bool known = length > kAskAgain;
     if (known || now >= end) {
       entry.stage = Stage::none;
-      const auto age = milliseconds(
-          static_cast<std::int64_t>(unix_ms() - std::min(unix_ms(), entry.delivery->first_seen_ms)));
+      const auto age = milliseconds(static_cast<std::int64_t>(
+          unix_ms() - std::min(unix_ms(), entry.delivery->first_seen_ms)));
       events_.on_wait(*entry.delivery, reason, known ? length : dedup_wait(age));
       return;
     }
@@ -282,8 +279,7 @@ TimePoint Dedup::tend(TimePoint now) {
     if (renew_at_ != TimePoint{} && trouble_.empty()) {
       for (const Entry& entry : entries_) {
         if (entry.stage != Stage::claimed) continue;
-        ops_.push_back(
-            {.kind = DedupOp::Kind::renew, .token = entry.token, .key = entry.key});
+        ops_.push_back({.kind = DedupOp::Kind::renew, .token = entry.token, .key = entry.key});
       }
     }
     renew_at_ = now + times_.lease / 3;

@@ -1,5 +1,6 @@
-// What is done once: which message may run, which is a double, which waits for another with its key.
-// Pure: deliveries, answers of a store and times in, decisions and questions for the store out.
+// What is done once: which message may run, which is a double, which waits for another with its
+// key. Pure: deliveries, answers of a store and times in, decisions and questions for the store
+// out.
 //
 // The order that loses nothing: claim the key with a lease, run, note that it is done, ack. A claim
 // that is over without that is released, whatever the way.

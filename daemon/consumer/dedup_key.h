@@ -9,8 +9,8 @@
 
 namespace lope::consumer {
 
-// At most kLongestKey bytes; empty: the message has nothing of that kind. Headers differ that differ
-// in kind or value; long values are hashed. `body`: as it came.
+// At most kLongestKey bytes; empty: the message has nothing of that kind. Headers differ that
+// differ in kind or value; long values are hashed. `body`: as it came.
 std::string dedup_key(const DedupSettings& settings, const DeliveryView& view,
                       std::string_view body);
 

@@ -47,11 +47,9 @@ struct DoneRecord {
   std::int64_t until_ms;  // it is a double until then
   std::int64_t next_ms;   // the key is not begun before
   std::int64_t done_ms;   // 0: only begun
-};  // and the message's id behind it
+};                        // and the message's id behind it
 
-MDB_val value_of(std::string_view bytes) {
-  return {bytes.size(), const_cast<char*>(bytes.data())};
-}
+MDB_val value_of(std::string_view bytes) { return {bytes.size(), const_cast<char*>(bytes.data())}; }
 
 std::string_view text_of(const MDB_val& value) {
   return {static_cast<const char*>(value.mv_data), value.mv_size};
@@ -86,8 +84,7 @@ std::string expiry_key(std::int64_t when_ms, std::string_view key) {
 
 std::int64_t time_of(std::string_view expiry_key) {
   std::uint64_t when = 0;
-  for (std::size_t i = 0; i < 8; ++i)
-    when = when << 8 | static_cast<unsigned char>(expiry_key[i]);
+  for (std::size_t i = 0; i < 8; ++i) when = when << 8 | static_cast<unsigned char>(expiry_key[i]);
   return static_cast<std::int64_t>(when);
 }
 
@@ -106,8 +103,8 @@ void on_assertion(MDB_env* env, const char* text) {
     ::rename((path + kData).c_str(), (path + kAside).c_str());
     ::unlink((path + kLock).c_str());
   }
-  log_error("dedup store is damaged", {{"folder", folder == nullptr ? "" : folder},
-                                       {"reason", text}});
+  log_error("dedup store is damaged",
+            {{"folder", folder == nullptr ? "" : folder}, {"reason", text}});
 }
 
 std::int64_t now_ms() { return static_cast<std::int64_t>(unix_ms()); }
@@ -253,10 +250,9 @@ void DedupLocal::set_aside(const std::string& reason) {
   const std::string data = folder_ + kData;
   if (::rename(data.c_str(), (folder_ + kAside).c_str()) != 0 && errno == ENOENT) return;
   ::unlink((folder_ + kLock).c_str());
-  log_warn("dedup store set aside",
-           {{"folder", folder_},
-            {"reason", reason},
-            {"then", "messages that were done before may be done again"}});
+  log_warn("dedup store set aside", {{"folder", folder_},
+                                     {"reason", reason},
+                                     {"then", "messages that were done before may be done again"}});
 }
 
 // More space, or the space that another process has made.

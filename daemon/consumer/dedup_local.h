@@ -75,11 +75,11 @@ class DedupLocal : public DedupStore {
   const std::size_t largest_map_;
   MDB_env* env_ = nullptr;
   unsigned claims_ = 0, done_ = 0, expiry_ = 0;
-  UniqueFd state_;        // locked: shared while the environment is open
-  ino_t inode_ = 0;       // of the data
-  int deaths_ = 0;        // of processes that had it open, since one worked
-  bool worked_ = false;   // since it was opened
-  std::string swept_;     // claims before this key were looked at
+  UniqueFd state_;                              // locked: shared while the environment is open
+  ino_t inode_ = 0;                             // of the data
+  int deaths_ = 0;                              // of processes that had it open, since one worked
+  bool worked_ = false;                         // since it was opened
+  std::string swept_;                           // claims before this key were looked at
   std::unordered_map<std::string, bool> dead_;  // owners that were looked at in this turn
 };
 

@@ -135,17 +135,17 @@ void DedupRedis::send(const DedupOp& op, const DedupTimes& times, const std::str
   const auto now = static_cast<std::int64_t>(unix_ms());
   // What is left of min_interval.
   const std::string left = std::to_string(
-      op.begun_ms == 0 ? 0 : std::max<std::int64_t>(op.begun_ms + times.min_interval.count() - now,
-                                                    0));
+      op.begun_ms == 0 ? 0
+                       : std::max<std::int64_t>(op.begun_ms + times.min_interval.count() - now, 0));
   switch (op.kind) {
     case DedupOp::Kind::claim:
       append(*redis_, {"EVAL", kClaim, "2", key, begun, claim, instead,
                        std::to_string(times.lease.count())});
       return;
     case DedupOp::Kind::done:
-      append(*redis_, {"EVAL", kDone, "2", key, begun, claim,
-                       "d " + std::to_string(now) + " " + op.id,
-                       std::to_string(times.window.count()), left});
+      append(*redis_,
+             {"EVAL", kDone, "2", key, begun, claim, "d " + std::to_string(now) + " " + op.id,
+              std::to_string(times.window.count()), left});
       return;
     case DedupOp::Kind::release:
       append(*redis_, {"EVAL", kRelease, "2", key, begun, claim, left});

@@ -1,5 +1,5 @@
-// The store that several hosts share: a Redis server. The only file that knows hiredis. It waits for
-// the server where it is called; see DedupThread.
+// The store that several hosts share: a Redis server. The only file that knows hiredis. It waits
+// for the server where it is called; see DedupThread.
 //
 // Keys: lope:dedup:GROUP:KEY, with the claim or with what was done, and lope:begun:GROUP:KEY for
 // min_interval. Redis expires them itself.

@@ -31,11 +31,11 @@ struct DedupAnswer {
   enum class Kind : std::uint8_t { claimed, is_done, taken, too_soon, noted, failed };
   Kind kind = Kind::failed;
   std::uint64_t token = 0;
-  std::uint64_t by = 0;                 // taken by this claim of this process; 0: by another
-  bool was_done = false;                // of too_soon: and not only begun
-  std::chrono::milliseconds wait{0};    // of too_soon
-  std::int64_t done_ms = 0;             // of is_done, and of too_soon when it was done
-  std::string id = {};                  // likewise
+  std::uint64_t by = 0;               // taken by this claim of this process; 0: by another
+  bool was_done = false;              // of too_soon: and not only begun
+  std::chrono::milliseconds wait{0};  // of too_soon
+  std::int64_t done_ms = 0;           // of is_done, and of too_soon when it was done
+  std::string id = {};                // likewise
 };
 
 struct DedupTimes {

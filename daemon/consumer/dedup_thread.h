@@ -26,8 +26,8 @@ class DedupThread {
   void submit(std::vector<DedupOp>& ops, const DedupTimes& times);
   // Readable when there may be answers.
   int event_fd() const;
-  // Appends what has been answered. Where the store failed, each claim and each done of that time is
-  // answered with failed, and `trouble` says why; otherwise it stays as it is.
+  // Appends what has been answered. Where the store failed, each claim and each done of that time
+  // is answered with failed, and `trouble` says why; otherwise it stays as it is.
   void take(std::vector<DedupAnswer>& answers, std::string& trouble);
 
  private:
