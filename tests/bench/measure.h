@@ -23,6 +23,9 @@ struct Load {
   // For Lope: one of its handlers in place of those, with `options:` as YAML.
   std::string handler = {};
   std::string options = {};
+  // For Lope: dedup by message_id; the messages have one then.
+  bool with_ids = false;
+  bool dedup = false;
   // With a deeper queue the broker's own work over it grows, until it hides the client's.
   int messages = 20'000;
 };

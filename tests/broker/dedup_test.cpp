@@ -362,7 +362,7 @@ TEST_CASE("doubles of what a batch holds, and of what a handler keeps, wait for 
 
 // Each key done at least once, and twice only where a kill came between.
 TEST_CASE("doubles, and workers and consumers that are killed: each is done once, none is lost",
-          "[broker][dedup]") {
+          "[broker][dedup][killing]") {
   const bool redis_store = GENERATE(false, true);
   const int count = campaign() ? 100'000 : 3'000;
   const int kills = campaign() ? 100 : 8;

@@ -360,7 +360,7 @@ TEST_CASE("the URL of a dedup store may come from elsewhere, and is not shown",
   CHECK(from_file.warnings.empty());
   CHECK(from_file.settings.groups[0].dedup.redis_url == "redis://app:s3cret@cache/1");
   CHECK(joined(load("'redis://:s3cret@cache'").warnings) ==
-        "lope.yaml:1:59: groups.a.dedup.store: URL: a password stands in this file: better "
+        "lope.yaml:1:52: groups.a.dedup.store: URL: a password stands in this file: better "
         "dedup.store with {url: {credential: NAME}}, {url: {file: PATH}} or {url: {env: NAME}}\n");
   const auto refused = [&](const std::string& store, const std::string& error) {
     const std::string text = joined(load(store).errors);
@@ -368,17 +368,17 @@ TEST_CASE("the URL of a dedup store may come from elsewhere, and is not shown",
     CHECK(text.find("s3cret") == std::string::npos);
   };
   refused("s3cret",
-          "59: groups.a.dedup.store: expected local or redis://host:port/number, found "
+          "52: groups.a.dedup.store: expected local or redis://host:port/number, found "
           "another text");
   refused(
       "'redis://u:s3cret@cache/x'",
-      "59: groups.a.dedup.store: URL: expected the number of a database after the first '/' (in "
+      "52: groups.a.dedup.store: URL: expected the number of a database after the first '/' (in "
       "user and password '/' is written %2F)");
   refused("'rediss://u:s3cret@cache'",
-          "59: groups.a.dedup.store: URL: 'rediss' is not available: expected redis://");
-  refused("{}", "59: groups.a.dedup.store: expected 'url', found none");
+          "52: groups.a.dedup.store: URL: 'rediss' is not available: expected redis://");
+  refused("{}", "52: groups.a.dedup.store: expected 'url', found none");
   refused("[x]",
-          "59: groups.a.dedup.store: expected local, a URL redis://host:port/number, or a map "
+          "52: groups.a.dedup.store: expected local, a URL redis://host:port/number, or a map "
           "of url, found a list");
 }
 
@@ -837,7 +837,7 @@ TEST_CASE("a wrong value of a group is told with place, expected and found", "[u
        "groups.a.dedup.min_interval: expected 'every', found none"},
       {"dedup: {key: body, min_interval: {every: 5s, then: wait}}",
        "groups.a.dedup.min_interval.then: expected delay or drop, found 'wait'"},
-      {"auto_ack: true, dedup: body",
+      {"dedup: body\n    auto_ack: true",
        "groups.a.dedup: expected auto_ack: false beside it, found true: such a message is acked "
        "before it is done"},
       {"flush_interval: 1", "groups.a.flush_interval: expected a duration with a unit…"},
