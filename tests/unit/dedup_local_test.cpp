@@ -154,10 +154,10 @@ TEST_CASE("what is done expires, little by little, and its space is used again",
   CHECK(most < 2000);
   REQUIRE(eventually(10s, [&] {
     store.tend();
-    return store.size()->done == 0;
+    return store.size()->done == 1;  // the last one stays, for its number
   }));
   CHECK(store.size()->claims == 0);
-  CHECK(store.size()->to_expire == 0);
+  CHECK(store.size()->indexed <= 1);
   CHECK(claim(store, "key 0 0", ++token) == Kind::claimed);
 }
 
