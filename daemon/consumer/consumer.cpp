@@ -377,7 +377,10 @@ int Consumer::run() {
     const bool more = turn();
     if (phase_ != Phase::done) wait(more);
   }
-  if (dedup_ != nullptr) submit_dedup();
+  if (dedup_ != nullptr) {
+    table_.for_each([this](const Delivery& delivery) { dedup_->over(delivery); });
+    submit_dedup();
+  }
   dedup_thread_.reset();
   board_.state.store(static_cast<std::uint32_t>(GroupState::ended), std::memory_order_relaxed);
   Orders::report_change();
@@ -785,8 +788,8 @@ Result<void> Consumer::set_up_dedup() {
   auto thread = DedupThread::start(std::move(make));
   if (!thread) return Error{thread.error()};
   dedup_thread_ = std::move(*thread);
-  auto source = loop_->watch_fd(dedup_thread_->event_fd(), EPOLLIN,
-                                [this](std::uint32_t) { take_dedup_answers(); });
+  // It only wakes: the turn takes them.
+  auto source = loop_->watch_fd(dedup_thread_->event_fd(), EPOLLIN, [](std::uint32_t) {});
   if (!source) return Error{source.error()};
   dedup_source_ = std::move(*source);
   auto timer = loop_->make_timer([] {});  // submit_dedup() looks once a turn
