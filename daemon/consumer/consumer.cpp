@@ -414,7 +414,10 @@ int Consumer::run() {
     const bool more = turn();
     if (phase_ != Phase::done) wait(more);
   }
-  if (dedup_ != nullptr) submit_dedup();
+  if (dedup_ != nullptr) {
+    table_.for_each([this](const Delivery& delivery) { dedup_->over(delivery); });
+    submit_dedup();
+  }
   dedup_thread_.reset();
   if (streams_->any()) {
     if (const std::string trouble = streams_->keep_now(); !trouble.empty()) {
@@ -1000,8 +1003,8 @@ Result<void> Consumer::set_up_dedup() {
   auto thread = DedupThread::start(std::move(make));
   if (!thread) return Error{thread.error()};
   dedup_thread_ = std::move(*thread);
-  auto source = loop_->watch_fd(dedup_thread_->event_fd(), EPOLLIN,
-                                [this](std::uint32_t) { take_dedup_answers(); });
+  // It only wakes: the turn takes them.
+  auto source = loop_->watch_fd(dedup_thread_->event_fd(), EPOLLIN, [](std::uint32_t) {});
   if (!source) return Error{source.error()};
   dedup_source_ = std::move(*source);
   auto timer = loop_->make_timer([] {});  // submit_dedup() looks once a turn
@@ -1080,7 +1083,7 @@ void Consumer::claim(Delivery& delivery) {
 
 void Consumer::on_free(Delivery& delivery, bool claimed) {
   --claiming_;
-  if (!claimed) log_without_dedup(delivery, "message run without dedup");
+  if (!claimed) log_without_dedup(delivery, false);
   admit(delivery);
 }
 
@@ -1128,14 +1131,15 @@ void Consumer::wait_elsewhere(Delivery& delivery, const char* reason,
 
 void Consumer::on_noted(Delivery& delivery, bool noted) {
   --noting_;
-  if (!noted) log_without_dedup(delivery, "message done and not noted");
+  if (!noted) log_without_dedup(delivery, true);
   settle(delivery, Verdict::ack);
 }
 
 // Its store fails.
-void Consumer::log_without_dedup(const Delivery& delivery, std::string_view event) {
+void Consumer::log_without_dedup(const Delivery& delivery, bool done) {
   add(board_.unchecked);
-  log_repeated(LogLevel::warn, event, delivery, dedup_->trouble());
+  log_repeated(LogLevel::warn, done ? "message done and not noted" : "message run without dedup",
+               delivery, dedup_->trouble());
 }
 
 std::size_t Consumer::hand_back_claiming() {
@@ -1235,7 +1239,7 @@ void Consumer::done(Delivery& delivery) {
         ++noting_;
         tracer_.step(delivery, "done, which is being noted");
         return;
-      case Dedup::Noting::failed: log_without_dedup(delivery, "message done and not noted"); break;
+      case Dedup::Noting::failed: log_without_dedup(delivery, true); break;
     }
   }
   settle(delivery, Verdict::ack);
@@ -1581,11 +1585,14 @@ void Consumer::on_copy_failed(Delivery& delivery, std::unique_ptr<Outbound> copy
                            delivery.attempt, delivery.crashes});
     return;
   }
-  log_repeated(LogLevel::error,
-               kind == CopyKind::retry     ? "cannot publish a message for another attempt"
-               : kind == CopyKind::waiting ? "cannot send a message away to wait"
-                                           : "cannot publish a dead letter",
-               delivery, why);
+  if (kind == CopyKind::waiting) {
+    log_repeated(LogLevel::error, "cannot send a message away to wait", delivery, why);
+  } else {
+    log_repeated(LogLevel::error,
+                 kind == CopyKind::retry ? "cannot publish a message for another attempt"
+                                         : "cannot publish a dead letter",
+                 delivery, why);
+  }
   requeue_later(delivery);
 }
 

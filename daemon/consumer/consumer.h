@@ -105,7 +105,7 @@ class Consumer {
   void wait_elsewhere(Delivery& delivery, const char* reason, std::chrono::milliseconds delay);
   void on_noted(Delivery& delivery, bool noted);
   void log_doubled(std::string_view event, const Delivery& delivery, const DedupAnswer& answer);
-  void log_without_dedup(const Delivery& delivery, std::string_view event);
+  void log_without_dedup(const Delivery& delivery, bool done);
 
   // Outcomes
   void on_outcome(WorkerProcess::Outcome& outcome);

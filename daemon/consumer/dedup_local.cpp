@@ -16,6 +16,7 @@
 #include <utility>
 
 #include "common/clock.h"
+#include "common/hash.h"
 #include "common/log.h"
 #include "common/text.h"
 #include "consumer/dedup_owner.h"
@@ -47,7 +48,8 @@ struct DoneRecord {
   std::int64_t until_ms;  // it is a double until then
   std::int64_t next_ms;   // the key is not begun before
   std::int64_t done_ms;   // 0: only begun
-};                        // and the message's id behind it
+  std::uint64_t key_size;
+};  // and behind it the key, then the message's id
 
 MDB_val value_of(std::string_view bytes) { return {bytes.size(), const_cast<char*>(bytes.data())}; }
 
@@ -71,21 +73,10 @@ std::string bytes_of(const Record& record, std::string_view rest) {
   return bytes;
 }
 
-// Sorts as the time does.
-std::string expiry_key(std::int64_t when_ms, std::string_view key) {
-  std::string bytes(8, '\0');
-  for (int i = 0; i < 8; ++i) {
-    bytes[static_cast<std::size_t>(i)] =
-        static_cast<char>(static_cast<std::uint64_t>(when_ms) >> (56 - 8 * i));
-  }
-  bytes += key;
-  return bytes;
-}
-
-std::int64_t time_of(std::string_view expiry_key) {
-  std::uint64_t when = 0;
-  for (std::size_t i = 0; i < 8; ++i) when = when << 8 | static_cast<unsigned char>(expiry_key[i]);
-  return static_cast<std::int64_t>(when);
+std::uint64_t number_of(const MDB_val& key) {
+  std::uint64_t number = 0;
+  std::memcpy(&number, key.mv_data, std::min(key.mv_size, sizeof number));
+  return number;
 }
 
 // Of the file, and not of what is asked of it.
@@ -115,6 +106,7 @@ struct DedupLocal::Turn {
   MDB_txn* txn;
   std::int64_t now;
   const DedupTimes& times;
+  MDB_cursor* log = nullptr;
 };
 
 DedupLocal::DedupLocal(std::string folder, std::size_t map_bytes, std::size_t largest_map)
@@ -198,7 +190,7 @@ void DedupLocal::write_state(const std::string& text) {
 int DedupLocal::open_environment() {
   if (const int error = ::mdb_env_create(&env_); error != 0) return error;
   const auto attempt = [this]() -> int {
-    ::mdb_env_set_maxdbs(env_, 3);
+    ::mdb_env_set_maxdbs(env_, 2);
     ::mdb_env_set_assert(env_, on_assertion);
     if (const int error = ::mdb_env_set_mapsize(env_, map_bytes_); error != 0) return error;
     constexpr unsigned kFlags = MDB_NOSYNC | MDB_NOTLS | MDB_NORDAHEAD;
@@ -227,8 +219,7 @@ int DedupLocal::open_environment() {
     }
     if (error != 0) return error;
     if ((error = ::mdb_dbi_open(txn, "claims", MDB_CREATE, &claims_)) != 0 ||
-        (error = ::mdb_dbi_open(txn, "done", MDB_CREATE, &done_)) != 0 ||
-        (error = ::mdb_dbi_open(txn, "expiry", MDB_CREATE, &expiry_)) != 0) {
+        (error = ::mdb_dbi_open(txn, "done", MDB_CREATE | MDB_INTEGERKEY, &done_)) != 0) {
       ::mdb_txn_abort(txn);
       return error;
     }
@@ -237,6 +228,9 @@ int DedupLocal::open_environment() {
   const int error = attempt();
   if (error != 0) close();
   worked_ = false;
+  index_.clear();
+  order_.clear();
+  seen_ = 0;
   return error;
 }
 
@@ -296,7 +290,7 @@ Result<DedupLocal::Size> DedupLocal::size() {
     ::mdb_stat(txn, dbi, &stat);
     return stat.ms_entries;
   };
-  Size size{entries(done_), entries(claims_), entries(expiry_), map_bytes_};
+  Size size{entries(done_), entries(claims_), index_.size(), map_bytes_};
   ::mdb_txn_abort(txn);
   return size;
 }
@@ -331,9 +325,11 @@ int DedupLocal::transact(std::span<const DedupOp> ops, const DedupTimes& times,
   Turn turn{nullptr, now_ms(), times};
   if (const int error = ::mdb_txn_begin(env_, nullptr, 0, &turn.txn); error != 0) return error;
   dead_.clear();
-  int error = 0;
+  const std::uint64_t seen = seen_;
   std::size_t added = 0;
+  int error = ::mdb_cursor_open(turn.txn, done_, &turn.log);
   for (const DedupOp& op : ops) {
+    if (error != 0) break;
     switch (op.kind) {
       case DedupOp::Kind::claim: error = claim(turn, op, answers); break;
       case DedupOp::Kind::done:
@@ -344,17 +340,73 @@ int DedupLocal::transact(std::span<const DedupOp> ops, const DedupTimes& times,
       case DedupOp::Kind::release: error = release(turn, op); break;
       case DedupOp::Kind::renew: error = renew(turn, op); break;
     }
-    if (error != 0) break;
   }
+  if (error == 0) error = catch_up(turn);
   if (error == 0) {
     error = expire(turn, ops.empty() ? kExpiredIdle : added * kExpiredEach + kExpiredMore);
   }
   if (error == 0 && ops.empty()) error = sweep(turn);
+  if (turn.log != nullptr) ::mdb_cursor_close(turn.log);
   if (error != 0) {
     ::mdb_txn_abort(turn.txn);
-    return error;
+  } else {
+    error = ::mdb_txn_commit(turn.txn);
   }
-  return ::mdb_txn_commit(turn.txn);
+  if (error != 0) {
+    // What was read of this turn never was. What is left of it in the index leads to no such
+    // record, or to another one, which is seen when it is looked at.
+    seen_ = seen;
+    while (!order_.empty() && order_.back().first > seen) order_.pop_back();
+  }
+  return error;
+}
+
+// What has been noted since, by whom ever.
+int DedupLocal::catch_up(Turn& turn) {
+  std::uint64_t next = seen_ + 1;
+  MDB_val number{sizeof next, &next};
+  MDB_val found{};
+  int error = ::mdb_cursor_get(turn.log, &number, &found, MDB_SET_RANGE);
+  for (; error == 0; error = ::mdb_cursor_get(turn.log, &number, &found, MDB_NEXT)) {
+    DoneRecord record{};
+    std::string_view rest;
+    if (!take(found, record, rest) || rest.size() < record.key_size) return MDB_CORRUPTED;
+    seen_ = number_of(number);
+    const std::uint64_t hash = hash128(rest.substr(0, record.key_size)).low;
+    index_[hash] = seen_;
+    order_.emplace_back(seen_, hash);
+  }
+  return error == MDB_NOTFOUND ? 0 : error;
+}
+
+// The latest about a key. False: there is nothing.
+bool DedupLocal::find_done(Turn& turn, const std::string& key, DedupAnswer& answer, int& error) {
+  error = catch_up(turn);
+  if (error != 0) return false;
+  const auto entry = index_.find(hash128(key).low);
+  if (entry == index_.end()) return false;
+  std::uint64_t place = entry->second;
+  MDB_val number{sizeof place, &place};
+  MDB_val found{};
+  error = ::mdb_get(turn.txn, done_, &number, &found);
+  if (error == MDB_NOTFOUND) {
+    error = 0;
+    return false;
+  }
+  DoneRecord record{};
+  std::string_view rest;
+  if (error != 0 || !take(found, record, rest)) return false;
+  if (rest.substr(0, record.key_size) != key) return false;  // of the same hash
+  answer.done_ms = record.done_ms;
+  answer.id = rest.substr(record.key_size);
+  answer.was_done = record.done_ms != 0;
+  answer.wait = std::chrono::milliseconds(record.next_ms - turn.now);
+  if (record.until_ms > turn.now) {
+    answer.kind = DedupAnswer::Kind::is_done;
+  } else if (record.next_ms > turn.now) {
+    answer.kind = DedupAnswer::Kind::too_soon;
+  }
+  return true;
 }
 
 // Those of the dead count for nothing; of those who cannot be looked at the lease tells.
@@ -372,20 +424,9 @@ int DedupLocal::claim(Turn& turn, const DedupOp& op, std::vector<DedupAnswer>& a
   MDB_val key = value_of(op.key);
   MDB_val found{};
   std::string_view rest;
-  DoneRecord known{};
-  int error = ::mdb_get(turn.txn, done_, &key, &found);
-  if (error != 0 && error != MDB_NOTFOUND) return error;
-  if (error == 0 && take(found, known, rest)) {
-    answer.done_ms = known.done_ms;
-    answer.id = rest;
-    answer.was_done = known.done_ms != 0;
-    answer.wait = std::chrono::milliseconds(known.next_ms - turn.now);
-    if (known.until_ms > turn.now) {
-      answer.kind = DedupAnswer::Kind::is_done;
-    } else if (known.next_ms > turn.now) {
-      answer.kind = DedupAnswer::Kind::too_soon;
-    }
-  }
+  int error = 0;
+  find_done(turn, op.key, answer, error);
+  if (error != 0) return error;
   if (answer.kind == DedupAnswer::Kind::claimed) {
     ClaimRecord claimed{};
     error = ::mdb_get(turn.txn, claims_, &key, &found);
@@ -458,47 +499,45 @@ int DedupLocal::note(Turn& turn, const DedupOp& op, std::int64_t done_ms) {
   const std::int64_t next = op.begun_ms == 0 ? 0 : op.begun_ms + turn.times.min_interval.count();
   const std::int64_t expires = std::max(until, next);
   if (expires <= turn.now) return 0;
-  MDB_val key = value_of(op.key);
-  const std::string bytes = bytes_of(DoneRecord{until, next, done_ms}, op.id);
-  MDB_val record = value_of(bytes);
-  if (const int error = ::mdb_put(turn.txn, done_, &key, &record, 0); error != 0) return error;
-  const std::string when = expiry_key(expires, op.key);
-  MDB_val place = value_of(when);
-  MDB_val nothing{};
-  // Mostly behind all others, where it costs least.
-  const int error = ::mdb_put(turn.txn, expiry_, &place, &nothing, MDB_APPEND);
-  return error == MDB_KEYEXIST ? ::mdb_put(turn.txn, expiry_, &place, &nothing, 0) : error;
+  // Behind all others: what is written together lies together.
+  std::uint64_t place = 1;
+  MDB_val number{};
+  MDB_val record{};
+  int error = ::mdb_cursor_get(turn.log, &number, &record, MDB_LAST);
+  if (error == 0) place = number_of(number) + 1;
+  if (error != 0 && error != MDB_NOTFOUND) return error;
+  number = {sizeof place, &place};
+  const std::string bytes =
+      bytes_of(DoneRecord{until, next, done_ms, op.key.size()}, op.key + op.id);
+  record = value_of(bytes);
+  error = ::mdb_cursor_put(turn.log, &number, &record, MDB_APPEND);
+  return error;
 }
 
+// From the oldest on. The last one stays: others go by its number.
 int DedupLocal::expire(Turn& turn, std::size_t at_most) {
-  MDB_cursor* cursor = nullptr;
-  if (const int error = ::mdb_cursor_open(turn.txn, expiry_, &cursor); error != 0) return error;
+  MDB_val number{};
+  MDB_val found{};
   int error = 0;
-  for (std::size_t i = 0; i < at_most; ++i) {
-    MDB_val place{};
-    MDB_val nothing{};
-    error = ::mdb_cursor_get(cursor, &place, &nothing, MDB_FIRST);
+  std::uint64_t first = 0;
+  for (std::size_t i = 0; error == 0 && i < at_most; ++i) {
+    error = ::mdb_cursor_get(turn.log, &number, &found, MDB_FIRST);
     if (error != 0) break;
-    if (place.mv_size < 8) {
-      error = MDB_CORRUPTED;
-      break;
-    }
-    if (time_of(text_of(place)) > turn.now) break;
-    const std::string key_text(text_of(place).substr(8));
-    MDB_val key = value_of(key_text);
-    MDB_val found{};
-    DoneRecord known{};
+    first = number_of(number);
+    DoneRecord record{};
     std::string_view rest;
-    error = ::mdb_get(turn.txn, done_, &key, &found);
-    if (error == 0 && take(found, known, rest) &&
-        std::max(known.until_ms, known.next_ms) <= turn.now) {
-      error = ::mdb_del(turn.txn, done_, &key, nullptr);
-    }
-    if (error != 0 && error != MDB_NOTFOUND) break;
-    error = ::mdb_cursor_del(cursor, 0);
-    if (error != 0) break;
+    if (!take(found, record, rest)) return MDB_CORRUPTED;
+    if (std::max(record.until_ms, record.next_ms) > turn.now || first >= seen_) break;
+    error = ::mdb_cursor_del(turn.log, 0);
+    ++first;
   }
-  ::mdb_cursor_close(cursor);
+  while (!order_.empty() && order_.front().first < first) {
+    const auto [place, hash] = order_.front();
+    order_.pop_front();
+    if (const auto entry = index_.find(hash); entry != index_.end() && entry->second == place) {
+      index_.erase(entry);
+    }
+  }
   return error == MDB_NOTFOUND ? 0 : error;
 }
 

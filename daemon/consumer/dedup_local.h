@@ -1,6 +1,10 @@
 // The store of a host: an LMDB environment of the group's own, shared by every consumer of the
 // group on this host. The only file that knows LMDB.
 //
+// What was done is a log, numbered, and expires from its beginning: a tree by key would have each
+// message write a page of its own, twice. Each process keeps an index of it in memory, of 64 bytes
+// a message, and reads what others have added.
+//
 // What it says survives the death of any process at any point. It is not synced, so it does not
 // survive the death of the machine: what was open then is set aside, with a warning, and a new one
 // begun. Then messages that were done may be done again; none is lost.
@@ -8,9 +12,11 @@
 
 #include <sys/types.h>
 
+#include <deque>
 #include <memory>
 #include <string>
 #include <unordered_map>
+#include <utility>
 
 #include "common/fd.h"
 #include "consumer/dedup_store.h"
@@ -42,7 +48,7 @@ class DedupLocal : public DedupStore {
   struct Size {
     std::size_t done = 0;
     std::size_t claims = 0;
-    std::size_t to_expire = 0;
+    std::size_t indexed = 0;
     std::size_t map_bytes = 0;
   };
   Result<Size> size();
@@ -64,6 +70,8 @@ class DedupLocal : public DedupStore {
   int renew(Turn& turn, const DedupOp& op);
   int note(Turn& turn, const DedupOp& op, std::int64_t done_ms);
   int drop_claim(Turn& turn, const DedupOp& op, bool& own);
+  int catch_up(Turn& turn);
+  bool find_done(Turn& turn, const std::string& key, DedupAnswer& answer, int& error);
   int expire(Turn& turn, std::size_t at_most);
   int sweep(Turn& turn);
   bool is_void(const std::string& owner);
@@ -74,12 +82,16 @@ class DedupLocal : public DedupStore {
   std::size_t map_bytes_;
   const std::size_t largest_map_;
   MDB_env* env_ = nullptr;
-  unsigned claims_ = 0, done_ = 0, expiry_ = 0;
-  UniqueFd state_;                              // locked: shared while the environment is open
-  ino_t inode_ = 0;                             // of the data
-  int deaths_ = 0;                              // of processes that had it open, since one worked
-  bool worked_ = false;                         // since it was opened
-  std::string swept_;                           // claims before this key were looked at
+  unsigned claims_ = 0, done_ = 0;
+  UniqueFd state_;       // locked: shared while the environment is open
+  ino_t inode_ = 0;      // of the data
+  int deaths_ = 0;       // of processes that had it open, since one worked
+  bool worked_ = false;  // since it was opened
+  std::string swept_;    // claims before this key were looked at
+  // Of what was done: a key's hash to the latest place; and those in the order of their places.
+  std::unordered_map<std::uint64_t, std::uint64_t> index_;
+  std::deque<std::pair<std::uint64_t, std::uint64_t>> order_;
+  std::uint64_t seen_ = 0;                      // the log was read up to here
   std::unordered_map<std::string, bool> dead_;  // owners that were looked at in this turn
 };
 

@@ -85,9 +85,10 @@ int DedupThread::event_fd() const { return shared_->event.get(); }
 
 void DedupThread::take(std::vector<DedupAnswer>& answers, std::string& trouble) {
   if (!shared_->answered.load(std::memory_order_acquire)) return;
+  // Under the lock: what is written there belongs to answers that are taken now.
+  const std::lock_guard lock(shared_->mutex);
   std::uint64_t count = 0;
   [[maybe_unused]] const ssize_t n = ::read(shared_->event.get(), &count, sizeof count);
-  const std::lock_guard lock(shared_->mutex);
   shared_->answered.store(false, std::memory_order_relaxed);
   std::move(shared_->answers.begin(), shared_->answers.end(), std::back_inserter(answers));
   shared_->answers.clear();

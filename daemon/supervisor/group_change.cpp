@@ -41,6 +41,11 @@ GroupChange change_between(const ConsumerSettings& before, const ConsumerSetting
   group.breaker = after.group.breaker;
   group.rate = after.group.rate;
   group.content.accept = after.group.content.accept;
+  // Of another kind of key, or in another store, is another consumer's.
+  group.dedup.window = after.group.dedup.window;
+  group.dedup.on_store_failure = after.group.dedup.on_store_failure;
+  group.dedup.min_interval = after.group.dedup.min_interval;
+  group.dedup.too_soon = after.group.dedup.too_soon;
   const bool measured = group.recycle.memory_bytes > 0;
   if (measured == (after.group.recycle.memory_bytes > 0)) group.recycle = after.group.recycle;
   // With batches a worker calls another function of its handler.

@@ -25,6 +25,7 @@
 #include "common/control_path.h"
 #include "common/fd.h"
 #include "common/json.h"
+#include "common/redis_url.h"
 #include "common/text.h"
 #include "common/units.h"
 #include "common/wall_time.h"
@@ -60,10 +61,10 @@ constexpr std::string_view kLogKeys[] = {"level", "format", "file"};
 constexpr std::string_view kDelaysKeys[] = {"prefix", "relay", "retry", "give_up"};
 constexpr std::string_view kControlKeys[] = {"socket"};
 constexpr std::string_view kMonitorKeys[] = {"listen", "journal"};
-constexpr std::string_view kDefaultsKeys[] = {"prefetch", "workers",       "threads", "auto_ack",
-                                              "max_body", "start_timeout", "timeout", "retry",
-                                              "crashes",  "dead_letter",   "breaker", "recycle",
-                                              "accept",   "decode",        "charset", "compress"};
+constexpr std::string_view kDefaultsKeys[] = {
+    "prefetch", "workers", "threads", "auto_ack",    "max_body", "start_timeout",
+    "timeout",  "retry",   "crashes", "dead_letter", "breaker",  "recycle",
+    "accept",   "decode",  "charset", "compress",    "dedup"};
 constexpr std::string_view kGroupKeys[] = {
     "queue",
     "queues",
@@ -93,6 +94,7 @@ constexpr std::string_view kGroupKeys[] = {
     "charset",
     "validate",
     "compress",
+    "dedup",
     "journal",
     "order_by",
     "order",
@@ -114,6 +116,10 @@ constexpr std::string_view kJournalKeys[] = {"exchange", "key",     "confirm",
 constexpr std::string_view kBodiesKeys[] = {"max"};
 constexpr std::string_view kTelemetryKeys[] = {"endpoint", "sample", "service_name", "headers",
                                                "timeout"};
+constexpr std::string_view kDedupKeys[] = {"key", "window", "store", "on_store_failure",
+                                           "min_interval"};
+constexpr std::string_view kDedupStoreKeys[] = {"url"};
+constexpr std::string_view kMinIntervalKeys[] = {"every", "then"};
 constexpr std::string_view kQueueKeys[] = {
     "name",     "prefetch", "consumer_tag", "consumer_arguments",
     "priority", "declare",  "type",         "offset",
@@ -140,12 +146,11 @@ constexpr KnownKeys kKnownKeys[] = {
     {"rate", kRateKeys},         {"decode", kDecodeKeys},
     {"compress", kCompressKeys}, {"journal", kJournalKeys},
     {"bodies", kBodiesKeys},     {"telemetry", kTelemetryKeys},
+    {"dedup", kDedupKeys},
 };
 
 constexpr std::string_view kLaterBrokerKeys[] = {"tls"};
 constexpr std::string_view kLaterGroupKeys[] = {
-    "dedup",
-    "min_interval",
     "consumer_timeout",
     "filter",
 };
@@ -211,6 +216,8 @@ constexpr SizeRange kSegmentRange{1000, 3'000'000'000, "from 1kB to 3GB"};  // t
 constexpr SizeRange kRecycleMemoryRange{16 << 20, std::int64_t{1} << 40, "from 16MiB to 1024GiB"};
 constexpr DurationRange kRecycleAgeRange{1s, 8760h, "from 1s to 365d"};
 constexpr DurationRange kExportRange{100ms, 5min, "from 100ms to 5m"};
+constexpr DurationRange kWindowRange{1s, 720h, "0 (none), or from 1s to 30d", true};
+constexpr DurationRange kIntervalRange{10ms, 24h, "0 (none), or from 10ms to 1d", true};
 constexpr DurationRange kGiveUpRange{0s, 720h, "from 0s to 30d"};
 
 // The broker looks at its consumer_timeout once in a while, and an ack takes its time.
@@ -389,6 +396,11 @@ class Loader {
   void check_order_of_queues(const Value& place, GroupSettings& group);
   void check_order_of_retries(const Map& keys, const Value& place, const GroupSettings& group);
   void rate(const Value& value, RateSettings& target);
+  void dedup(const Value& value, DedupSettings& target);
+  void dedup_key(const Value& value, DedupSettings& target);
+  void dedup_store(const Value& value, DedupSettings& target);
+  void min_interval(const Value& value, DedupSettings& target);
+  void check_dedup(const Map& keys, const Value& value, const GroupSettings& group);
   void check_timeout(const Map& keys, const Value& value, const GroupSettings& group);
   void check_dead_letter(const Map& keys, const Value& value, const GroupSettings& group);
   void queue_keys(const Map& map, QueueDefaults& target);
@@ -1454,6 +1466,7 @@ void Loader::compress(const Value& value, ContentSettings& target) {
                     list_of(kEncodings) + ", or a map of " + list_of(kCompressKeys, " and "));
   }
   target.compress = word == "none" ? "" : word;
+  dedup(keys["dedup"], target.dedup);
 }
 
 void Loader::workers(const Value& value, GroupSettings& target) {
@@ -1562,6 +1575,114 @@ void Loader::recycle(const Value& value, RecycleSettings& target) {
   duration(keys["age"], target.age, kRecycleAgeRange);
 }
 
+void Loader::dedup(const Value& value, DedupSettings& target) {
+  if (!value) return;
+  if (value.is(YamlType::boolean) && !yaml_boolean(*value.node)) {
+    target = {};
+    return;
+  }
+  if (value.is(YamlType::text)) return dedup_key(value, target);
+  if (!value.is(YamlType::map)) {
+    return expected(
+        value, "false, message_id, header:NAME, body, or a map of " + list_of(kDedupKeys, " and "));
+  }
+  const Map keys = map(value, kDedupKeys);
+  dedup_key(keys["key"], target);
+  if (!keys.has("key") && target.key == DedupSettings::Key::none) {
+    error(value, "expected 'key', found none");
+  }
+  duration(keys["window"], target.window, kWindowRange);
+  dedup_store(keys["store"], target);
+  std::string word;
+  static constexpr std::string_view kFailures[] = {"run", "wait"};
+  if (choice(keys["on_store_failure"], word, kFailures)) {
+    target.on_store_failure =
+        word == "run" ? DedupSettings::OnStoreFailure::run : DedupSettings::OnStoreFailure::wait;
+  }
+  min_interval(keys["min_interval"], target);
+  if (target.window == 0ms && target.min_interval == 0ms && !is_wrong(keys["window"]) &&
+      !is_wrong(keys["min_interval"])) {
+    const Value window = keys["window"];
+    error(window ? window : value, "expected a window, or a min_interval beside it, found neither");
+  }
+}
+
+void Loader::dedup_key(const Value& value, DedupSettings& target) {
+  if (!value) return;
+  constexpr std::string_view kHeader = "header:";
+  const std::string what = "message_id, header:NAME or body";
+  std::string word;
+  if (!text(value, word, what)) return;
+  if (word == "message_id" || word == "body") {
+    target.key = word == "body" ? DedupSettings::Key::body : DedupSettings::Key::message_id;
+    target.header.clear();
+  } else if (word.starts_with(kHeader) && word.size() > kHeader.size()) {
+    if (word.size() - kHeader.size() > kMaxShortString) {
+      return error(value, "expected a header's name of at most 255 bytes, found " +
+                              std::to_string(word.size() - kHeader.size()));
+    }
+    target.key = DedupSettings::Key::header;
+    target.header = word.substr(kHeader.size());
+  } else {
+    expected(value, what);
+  }
+}
+
+// The URL may hold a password: it is never shown.
+void Loader::dedup_store(const Value& value, DedupSettings& target) {
+  if (!value) return;
+  if (value.is(YamlType::text) && value.node->text == "local") {
+    target.store = DedupSettings::Store::local;
+    target.redis_url.clear();
+    return;
+  }
+  Value place = value;
+  std::optional<std::string> given;
+  if (value.is(YamlType::text)) {
+    given = value.node->text;
+  } else if (value.is(YamlType::map)) {
+    const Map keys = map(value, kDedupStoreKeys, {}, true);
+    place = keys["url"];
+    if (!keys.has("url")) error(value, "expected 'url', found none");
+    if (!place) return;
+    given = password(place);
+    if (!given) return;
+    if (passwords_ == Passwords::not_needed && !place.is(YamlType::text)) {
+      target.store = DedupSettings::Store::redis;
+      target.redis_url = kNoPassword;
+      return;
+    }
+  } else {
+    return expected(value, "local, a URL redis://host:port/number, or a map of url");
+  }
+  const auto parsed = parse_redis_url(*given);
+  if (!parsed) {
+    return error(place, place.is(YamlType::text) && !given->starts_with("redis")
+                            ? "expected local or redis://host:port/number, found another text"
+                            : parsed.error());
+  }
+  if (place.is(YamlType::text) && !parsed->password.empty()) {
+    warn(*place.node, place.path +
+                          ": URL: a password stands in this file: better dedup.store with {url: "
+                          "{credential: NAME}}, {url: {file: PATH}} or {url: {env: NAME}}");
+  }
+  target.store = DedupSettings::Store::redis;
+  target.redis_url = std::move(*given);
+}
+
+void Loader::min_interval(const Value& value, DedupSettings& target) {
+  if (!value) return;
+  if (!value.is(YamlType::map)) return duration(value, target.min_interval, kIntervalRange);
+  const Map keys = map(value, kMinIntervalKeys);
+  if (!keys.has("every")) error(value, "expected 'every', found none");
+  duration(keys["every"], target.min_interval, kIntervalRange);
+  std::string word;
+  static constexpr std::string_view kThen[] = {"delay", "drop"};
+  if (choice(keys["then"], word, kThen)) {
+    target.too_soon = word == "drop" ? DedupSettings::TooSoon::drop : DedupSettings::TooSoon::delay;
+  }
+}
+
 bool is_group_name(std::string_view name) {
   return is_plain_name(name, kMaxGroupName) && is_alnum(name.front());
 }
@@ -1629,6 +1750,7 @@ void Loader::group(const std::string& group_name, const Value& value) {
   order(keys, settings);
   check_timeout(keys, value, settings);
   check_dead_letter(keys, value, settings);
+  check_dedup(keys, value, settings);
   loaded_.settings.groups.push_back(std::move(settings));
   loaded_.places.push_back(std::move(places));
 }
@@ -1810,6 +1932,16 @@ void Loader::check_dead_letter(const Map& keys, const Value& value, const GroupS
   } else if (!keys.has("dead_letter")) {
     error(*value.key, value.path + ": defaults.dead_letter.queue" + problem);
   }
+}
+
+// What is acked before it runs cannot be kept until another has been done.
+void Loader::check_dedup(const Map& keys, const Value& value, const GroupSettings& group) {
+  if (group.dedup.key == DedupSettings::Key::none || !group.auto_ack) return;
+  const Value own = keys["dedup"];
+  const std::string problem =
+      "expected auto_ack: false beside it, found true: such a message is acked before it is done";
+  if (own) return error(own, problem);
+  if (!keys.has("dedup")) error(*value.key, value.path + ": defaults.dedup: " + problem);
 }
 
 bool has_key(const AmqpTable& table, std::string_view key) {

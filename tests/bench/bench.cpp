@@ -192,6 +192,45 @@ nlohmann::json run_load(Broker& broker, const Load& load, const std::vector<Cont
   return result;
 }
 
+// What it costs that each message is claimed and noted.
+nlohmann::json run_dedup(Broker& broker, const Contender& lope, int rounds, double scale) {
+  std::printf("\n**dedup** by message_id, store local\n\n");
+  row({"", "messages/s without", "with", "rate with / without", "CPU µs a message without", "with",
+       "more"});
+  row({"---", "---:", "---:", "---:", "---:", "---:", "---:"});
+  nlohmann::json result = nlohmann::json::array();
+  for (const int prefetch : {100, 1000}) {
+    Load load{.prefetch = prefetch, .with_ids = true};
+    load.messages = std::max(1000, static_cast<int>(load.messages * scale)) / 50 * 50;
+    const std::string queue = broker.make_queue("bench");
+    std::vector<Sample> without, with;
+    for (int round = 0; round < rounds; ++round) {
+      progress("dedup: round " + std::to_string(round + 1) + " of " + std::to_string(rounds));
+      load.dedup = false;
+      without.push_back(measure(broker, queue, load, lope));
+      load.dedup = true;
+      with.push_back(measure(broker, queue, load, lope));
+    }
+    progress("");
+    broker.delete_queue(queue);
+    const auto rate = [](const Sample& s) { return s.rate; };
+    const auto cpu = [](const Sample& s) { return s.cpu_us; };
+    const Spread ratio = paired(with, without, rate_ratio);
+    const Spread more =
+        paired(with, without, [](const Sample& a, const Sample& b) { return a.cpu_us - b.cpu_us; });
+    row({"prefetch " + std::to_string(prefetch), text("%.0f", spread_of(without, rate)),
+         text("%.0f", spread_of(with, rate)), text("%.2f", ratio),
+         text("%.2f", spread_of(without, cpu)), text("%.2f", spread_of(with, cpu)),
+         text("%.2f", more)});
+    result.push_back({{"prefetch", prefetch},
+                      {"messages", load.messages},
+                      {"rate_without", to_json(spread_of(without, rate))},
+                      {"rate_with", to_json(spread_of(with, rate))},
+                      {"cpu_us_more", to_json(more)}});
+  }
+  return result;
+}
+
 nlohmann::json run_latency(Broker& broker, const std::vector<Contender>& contenders, int rounds,
                            int seconds) {
   const std::string queue = broker.make_queue("bench");
@@ -464,10 +503,11 @@ int main(int argc, char** argv) {
   int rounds = 9, latency_seconds = 10;
   double scale = 1;
   app.add_option("folder", folder, "Where bench.json goes")->required();
-  app.add_option("--only", only,
-                 "Only loads whose name matches; 'publishing', 'journal', 'latency', 'idle' and "
-                 "'handlers: NAME' are "
-                 "among them, with exec, http, python and try");
+  app.add_option(
+      "--only", only,
+      "Only loads whose name matches; 'publishing', 'dedup', 'journal', 'latency', 'idle' and "
+      "'handlers: NAME' are "
+      "among them, with exec, http, python and try");
   app.add_option("--rounds", rounds, "Rounds")->check(CLI::PositiveNumber);
   app.add_option("--scale", scale, "Times the number of messages")->check(CLI::PositiveNumber);
   bool no_clients = false;
@@ -525,6 +565,9 @@ int main(int argc, char** argv) {
       Load load;
       load.messages = std::max(1000, static_cast<int>(5 * load.messages * scale)) / 50 * 50;
       report["journal"] = run_journal(broker, lope, load, rounds, scale);
+    }
+    if (std::regex_search("dedup", wanted)) {
+      report["dedup"] = run_dedup(broker, lope, rounds, scale);
     }
     if (std::regex_search("latency", wanted)) {
       latency_seconds = std::max(1, static_cast<int>(latency_seconds * scale));

@@ -13,9 +13,11 @@
 
 #include "ack_proxy.h"
 #include "common/clock.h"
+#include "common/uuid.h"
 #include "stamp.h"
 #include "support/lope.h"
 #include "support/process.h"
+#include "support/temp_dir.h"
 
 namespace lope::bench {
 
@@ -57,6 +59,10 @@ class Run {
         options.groups += "    options: { us: " + std::to_string(load.handler_us) +
                           (stamps.empty() ? "" : ", stamps: " + stamps) + " }\n";
       }
+      if (load.dedup) {
+        options.groups += "    dedup: message_id\n";
+        options.top += "state_dir: " + state_.path().string() + "\n";
+      }
       lope_ = std::make_unique<Lope>(options);
       return;
     }
@@ -93,6 +99,7 @@ class Run {
 
  private:
   const Contender& contender_;
+  TempDir state_;
   std::unique_ptr<Lope> lope_;
   std::unique_ptr<Process> process_;
 };
@@ -125,12 +132,17 @@ double peak_mib(const std::vector<pid_t>& pids) {
 }
 
 void fill(Broker& broker, const std::string& queue, const Load& load) {
-  const Publication publication{.routing_key = queue,
-                                .body = std::string(load.body, 'x'),
-                                .persistent = load.quorum || load.persistent};
+  Publication publication{.routing_key = queue,
+                          .body = std::string(load.body, 'x'),
+                          .persistent = load.quorum || load.persistent};
   Publisher publisher = broker.publisher();
   publisher.publish_many(
-      load.messages, [&](int) { return publication; }, load.body > 100'000 ? 20 : 1000);
+      load.messages,
+      [&](int) {
+        if (load.with_ids) publication.message_id = uuid();
+        return publication;
+      },
+      load.body > 100'000 ? 20 : 1000);
   if (!eventually(60s, [&] { return broker.message_count(queue) == load.messages; })) {
     throw std::runtime_error("the queue does not fill up");
   }

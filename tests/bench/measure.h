@@ -24,6 +24,9 @@ struct Load {
   std::string handler = {};
   std::string options = {};
   std::string top = {};  // more top-level lines of its configuration
+  // For Lope: dedup by message_id; the messages have one then.
+  bool with_ids = false;
+  bool dedup = false;
   // With a deeper queue the broker's own work over it grows, until it hides the client's.
   int messages = 20'000;
 };

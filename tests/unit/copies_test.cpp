@@ -280,6 +280,25 @@ TEST_CASE("a copy for another attempt at once goes straight to its queue", "[uni
   }
 }
 
+TEST_CASE("a copy that waits is for the attempt that the message came with", "[unit][copies]") {
+  Sample sample;
+  sample.attempt = 2;
+  sample.headers = all_headers();
+  const Kept kept(sample);
+  const auto copy = waiting_copy(kDelays, kept.delivery, "the queue", 10s);
+  check_whole(*copy, sample, kept.encoded);
+  CHECK(kind_of(*copy) == CopyKind::waiting);
+  const LadderEntry entry = ladder_entry(kDelays.prefix, 10s);
+  CHECK(copy->publication.exchange == entry.exchange);
+  CHECK(copy->publication.mandatory);
+  CHECK(copy->publication.persistent);
+  CHECK(number_of(copy->publication, header::kAttempt) == 2);
+  CHECK(number_of(copy->publication, header::kFirstSeen) == 1'700'000'000'000);
+  CHECK(text_of(copy->publication, header::kExchange) == "orders");
+  CHECK(text_of(copy->publication, header::kToKey) == "the queue");
+  CHECK(find(copy->publication, header::kHistory) == nullptr);
+}
+
 TEST_CASE("a history goes on in the next copy", "[unit][copies]") {
   Sample sample;
   sample.other_fields = history_field(3);

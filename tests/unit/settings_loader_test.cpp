@@ -429,6 +429,84 @@ TEST_CASE("validate: the file's text, from beside the configuration", "[unit][se
         "lope.yaml:1:36: groups.a.validate: '': expected a regular file, found something else\n");
 }
 
+TEST_CASE("dedup: all of it, its short forms, and none", "[unit][settings]") {
+  const auto dedup = [](const std::string& defaults, const std::string& own) {
+    return good("defaults: {" + defaults + "}\ngroups: {a: {handler: h" + own + "}}")
+        .groups.front()
+        .dedup;
+  };
+  using D = DedupSettings;
+  CHECK(dedup("", "") == D{});
+  CHECK(dedup("", "").key == D::Key::none);
+  D by_id;
+  by_id.key = D::Key::message_id;
+  CHECK(dedup("", ", dedup: message_id") == by_id);
+  CHECK(dedup("", ", dedup: {key: message_id}") == by_id);
+  CHECK(dedup("dedup: message_id", "") == by_id);
+  CHECK(dedup("dedup: message_id", ", dedup: false") == D{});
+  D by_header = by_id;
+  by_header.key = D::Key::header;
+  by_header.header = "order-id";
+  CHECK(dedup("dedup: message_id", ", dedup: header:order-id") == by_header);
+  D by_body;
+  by_body.key = D::Key::body;
+  by_body.window = 30min;
+  by_body.store = D::Store::redis;
+  by_body.redis_url = "redis://cache:6380/3";
+  by_body.on_store_failure = D::OnStoreFailure::run;
+  by_body.min_interval = 5s;
+  by_body.too_soon = D::TooSoon::drop;
+  CHECK(dedup("",
+              ", dedup: {key: body, window: 30m, store: 'redis://cache:6380/3', "
+              "on_store_failure: run, min_interval: {every: 5s, then: drop}}") == by_body);
+  // What a group does not say of it is as in the defaults.
+  by_body.window = 1h;
+  by_body.min_interval = 7s;
+  by_body.too_soon = D::TooSoon::drop;
+  CHECK(dedup("dedup: {key: body, window: 30m, store: 'redis://cache:6380/3', "
+              "on_store_failure: run, min_interval: {every: 5s, then: drop}}",
+              ", dedup: {window: 1h, min_interval: 7s}") == by_body);
+  CHECK(dedup("dedup: {key: body, store: 'redis://cache'}", ", dedup: {store: local}").redis_url ==
+        "");
+  CHECK(dedup("", ", dedup: {key: body, window: 0, min_interval: 10ms}").window == 0s);
+}
+
+TEST_CASE("the URL of a dedup store may come from elsewhere, and is not shown",
+          "[unit][settings]") {
+  const Config config;
+  const std::string path = config.dir().write("url", "redis://app:s3cret@cache/1\n");
+  ::chmod(path.c_str(), 0600);
+  const auto load = [](const std::string& store) {
+    return Config("groups: {a: {handler: h, dedup: {key: body, store: " + store + "}}}").load();
+  };
+  const LoadedSettings from_file = load("{url: {file: " + path + "}}");
+  INFO(joined(from_file.errors));
+  REQUIRE(from_file.errors.empty());
+  CHECK(from_file.warnings.empty());
+  CHECK(from_file.settings.groups[0].dedup.redis_url == "redis://app:s3cret@cache/1");
+  CHECK(joined(load("'redis://:s3cret@cache'").warnings) ==
+        "lope.yaml:1:52: groups.a.dedup.store: URL: a password stands in this file: better "
+        "dedup.store with {url: {credential: NAME}}, {url: {file: PATH}} or {url: {env: NAME}}\n");
+  const auto refused = [&](const std::string& store, const std::string& error) {
+    const std::string text = joined(load(store).errors);
+    CHECK(text == "lope.yaml:1:" + error + "\n");
+    CHECK(text.find("s3cret") == std::string::npos);
+  };
+  refused("s3cret",
+          "52: groups.a.dedup.store: expected local or redis://host:port/number, found "
+          "another text");
+  refused(
+      "'redis://u:s3cret@cache/x'",
+      "52: groups.a.dedup.store: URL: expected the number of a database after the first '/' (in "
+      "user and password '/' is written %2F)");
+  refused("'rediss://u:s3cret@cache'",
+          "52: groups.a.dedup.store: URL: 'rediss' is not available: expected redis://");
+  refused("{}", "52: groups.a.dedup.store: expected 'url', found none");
+  refused("[x]",
+          "52: groups.a.dedup.store: expected local, a URL redis://host:port/number, or a map "
+          "of url, found a list");
+}
+
 TEST_CASE("retry, dead_letter and breaker have short forms", "[unit][settings]") {
   RetrySettings three;
   three.attempts = 3;
@@ -904,6 +982,32 @@ TEST_CASE("a wrong value of a group is told with place, expected and found", "[u
       {"breaker: {max_pause: 999ms}",
        "groups.a.breaker.max_pause: expected at least pause (1s), found '999ms'"},
       {"breaker: {pauses: 2m}", "groups.a.breaker: unknown key 'pauses'…"},
+      {"dedup: 5",
+       "groups.a.dedup: expected false, message_id, header:NAME, body, or a map of key, window, "
+       "store, on_store_failure and min_interval, found 5"},
+      {"dedup: id", "groups.a.dedup: expected message_id, header:NAME or body, found 'id'"},
+      {"dedup: {key: 'header:'}",
+       "groups.a.dedup.key: expected message_id, header:NAME or body, found the text 'header:'"},
+      {"dedup: {key: 'header:" + std::string(256, 'n') + "'}",
+       "groups.a.dedup.key: expected a header's name of at most 255 bytes, found 256"},
+      {"dedup: {window: 1h}", "groups.a.dedup: expected 'key', found none"},
+      {"dedup: {key: body, window: 999ms}",
+       "groups.a.dedup.window: expected a duration with a unit…"},
+      {"dedup: {key: body, window: 31d}",
+       "groups.a.dedup.window: expected a duration with a unit…"},
+      {"dedup: {key: body, window: 0}",
+       "groups.a.dedup.window: expected a window, or a min_interval beside it, found neither"},
+      {"dedup: {key: body, on_store_failure: drop}",
+       "groups.a.dedup.on_store_failure: expected run or wait, found 'drop'"},
+      {"dedup: {key: body, min_interval: 5}",
+       "groups.a.dedup.min_interval: expected a duration with a unit…"},
+      {"dedup: {key: body, min_interval: {then: drop}}",
+       "groups.a.dedup.min_interval: expected 'every', found none"},
+      {"dedup: {key: body, min_interval: {every: 5s, then: wait}}",
+       "groups.a.dedup.min_interval.then: expected delay or drop, found 'wait'"},
+      {"dedup: body\n    auto_ack: true",
+       "groups.a.dedup: expected auto_ack: false beside it, found true: such a message is acked "
+       "before it is done"},
       {"flush_interval: 1", "groups.a.flush_interval: expected a duration with a unit…"},
       {"consumer_tag: 5", "groups.a.consumer_tag: expected a consumer tag (in quotes), found 5"},
       {"consumer_tag: " + std::string(256, 't'),
@@ -1324,8 +1428,7 @@ TEST_CASE("where the monitor's journal is", "[unit][settings]") {
 }
 
 TEST_CASE("what later versions bring is not called unknown", "[unit][settings]") {
-  const std::string key =
-      GENERATE(as<std::string>(), "dedup", "min_interval", "consumer_timeout", "filter");
+  const std::string key = GENERATE(as<std::string>(), "consumer_timeout", "filter");
   check_bad({"groups: {a: {handler: h, " + key + ": {x: 1}}}",
              "lope.yaml:1:26: groups.a: '" + key + "' is not available in this version"});
   check_bad({"groups: {a: {handler: h}}\ndefaults: {" + key + ": 1}",
