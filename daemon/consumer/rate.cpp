@@ -33,14 +33,15 @@ double Rate::needed(std::size_t messages) const {
 
 bool Rate::allows(std::size_t messages, TimePoint now) {
   if (!limited()) return true;
-  const double spare = refused_ ? std::max(1.0, settings_.per_second * kLate.count()) : 0;
   if (now > at_) {
-    tokens_ += settings_.per_second * Seconds(now - at_).count();
-    tokens_ = std::min(tokens_, settings_.burst + spare);
+    const double late = std::max(1.0, settings_.per_second * kLate.count());
+    const double most = settings_.burst + (now < late_until_ ? late : 0);
+    tokens_ = std::min(tokens_ + settings_.per_second * Seconds(now - at_).count(), most);
     at_ = now;
   }
-  refused_ = tokens_ + kRounding < needed(messages);
-  return !refused_;
+  if (tokens_ + kRounding >= needed(messages)) return true;
+  late_until_ = due(messages) + std::chrono::duration_cast<Clock::duration>(kLate);
+  return false;
 }
 
 TimePoint Rate::due(std::size_t messages) const {

@@ -17,8 +17,8 @@ class Rate {
 
   bool limited() const { return settings_.per_second > 0; }
   // May so many begin together? More than `burst` may when the bucket is full; what they take too
-  // much comes off the next. A refusal is remembered: what comes between the moment it ends and the
-  // next question, which may be late, is not lost to a full bucket.
+  // much comes off the next. After a refusal the next question may be late: what comes until then
+  // is not lost to a full bucket.
   bool allows(std::size_t messages, TimePoint now);
   // After a refusal: when to ask again. Not for each token, where they come faster than that makes
   // sense.
@@ -32,8 +32,8 @@ class Rate {
 
   RateSettings settings_;
   double tokens_ = 0;
-  TimePoint at_{};  // as of then
-  bool refused_ = false;
+  TimePoint at_{};          // as of then
+  TimePoint late_until_{};  // what comes late is not lost until then
 };
 
 }  // namespace lope::consumer

@@ -309,14 +309,13 @@ TEST_CASE("strict, on two daemons: one after another, whoever stops or is killed
   it.broker.publisher().publish_many(
       count, [&](int i) { return keyed(queue, 0, i, i % 50 == 3 ? "retry 1 -" : "sleep 1"); });
   REQUIRE(all_acked(it, static_cast<std::size_t>(count) / 6, 60s));
-  // In good order: nothing twice, nothing early.
+  // In good order: nothing early, and nothing twice.
   CHECK(first->stop() == exited(0));
   REQUIRE(all_acked(it, static_cast<std::size_t>(count) / 3, 60s));
   Sequence seen = sequence_of(lines_of_file(it.file));
   INFO(seen.out_of_order);
   CHECK(seen.out_of_order.empty());
-  // A retry begins again with the other; but what was done is not done twice.
-  for (const auto& [key, next] : seen.next) CHECK(static_cast<std::size_t>(next) == seen.done);
+  CHECK(seen.again == 0);
   first = std::make_unique<Lope>(options);
   REQUIRE(first->wait_ready());
   ::kill(-second->pid(), SIGKILL);
@@ -333,24 +332,23 @@ TEST_CASE("strict, on two daemons: one after another, whoever stops or is killed
 
 TEST_CASE("a delay that is longer than the broker's patience goes on after the way back",
           "[broker][order]") {
-  const std::string type = GENERATE(as<std::string>{}, "classic", "quorum");
-  Couriered it(type);
+  Couriered it("quorum");
   LopeOptions options = it.options(std::string(kByHeader) +
                                    "    timeout: 1s\n    retry: { attempts: 3, delay: 1s }\n");
-  options.broker = "{ url: \"" + options.broker + "\", consumer_timeout: 10s }";
+  options.broker = "{ url: \"" + options.broker + "\", consumer_timeout: 32s }";
   Lope lope(options);
   REQUIRE(lope.wait_ready());
   Publisher publisher = it.broker.publisher();
-  publisher.publish(keyed(it.queue, 1, 0, "retry 1 9000"));
+  publisher.publish(keyed(it.queue, 1, 0, "retry 1 26000"));
   publisher.publish(keyed(it.queue, 1, 1, "ack"));
-  REQUIRE(it.wait_acked("k1.1", 40s));
+  REQUIRE(it.wait_acked("k1.1", 60s));
   CHECK_THAT(lope.log(), Contains("giving messages back in their order"));
   const auto starts = it.starts();
   REQUIRE(starts.size() == 3);
   CHECK(starts[1].id == "k1.0");
   CHECK(starts[1].attempt == 2);
   CHECK(starts[1].redelivered);
-  CHECK(starts[1].now_ms - starts[0].now_ms >= 9000);
+  CHECK(starts[1].now_ms - starts[0].now_ms >= 26000);
   CHECK(starts[2].id == "k1.1");
   CHECK(lope.stop() == exited(0));
 }
