@@ -136,6 +136,9 @@ inline constexpr std::uint64_t kFailedStart = 2;
 // A consumer that stands still for much longer hangs.
 inline constexpr std::chrono::seconds kProgress{2};
 
+// Of a group's streams so many are shown, in the order of its queues.
+inline constexpr std::size_t kMaxStreamsShown = 16;
+
 // Counters since the daemon started: a replaced consumer goes on where its predecessor stopped.
 struct GroupBoard {
   std::uint64_t build_id;
@@ -176,6 +179,8 @@ struct GroupBoard {
   std::atomic<std::uint64_t> held;         // of them, those that handlers keep
   std::atomic<std::uint64_t> waiting;      // for a worker
   std::atomic<std::uint64_t> unconfirmed;  // for the broker's confirms
+  // Of each stream, one more than the lowest offset that is not settled; 0: nothing has come.
+  std::array<std::atomic<std::uint64_t>, kMaxStreamsShown> streams;
   BoardHistogram handling;                 // how long messages were inside their handler
   BoardHistogram queued;        // and how long in their queue before they came, where that is known
   BoardText<512> last_error;    // why it is not consuming

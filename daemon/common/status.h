@@ -20,6 +20,11 @@ struct WorkerStatus {
   std::uint64_t rss_bytes = 0;
 };
 
+struct StreamStatus {
+  std::string queue;
+  std::uint64_t next_offset = 0;  // the lowest that is not settled
+};
+
 struct GroupStatus {
   std::string name;
   // "starting", "connecting", "consuming", "paused", "failed": paused, to be tried again later,
@@ -27,6 +32,7 @@ struct GroupStatus {
   std::string state;
   std::string reason;  // why it does not consume; empty when it does
   std::vector<std::string> queues;
+  std::vector<StreamStatus> streams;  // of them, those of which anything has been read
   std::string handler;                                      // as configured
   std::string handler_name, handler_version, handler_file;  // as loaded; empty before
   std::int64_t consumer_pid = 0;                            // 0: none
@@ -52,6 +58,7 @@ struct GroupStatus {
   std::uint64_t published = 0, crashes = 0, timeouts = 0, worker_deaths = 0, pauses = 0;
   std::uint64_t recycled = 0;  // workers
   std::uint64_t handed_back = 0, undeliverable = 0, connections = 0;
+  std::uint64_t positions_not_kept = 0;  // in streams
   std::string last_failure;   // of a message or a worker; empty: none
   double last_failure_s = 0;  // how long ago
 };

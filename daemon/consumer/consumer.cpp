@@ -1649,6 +1649,7 @@ void Consumer::update_board() {
   set(board_.held, std::accumulate(held_.begin(), held_.end(), std::size_t{0}));
   set(board_.waiting, here);
   set(board_.unconfirmed, publishing_);
+  if (streams_->any()) streams_->show(board_);
   const auto ready = board_.workers_ready.load(std::memory_order_relaxed);
   if (state == reported_state_ && trouble == reported_trouble_ && ready == reported_ready_) return;
   reported_state_ = state;

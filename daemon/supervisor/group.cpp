@@ -333,6 +333,7 @@ void Group::Counts::add(const GroupBoard& board) {
   handed_back += value(board.handed_back);
   undeliverable += value(board.undeliverable);
   connections += value(board.connections);
+  positions_not_kept += value(board.positions_not_kept);
   handling.add(board.handling);
   queued.add(board.queued);
   for (std::size_t i = 0; i < board.metrics.size(); ++i) {
@@ -388,7 +389,14 @@ GroupStatus Group::status() const {
     case State::running: status.state = to_string(state_on_board()); break;
   }
   if (!consuming()) status.reason = board.last_error.get();
-  for (const QueueSettings& queue : settings_.group.queues) status.queues.push_back(queue.name);
+  std::size_t stream = 0;
+  for (const QueueSettings& queue : settings_.group.queues) {
+    status.queues.push_back(queue.name);
+    if (!queue.stream || stream == board.streams.size()) continue;
+    if (const std::uint64_t offset = value(board.streams[stream++]); offset > 0) {
+      status.streams.push_back({queue.name, offset - 1});
+    }
+  }
   status.handler = settings_.group.handler;
   status.handler_name = board.handler_name.get();
   status.handler_version = board.handler_version.get();
@@ -439,6 +447,7 @@ GroupStatus Group::status() const {
   status.handed_back = all.handed_back;
   status.undeliverable = all.undeliverable;
   status.connections = all.connections;
+  status.positions_not_kept = all.positions_not_kept;
   if (const std::uint64_t failed_ms = value(board.last_failure_ms); failed_ms != 0) {
     status.last_failure = board.last_failure.get();
     status.last_failure_s = seconds_since(failed_ms);

@@ -142,6 +142,7 @@ class Group {
     std::uint64_t delivered = 0, acked = 0, retried = 0, rejected = 0, dead_lettered = 0;
     std::uint64_t published = 0, crashes = 0, timeouts = 0, worker_deaths = 0, recycled = 0;
     std::uint64_t pauses = 0, handed_back = 0, undeliverable = 0, connections = 0;
+    std::uint64_t positions_not_kept = 0;
     Histogram handling, queued;
     std::vector<HandlerMetricStatus> handler;
     void add(const GroupBoard& board);
