@@ -817,7 +817,8 @@ TEST_CASE("a wrong value of a group is told with place, expected and found", "[u
        "groups.a.consumer_arguments: 'x-stream-filter' is not available in this version: a broker "
        "knows it from RabbitMQ 3.13 on"},
       {"queues: [{name: s, type: stream}, s.a.retry]",
-       "groups.a: expected no queue 's.a.retry', found one: it is where what is read from 's' waits "
+       "groups.a: expected no queue 's.a.retry', found one: it is where what is read from 's' "
+       "waits "
        "for another attempt"},
       {"declare: {type: quorum, exclusive: true}",
        "groups.a.declare.exclusive: expected false for a quorum queue, "
@@ -829,7 +830,8 @@ TEST_CASE("a wrong value of a group is told with place, expected and found", "[u
       {"declare: {arguments: {x-queue-type: stream}}",
        "groups.a.declare.arguments: expected no 'x-queue-type'…"},
       {"consumer_arguments: {x-stream-offset: first}",
-       "groups.a.consumer_arguments: expected no 'x-stream-offset': the key 'offset' beside it says "
+       "groups.a.consumer_arguments: expected no 'x-stream-offset': the key 'offset' beside it "
+       "says "
        "it"},
       {"declare: {exchanges: {name: x}}",
        "groups.a.declare.exchanges: expected a list of exchanges, found a map"},
@@ -1704,11 +1706,13 @@ TEST_CASE("schema and loader agree", "[unit][settings]") {
       {false, "groups: {a: {handler: h, queues: [{prefetch: 1}]}}"},
       {false, "groups: {a: {handler: h, options: [1]}}"},
       {false, "groups: {a: {handler: h, consumer_arguments: {a: ~}}}"},
-      {true, "groups: {a: {handler: h, declare: {type: stream, max_bytes: 5GB, max_age: 7d, "
-             "segment_size: 100MB}, offset: 5}}"},
+      {true,
+       "groups: {a: {handler: h, declare: {type: stream, max_bytes: 5GB, max_age: 7d, "
+       "segment_size: 100MB}, offset: 5}}"},
       {true, "groups: {a: {handler: h, type: stream, offset: first}}"},
-      {true, "groups: {a: {handler: h, queues: [x, {name: y, type: stream, offset: "
-             "'2026-01-31T00:00:00Z'}]}}"},
+      {true,
+       "groups: {a: {handler: h, queues: [x, {name: y, type: stream, offset: "
+       "'2026-01-31T00:00:00Z'}]}}"},
       {false, "groups: {a: {handler: h, declare: {max_bytes: 5GB}}}"},
       {false, "groups: {a: {handler: h, declare: {type: stream, exclusive: true}}}"},
       {false, "groups: {a: {handler: h, type: streams}}"},
