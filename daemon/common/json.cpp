@@ -394,11 +394,15 @@ void members(Io& io, T& settings) {
     io("uptime_s", settings.uptime_s);
     io("given", settings.given);
     io("rss_bytes", settings.rss_bytes);
+  } else if constexpr (Is<T, StreamStatus>) {
+    io("queue", settings.queue);
+    io("next_offset", settings.next_offset);
   } else if constexpr (Is<T, GroupStatus>) {
     io("name", settings.name);
     io("state", settings.state);
     io("reason", settings.reason);
     io("queues", settings.queues);
+    io("streams", settings.streams);
     io("handler", settings.handler);
     io("handler_name", settings.handler_name);
     io("handler_version", settings.handler_version);
@@ -450,6 +454,7 @@ void members(Io& io, T& settings) {
     io("journal_dropped", settings.journal_dropped);
     io("spans_sent", settings.spans_sent);
     io("spans_dropped", settings.spans_dropped);
+    io("positions_not_kept", settings.positions_not_kept);
     io("last_failure", settings.last_failure);
     io("last_failure_s", settings.last_failure_s);
   } else if constexpr (Is<T, MonitorStatus>) {

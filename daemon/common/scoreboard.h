@@ -148,6 +148,9 @@ inline constexpr std::uint64_t kFailedStart = 2;
 // A consumer that stands still for much longer hangs.
 inline constexpr std::chrono::seconds kProgress{2};
 
+// Of a group's streams so many are shown, in the order of its queues.
+inline constexpr std::size_t kMaxStreamsShown = 16;
+
 // Counters since the daemon started: a replaced consumer goes on where its predecessor stopped.
 struct GroupBoard {
   std::uint64_t build_id;
@@ -199,6 +202,8 @@ struct GroupBoard {
   std::atomic<std::uint64_t> held;         // of them, those that handlers keep
   std::atomic<std::uint64_t> waiting;      // for a worker
   std::atomic<std::uint64_t> unconfirmed;  // for the broker's confirms
+  // Of each stream, one more than the lowest offset that is not settled; 0: nothing has come.
+  std::array<std::atomic<std::uint64_t>, kMaxStreamsShown> streams;
   std::atomic<std::uint64_t> behind;   // of those that wait, the ones another of their key holds up
   std::atomic<std::uint64_t> at_rate;  // 1: some wait for nothing but the group's rate
   BoardHistogram handling;             // how long messages were inside their handler

@@ -20,6 +20,11 @@ struct WorkerStatus {
   std::uint64_t rss_bytes = 0;
 };
 
+struct StreamStatus {
+  std::string queue;
+  std::uint64_t next_offset = 0;  // the lowest that is not settled
+};
+
 struct GroupStatus {
   std::string name;
   // "starting", "connecting", "consuming", "paused", "failed": paused, to be tried again later,
@@ -27,7 +32,8 @@ struct GroupStatus {
   std::string state;
   std::string reason;  // why it does not consume; empty when it does
   std::vector<std::string> queues;
-  std::string handler;                                      // as configured
+  std::vector<StreamStatus> streams;  // of them, those of which anything has been read
+  std::string handler;                // as configured
   std::string handler_name, handler_version, handler_file;  // as loaded; empty before
   // The node of each of its connections: the address, and what it calls its cluster; empty: none.
   std::string broker, cluster;                  // that consumes
@@ -63,8 +69,9 @@ struct GroupStatus {
   std::uint64_t handed_back = 0, undeliverable = 0, connections = 0;
   std::uint64_t journal_sent = 0, journal_confirmed = 0, journal_dropped = 0;  // events
   std::uint64_t spans_sent = 0, spans_dropped = 0;
-  std::string last_failure;   // of a message or a worker; empty: none
-  double last_failure_s = 0;  // how long ago
+  std::uint64_t positions_not_kept = 0;  // in streams
+  std::string last_failure;              // of a message or a worker; empty: none
+  double last_failure_s = 0;             // how long ago
 };
 
 struct MonitorStatus {

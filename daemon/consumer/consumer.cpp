@@ -2133,6 +2133,7 @@ void Consumer::update_board() {
   set(board_.unconfirmed, publishing_ + noting_);
   set(board_.behind, behind_);
   set(board_.at_rate, at_rate_ ? 1 : 0);
+  if (streams_->any()) streams_->show(board_);
   const auto ready = board_.workers_ready.load(std::memory_order_relaxed);
   if (state == reported_state_ && trouble == reported_trouble_ && ready == reported_ready_) return;
   reported_state_ = state;

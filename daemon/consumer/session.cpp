@@ -275,6 +275,7 @@ void Session::begin_subscription(Channel& channel) {
   channel.step = 0;
   channel.step_sent = false;
   channel.lookout = Channel::Lookout::none;
+  channel.first_came = channel.again = false;
   channel.consumer_tag.clear();
   ++channel.subscription;
   channel.state = Channel::State::setting_up;
@@ -501,7 +502,7 @@ void Session::on_ok(ChannelNumber number_, Reply reply, std::string_view text) {
   if (reply == Reply::channel_open) it.open = true;
   if (reply == Reply::consume && setting_up) {
     if (text == kLookoutTag) {
-      it.lookout = Channel::Lookout::out;
+      it.lookout = it.first_came ? Channel::Lookout::to_cancel : Channel::Lookout::out;
     } else {
       it.consumer_tag = text;
     }
@@ -520,7 +521,7 @@ void Session::on_ok(ChannelNumber number_, Reply reply, std::string_view text) {
   }
   it.steps.clear();
   it.state = Channel::State::consuming;
-  if (is_to_be_quiet()) end_subscription(it);
+  if (is_to_be_quiet() || it.again) end_subscription(it);
   log_info("consuming", {{"group", group_},
                          {"queue", it.settings.name},
                          {"prefetch", it.settings.prefetch},
@@ -617,10 +618,9 @@ char* Session::on_delivery(const IncomingDelivery& delivery) {
 // What comes first ends the lookout: a message for the consumer that it is beside, or its own.
 bool Session::is_for_lookout(Channel& channel, const IncomingDelivery& delivery) {
   if (!channel.settings.stream) return false;
-  const bool its_own = delivery.view[TextProperty::consumer_tag] == kLookoutTag;
-  const bool is_first = channel.lookout == Channel::Lookout::out;
-  if (is_first) channel.lookout = Channel::Lookout::to_cancel;
-  if (!its_own) return false;
+  const bool is_first = !std::exchange(channel.first_came, true);
+  if (channel.lookout == Channel::Lookout::out) channel.lookout = Channel::Lookout::to_cancel;
+  if (delivery.view[TextProperty::consumer_tag] != kLookoutTag) return false;
   finish(queue_of(channel), delivery.view.delivery_tag, Verdict::ack);
   if (is_first && channel.state == Channel::State::consuming) {
     events_.on_ends_before(queue_of(channel), delivery.stream_offset);
@@ -766,6 +766,7 @@ void Session::resume() {
 // When it has ended it begins again, as after a pause.
 void Session::subscribe_again(std::uint16_t queue, TimePoint when, const std::string& trouble) {
   Channel& channel = channels_[queue];
+  channel.again = true;
   if (channel.state != Channel::State::consuming) return;
   channel.again_at = when;
   channel.trouble = trouble;

@@ -100,8 +100,8 @@ class Session final : private ConnectionEvents {
   void pause();
   void resume();
   bool paused() const { return paused_; }
-  // Begins a queue's subscription anew, not before `when`; `trouble`: what it waits for. Only what
-  // consumes: every other is about to begin, or not to.
+  // Begins a queue's subscription anew, not before `when`; `trouble`: what it waits for. One that
+  // has ended is about to begin, or not to.
   void subscribe_again(std::uint16_t queue, TimePoint when = {}, const std::string& trouble = {});
   // Ends consuming on all queues and does not begin again. In a group that keeps an order, those
   // that consume do so until close(): a single active consumer that is cancelled lets the next one
@@ -141,6 +141,8 @@ class Session final : private ConnectionEvents {
     enum class Lookout { none, out, to_cancel };
     Lookout lookout = Lookout::none;
     bool from_stream = false;  // what was delivered last
+    bool first_came = false;   // of this subscription
+    bool again = false;        // it is to end once it has begun, and to begin anew
     int failures = 0;          // set-ups in a row that failed
     TimePoint retry_at{};      // while down: not before
     TimePoint again_at{};      // once it is cancelled: not before

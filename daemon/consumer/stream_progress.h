@@ -74,6 +74,8 @@ class StreamProgress {
   // The lowest offset that is not settled, or what comes next; -1 while nothing has come.
   std::int64_t next() const;
   std::int64_t seen() const { return seen_; }
+  // How many it remembers, settled ones that lie between others among them.
+  std::size_t entries() const { return entries_.size(); }
   // Grows whenever position() becomes another.
   std::uint64_t changes() const { return changes_; }
 

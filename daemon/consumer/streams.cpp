@@ -58,6 +58,15 @@ std::string Streams::keep_now() {
   return keeper_->take_trouble();
 }
 
+void Streams::show(GroupBoard& board) const {
+  std::size_t at = 0;
+  for (const Stream& stream : streams_) {
+    if (stream.progress == nullptr || at == board.streams.size()) continue;
+    board.streams[at++].store(static_cast<std::uint64_t>(stream.progress->next() + 1),
+                              std::memory_order_relaxed);
+  }
+}
+
 bool Streams::stays_short(std::uint16_t queue, TimePoint now) {
   TimePoint& since = streams_[queue].short_since;
   if (since == TimePoint{}) since = now;

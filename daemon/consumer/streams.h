@@ -9,6 +9,7 @@
 
 #include "common/clock.h"
 #include "common/result.h"
+#include "common/scoreboard.h"
 #include "common/settings.h"
 #include "consumer/stream_keeper.h"
 #include "consumer/stream_progress.h"
@@ -34,6 +35,9 @@ class Streams {
   std::string keep();
   // The same, and waits until it is kept.
   std::string keep_now();
+
+  // How far each has come.
+  void show(GroupBoard& board) const;
 
   // That a stream ends too early is believed when it stays so: a replica may only be behind.
   bool stays_short(std::uint16_t queue, TimePoint now);

@@ -157,6 +157,9 @@ constexpr Column kColumns[] = {
      &GroupStatus::spans_sent},
     {"lope_spans_dropped_total", MetricType::Counter, "Spans that were given up.",
      &GroupStatus::spans_dropped},
+    {"lope_stream_positions_not_kept_total", MetricType::Counter,
+     "Times that a position in a stream could not be written down.",
+     &GroupStatus::positions_not_kept},
 };
 
 void add_groups(Families& families, const DaemonStatus& status) {
@@ -181,6 +184,14 @@ void add_groups(Families& families, const DaemonStatus& status) {
   for (const GroupStatus* group : groups) {
     for (const std::string& name : group->queues) {
       put(queue, {{"group", group->name}, {"queue", name}}, 1);
+    }
+  }
+  MetricFamily& stream =
+      families.add("lope_stream_next_offset", MetricType::Gauge,
+                   "The lowest offset of a stream whose message the group is not done with.");
+  for (const GroupStatus* group : groups) {
+    for (const auto& [name, offset] : group->streams) {
+      put(stream, {{"group", group->name}, {"queue", name}}, static_cast<double>(offset));
     }
   }
   MetricFamily& handler = families.add("lope_group_handler_info", MetricType::Gauge,

@@ -344,6 +344,7 @@ void Group::Counts::add(const GroupBoard& board) {
   journal_dropped += value(board.journal_dropped);
   spans_sent += value(board.spans_sent);
   spans_dropped += value(board.spans_dropped);
+  positions_not_kept += value(board.positions_not_kept);
   handling.add(board.handling);
   queued.add(board.queued);
   for (std::size_t i = 0; i < board.metrics.size(); ++i) {
@@ -399,7 +400,14 @@ GroupStatus Group::status() const {
     case State::running: status.state = to_string(state_on_board()); break;
   }
   status.reason = board.last_error.get();
-  for (const QueueSettings& queue : settings_.group.queues) status.queues.push_back(queue.name);
+  std::size_t stream = 0;
+  for (const QueueSettings& queue : settings_.group.queues) {
+    status.queues.push_back(queue.name);
+    if (!queue.stream || stream == board.streams.size()) continue;
+    if (const std::uint64_t offset = value(board.streams[stream++]); offset > 0) {
+      status.streams.push_back({queue.name, offset - 1});
+    }
+  }
   status.handler = settings_.group.handler;
   status.handler_name = board.handler_name.get();
   status.handler_version = board.handler_version.get();
@@ -467,6 +475,7 @@ GroupStatus Group::status() const {
   status.journal_dropped = all.journal_dropped;
   status.spans_sent = all.spans_sent;
   status.spans_dropped = all.spans_dropped;
+  status.positions_not_kept = all.positions_not_kept;
   if (const std::uint64_t failed_ms = value(board.last_failure_ms); failed_ms != 0) {
     status.last_failure = board.last_failure.get();
     status.last_failure_s = seconds_since(failed_ms);

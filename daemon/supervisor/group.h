@@ -146,6 +146,7 @@ class Group {
     std::uint64_t pauses = 0, handed_back = 0, undeliverable = 0, connections = 0;
     std::uint64_t journal_sent = 0, journal_confirmed = 0, journal_dropped = 0;
     std::uint64_t spans_sent = 0, spans_dropped = 0;
+    std::uint64_t positions_not_kept = 0;
     Histogram handling, queued;
     std::vector<HandlerMetricStatus> handler;
     void add(const GroupBoard& board);

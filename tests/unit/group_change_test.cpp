@@ -156,4 +156,7 @@ TEST_CASE("an exclusive queue, and one with a single active consumer, has one at
   CHECK(one_at_a_time(shared, exclusive));
   CHECK(one_at_a_time(single, shared));
   CHECK_FALSE(one_at_a_time(shared, other));
+  GroupSettings stream = shared;  // both would read all of it
+  stream.queues[0].stream = true;
+  CHECK(one_at_a_time(stream, stream));
 }

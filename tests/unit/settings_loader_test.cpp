@@ -1045,12 +1045,53 @@ TEST_CASE("a wrong value of a group is told with place, expected and found", "[u
       {"options: {x: 0123}", "expected a number without a leading zero…"},
       {"declare: true", "groups.a.declare: expected a map of type, …"},
       {"declare: {type: mirrored}",
-       "groups.a.declare.type: expected classic or quorum, found 'mirrored'"},
+       "groups.a.declare.type: expected classic, quorum or stream, found 'mirrored'"},
       {"declare: {type: quorun}",
-       "groups.a.declare.type: expected classic or quorum, found 'quorun': did you mean 'quorum'?"},
-      {"declare: {type: stream}",
-       "groups.a.declare.type: 'stream' is not available in this version: expected classic or "
-       "quorum"},
+       "groups.a.declare.type: expected classic, quorum or stream, found 'quorun': did you mean "
+       "'quorum'?"},
+      {"declare: {type: stream, exclusive: true}",
+       "groups.a.declare.exclusive: expected false for a stream, found true: the broker refuses "
+       "it…"},
+      {"declare: {type: stream, auto_delete: true}",
+       "groups.a.declare.auto_delete: expected false for a stream, found true…"},
+      {"declare: {type: stream, durable: false}",
+       "groups.a.declare.durable: expected true for a stream, found false…"},
+      {"declare: {type: stream, max_age: 100ms}",
+       "groups.a.declare.max_age: expected a duration with a unit (ms, s, m, h, d), from 1s to "
+       "3650d, found 100ms"},
+      {"declare: {type: stream, segment_size: 4GB}",
+       "groups.a.declare.segment_size: expected a size with a unit (B, kB, KiB, MB, MiB, GB, GiB), "
+       "from 1kB to 3GB, found 4GB"},
+      {"declare: {max_bytes: 1GB}",
+       "groups.a.declare.max_bytes: expected 'type: stream' beside it, found 'classic'"},
+      {"declare: {type: stream, max_age: 1d, arguments: {x-max-age: 1D}}",
+       "groups.a.declare.max_age: expected it or 'x-max-age' under arguments, found both"},
+      {"type: straem",
+       "groups.a.type: expected classic, quorum or stream, found 'straem': did you mean 'stream'?"},
+      {"declare: {type: quorum}, type: stream",
+       "groups.a.type: expected quorum, as declare.type says, found 'stream'"},
+      {"offset: first", "groups.a.offset: expected 'type: stream' beside it, found none"},
+      {"type: quorum, offset: first",
+       "groups.a.offset: expected 'type: stream' beside it, found 'quorum'"},
+      {"queues: [x, {name: y, offset: first}]",
+       "groups.a.queues[1].offset: expected 'type: stream' beside it, found none"},
+      {"type: stream, offset: -1",
+       "groups.a.offset: expected first, last, next, the number of a message, or a time such as "
+       "2026-01-31T00:00:00Z, found -1"},
+      {"type: stream, offset: yesterday",
+       "groups.a.offset: expected first, last, next, the number of a message, or a time such as "
+       "2026-01-31T00:00:00Z, found 'yesterday'"},
+      {"type: stream, dead_letter: broker",
+       "groups.a: expected dead_letter to be an exchange or a queue, found 'broker': a stream has "
+       "no dead-letter exchange"},
+      {"type: stream, filter: x", "groups.a.filter: …"},
+      {"type: stream, consumer_arguments: {x-stream-filter: x}",
+       "groups.a.consumer_arguments: 'x-stream-filter' is not available in this version: a broker "
+       "knows it from RabbitMQ 3.13 on"},
+      {"queues: [{name: s, type: stream}, s.a.retry]",
+       "groups.a: expected no queue 's.a.retry', found one: it is where what is read from 's' "
+       "waits "
+       "for another attempt"},
       {"declare: {type: quorum, exclusive: true}",
        "groups.a.declare.exclusive: expected false for a quorum queue, "
        "found true: the broker refuses it…"},
@@ -1061,8 +1102,9 @@ TEST_CASE("a wrong value of a group is told with place, expected and found", "[u
       {"declare: {arguments: {x-queue-type: stream}}",
        "groups.a.declare.arguments: expected no 'x-queue-type'…"},
       {"consumer_arguments: {x-stream-offset: first}",
-       "groups.a.consumer_arguments: 'x-stream-offset': stream queues are not available in this "
-       "version"},
+       "groups.a.consumer_arguments: expected no 'x-stream-offset': the key 'offset' beside it "
+       "says "
+       "it"},
       {"declare: {exchanges: {name: x}}",
        "groups.a.declare.exchanges: expected a list of exchanges, found a map"},
       {"declare: {exchanges: [x]}", "groups.a.declare.exchanges[0]: expected a map of name, …"},
@@ -1893,6 +1935,53 @@ TEST_CASE("quotes make a text of anything", "[unit][settings]") {
 
 // ---- The JSON Schema -----------------------------------------------------------------------
 
+TEST_CASE("a stream comes with a queue for what is tried again", "[unit][settings_loader]") {
+  struct Row {
+    std::string text;
+    StreamOffset offset;
+  };
+  using From = StreamOffset::From;
+  const std::vector<Row> rows = {{"next", {From::next, 0}},
+                                 {"first", {From::first, 0}},
+                                 {"last", {From::last, 0}},
+                                 {"0", {From::number, 0}},
+                                 {"12345", {From::number, 12345}},
+                                 {"2026-01-31T00:00:00Z", {From::time, 1769817600}},
+                                 {"2026-01-31T01:00:00.5+01:00", {From::time, 1769817600}}};
+  const TempDir dir;
+  for (const Row& row : rows) {
+    const auto loaded = load_settings(dir.write(
+        "lope.yaml",
+        "groups: {a: {handler: h, queues: [x, {name: s, prefetch: 7, type: stream, offset: " +
+            row.text + "}]}}"));
+    INFO(joined(loaded.errors));
+    REQUIRE(loaded.errors.empty());
+    const auto& queues = loaded.settings.groups.at(0).queues;
+    REQUIRE(queues.size() == 3);
+    CHECK_FALSE(queues[0].stream);
+    CHECK(queues[1].stream);
+    CHECK(queues[1].offset == row.offset);
+    CHECK(queues[1].retry_queue == "s.a.retry");
+    CHECK(queues[2].name == "s.a.retry");
+    CHECK(queues[2].declare);
+    CHECK(queues[2].declaration.type == "quorum");
+    CHECK(queues[2].prefetch == 7);
+    CHECK_FALSE(queues[2].stream);
+  }
+  const auto declared = load_settings(dir.write(
+      "lope.yaml",
+      "groups: {a: {handler: h, declare: {type: stream, max_bytes: 5GB, max_age: 7d, segment_size: "
+      "100MB}}}"));
+  REQUIRE(declared.errors.empty());
+  const QueueSettings& stream = declared.settings.groups.at(0).queues.at(0);
+  CHECK(stream.stream);
+  CHECK(stream.offset == StreamOffset{});
+  CHECK(stream.declaration.arguments ==
+        AmqpTable{{"x-max-length-bytes", {std::int64_t{5'000'000'000}}},
+                  {"x-max-age", {"604800s"}},
+                  {"x-stream-max-segment-size-bytes", {std::int64_t{100'000'000}}}});
+}
+
 TEST_CASE("the schema knows the loader's keys, and no others", "[unit][settings]") {
   const auto schema = nlohmann::json::parse(read_file(LOPE_SOURCE_DIR "/config/lope.schema.json"));
   for (const KnownKeys& known : known_keys()) {
@@ -2086,7 +2175,20 @@ TEST_CASE("schema and loader agree", "[unit][settings]") {
       {false, "groups: {a: {handler: h, queues: [{prefetch: 1}]}}"},
       {false, "groups: {a: {handler: h, options: [1]}}"},
       {false, "groups: {a: {handler: h, consumer_arguments: {a: ~}}}"},
-      {false, "groups: {a: {handler: h, declare: {type: stream}}}"},
+      {true,
+       "groups: {a: {handler: h, declare: {type: stream, max_bytes: 5GB, max_age: 7d, "
+       "segment_size: 100MB}, offset: 5}}"},
+      {true, "groups: {a: {handler: h, type: stream, offset: first}}"},
+      {true,
+       "groups: {a: {handler: h, queues: [x, {name: y, type: stream, offset: "
+       "'2026-01-31T00:00:00Z'}]}}"},
+      {false, "groups: {a: {handler: h, declare: {max_bytes: 5GB}}}"},
+      {false, "groups: {a: {handler: h, declare: {type: stream, exclusive: true}}}"},
+      {false, "groups: {a: {handler: h, type: streams}}"},
+      {false, "groups: {a: {handler: h, offset: first}}"},
+      {false, "groups: {a: {handler: h, type: stream, offset: -1}}"},
+      {false, "groups: {a: {handler: h, type: stream, offset: yesterday}}"},
+      {false, "groups: {a: {handler: h, type: stream, consumer_arguments: {x-stream-filter: x}}}"},
       {false, "groups: {a: {handler: h, declare: {type: quorum, exclusive: true}}}"},
       {false, "groups: {a: {handler: h, declare: {type: quorum, durable: false}}}"},
       {false, "groups: {a: {handler: h, declare: {type: quorum, auto_delete: true}}}"},

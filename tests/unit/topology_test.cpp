@@ -35,6 +35,25 @@ TEST_CASE("exchanges come before the queue, bindings after it", "[unit][topology
                                                         "set prefetch", "consume from queue 'q'"});
 }
 
+TEST_CASE("a stream is consumed from an offset, its lookout from the last part",
+          "[unit][topology]") {
+  QueueSettings queue;
+  queue.name = "s";
+  queue.stream = true;
+  queue.offset = {StreamOffset::From::number, 7};
+  std::vector<Request> steps = subscription_steps(queue, true);
+  CHECK(std::get<Consume>(steps.back()).offset == queue.offset);
+  add_lookout(steps, queue);
+  REQUIRE(steps.size() == 4);
+  CHECK(std::get<Qos>(steps[2]).prefetch == 1);
+  const Consume& lookout = std::get<Consume>(steps[3]);
+  CHECK(lookout.queue == "s");
+  CHECK(lookout.consumer_tag == kLookoutTag);
+  CHECK(lookout.offset == StreamOffset{StreamOffset::From::last, 0});
+  queue.stream = false;
+  CHECK_FALSE(std::get<Consume>(subscription_steps(queue, true).back()).offset.has_value());
+}
+
 TEST_CASE("a consumer that asks for nothing comes and goes behind the last acks",
           "[unit][topology]") {
   const std::vector<Request> steps = ack_barrier("q");

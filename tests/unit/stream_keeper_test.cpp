@@ -1,0 +1,105 @@
+#include "consumer/stream_keeper.h"
+
+#include <unistd.h>
+
+#include <catch2/catch.hpp>
+#include <filesystem>
+#include <fstream>
+
+#include "support/temp_dir.h"
+
+namespace lope::consumer {
+
+namespace {
+
+using test::TempDir;
+
+std::unique_ptr<StreamKeeper> open_keeper(const TempDir& dir) {
+  auto keeper = StreamKeeper::open(dir.file("state"), "group");
+  if (!keeper) FAIL(keeper.error());
+  return std::move(*keeper);
+}
+
+StreamPosition seen(std::int64_t offset) {
+  StreamPosition position;
+  position.seen = offset;
+  return position;
+}
+
+}  // namespace
+
+TEST_CASE("the latest position of each stream is kept", "[unit][stream_keeper]") {
+  const TempDir dir;
+  const std::string odd = "../a/b \n%" + std::string(240, 'q');
+  {
+    const auto keeper = open_keeper(dir);
+    const auto none = keeper->load("one");
+    REQUIRE(none);
+    CHECK_FALSE(none->has_value());
+    for (int i = 0; i < 1000; ++i) keeper->save("one", seen(i));
+    keeper->save(odd, seen(7));
+    keeper->save(odd + "r", seen(8));
+    keeper->finish();
+    CHECK(keeper->take_trouble().empty());
+    keeper->save("one", seen(1000));  // at the end, too
+  }
+  const auto keeper = open_keeper(dir);
+  CHECK(**keeper->load("one") == seen(1000));
+  CHECK(**keeper->load(odd) == seen(7));
+  CHECK(**keeper->load(odd + "r") == seen(8));
+  CHECK(keeper->path_of("one") == dir.file("state") + "/streams/group/one.offset");
+  // Everything is in that folder.
+  int files = 0;
+  for (const auto& entry : std::filesystem::recursive_directory_iterator(dir.file("state"))) {
+    if (entry.is_regular_file()) ++files;
+  }
+  CHECK(files == 4);  // the lock among them
+}
+
+TEST_CASE("what a writer left that was killed is no position", "[unit][stream_keeper]") {
+  const TempDir dir;
+  const auto keeper = open_keeper(dir);
+  keeper->save("s", seen(5));
+  keeper->finish();
+  std::ofstream(keeper->path_of("s") + ".new") << "lope stream pos";  // it did not come to rename
+  CHECK(**keeper->load("s") == seen(5));
+  keeper->save("s", seen(6));
+  keeper->finish();
+  CHECK(**keeper->load("s") == seen(6));
+}
+
+TEST_CASE("a damaged or unreadable position is an error, not none", "[unit][stream_keeper]") {
+  const TempDir dir;
+  const auto keeper = open_keeper(dir);
+  std::ofstream(keeper->path_of("s")) << "lope stream position 1\nseen 5\n";
+  const auto damaged = keeper->load("s");
+  REQUIRE_FALSE(damaged);
+  CHECK(damaged.error().find(keeper->path_of("s")) != std::string::npos);
+  std::filesystem::create_directory(keeper->path_of("t"));
+  CHECK_FALSE(keeper->load("t"));
+}
+
+TEST_CASE("one at a time may keep a group's positions", "[unit][stream_keeper]") {
+  const TempDir dir;
+  auto first = open_keeper(dir);
+  const auto second = StreamKeeper::open(dir.file("state"), "group");
+  REQUIRE_FALSE(second);
+  CHECK(second.error().find("another daemon") != std::string::npos);
+  CHECK(StreamKeeper::open(dir.file("state"), "other"));
+  first.reset();
+  CHECK(StreamKeeper::open(dir.file("state"), "group"));
+}
+
+TEST_CASE("a write that fails is told, once", "[unit][stream_keeper]") {
+  const TempDir dir;
+  const auto keeper = open_keeper(dir);
+  std::filesystem::create_directory(keeper->path_of("s"));  // in the way
+  keeper->save("s", seen(1));
+  keeper->finish();
+  CHECK(keeper->take_trouble().find("rename") != std::string::npos);
+  CHECK(keeper->take_trouble().empty());
+  CHECK_FALSE(StreamKeeper::open("", "group"));
+  CHECK_FALSE(StreamKeeper::open("/proc/none", "group"));
+}
+
+}  // namespace lope::consumer
