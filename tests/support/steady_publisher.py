@@ -7,15 +7,22 @@ CONFIRMED, and keeps so many ahead of the lines of the file HANDLED. A line "use
 the input it ends. Declares nothing: what no queue takes is tried again.
 """
 import select
+import signal
 import sys
 import time
 
 import pika
 
+kPatience = 10  # for one confirm, in seconds
 kOptions = "heartbeat=4&socket_timeout=2&stack_timeout=4&blocked_connection_timeout=4&connection_attempts=1"
 
 
+def give_up(*_):
+    raise TimeoutError
+
+
 def main():
+    signal.signal(signal.SIGALRM, give_up)
     queue, prefix, ahead, confirmed_path, handled_path, *urls = sys.argv[1:]
     at, channel, number = 0, None, 1
     handled = 0
@@ -35,6 +42,7 @@ def main():
             if time.monotonic() < next_at:
                 continue
             try:
+                signal.alarm(kPatience)
                 if channel is None:
                     parameters = pika.URLParameters(f"{urls[at]}/%2F?{kOptions}")
                     channel = pika.BlockingConnection(parameters).channel()
@@ -47,6 +55,8 @@ def main():
             except (pika.exceptions.AMQPError, OSError):
                 at, channel, next_at = (at + 1) % len(urls), None, time.monotonic() + 0.1
                 continue
+            finally:
+                signal.alarm(0)
             confirmed.write(f"{prefix}{number}\n")
             confirmed.flush()
             number += 1

@@ -19,7 +19,7 @@ import time
 from cluster import Cluster, Daemon, broker, kSource, with_hosts_of_nodes
 from container import eventually, in_own_namespaces
 
-kAhead = 600  # messages that are kept in each queue, so that there is always one to be handled
+kAhead = 300  # messages that are kept in each queue, so that there is always one to be handled
 kWithin = 10  # of the full number of rounds
 kPatience = 60
 # Between two messages that are handled less is the machine's doing, not the fault's.
@@ -191,11 +191,11 @@ handlers_dir: {build}/tests/handlers
 groups:
   quorum:
     handler: append_id
-    options: {{ file: {loads[0].handled_file}, work_us: 10000 }}
+    options: {{ file: {loads[0].handled_file}, work_us: 20000 }}
     declare: {{ type: quorum, durable: true, arguments: {{ x-quorum-initial-group-size: 3 }} }}
   classic:
     handler: append_id
-    options: {{ file: {loads[1].handled_file}, work_us: 10000 }}
+    options: {{ file: {loads[1].handled_file}, work_us: 20000 }}
     declare: {{}}
 """, encoding="utf-8")
             broker("ctl", cluster.nodes[kHome], "eval",
