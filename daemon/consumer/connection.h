@@ -149,7 +149,9 @@ class Connection {
   static Result<std::unique_ptr<Connection>> open(const BrokerAddress& address,
                                                   std::chrono::milliseconds timeout,
                                                   std::chrono::seconds heartbeat,
-                                                  const std::string& name);
+                                                  const std::string& name,
+                                                  const TlsSettings& tls = {},
+                                                  Login login = Login::plain);
   ~Connection();
   Connection(const Connection&) = delete;
   Connection& operator=(const Connection&) = delete;
@@ -157,6 +159,8 @@ class Connection {
   int fd() const;
   // "127.0.0.1:5672"
   const std::string& peer() const { return peer_; }
+  // "TLSv1.3"; empty in plain text.
+  std::string tls_version() const;
 
   using Pumped = BrokerReader::Pumped;
   // Handles up to `max_frames` frames that have arrived, without blocking; also sends a heartbeat
@@ -200,6 +204,8 @@ class Connection {
   Result<void> write();
   // What is not written yet, in bytes.
   std::size_t unwritten() const;
+  // pump() reads no more until the socket takes something; to be asked where unwritten() is.
+  bool reading_needs_room() const;
 
  private:
   struct Impl;
