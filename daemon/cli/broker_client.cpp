@@ -40,18 +40,18 @@ std::string target_text(const std::string& exchange, const std::string& routing_
 
 // ---- Beginning and ending
 
-bool BrokerClient::connect(const std::vector<BrokerAddress>& addresses) {
-  for (const BrokerAddress& address : addresses) {
-    const auto connected = connect(address);
+bool BrokerClient::connect(const BrokerSettings& broker) {
+  for (const BrokerAddress& address : broker.addresses) {
+    const auto connected = connect(address, broker);
     if (connected) return true;
     say(connected.error());
   }
   return false;
 }
 
-Result<void> BrokerClient::connect(const BrokerAddress& address,
-                                   std::chrono::milliseconds timeout) {
-  auto opened = Connection::open(address, timeout, kHeartbeat, command_);
+Result<void> BrokerClient::connect(const BrokerAddress& address, const BrokerSettings& broker) {
+  auto opened = Connection::open(address, broker.connect_timeout, kHeartbeat, command_, broker.tls,
+                                 broker.login);
   if (!opened) return Error{opened.error()};
   connection_ = std::move(*opened);
   vhost_ = address.vhost;
