@@ -541,7 +541,10 @@ std::uint64_t Connection::received() const { return impl_->reader->received(); }
 
 void Connection::set_low_water(std::size_t bytes) { impl_->reader->set_low_water(bytes); }
 
-std::uint64_t Connection::large_body_left() { return impl_->reader->large_body_left(*impl_); }
+std::uint64_t Connection::large_body_left() {
+  const std::uint64_t left = impl_->reader->large_body_left(*impl_);
+  return left - std::min<std::uint64_t>(left, impl_->transport->read_ahead());
+}
 
 // The broker's heartbeats are looked at only when nothing is left to read: we may have been the
 // ones who slept.

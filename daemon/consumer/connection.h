@@ -174,6 +174,7 @@ class Connection {
   std::uint64_t received() const;
   // See BrokerReader.
   void set_low_water(std::size_t bytes);
+  // What is missing of the large body that is coming, and is still to come over the socket.
   std::uint64_t large_body_left();
 
   // True when a small frame can be written without blocking, behind everything in the buffer.

@@ -362,8 +362,6 @@ std::string Tls::Impl::why_lost() const {
 }
 
 Result<void> Tls::Impl::prepare(const std::string& host) {
-  // Whoever ends the process may not wait for the thread that shakes hands just now.
-  OPENSSL_init_ssl(OPENSSL_INIT_NO_ATEXIT, nullptr);
   context.reset(SSL_CTX_new(TLS_client_method()));
   if (context == nullptr || SSL_CTX_set_min_proto_version(context.get(), TLS1_2_VERSION) != 1) {
     return Error{reason()};
@@ -422,6 +420,8 @@ Result<void> Tls::Impl::shake_hands(TimePoint deadline) {
 
 Result<std::unique_ptr<Tls>> Tls::connect(int fd, const TlsSettings& settings,
                                           const std::string& host, TimePoint deadline) {
+  // Whoever ends the process does not wait for the thread that shakes hands just now.
+  OPENSSL_init_ssl(OPENSSL_INIT_NO_ATEXIT, nullptr);
   ERR_clear_error();
   auto impl = std::make_unique<Impl>(fd, settings);
   if (auto prepared = impl->prepare(host); !prepared) return Error{prepared.error()};
@@ -470,7 +470,7 @@ Result<std::size_t> Tls::write(std::string_view bytes) {
   if (SSL_write_ex(impl_->session.get(), bytes.data(), bytes.size(), &count) == 1) return count;
   const int error = SSL_get_error(impl_->session.get(), 0);
   if (error == SSL_ERROR_WANT_WRITE || error == SSL_ERROR_WANT_READ) return std::size_t{0};
-  return impl_->failure();
+  return Error{impl_->why_lost()};  // what the peer has said of it can still be read
 }
 
 std::string Tls::version() const { return SSL_get_version(impl_->session.get()); }

@@ -52,11 +52,11 @@ Result<std::size_t> Transport::write(std::string_view bytes) {
   }
 }
 
+std::size_t Transport::read_ahead() const { return tls_ != nullptr ? Tls::kReadAhead : 0; }
+
 bool Transport::reading_needs_room() const { return tls_ != nullptr && tls_->reading_needs_room(); }
 
 void Transport::set_low_water(std::size_t bytes) {
-  // What TLS has read ahead does not come again.
-  if (tls_ != nullptr) bytes -= std::min(bytes, Tls::kReadAhead);
   const int wanted = static_cast<int>(std::clamp<std::size_t>(bytes, 1, kHighestLowWater));
   if (wanted == low_water_) return;
   // One that cannot be set is asked for again the next time.

@@ -45,6 +45,9 @@ class Transport {
   // The last read() ended because it has something to write first: poll for POLLOUT too.
   bool reading_needs_room() const;
 
+  // So much, at most, has been taken off the socket and not been read: poll() does not tell of it.
+  std::size_t read_ahead() const;
+
   // See BrokerReader::set_low_water().
   void set_low_water(std::size_t bytes);
 
