@@ -957,13 +957,13 @@ void Loader::tls_file(const Value& value, std::string& target, bool secret) {
   }
 }
 
-bool is_loopback(std::string_view host) {
+bool is_this_machine(std::string_view host) {
   return host == "localhost" || host.ends_with(".localhost") || host.starts_with("127.") ||
          host == "::1";
 }
 
 void Loader::check_transport(const Value& place, const BrokerAddress& address) {
-  if (address.tls || is_loopback(address.host)) return;
+  if (address.tls || is_this_machine(address.host)) return;
   warn(*place.node, place.path + ": messages and the password go to '" + shown(address.host) +
                         "' in plain text: better amqps://");
 }
