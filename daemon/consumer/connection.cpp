@@ -423,16 +423,18 @@ Result<void> Connection::Impl::log_in(const BrokerAddress& address, Login login,
     }
   });
 
+  const auto failure = [&](const std::string& what) {
+    const std::string who = greeted ? "" : stranger(reader->unread());
+    return Error{who.empty() ? what : who};
+  };
+
   output.append({"AMQP\0\0\x09\x01", 8});
   while (Clock::now() < deadline) {
     // What the broker has said last tells more than that it takes nothing any more.
     const auto written = write();
     const auto pumped = reader->pump(greeting, 1);
     if (opened) return {};
-    if (!pumped && !greeted) {
-      if (std::string who = stranger(reader->unread()); !who.empty()) return Error{std::move(who)};
-    }
-    if (!pumped) return Error{pumped.error()};
+    if (!pumped) return failure(pumped.error());
     if (*pumped == Pumped::more) continue;
     if (!written) return Error{written.error()};
     const short wanted = unwritten() > 0 ? POLLIN | POLLOUT : POLLIN;
@@ -440,7 +442,7 @@ Result<void> Connection::Impl::log_in(const BrokerAddress& address, Login login,
       return Error{ready.error()};
     }
   }
-  return Error{"no answer in time"};
+  return failure("no answer in time");
 }
 
 Result<std::unique_ptr<Connection>> Connection::open(const BrokerAddress& address,
