@@ -1236,9 +1236,9 @@ TEST_CASE("TLS is taken as it is written", "[unit][settings]") {
   CHECK(broker.tls == TlsSettings{config.dir().file("ca.pem"), "/etc/lope/app.pem",
                                   config.dir().file("app.key"), "mq.example", false});
   CHECK(joined(loaded.warnings) ==
-        "lope.yaml:4:34: warning: broker.tls.certificate: '/etc/lope/app.pem': expected a readable "
+        "lope.yaml:4:34: broker.tls.certificate: '/etc/lope/app.pem': expected a readable "
         "file, found: open: No such file or directory: until it is there nothing connects\n"
-        "lope.yaml:4:58: warning: broker.tls.key: 'app.key' can be read by others: chmod o-r\n");
+        "lope.yaml:4:58: broker.tls.key: 'app.key' can be read by others: chmod o-r\n");
 }
 
 TEST_CASE("an unverified broker is warned of", "[unit][settings]") {
