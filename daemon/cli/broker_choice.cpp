@@ -1,7 +1,9 @@
 #include "cli/broker_choice.h"
 
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
+#include <utility>
 
 #include "cli/client_commands.h"
 #include "common/broker_url.h"
@@ -14,12 +16,24 @@ namespace {
 
 constexpr const char* kDefaultBroker = "amqp://localhost";
 
+std::variant<ChosenBroker, int> with_ca(const BrokerChoice& choice, const std::string& command,
+                                        ChosenBroker chosen) {
+  if (choice.ca.empty()) return chosen;
+  if (std::ranges::none_of(chosen.broker.addresses, &BrokerAddress::tls)) {
+    return usage_error(command, "--ca: expected a broker with amqps://, found amqp://");
+  }
+  chosen.broker.tls.ca_file = choice.ca;
+  return chosen;
+}
+
 }  // namespace
 
 void add_broker_options(CLI::App& app, BrokerChoice& choice) {
-  app.add_option("--broker", choice.url, "amqp://user:password@host:port/vhost")
+  app.add_option("--broker", choice.url, "amqp://user:password@host:port/vhost, or amqps://…")
       ->option_text("URL");
   app.add_option("-c,--config", choice.config, "Use the broker of this configuration")
+      ->option_text("FILE");
+  app.add_option("--ca", choice.ca, "CA certificates for amqps://, in place of the system's")
       ->option_text("FILE");
 }
 
@@ -32,9 +46,11 @@ std::variant<ChosenBroker, int> find_broker(const BrokerChoice& choice, const st
       std::fprintf(stderr, "%s\n", problem.to_string().c_str());
     }
     if (!loaded.errors.empty()) return kExitRefused;
-    chosen.addresses = loaded.settings.broker.addresses;
     chosen.delays = loaded.settings.delays;
-    if (choice.url.empty()) return chosen;
+    if (choice.url.empty()) {
+      chosen.broker = loaded.settings.broker;
+      return with_ca(choice, command, std::move(chosen));
+    }
   }
   const char* environment = std::getenv("LOPE_BROKER");
   std::string source = "--broker";
@@ -45,8 +61,8 @@ std::variant<ChosenBroker, int> find_broker(const BrokerChoice& choice, const st
   }
   const auto parsed = parse_broker_url(url);
   if (!parsed) return usage_error(command, source + ": " + parsed.error());
-  chosen.addresses = {parsed->address};
-  return chosen;
+  chosen.broker.addresses = {parsed->address};
+  return with_ca(choice, command, std::move(chosen));
 }
 
 }  // namespace lope::cli

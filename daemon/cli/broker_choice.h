@@ -4,7 +4,6 @@
 #include <CLI/CLI.hpp>
 #include <string>
 #include <variant>
-#include <vector>
 
 #include "common/settings.h"
 
@@ -16,13 +15,13 @@ inline constexpr const char* kBrokerHelp =
 environment's LOPE_BROKER, or else amqp://localhost.)";
 
 struct BrokerChoice {
-  std::string url, config;
+  std::string url, config, ca;
 };
 
 void add_broker_options(CLI::App& app, BrokerChoice& choice);
 
 struct ChosenBroker {
-  std::vector<BrokerAddress> addresses;
+  BrokerSettings broker;
   DelaySettings delays;  // of --config
 };
 

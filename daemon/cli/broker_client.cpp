@@ -40,18 +40,18 @@ std::string target_text(const std::string& exchange, const std::string& routing_
 
 // ---- Beginning and ending
 
-bool BrokerClient::connect(const std::vector<BrokerAddress>& addresses) {
-  for (const BrokerAddress& address : addresses) {
-    const auto connected = connect(address);
+bool BrokerClient::connect(const BrokerSettings& broker) {
+  for (const BrokerAddress& address : broker.addresses) {
+    const auto connected = connect(address, broker);
     if (connected) return true;
     say(connected.error());
   }
   return false;
 }
 
-Result<void> BrokerClient::connect(const BrokerAddress& address,
-                                   std::chrono::milliseconds timeout) {
-  auto opened = Connection::open(address, timeout, kHeartbeat, command_);
+Result<void> BrokerClient::connect(const BrokerAddress& address, const BrokerSettings& broker) {
+  auto opened = Connection::open(address, broker.connect_timeout, kHeartbeat, command_, broker.tls,
+                                 broker.login);
   if (!opened) return Error{opened.error()};
   connection_ = std::move(*opened);
   vhost_ = address.vhost;
@@ -148,10 +148,13 @@ bool BrokerClient::wait(TimePoint until, bool for_room, int input) {
   const timespec timeout{
       static_cast<time_t>(std::chrono::duration_cast<std::chrono::seconds>(left).count()),
       static_cast<long>((left % 1s).count())};
-  std::array<pollfd, 3> fds{{{connection_ == nullptr ? -1 : connection_->fd(),
-                              static_cast<short>(for_room ? POLLIN | POLLOUT : POLLIN), 0},
-                             {input, POLLIN, 0},
-                             {signals_.valid() ? signals_.get() : -1, POLLIN, 0}}};
+  const short input_of_broker =
+      connection_ != nullptr && connection_->reading_needs_room() ? POLLOUT : POLLIN;
+  std::array<pollfd, 3> fds{
+      {{connection_ == nullptr ? -1 : connection_->fd(),
+        static_cast<short>(for_room ? POLLOUT | input_of_broker : input_of_broker), 0},
+       {input, POLLIN, 0},
+       {signals_.valid() ? signals_.get() : -1, POLLIN, 0}}};
   if (::ppoll(fds.data(), fds.size(), &timeout, nullptr) <= 0) return false;
   if (fds[2].revents != 0) on_signal();
   return fds[1].revents != 0;

@@ -32,7 +32,6 @@ class BrokerClient : protected consumer::ConnectionEvents {
 
  protected:
   using ChannelNumber = consumer::ChannelNumber;
-  static constexpr std::chrono::milliseconds kConnectTimeout{5000};  // for one address
 
   // `command` begins every line on standard error: "lope publish".
   explicit BrokerClient(std::string command) : command_(std::move(command)) {}
@@ -41,9 +40,9 @@ class BrokerClient : protected consumer::ConnectionEvents {
   // ---- Beginning and ending
 
   // With the first that can be logged in to; of each that cannot be it says why. False: with none.
-  bool connect(const std::vector<BrokerAddress>& addresses);
-  Result<void> connect(const BrokerAddress& address,
-                       std::chrono::milliseconds timeout = kConnectTimeout);
+  bool connect(const BrokerSettings& broker);
+  // `address` is one of the broker's.
+  Result<void> connect(const BrokerAddress& address, const BrokerSettings& broker);
   // From here on SIGINT and SIGTERM are on_signal().
   void catch_signals();
   // In good order, so that the broker has read everything and logs no connection that vanished.

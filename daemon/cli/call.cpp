@@ -32,7 +32,7 @@ class Calling final : private BrokerClient {
         body_(body) {}
 
   int run() {
-    if (!connect(options_.request.brokers)) return kExitTemporary;
+    if (!connect(options_.request.broker)) return kExitTemporary;
     catch_signals();
     if (begin(consumer::ChannelOpen{}) && begin(consumer::ConfirmSelect{}) &&
         begin(consumer::Consume{kReplyTo, "", {}, true}) && send()) {

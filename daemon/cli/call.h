@@ -9,7 +9,7 @@
 namespace lope::cli {
 
 struct CallOptions {
-  PublishOptions request;  // its brokers, target, body, headers and content type
+  PublishOptions request;  // its broker, target, body, headers and content type
   std::chrono::milliseconds timeout{5000};
   bool json = false;
 };

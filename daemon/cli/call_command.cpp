@@ -66,7 +66,7 @@ int call_command(const CLI::App& app, CallCommand& command) {
 
   auto found = find_broker(command.broker, kCommand);
   if (const int* code = std::get_if<int>(&found)) return *code;
-  request.brokers = std::move(std::get<ChosenBroker>(found).addresses);
+  request.broker = std::move(std::get<ChosenBroker>(found).broker);
   return call(options);
 }
 

@@ -109,7 +109,7 @@ class BrokerCheck final : private BrokerClient {
       report.address =
           (six ? "[" + address.host + "]" : address.host) + ":" + std::to_string(address.port);
       std::unique_ptr<consumer::Connection> before = std::move(connection_);
-      if (auto connected = connect(address, settings_.broker.connect_timeout); !connected) {
+      if (auto connected = connect(address, settings_.broker); !connected) {
         report.error = connected.error();
         connection_ = std::move(before);
       } else {
@@ -151,7 +151,7 @@ class BrokerCheck final : private BrokerClient {
     if (connection_ == nullptr && !interrupted_) {
       // The question before was one that costs the connection, such as a type of exchange that the
       // broker does not know.
-      if (auto connected = connect(*address_, settings_.broker.connect_timeout); !connected)
+      if (auto connected = connect(*address_, settings_.broker); !connected)
         fail(connected.error());
       open_ = false;
     }

@@ -50,7 +50,7 @@ class DeadLetters final : private BrokerClient {
       : BrokerClient(kCommand), options_(options), queue_(options.queue) {}
 
   int run() {
-    if (!connect(options_.brokers)) return kExitTemporary;
+    if (!connect(options_.broker)) return kExitTemporary;
     catch_signals();
     if (find_queue()) {
       if (ready_ == 0) {

@@ -16,7 +16,7 @@ namespace lope::cli {
 struct DlqOptions {
   enum class Verb { list, show, replay, purge };
   Verb verb = Verb::list;
-  std::vector<BrokerAddress> brokers;  // tried in this order; at least one
+  BrokerSettings broker;  // its addresses are tried in their order
   std::string queue;                   // when it is not there: <queue>.dead
   DeadLetterFilter filter;
   std::uint64_t number = 0;  // only that one, as counted from the head of the queue; 0: any

@@ -177,7 +177,7 @@ int dlq_command(const CLI::App& app, DlqCommand& command) {
   }
   auto found = find_broker(command.broker, name);
   if (const int* exit_code = std::get_if<int>(&found)) return *exit_code;
-  options.brokers = std::move(std::get<ChosenBroker>(found).addresses);
+  options.broker = std::move(std::get<ChosenBroker>(found).broker);
   return dlq(options);
 }
 

@@ -19,8 +19,8 @@ class Peek final : private BrokerClient {
   Peek(const std::string& command, const std::string& queue)
       : BrokerClient(command), queue_(queue) {}
 
-  Peeked run(const std::vector<BrokerAddress>& brokers, std::uint64_t count) {
-    if (!connect(brokers)) return {kExitTemporary, {}};
+  Peeked run(const BrokerSettings& broker, std::uint64_t count) {
+    if (!connect(broker)) return {kExitTemporary, {}};
     catch_signals();
     take(count);
     close();
@@ -76,9 +76,9 @@ class Peek final : private BrokerClient {
 
 }  // namespace
 
-Peeked peek(const std::string& command, const std::vector<BrokerAddress>& brokers,
-            const std::string& queue, std::uint64_t count) {
-  return Peek(command, queue).run(brokers, count);
+Peeked peek(const std::string& command, const BrokerSettings& broker, const std::string& queue,
+            std::uint64_t count) {
+  return Peek(command, queue).run(broker, count);
 }
 
 }  // namespace lope::cli

@@ -16,8 +16,8 @@ struct Peeked {
   std::vector<Received> messages;
 };
 
-// `command` ("lope try") begins what it says. `brokers` are tried in this order.
-Peeked peek(const std::string& command, const std::vector<BrokerAddress>& brokers,
-            const std::string& queue, std::uint64_t count);
+// `command` ("lope try") begins what it says. The addresses of `broker` are tried in their order.
+Peeked peek(const std::string& command, const BrokerSettings& broker, const std::string& queue,
+            std::uint64_t count);
 
 }  // namespace lope::cli

@@ -70,7 +70,7 @@ class Publishing final : private BrokerClient {
   }
 
   int run() {
-    if (!connect(options_.brokers)) return kExitTemporary;
+    if (!connect(options_.broker)) return kExitTemporary;
     catch_signals();
     if (begin(consumer::ChannelOpen{}) && (!later_ || prepare_delay()) &&
         begin(consumer::ConfirmSelect{})) {

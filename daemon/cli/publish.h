@@ -17,7 +17,7 @@
 namespace lope::cli {
 
 struct PublishOptions : BodySource {
-  std::vector<BrokerAddress> brokers;  // tried in this order; at least one
+  BrokerSettings broker;  // its addresses are tried in their order
 
   std::string exchange;     // empty: the default exchange
   std::string routing_key;  // for the default exchange the queue's name

@@ -151,9 +151,9 @@ int publish_command(const CLI::App& app, PublishCommand& command) {
   const bool later = options.delay.count() > 0 || options.at_ms.has_value();
   auto found = find_broker(command.broker, kCommand, later);
   if (const int* code = std::get_if<int>(&found)) return *code;
-  auto& broker = std::get<ChosenBroker>(found);
-  options.brokers = std::move(broker.addresses);
-  if (app.count("--delay-prefix") == 0) options.delay_prefix = broker.delays.prefix;
+  auto& chosen = std::get<ChosenBroker>(found);
+  options.broker = std::move(chosen.broker);
+  if (app.count("--delay-prefix") == 0) options.delay_prefix = chosen.delays.prefix;
   return publish(options);
 }
 

@@ -181,7 +181,7 @@ std::variant<std::vector<Received>, int> collect(const TryCommand& command) {
     const auto broker = find_broker(command.broker, kCommand);
     if (const int* code = std::get_if<int>(&broker)) return *code;
     Peeked peeked =
-        peek(kCommand, std::get<ChosenBroker>(broker).addresses, command.queue, command.count);
+        peek(kCommand, std::get<ChosenBroker>(broker).broker, command.queue, command.count);
     if (peeked.exit_code != kExitOk) return peeked.exit_code;
     if (peeked.messages.empty()) {
       return failed("no message is ready in queue '" + escape(command.queue, 255) + "'");

@@ -13,6 +13,8 @@ namespace lope {
 namespace {
 
 constexpr std::string_view kScheme = "amqp://";
+constexpr std::string_view kSchemeOfTls = "amqps://";
+constexpr int kPortOfTls = 5671;
 
 // AMQP's short strings hold no more.
 constexpr std::size_t kMaxName = 255;
@@ -83,7 +85,7 @@ Result<std::string> parse_host(std::string_view text, bool bracketed) {
     }
     return host;
   }
-  if (host.empty()) return Error{"URL: expected a host after 'amqp://', found none"};
+  if (host.empty()) return Error{"URL: expected a host after '://', found none"};
   const auto fits = [](char c) { return is_alnum(c) || c == '-' || c == '.' || c == '_'; };
   if (host.size() > kMaxName || !std::all_of(host.begin(), host.end(), fits)) {
     return Error{
@@ -96,18 +98,16 @@ Result<std::string> parse_host(std::string_view text, bool bracketed) {
 }  // namespace
 
 Result<BrokerUrl> parse_broker_url(std::string_view url) {
-  if (starts_without_case(url, "amqps://")) {
-    return Error{"URL: 'amqps' is not available in this version: expected amqp://"};
-  }
-  if (!starts_without_case(url, kScheme)) {
+  const bool tls = starts_without_case(url, kSchemeOfTls);
+  if (!tls && !starts_without_case(url, kScheme)) {
     return Error{
-        "URL: expected amqp://user:password@host:port/vhost, found a text that does not "
-        "start with 'amqp://'"};
+        "URL: expected amqp://user:password@host:port/vhost, or amqps://… for TLS, found a text "
+        "that does not start with 'amqp://' or 'amqps://'"};
   }
   if (std::any_of(url.begin(), url.end(), [](unsigned char c) { return c <= 0x20 || c == 0x7F; })) {
     return Error{"URL: expected no spaces or control characters (a space is written %20)"};
   }
-  std::string_view rest = url.substr(kScheme.size());
+  std::string_view rest = url.substr((tls ? kSchemeOfTls : kScheme).size());
   if (rest.find('#') != std::string_view::npos) {
     return Error{"URL: expected no '#' ('%23' is '#')"};
   }
@@ -116,6 +116,8 @@ Result<BrokerUrl> parse_broker_url(std::string_view url) {
   }
 
   BrokerUrl result;
+  result.address.tls = tls;
+  if (tls) result.address.port = kPortOfTls;
   const std::size_t slash = rest.find('/');
   std::string_view authority = rest.substr(0, slash);
   if (slash != std::string_view::npos) {

@@ -1,15 +1,13 @@
 #include "consumer/broker_reader.h"
 
 #include <amqp.h>
-#include <sys/socket.h>
 #include <sys/uio.h>
 
 #include <algorithm>
-#include <cerrno>
+#include <array>
 #include <cstring>
+#include <span>
 #include <string>
-
-#include "common/text.h"
 
 namespace lope::consumer {
 
@@ -25,8 +23,6 @@ constexpr std::size_t kHeaderFields = 14;
 // the next message's method and header, and little of its body.
 constexpr std::size_t kLarge = 16 * 1024;
 constexpr std::size_t kReadAhead = 4 * 1024;
-// A wait that is for more would let the socket's buffer run full.
-constexpr std::size_t kHighestLowWater = 1024 * 1024;
 
 std::uint32_t big_endian(const char* at, int bytes) {
   std::uint32_t value = 0;
@@ -36,10 +32,10 @@ std::uint32_t big_endian(const char* at, int bytes) {
 
 }  // namespace
 
-BrokerReader::BrokerReader(amqp_connection_state_t_* connection)
+BrokerReader::BrokerReader(amqp_connection_state_t_* connection, Transport& transport)
     : connection_(connection),
+      transport_(transport),
       frame_max_(static_cast<std::size_t>(amqp_get_frame_max(connection))),
-      channel_max_(amqp_get_channel_max(connection)),
       capacity_(frame_max_ + kReadAhead),
       input_(std::make_unique_for_overwrite<char[]>(capacity_)) {}
 
@@ -67,14 +63,6 @@ Result<BrokerReader::Pumped> BrokerReader::pump(Sink& sink, int max_frames,
   return Pumped::more;
 }
 
-void BrokerReader::set_low_water(std::size_t bytes) {
-  const int wanted = static_cast<int>(std::clamp<std::size_t>(bytes, 1, kHighestLowWater));
-  if (wanted == low_water_) return;
-  const int fd = amqp_get_sockfd(connection_);
-  // One that cannot be set is asked for again the next time.
-  if (::setsockopt(fd, SOL_SOCKET, SO_RCVLOWAT, &wanted, sizeof wanted) == 0) low_water_ = wanted;
-}
-
 // False: it needs more bytes.
 Result<bool> BrokerReader::take_frame(Sink& sink) {
   if (in_body_) return take_body(sink);
@@ -88,9 +76,10 @@ Result<bool> BrokerReader::take_frame(Sink& sink) {
     return Error{"a frame of " + std::to_string(size) + " bytes, where at most " +
                  std::to_string(frame_max_) + " are taken"};
   }
-  if (channel_max_ > 0 && channel > channel_max_) {
+  const int channel_max = amqp_get_channel_max(connection_);
+  if (channel_max > 0 && channel > channel_max) {
     return Error{"a frame of channel " + std::to_string(channel) + ", where at most " +
-                 std::to_string(channel_max_) + " were agreed on"};
+                 std::to_string(channel_max) + " were agreed on"};
   }
   // The library does not look.
   if ((at[0] == AMQP_FRAME_METHOD && payload < kMethodId) ||
@@ -157,14 +146,13 @@ Result<BrokerReader::Read> BrokerReader::read(Sink& sink) {
     end_ -= begin_;
     begin_ = 0;
   }
-  iovec parts[2];
-  msghdr message{};
-  message.msg_iov = parts;
+  std::array<iovec, 2> parts;
+  std::size_t count = 0;
   Body* const body = in_body_ ? &sink.body(body_channel_) : nullptr;
   std::size_t direct = 0;
   if (body != nullptr && body->to != nullptr && body_expected_ && body_frame_left_ >= kLarge) {
     direct = body_frame_left_;
-    parts[message.msg_iovlen++] = {body->to, direct};
+    parts[count++] = {body->to, direct};
   }
   std::size_t room = capacity_ - end_;
   if (direct > 0) {
@@ -172,13 +160,12 @@ Result<BrokerReader::Read> BrokerReader::read(Sink& sink) {
   } else if (large_) {
     room = std::min(room, (in_body_ ? body_frame_left_ : 0) + kReadAhead);
   }
-  parts[message.msg_iovlen++] = {input_.get() + end_, room};
-  const ssize_t n = ::recvmsg(amqp_get_sockfd(connection_), &message, MSG_DONTWAIT);
-  if (n < 0 && (errno == EAGAIN || errno == EINTR)) return Read::nothing;
-  if (n < 0) return Error{errno_text("recvmsg", errno)};
-  if (n == 0) return Error{amqp_error_string2(AMQP_STATUS_CONNECTION_CLOSED)};
+  parts[count++] = {input_.get() + end_, room};
+  const auto read = transport_.read(std::span(parts).first(count));
+  if (!read) return Error{read.error()};
+  const std::size_t got = *read;
+  if (got == 0) return Read::nothing;
   last_received_ = Clock::now();
-  const auto got = static_cast<std::size_t>(n);
   received_ += got;
   const std::size_t placed = std::min(got, direct);
   if (placed > 0) advance(*body, placed);

@@ -6,9 +6,11 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <string_view>
 
 #include "common/clock.h"
 #include "common/result.h"
+#include "consumer/transport.h"
 
 struct amqp_connection_state_t_;
 struct amqp_frame_t_;
@@ -37,8 +39,9 @@ class BrokerReader {
     virtual void on_body(ChannelNumber channel) = 0;
   };
 
-  // Reads from the socket of `connection`, which has logged in and stays the caller's.
-  explicit BrokerReader(amqp_connection_state_t_* connection);
+  // Reads from `transport`; what it reads is decoded by `connection`, which holds the limits. Both
+  // stay the caller's.
+  BrokerReader(amqp_connection_state_t_* connection, Transport& transport);
 
   // One turn's share: large bodies that stream in must not keep those that are here already from
   // their handlers for long. Less would wake workers, and settle, more often.
@@ -53,13 +56,16 @@ class BrokerReader {
   // Before a wait for the socket: poll() is to call it readable when about so many bytes are there,
   // not before; at most 1 MiB. What is there already, or a bound on the wait, is the caller's
   // care.
-  void set_low_water(std::size_t bytes);
+  void set_low_water(std::size_t bytes) { transport_.set_low_water(bytes); }
   // What is missing of the large body that is coming; 0: none is.
   std::uint64_t large_body_left(Sink& sink) const {
     return large_ ? sink.body(body_channel_).left : 0;
   }
 
   std::uint64_t received() const { return received_; }  // bytes
+
+  // What has been read and is not a whole frame, or none.
+  std::string_view unread() const { return {input_.get() + begin_, end_ - begin_}; }
 
   // When something last came from the broker.
   TimePoint last_received() const { return last_received_; }
@@ -73,8 +79,8 @@ class BrokerReader {
   void advance(Body& body, std::size_t count);
 
   amqp_connection_state_t_* const connection_;
+  Transport& transport_;
   const std::size_t frame_max_;
-  const int channel_max_;
   const std::size_t capacity_;
   const std::unique_ptr<char[]> input_;
   std::size_t begin_ = 0, end_ = 0;  // what has been read and not yet handled
@@ -86,7 +92,6 @@ class BrokerReader {
   // The last header was of a large body: it should not be read into our buffer, nor the next, which
   // will be as large.
   bool large_ = false;
-  int low_water_ = 1;
   std::size_t body_bytes_ = 0;  // read by this pump()
   std::uint64_t received_ = 0;
   TimePoint last_received_ = Clock::now();

@@ -2,7 +2,6 @@
 
 #include <amqp.h>
 #include <amqp_framing.h>
-#include <amqp_tcp_socket.h>
 #include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
@@ -15,6 +14,7 @@
 #include <cerrno>
 #include <cstring>
 #include <deque>
+#include <functional>
 #include <optional>
 #include <utility>
 #include <vector>
@@ -22,13 +22,14 @@
 #include "common/clock.h"
 #include "common/fd.h"
 #include "common/text.h"
+#include "consumer/tls.h"
+#include "consumer/transport.h"
 
 namespace lope::consumer {
 
 namespace {
 
 constexpr int kFrameMax = 131072;  // the broker's own limit; never less: a header cannot be split
-constexpr timeval kRpcTimeout{10, 0};
 // A socket that poll calls writable has a third of its buffer free: room for so many small frames.
 constexpr int kSureWrites = 16;
 constexpr std::size_t kFrameOverhead = 8;   // type, channel, size, end
@@ -51,11 +52,6 @@ constexpr std::size_t kBeyondFrameMax = 64 * 1024;
 bool set_user_timeout(int fd, std::chrono::seconds timeout) {
   const auto ms = static_cast<unsigned int>(timeout.count() * 1000);
   return ::setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &ms, sizeof ms) == 0;
-}
-
-timeval to_timeval(std::chrono::milliseconds time) {
-  return {static_cast<time_t>(time.count() / 1000),
-          static_cast<suseconds_t>(time.count() % 1000 * 1000)};
 }
 
 std::string status_text(int status) { return amqp_error_string2(status); }
@@ -161,25 +157,6 @@ void add_header(HeaderWriter& writer, std::string_view name, const amqp_field_va
   }
 }
 
-// What the broker said in a refused login or open, as "403 ACCESS_REFUSED - …".
-std::string reply_text(const amqp_rpc_reply_t& reply) {
-  switch (reply.reply_type) {
-    case AMQP_RESPONSE_NORMAL: return "ok";
-    case AMQP_RESPONSE_NONE: return "no answer";
-    case AMQP_RESPONSE_LIBRARY_EXCEPTION: return status_text(reply.library_error);
-    case AMQP_RESPONSE_SERVER_EXCEPTION: break;
-  }
-  if (reply.reply.id == AMQP_CONNECTION_CLOSE_METHOD) {
-    const auto* close = static_cast<amqp_connection_close_t*>(reply.reply.decoded);
-    return std::to_string(close->reply_code) + " " + escape(view(close->reply_text));
-  }
-  if (reply.reply.id == AMQP_CHANNEL_CLOSE_METHOD) {
-    const auto* close = static_cast<amqp_channel_close_t*>(reply.reply.decoded);
-    return std::to_string(close->reply_code) + " " + escape(view(close->reply_text));
-  }
-  return "unexpected method " + std::to_string(reply.reply.id);
-}
-
 struct AddressList {
   ~AddressList() {
     if (first != nullptr) ::freeaddrinfo(first);
@@ -199,16 +176,9 @@ Result<UniqueFd> connect_to(const addrinfo& address, TimePoint deadline) {
   }
   if (::connect(fd.get(), address.ai_addr, address.ai_addrlen) == 0) return fd;
   if (errno != EINPROGRESS) return text(errno);
-  while (true) {
-    const auto left =
-        std::chrono::duration_cast<std::chrono::milliseconds>(deadline - Clock::now()).count();
-    pollfd connecting{fd.get(), POLLOUT, 0};
-    const int ready = ::poll(&connecting, 1, static_cast<int>(std::max<std::int64_t>(left, 0)));
-    if (ready < 0 && errno == EINTR) continue;
-    if (ready < 0) return text(errno);
-    if (ready == 0) return text(ETIMEDOUT);
-    break;
-  }
+  const auto connected = wait_for(fd.get(), POLLOUT, deadline);
+  if (!connected) return Error{connected.error()};
+  if (!*connected) return text(ETIMEDOUT);
   int error = 0;
   socklen_t size = sizeof error;
   if (::getsockopt(fd.get(), SOL_SOCKET, SO_ERROR, &error, &size) < 0) return text(errno);
@@ -265,7 +235,12 @@ struct Connection::Impl final : BrokerReader::Sink {
     return assemblies[channel];
   }
 
-  Result<void> take_over(int max_frames);
+  Impl() = default;
+  // Ready to decode; `connected` is a socket.
+  bool begin(UniqueFd connected);
+  // The login, on a connection that is new. `refused`: it was the broker that said no.
+  Result<void> log_in(const BrokerAddress& address, Login login, const std::string& name,
+                      TimePoint deadline, bool& refused);
   Result<void> keep_alive(bool dry);
   bool can_write();
   Result<void> on_frame(const amqp_frame_t& frame) override;
@@ -274,9 +249,17 @@ struct Connection::Impl final : BrokerReader::Sink {
   Result<void> on_method(ChannelNumber channel, const amqp_method_t& method);
   Result<void> on_header(const amqp_frame_t& frame);
 
+  // A small frame goes out at once, unless others wait before it.
   Result<void> send_method(ChannelNumber channel, amqp_method_number_t id, void* method) {
-    if (unwritten() == 0) return sent(amqp_send_method(state, channel, id, method));
-    return append_method(channel, id, method);
+    const bool at_once = unwritten() == 0;
+    if (auto appended = append_method(channel, id, method); !appended) return appended;
+    return at_once ? write_small() : Result<void>();
+  }
+  Result<void> write_small() {
+    const int sure = sure_writes > 0 ? sure_writes - 1 : 0;
+    auto written = write();
+    sure_writes = sure;
+    return written;
   }
 
   // The output buffer: frames as they go over the wire. What is written from it never blocks, which
@@ -285,24 +268,13 @@ struct Connection::Impl final : BrokerReader::Sink {
   Result<void> append_method(ChannelNumber channel, amqp_method_number_t id, void* method);
   void append_frame(char type, ChannelNumber channel, std::string_view payload);
   Result<void> write();
-  std::size_t frame_max() const {
-    if (agreed_frame_max > 0) return agreed_frame_max;
-    const int agreed = amqp_get_frame_max(state);
-    return static_cast<std::size_t>(agreed > 0 ? agreed : kFrameMax);
-  }
-
-  // A small frame, with this status.
-  Result<void> sent(int status) {
-    if (sure_writes > 0) --sure_writes;
-    if (status != AMQP_STATUS_OK) return Error{"send: " + status_text(status)};
-    return {};
-  }
-
-  amqp_connection_state_t state = nullptr;
+  amqp_connection_state_t state = nullptr;  // decodes, and holds what was agreed on
+  std::optional<Transport> transport;
   std::optional<BrokerReader> reader;
   ConnectionEvents* events = nullptr;  // during pump()
   std::chrono::milliseconds heartbeat{0};
-  std::size_t agreed_frame_max = 0;  // the library's own is larger, once that is known
+  std::size_t frame_max = kFrameMax;  // as agreed on; what is read may be larger
+  std::string broker_version, cluster_name;
   std::chrono::seconds patience{0};  // TCP_USER_TIMEOUT, as a rule
   TimePoint next_heartbeat{};
   int sure_writes = 0;  // small frames that fit the socket's buffer without asking
@@ -335,12 +307,161 @@ AmqpTable client_properties(const std::string& name) {
           {"capabilities", {capabilities}}};
 }
 
+std::string close_text(const amqp_method_t& method) {
+  const auto* close = static_cast<amqp_connection_close_t*>(method.decoded);
+  return std::to_string(close->reply_code) + " " + escape(view(close->reply_text));
+}
+
+bool has_word(std::string_view words, std::string_view wanted) {
+  while (!words.empty()) {
+    const std::size_t end = std::min(words.find(' '), words.size());
+    if (words.substr(0, end) == wanted) return true;
+    words.remove_prefix(std::min(end + 1, words.size()));
+  }
+  return false;
+}
+
+// What the peer is that has begun with these bytes, when it is no broker that speaks AMQP 0-9-1 in
+// plain text; empty: nothing is known.
+std::string stranger(std::string_view begun) {
+  constexpr std::string_view kAlertOfTls = "\x15\x03";
+  if (begun.starts_with(kAlertOfTls)) {
+    return "the port is one for TLS: expected a URL that starts with amqps://";
+  }
+  if (begun.starts_with("AMQP")) return "the peer speaks another AMQP: expected 0-9-1";
+  if (begun.starts_with("HTTP/")) return "the peer speaks HTTP: expected AMQP 0-9-1";
+  return {};
+}
+
+// The broker's side of a login, step by step.
+class Greeting final : public BrokerReader::Sink {
+ public:
+  // The broker's next method, to be taken by the one who has asked for it.
+  using Handler = std::function<Result<void>(const amqp_method_t&)>;
+  explicit Greeting(Handler on_method) : on_method_(std::move(on_method)) {}
+
+  Result<void> on_frame(const amqp_frame_t& frame) override {
+    if (frame.frame_type == AMQP_FRAME_HEARTBEAT) return {};
+    if (frame.frame_type != AMQP_FRAME_METHOD || frame.channel != 0) {
+      return Error{"the broker sends what nobody asked for"};
+    }
+    return on_method_(frame.payload.method);
+  }
+  BrokerReader::Body& body(ChannelNumber) override { return none_; }
+  void on_body(ChannelNumber) override {}
+
+ private:
+  const Handler on_method_;
+  BrokerReader::Body none_;
+};
+
 }  // namespace
+
+bool Connection::Impl::begin(UniqueFd connected) {
+  state = amqp_new_connection();
+  if (state == nullptr) return false;
+  // The library decodes once it has seen the beginning of a login.
+  amqp_frame_t header;
+  if (amqp_handle_input(state, amqp_cstring_bytes("AMQP0091"), &header) < 0) return false;
+  constexpr int kAnyChannel = 0;
+  if (amqp_tune_connection(state, kAnyChannel, kFrameMax + kBeyondFrameMax, /*heartbeat=*/0) !=
+      AMQP_STATUS_OK) {
+    return false;
+  }
+  transport.emplace(std::move(connected));
+  reader.emplace(state, *transport);
+  return true;
+}
+
+// Not the library's own, which reads and writes the socket itself, and knows no TLS but its own.
+Result<void> Connection::Impl::log_in(const BrokerAddress& address, Login login,
+                                      const std::string& name, TimePoint deadline, bool& refused) {
+  bool greeted = false, opened = false;
+  const auto start = [&](const amqp_connection_start_t& offer) -> Result<void> {
+    if (offer.version_major != 0 || offer.version_minor != 9) {
+      return Error{"the peer speaks another AMQP: expected 0-9-1"};
+    }
+    const amqp_table_t& properties = offer.server_properties;
+    for (int i = 0; i < properties.num_entries; ++i) {
+      const amqp_table_entry_t& entry = properties.entries[i];
+      if (entry.value.kind != AMQP_FIELD_KIND_UTF8) continue;
+      if (view(entry.key) == "version") broker_version = view(entry.value.value.bytes);
+      if (view(entry.key) == "cluster_name") cluster_name = view(entry.value.value.bytes);
+    }
+    const std::string mechanism = login == Login::external ? "EXTERNAL" : "PLAIN";
+    if (!has_word(view(offer.mechanisms), mechanism)) {
+      refused = true;
+      return Error{"the broker does not offer SASL " + mechanism + ": found '" +
+                   escape(view(offer.mechanisms), 200) + "'"};
+    }
+    std::string response;
+    if (login == Login::plain) {
+      response = '\0' + address.user + '\0' + address.password;
+    }
+    const AmqpTable client = client_properties(name);
+    const TableBuilder builder(client);
+    amqp_connection_start_ok_t method{builder.table(), bytes(mechanism), bytes(response),
+                                      amqp_cstring_bytes("en_US")};
+    return append_method(0, AMQP_CONNECTION_START_OK_METHOD, &method);
+  };
+  const auto tune = [&](const amqp_connection_tune_t& offer) -> Result<void> {
+    const int channel_max = offer.channel_max != 0 ? offer.channel_max : UINT16_MAX;
+    if (offer.frame_max != 0 && offer.frame_max < AMQP_FRAME_MIN_SIZE) {
+      return Error{"the broker wants frames of at most " + std::to_string(offer.frame_max) +
+                   " bytes: expected " + std::to_string(AMQP_FRAME_MIN_SIZE) + " or more"};
+    }
+    if (offer.frame_max != 0 && offer.frame_max < frame_max) frame_max = offer.frame_max;
+    const std::chrono::seconds offered(offer.heartbeat);
+    if (offered.count() != 0 && offered < heartbeat) heartbeat = offered;
+    const int status = amqp_tune_connection(state, channel_max, amqp_get_frame_max(state), 0);
+    if (status != AMQP_STATUS_OK) return Error{status_text(status)};
+    amqp_connection_tune_ok_t tune_ok{
+        static_cast<std::uint16_t>(channel_max), static_cast<std::uint32_t>(frame_max),
+        static_cast<std::uint16_t>(std::chrono::ceil<std::chrono::seconds>(heartbeat).count())};
+    if (auto put = append_method(0, AMQP_CONNECTION_TUNE_OK_METHOD, &tune_ok); !put) return put;
+    amqp_connection_open_t open{bytes(address.vhost), amqp_empty_bytes, 1};
+    return append_method(0, AMQP_CONNECTION_OPEN_METHOD, &open);
+  };
+  Greeting greeting([&](const amqp_method_t& method) -> Result<void> {
+    greeted = true;
+    switch (method.id) {
+      case AMQP_CONNECTION_START_METHOD:
+        return start(*static_cast<const amqp_connection_start_t*>(method.decoded));
+      case AMQP_CONNECTION_TUNE_METHOD:
+        return tune(*static_cast<const amqp_connection_tune_t*>(method.decoded));
+      case AMQP_CONNECTION_OPEN_OK_METHOD: opened = true; return {};
+      case AMQP_CONNECTION_CLOSE_METHOD: refused = true; return Error{close_text(method)};
+      default: return Error{"unexpected method " + std::string(amqp_method_name(method.id))};
+    }
+  });
+
+  const auto failure = [&](const std::string& what) {
+    const std::string who = greeted ? "" : stranger(reader->unread());
+    return Error{who.empty() ? what : who};
+  };
+
+  output.append({"AMQP\0\0\x09\x01", 8});
+  while (Clock::now() < deadline) {
+    // What the broker has said last tells more than that it takes nothing any more.
+    const auto written = write();
+    const auto pumped = reader->pump(greeting, 1);
+    if (opened) return {};
+    if (!pumped) return failure(pumped.error());
+    if (*pumped == Pumped::more) continue;
+    if (!written) return Error{written.error()};
+    const short wanted = unwritten() > 0 ? POLLIN | POLLOUT : POLLIN;
+    if (auto ready = wait_for(transport->fd(), wanted, deadline); !ready) {
+      return Error{ready.error()};
+    }
+  }
+  return failure("no answer in time");
+}
 
 Result<std::unique_ptr<Connection>> Connection::open(const BrokerAddress& address,
                                                      std::chrono::milliseconds timeout,
                                                      std::chrono::seconds heartbeat,
-                                                     const std::string& name) {
+                                                     const std::string& name,
+                                                     const TlsSettings& tls, Login login) {
   const std::string port = std::to_string(address.port);
   const std::string peer =
       (address.host.find(':') != std::string::npos ? "[" + address.host + "]" : address.host) +
@@ -356,44 +477,40 @@ Result<std::unique_ptr<Connection>> Connection::open(const BrokerAddress& addres
   if (resolved != 0) return failure("resolve", ::gai_strerror(resolved));
 
   Error last = failure("connect", "no address");
+  bool met = false;  // somebody, of whom `last` tells
   for (const addrinfo* each = list.first; each != nullptr; each = each->ai_next) {
     const TimePoint deadline = Clock::now() + timeout;
-    auto impl = std::make_unique<Impl>();
-    impl->state = amqp_new_connection();
-    if (impl->state == nullptr) return failure("connect", "out of memory");
-    amqp_socket_t* socket = amqp_tcp_socket_new(impl->state);
-    if (socket == nullptr) return failure("connect", "out of memory");
     auto connected = connect_to(*each, deadline);
     if (!connected) {
-      last = failure("connect", connected.error());
+      if (!met) last = failure("connect", connected.error());
       continue;
     }
-    amqp_tcp_socket_set_sockfd(socket, connected->release());
-    const int fd = amqp_get_sockfd(impl->state);
+    met = true;
+    auto impl = std::make_unique<Impl>();
+    if (!impl->begin(std::move(*connected))) return failure("connect", "out of memory");
     // A peer that takes nothing, a closed window included, is gone after two heartbeats.
     impl->patience = heartbeat.count() > 0 ? heartbeat * 2 : std::chrono::seconds(60);
-    if (!set_user_timeout(fd, impl->patience)) {
+    if (!set_user_timeout(impl->transport->fd(), impl->patience)) {
       return failure("connect", errno_text("setsockopt(TCP_USER_TIMEOUT)", errno));
     }
-    const timeval handshake = to_timeval(
-        std::max(std::chrono::milliseconds(100),
-                 std::chrono::duration_cast<std::chrono::milliseconds>(deadline - Clock::now())));
-    amqp_set_handshake_timeout(impl->state, &handshake);
-    amqp_set_rpc_timeout(impl->state, &kRpcTimeout);
-    const AmqpTable client = client_properties(name);
-    const TableBuilder builder(client);
-    const amqp_table_t properties = builder.table();
-    const amqp_rpc_reply_t reply = amqp_login_with_properties(
-        impl->state, address.vhost.c_str(), 0, kFrameMax, static_cast<int>(heartbeat.count()),
-        &properties, AMQP_SASL_METHOD_PLAIN, address.user.c_str(), address.password.c_str());
-    if (reply.reply_type != AMQP_RESPONSE_NORMAL) {
-      last = failure("log in as '" + address.user + "' to vhost '" + address.vhost + "'",
-                     reply_text(reply));
+    if (address.tls) {
+      if (auto begun = impl->transport->begin_tls(tls, address.host, deadline); !begun) {
+        last = failure("TLS", begun.error());
+        continue;
+      }
+    }
+    impl->heartbeat = heartbeat;
+    bool refused = false;
+    if (auto in = impl->log_in(address, login, name, deadline, refused); !in) {
+      const Tls* const secured = impl->transport->tls();
+      const std::string who = login == Login::external && secured != nullptr
+                                  ? "by the certificate of '" + secured->own_name() + "'"
+                                  : "as '" + address.user + "'";
+      last = failure("log in " + who + " to vhost '" + address.vhost + "'", in.error());
       // A broker that says no is an answer; one that says nothing is as good as not there.
-      if (reply.reply_type == AMQP_RESPONSE_SERVER_EXCEPTION) return last;
+      if (refused) return last;
       continue;
     }
-    impl->heartbeat = std::chrono::seconds(amqp_get_heartbeat(impl->state));
     auto connection = std::unique_ptr<Connection>(new Connection(std::move(impl)));
     connection->peer_ = peer;
     return connection;
@@ -401,14 +518,19 @@ Result<std::unique_ptr<Connection>> Connection::open(const BrokerAddress& addres
   return last;
 }
 
-int Connection::fd() const { return amqp_get_sockfd(impl_->state); }
+int Connection::fd() const { return impl_->transport->fd(); }
+
+std::string Connection::tls_version() const {
+  const Tls* const tls = impl_->transport->tls();
+  return tls != nullptr ? tls->version() : "";
+}
 
 bool Connection::writable() { return impl_->can_write(); }
 
 bool Connection::Impl::can_write() {
   if (unwritten() > 0 && (!write() || unwritten() > 0)) return false;
   if (sure_writes > 0) return true;
-  pollfd poll_fd{amqp_get_sockfd(state), POLLOUT, 0};
+  pollfd poll_fd{transport->fd(), POLLOUT, 0};
   if (::poll(&poll_fd, 1, 0) != 1 || (poll_fd.revents & POLLOUT) == 0) return false;
   sure_writes = kSureWrites;
   return true;
@@ -419,10 +541,6 @@ Result<Connection::Pumped> Connection::pump(ConnectionEvents& events, int max_fr
     return Error{"broker " + peer_ + ": " + what};
   };
   impl_->events = &events;
-  if (!impl_->reader) {
-    if (auto taken = impl_->take_over(max_frames); !taken) return failure(taken.error());
-    if (!impl_->reader) return Pumped::dry;
-  }
   const auto pumped = impl_->reader->pump(*impl_, max_frames);
   if (!pumped) return failure(pumped.error());
   if (auto alive = impl_->keep_alive(*pumped == Pumped::dry); !alive) {
@@ -433,40 +551,13 @@ Result<Connection::Pumped> Connection::pump(ConnectionEvents& events, int max_fr
 
 std::chrono::milliseconds Connection::heartbeat() const { return impl_->heartbeat; }
 
-std::uint64_t Connection::received() const { return impl_->reader ? impl_->reader->received() : 0; }
+std::uint64_t Connection::received() const { return impl_->reader->received(); }
 
-void Connection::set_low_water(std::size_t bytes) {
-  if (impl_->reader) impl_->reader->set_low_water(bytes);
-}
+void Connection::set_low_water(std::size_t bytes) { impl_->reader->set_low_water(bytes); }
 
 std::uint64_t Connection::large_body_left() {
-  return impl_->reader ? impl_->reader->large_body_left(*impl_) : 0;
-}
-
-// From the login on we read ourselves, as soon as the library has nothing of ours: BrokerReader is
-// to see every frame from its start. Heartbeats are ours then too.
-Result<void> Connection::Impl::take_over(int max_frames) {
-  timeval no_wait{0, 0};
-  while (amqp_data_in_buffer(state) != 0 || amqp_frames_enqueued(state) != 0 ||
-         amqp_release_buffers_ok(state) == 0) {
-    amqp_frame_t frame;
-    const int status = amqp_simple_wait_frame_noblock(state, &frame, &no_wait);
-    if (status == AMQP_STATUS_TIMEOUT) return {};
-    if (status != AMQP_STATUS_OK) return Error{status_text(status)};
-    // Nothing has been asked for yet that could bring many, or a body.
-    if (--max_frames < 0 || frame.frame_type == AMQP_FRAME_BODY) {
-      return Error{"the broker sends what nobody asked for"};
-    }
-    if (auto handled = on_frame(frame); !handled) return handled;
-    amqp_maybe_release_buffers_on_channel(state, frame.channel);
-  }
-  agreed_frame_max = frame_max();
-  const int status =
-      amqp_tune_connection(state, amqp_get_channel_max(state),
-                           static_cast<int>(agreed_frame_max + kBeyondFrameMax), /*heartbeat=*/0);
-  if (status != AMQP_STATUS_OK) return Error{status_text(status)};
-  reader.emplace(state);
-  return {};
+  const std::uint64_t left = impl_->reader->large_body_left(*impl_);
+  return left - std::min<std::uint64_t>(left, impl_->transport->read_ahead());
 }
 
 // The broker's heartbeats are looked at only when nothing is left to read: we may have been the
@@ -480,9 +571,8 @@ Result<void> Connection::Impl::keep_alive(bool dry) {
   }
   if (now < next_heartbeat || !can_write()) return {};
   next_heartbeat = now + heartbeat / 2;
-  amqp_frame_t frame{};
-  frame.frame_type = AMQP_FRAME_HEARTBEAT;
-  return sent(amqp_send_frame(state, &frame));  // can_write(): nothing is in our buffer
+  append_frame(AMQP_FRAME_HEARTBEAT, 0, {});
+  return write_small();  // can_write(): nothing was in our buffer
 }
 
 Result<void> Connection::Impl::on_frame(const amqp_frame_t& frame) {
@@ -588,12 +678,10 @@ Result<void> Connection::Impl::on_method(ChannelNumber channel, const amqp_metho
       return {};
     }
     case AMQP_CONNECTION_CLOSE_METHOD: {
-      const auto* close = static_cast<amqp_connection_close_t*>(method.decoded);
-      std::string text = "closed by the broker: " + std::to_string(close->reply_code) + " " +
-                         escape(view(close->reply_text));
+      std::string text = "closed by the broker: " + close_text(method);
       amqp_connection_close_ok_t close_ok{};
       // The connection is over either way.
-      if (can_write()) (void)amqp_send_method(state, 0, AMQP_CONNECTION_CLOSE_OK_METHOD, &close_ok);
+      if (can_write()) (void)send_method(0, AMQP_CONNECTION_CLOSE_OK_METHOD, &close_ok);
       return Error{std::move(text)};
     }
     case AMQP_CONNECTION_CLOSE_OK_METHOD:
@@ -948,36 +1036,25 @@ AmqpTable decode_headers(std::string_view properties, std::string_view prefix) {
   return headers;
 }
 
-std::size_t Connection::frame_max() const { return impl_->frame_max(); }
+std::size_t Connection::frame_max() const { return impl_->frame_max; }
 
-std::string Connection::broker_version() const { return server_property("version"); }
+std::string Connection::broker_version() const { return impl_->broker_version; }
 
-std::string Connection::cluster_name() const { return server_property("cluster_name"); }
-
-std::string Connection::server_property(std::string_view name) const {
-  const amqp_table_t* properties = amqp_get_server_properties(impl_->state);
-  for (int i = 0; properties != nullptr && i < properties->num_entries; ++i) {
-    const amqp_table_entry_t& entry = properties->entries[i];
-    if (view(entry.key) == name && entry.value.kind == AMQP_FIELD_KIND_UTF8) {
-      return std::string(view(entry.value.value.bytes));
-    }
-  }
-  return {};
-}
+std::string Connection::cluster_name() const { return impl_->cluster_name; }
 
 std::size_t Connection::unwritten() const { return impl_->unwritten(); }
+
+bool Connection::reading_needs_room() const { return impl_->transport->reading_needs_room(); }
 
 Result<void> Connection::write() { return impl_->write(); }
 
 Result<void> Connection::Impl::write() {
   while (unwritten() > 0) {
-    const ssize_t n = ::send(amqp_get_sockfd(state), output.data() + output_written, unwritten(),
-                             MSG_NOSIGNAL | MSG_DONTWAIT);
-    if (n < 0 && errno == EINTR) continue;
-    if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) return {};
-    if (n < 0) return Error{errno_text("send", errno)};
+    const auto taken = transport->write({output.data() + output_written, unwritten()});
+    if (!taken) return Error{taken.error()};
+    if (*taken == 0) return {};
     sure_writes = 0;
-    output_written += static_cast<std::size_t>(n);
+    output_written += *taken;
   }
   output_written = 0;
   if (output.capacity() > kKeptOutput) {
@@ -1001,7 +1078,7 @@ void Connection::Impl::append_frame(char type, ChannelNumber channel, std::strin
 
 Result<void> Connection::Impl::append_method(ChannelNumber channel, amqp_method_number_t id,
                                              void* method) {
-  const std::size_t room = frame_max() - kFrameOverhead;
+  const std::size_t room = frame_max - kFrameOverhead;
   payload.reserve(room);
   put_big_endian(payload.data(), id, 4);
   const int size = amqp_encode_method(id, method, {room - 4, payload.data() + 4});
@@ -1083,7 +1160,7 @@ Result<void> Connection::publish(ChannelNumber channel, const Publication& publi
     properties.headers = {static_cast<int>(entries.size()), entries.data()};
   }
 
-  const std::size_t room = impl.frame_max() - kFrameOverhead;
+  const std::size_t room = impl.frame_max - kFrameOverhead;
   constexpr std::size_t kFixed = 12;  // class, weight, size of the body
   impl.payload.reserve(room);
   char* const header = impl.payload.data();
@@ -1091,7 +1168,7 @@ Result<void> Connection::publish(ChannelNumber channel, const Publication& publi
       amqp_encode_properties(AMQP_BASIC_CLASS, &properties, {room - kFixed, header + kFixed});
   if (encoded < 0) {
     return Error{"its headers and properties are larger than a frame, " +
-                 std::to_string(impl.frame_max()) + " bytes"};
+                 std::to_string(impl.frame_max) + " bytes"};
   }
   put_big_endian(header, AMQP_BASIC_CLASS, 2);
   put_big_endian(header + 2, 0, 2);

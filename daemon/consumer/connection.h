@@ -151,7 +151,9 @@ class Connection {
   static Result<std::unique_ptr<Connection>> open(const BrokerAddress& address,
                                                   std::chrono::milliseconds timeout,
                                                   std::chrono::seconds heartbeat,
-                                                  const std::string& name);
+                                                  const std::string& name,
+                                                  const TlsSettings& tls = {},
+                                                  Login login = Login::plain);
   ~Connection();
   Connection(const Connection&) = delete;
   Connection& operator=(const Connection&) = delete;
@@ -159,6 +161,8 @@ class Connection {
   int fd() const;
   // "127.0.0.1:5672"
   const std::string& peer() const { return peer_; }
+  // "TLSv1.3"; empty in plain text.
+  std::string tls_version() const;
 
   using Pumped = BrokerReader::Pumped;
   // Handles up to `max_frames` frames that have arrived, without blocking; also sends a heartbeat
@@ -172,6 +176,7 @@ class Connection {
   std::uint64_t received() const;
   // See BrokerReader.
   void set_low_water(std::size_t bytes);
+  // What is missing of the large body that is coming, and is still to come over the socket.
   std::uint64_t large_body_left();
 
   // True when a small frame can be written without blocking, behind everything in the buffer.
@@ -205,12 +210,12 @@ class Connection {
   Result<void> write();
   // What is not written yet, in bytes.
   std::size_t unwritten() const;
+  // pump() reads no more until the socket takes something; to be asked where unwritten() is.
+  bool reading_needs_room() const;
 
  private:
   struct Impl;
   explicit Connection(std::unique_ptr<Impl> impl);
-  std::string server_property(std::string_view name) const;
-
   std::unique_ptr<Impl> impl_;
   std::string peer_;
 };

@@ -44,8 +44,9 @@ void Connector::start() {
   };
   try {
     std::thread([shared = shared_, address, timeout = settings_.connect_timeout,
-                 heartbeat = settings_.heartbeat, name = connection_name_, finish] {
-      finish(*shared, Connection::open(address, timeout, heartbeat, name));
+                 heartbeat = settings_.heartbeat, name = connection_name_, tls = settings_.tls,
+                 login = settings_.login, finish] {
+      finish(*shared, Connection::open(address, timeout, heartbeat, name, tls, login));
     }).detach();
   } catch (const std::system_error& error) {  // no thread to be had just now
     finish(*shared_, Error{std::string("connect: cannot start a thread: ") + error.what()});

@@ -379,10 +379,9 @@ void Publisher::flush() {
 }
 
 void Publisher::watch_socket() {
-  socket_source_.set_events(connection_->unwritten() > 0 ||
-                                    (state_ == State::closing && !close_sent_)
-                                ? EPOLLIN | EPOLLOUT
-                                : EPOLLIN);
+  const bool more = connection_->unwritten() > 0 || (state_ == State::closing && !close_sent_);
+  const std::uint32_t input = connection_->reading_needs_room() ? EPOLLOUT : EPOLLIN;
+  socket_source_.set_events(more ? input | EPOLLOUT : input);
 }
 
 void Publisher::send_search() {

@@ -140,9 +140,11 @@ void Session::on_connect_ended() {
   readable_ = true;
   board_.connections.fetch_add(1, std::memory_order_relaxed);
   show_broker(board_.consumes_from, connection_.get());
+  const std::string tls = connection_->tls_version();
   log_info("connected", {{"group", group_},
                          {"broker", connection_->peer()},
                          {"cluster", connection_->cluster_name()},
+                         {"tls", tls.empty() ? "no" : tls},
                          {"attempts", attempts_},
                          {"down_seconds", seconds_since(down_since_)}});
   if (const std::string version = connection_->broker_version(); !has_delay_ladder(version)) {
@@ -655,6 +657,12 @@ void Session::flush(bool all) {
   send_ops();
   send_steps();
   if (connection_ == nullptr) return;
+  if (connection_->unwritten() > 0) {  // the rest of a frame
+    if (auto written = connection_->write(); !written) {
+      connection_lost(written.error());
+      return;
+    }
+  }
   if (state_ == State::closing && !close_sent_ && cancelled() && flushed() &&
       connection_->writable()) {
     close_sent_ = true;
@@ -697,13 +705,14 @@ void Session::send_ops() {
 }
 
 void Session::watch_socket() {
-  const bool more = !outgoing_.empty() ||
+  const bool more = !outgoing_.empty() || connection_->unwritten() > 0 ||
                     (state_ == State::closing && !close_sent_ && cancelled()) ||
                     std::any_of(channels_.begin(), channels_.end(), [](const Channel& channel) {
                       return (channel.has_step_to_send() && !channel.probe_is_next()) ||
                              channel.check.has_step_to_send();
                     });
-  socket_source_.set_events(more ? EPOLLIN | EPOLLOUT : EPOLLIN);
+  const std::uint32_t input = connection_->reading_needs_room() ? EPOLLOUT : EPOLLIN;
+  socket_source_.set_events(more ? input | EPOLLOUT : input);
 }
 
 // ---- Being asked
@@ -791,7 +800,7 @@ bool Session::cancelled() const {
 
 bool Session::flushed() const {
   if (state_ == State::closed) return true;
-  return outgoing_.empty() &&
+  return outgoing_.empty() && (connection_ == nullptr || connection_->unwritten() == 0) &&
          std::all_of(channels_.begin(), channels_.end(),
                      [](const Channel& channel) { return channel.settlement.pending() == 0; });
 }

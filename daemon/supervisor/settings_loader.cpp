@@ -55,7 +55,11 @@ constexpr std::string_view kBrokerKeys[] = {"url",
                                             "heartbeat",
                                             "connect_timeout",
                                             "consumer_timeout",
-                                            "max_message_size"};
+                                            "max_message_size",
+                                            "login",
+                                            "tls"};
+constexpr std::string_view kTlsKeys[] = {"ca", "certificate", "key", "server_name", "insecure"};
+constexpr std::string_view kLoginWords[] = {"plain", "external"};
 constexpr std::string_view kPasswordKeys[] = {"credential", "file", "env"};
 constexpr std::string_view kLogKeys[] = {"level", "format", "file"};
 constexpr std::string_view kDelaysKeys[] = {"prefix", "relay", "retry", "give_up"};
@@ -146,10 +150,9 @@ constexpr KnownKeys kKnownKeys[] = {
     {"rate", kRateKeys},         {"decode", kDecodeKeys},
     {"compress", kCompressKeys}, {"journal", kJournalKeys},
     {"bodies", kBodiesKeys},     {"telemetry", kTelemetryKeys},
-    {"dedup", kDedupKeys},
+    {"dedup", kDedupKeys},       {"tls", kTlsKeys},
 };
 
-constexpr std::string_view kLaterBrokerKeys[] = {"tls"};
 constexpr std::string_view kLaterGroupKeys[] = {
     "consumer_timeout",
     "filter",
@@ -359,6 +362,10 @@ class Loader {
   void file(const YamlNode& root);
   void folder(const Value& value, std::string& target);
   void broker(const Value& value);
+  void login(const Map& keys, BrokerSettings& target);
+  void tls(const Value& value, BrokerSettings& target);
+  void tls_file(const Value& value, std::string& target, bool secret = false);
+  void check_transport(const Value& place, const BrokerAddress& address);
   std::optional<BrokerUrl> url(const Value& value);
   std::optional<std::string> password(const Value& value);
   std::optional<std::string> password_from_file(const Value& value, const std::string& path);
@@ -875,6 +882,7 @@ void Loader::broker(const Value& value) {
   if (value.node->is_scalar() && !value.is(YamlType::null)) {
     if (const auto parsed = url(value)) {
       settings.addresses = {parsed->address};
+      check_transport(value, parsed->address);
       if (parsed->has_user && !parsed->has_password && parsed->address.user != "guest") {
         error(value, "URL: expected a password for user '" + shown(parsed->address.user) +
                          "': make 'broker' a map of url and password");
@@ -884,7 +892,7 @@ void Loader::broker(const Value& value) {
   }
   if (!value.is(YamlType::map))
     return expected(value, "a URL, or a map of " + list_of(kBrokerKeys, " and "));
-  const Map keys = map(value, kBrokerKeys, kLaterBrokerKeys);
+  const Map keys = map(value, kBrokerKeys);
 
   std::vector<std::pair<Value, BrokerUrl>> urls;
   if (keys.has("url") && keys.has("urls")) {
@@ -917,6 +925,9 @@ void Loader::broker(const Value& value) {
     check_password(given_password, secret);
   }
 
+  login(keys, settings);
+  const bool external = settings.login == Login::external;
+
   if (!keys.has("url") && !keys.has("urls")) urls.emplace_back(value, BrokerUrl{});
   std::vector<BrokerAddress> addresses;
   for (auto& [place, parsed] : urls) {
@@ -929,13 +940,30 @@ void Loader::broker(const Value& value) {
       error(place, "expected the password in the URL or as 'password', found both");
     } else if (secret) {
       parsed.address.password = *secret;
-    } else if (!parsed.has_password && !keys.has("password") && parsed.address.user != "guest") {
+    } else if (!external && !parsed.has_password && !keys.has("password") &&
+               parsed.address.user != "guest") {
       error(place, "expected a password for user '" + shown(parsed.address.user) +
                        "' under broker.password, found none");
     }
+    if (external && (parsed.has_user || parsed.has_password)) {
+      error(place,
+            "expected no user or password in the URL: with login: external the certificate "
+            "says who it is");
+    }
+    if (!addresses.empty() && addresses.front().tls != parsed.address.tls) {
+      error(place, "expected amqps:// in all URLs or in none, found both");
+    }
+    check_transport(place, parsed.address);
     addresses.push_back(std::move(parsed.address));
   }
   if (!addresses.empty()) settings.addresses = std::move(addresses);
+  tls(keys["tls"], settings);
+  if (const Value given = keys["login"]; given && external && !keys.refused("tls") &&
+                                         settings.tls.certificate_file.empty() &&
+                                         !is_wrong(keys["tls"])) {
+    error(given,
+          "expected a client certificate for external, tls.certificate and tls.key, found none");
+  }
   // The user is known only now.
   if (secret && given_password.node->is_scalar()) {
     const bool guests =
@@ -957,12 +985,92 @@ void Loader::broker(const Value& value) {
   size(keys["max_message_size"], settings.max_message_bytes, kMessageRange);
 }
 
+void Loader::login(const Map& keys, BrokerSettings& target) {
+  std::string word;
+  const Value given = keys["login"];
+  if (!given || !choice(given, word, kLoginWords)) return;
+  target.login = word == "external" ? Login::external : Login::plain;
+  if (target.login == Login::plain) return;
+  for (const std::string_view key : {"user", "password"}) {
+    if (const Value also = keys[key]) {
+      error(*also.key,
+            also.path + ": expected none: with login: external the certificate says who it is");
+    }
+  }
+}
+
+void Loader::tls(const Value& value, BrokerSettings& target) {
+  if (!value) return;
+  if (!value.is(YamlType::map)) return expected(value, "a map of " + list_of(kTlsKeys, " and "));
+  const Map keys = map(value, kTlsKeys);
+  TlsSettings& settings = target.tls;
+  if (std::ranges::none_of(target.addresses, &BrokerAddress::tls)) {
+    error(*value.key,
+          "broker.tls: expected a URL that starts with amqps://, found amqp://: without "
+          "it there is no TLS");
+  }
+  tls_file(keys["ca"], settings.ca_file);
+  tls_file(keys["certificate"], settings.certificate_file);
+  tls_file(keys["key"], settings.key_file, /*secret=*/true);
+  if (keys.has("certificate") != keys.has("key")) {
+    const bool has_key = keys.has("key");
+    error(value, std::string("expected certificate and key, found only ") +
+                     (has_key ? "key" : "certificate"));
+  }
+  if (const Value given = keys["server_name"]) {
+    name(given, settings.server_name, "the name in the broker's certificate");
+  }
+  if (const Value given = keys["insecure"]) {
+    boolean(given, settings.insecure);
+    if (settings.insecure) {
+      warn(*given.node,
+           "broker.tls.insecure: the broker's certificate is not verified: whoever is between can "
+           "read and change everything, passwords too");
+      for (const std::string_view key : {"ca", "server_name"}) {
+        if (const Value unused = keys[key]) {
+          error(*unused.key,
+                unused.path + ": expected none: with insecure: true nothing is verified");
+        }
+      }
+    }
+  }
+}
+
+// Read at each connect, and so may come and change later; what cannot be read now is told.
+void Loader::tls_file(const Value& value, std::string& target, bool secret) {
+  std::string path;
+  if (!value || !text(value, path, "the path of a file")) return;
+  if (path.empty()) return expected(value, "the path of a file");
+  target = resolve(path);
+  const UniqueFd file(::open(target.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY));
+  struct stat status {};
+  if (!file.valid() || ::fstat(file.get(), &status) != 0) {
+    const int problem = errno;
+    warn(*value.node, value.path + ": '" + shown(target) + "': expected a readable file, found: " +
+                          errno_text("open", problem) + ": until it is there nothing connects");
+  } else if (secret && (status.st_mode & S_IROTH) != 0) {
+    warn(*value.node, value.path + ": '" + shown(target) + "' can be read by others: chmod o-r");
+  }
+}
+
+bool is_this_machine(std::string_view host) {
+  return host == "localhost" || host.ends_with(".localhost") || host.starts_with("127.") ||
+         host == "::1";
+}
+
+void Loader::check_transport(const Value& place, const BrokerAddress& address) {
+  if (address.tls || is_this_machine(address.host)) return;
+  warn(*place.node, place.path + ": messages and the password go to '" + shown(address.host) +
+                        "' in plain text: better amqps://");
+}
+
 // Neither the URL nor a part of its login is ever shown.
 std::optional<BrokerUrl> Loader::url(const Value& value) {
   if (!value.is(YamlType::text)) {
     const bool scalar = value.node->is_scalar() && !value.is(YamlType::null);
     error(value, "expected a URL, amqp://user:password@host:port/vhost, found " +
-                     (scalar ? "a text that does not start with 'amqp://'" : found(*value.node)));
+                     (scalar ? "a text that does not start with 'amqp://' or 'amqps://'"
+                             : found(*value.node)));
     return std::nullopt;
   }
   auto parsed = parse_broker_url(value.node->text);

@@ -40,7 +40,7 @@ _lope() {
 
   COMPREPLY=()
   if _lope_takes_value "$before" <<<"$help"; then
-    [[ ! $before =~ ^(-c|--config|--file|-s|--socket)$ ]] || mapfile -t COMPREPLY < <(compgen -f -- "$word")
+    [[ ! $before =~ ^(-c|--config|--file|-s|--socket|--ca)$ ]] || mapfile -t COMPREPLY < <(compgen -f -- "$word")
     return
   elif [[ $word == -* ]]; then
     candidates=$(_lope_options <<<"$help")

@@ -49,7 +49,7 @@ function __lope
     end
 
     if echo $help | __lope_takes_value $before
-        contains -- $before -c --config --file -s --socket; and __fish_complete_path $word
+        contains -- $before -c --config --file -s --socket --ca; and __fish_complete_path $word
     else if string match -q -- '-*' $word
         echo $help | __lope_options
     else if echo $help | grep -q '^Subcommands:'

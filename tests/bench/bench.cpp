@@ -16,6 +16,7 @@
 #include "measure.h"
 #include "python_handler.h"
 #include "support/process.h"
+#include "support/tls_node.h"
 #include "trying.h"
 
 using namespace lope::bench;
@@ -433,6 +434,44 @@ nlohmann::json run_journal(Broker& broker, const Contender& lope, Load load, int
   return result;
 }
 
+// Lope against itself without TLS, on a node that has both.
+nlohmann::json run_tls(int rounds, double scale) {
+  lope::test::TlsNode node;
+  const Contender plain{.name = kLope}, tls{.name = "Lope over TLS", .broker = node.with()};
+  std::printf("\n**TLS**, classic, prefetch 100, 1 worker\n\n");
+  row({"body", "messages/s", "over TLS", "its rate / that without", "CPU µs a message",
+       "over TLS"});
+  row({"---:", "---:", "---:", "---:", "---:", "---:"});
+  nlohmann::json result = nlohmann::json::array();
+  for (Load load :
+       {Load{.name = "100 B"}, Load{.name = "64 KiB", .body = 65536, .messages = 10'000}}) {
+    load.messages = std::max(1000, static_cast<int>(load.messages * scale));
+    const std::string queue = node.broker->make_queue("bench", queue_options(load));
+    std::vector<Sample> without, with;
+    for (int round = 0; round < rounds; ++round) {
+      progress("TLS, " + load.name + ": round " + std::to_string(round + 1) + " of " +
+               std::to_string(rounds));
+      without.push_back(measure(*node.broker, queue, load, plain));
+      with.push_back(measure(*node.broker, queue, load, tls));
+    }
+    progress("");
+    node.broker->delete_queue(queue);
+    const auto rate = [](const Sample& sample) { return sample.rate; };
+    const auto cpu = [](const Sample& sample) { return sample.cpu_us; };
+    const Spread share = paired(with, without, rate_ratio);
+    row({load.name, text("%.0f", spread_of(without, rate)), text("%.0f", spread_of(with, rate)),
+         text("%.2f", share), text("%.2f", spread_of(without, cpu)),
+         text("%.2f", spread_of(with, cpu))});
+    result.push_back({{"body", load.body},
+                      {"messages_per_second", to_json(spread_of(without, rate))},
+                      {"over_tls_per_second", to_json(spread_of(with, rate))},
+                      {"over_tls_of_without", to_json(share)},
+                      {"cpu_us_per_message", to_json(spread_of(without, cpu))},
+                      {"over_tls_cpu_us_per_message", to_json(spread_of(with, cpu))}});
+  }
+  return result;
+}
+
 // The handler http, against a server that answers at once.
 nlohmann::json run_http(Broker& broker, int rounds, double scale) {
   std::printf("\n**Handler http**, a request for each message; 100 B, classic, 1 worker\n\n");
@@ -505,9 +544,8 @@ int main(int argc, char** argv) {
   app.add_option("folder", folder, "Where bench.json goes")->required();
   app.add_option(
       "--only", only,
-      "Only loads whose name matches; 'publishing', 'dedup', 'journal', 'latency', 'idle' and "
-      "'handlers: NAME' are "
-      "among them, with exec, http, python and try");
+      "Only loads whose name matches; 'publishing', 'dedup', 'journal', 'latency', 'idle', "
+      "'TLS' and 'handlers: NAME' are among them, with exec, http, python and try");
   app.add_option("--rounds", rounds, "Rounds")->check(CLI::PositiveNumber);
   app.add_option("--scale", scale, "Times the number of messages")->check(CLI::PositiveNumber);
   bool no_clients = false;
@@ -576,6 +614,7 @@ int main(int argc, char** argv) {
     if (std::regex_search("idle", wanted)) {
       report["idle"] = run_idle(broker, std::max(1, static_cast<int>(30 * scale)));
     }
+    if (std::regex_search("TLS", wanted)) report["tls"] = run_tls(rounds, scale);
     if (std::regex_search("handlers: http", wanted)) {
       report["http"] = run_http(broker, rounds, scale);
     }

@@ -42,7 +42,7 @@ class Run {
     if (contender.is_lope()) {
       const bool pauses = load.handler_us > 0 || !stamps.empty();
       LopeOptions options;
-      options.broker = host_port_url;
+      options.broker = contender.broker.empty() ? host_port_url : contender.broker;
       options.handlers_dir = pauses ? LOPE_BENCH_HANDLERS_DIR : LOPE_HANDLERS_BUILD_DIR;
       options.top =
           std::string("log: { level: info }\nshutdown_timeout: 30s\n") + kWithRelay + load.top;

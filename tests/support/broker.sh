@@ -3,6 +3,8 @@
 # own node name, files, cookie and epmd, free ports on 127.0.0.1. Needs Debian's rabbitmq-server.
 #
 #   broker.sh start NODE        start it and wait until it serves; prints its AMQP URL
+#   broker.sh start NODE TLS    the same; when it is new it has a TLS listener too, with ca.pem, server.pem and
+#                               server.key of the folder TLS, and lets in who proves by a certificate to be a user
 #   broker.sh join NODE OTHER   the same, in one cluster with OTHER, which runs; OTHER is to be removed last
 #   broker.sh wait NODE         wait until it serves
 #   broker.sh stop NODE         stop it in good order; its files and ports stay for the next start
@@ -11,6 +13,7 @@
 #   broker.sh ctl NODE ARG...   rabbitmqctl on it
 #   broker.sh running NODE      exit 0 when it runs
 #   broker.sh url NODE          its AMQP URL
+#   broker.sh tls-port NODE     the port of its TLS listener
 #
 # NODE is a name, kept under build/broker, or the path of its folder. NODE/env holds its variables.
 #
@@ -67,7 +70,7 @@ gone() {
   ! recall "$1" >/dev/null
 }
 
-# Three free ports below the range the kernel takes client ports from: there nobody is given one by
+# Four free ports below the range the kernel takes client ports from: there nobody is given one by
 # chance while the node is down, and no client that retries connects to itself.
 free_ports() {
   python3 - <<'PY'
@@ -85,19 +88,19 @@ for port in random.sample(wanted, min(500, len(wanted))):
         except OSError:
             continue
     found.append(str(port))
-    if len(found) == 3:
+    if len(found) == 4:
         break
 else:
-    raise SystemExit("no three free ports on 127.0.0.1")
+    raise SystemExit("no four free ports on 127.0.0.1")
 print(*found)
 PY
 }
 
 create() {
   [[ -x $rabbitmq/rabbitmq-server ]] || die "$rabbitmq/rabbitmq-server is not there: run ./dev setup"
-  local amqp dist epmd cookie other=${1:-} at=${LOPE_TEST_NODE_HOST:-localhost=127.0.0.1}
+  local amqp dist epmd tls_port cookie other=${1:-} tls=${2:-} at=${LOPE_TEST_NODE_HOST:-localhost=127.0.0.1}
   local host=${at%%=*} address=${at#*=}
-  read -r amqp dist epmd < <(free_ports) || die "cannot find free ports"
+  read -r amqp dist epmd tls_port < <(free_ports) || die "cannot find free ports"
   mkdir -p "$dir"/{home,data,log}
   if [[ -n $other ]]; then
     [[ -r $other/env ]] || die "no node '$other' to join"
@@ -120,6 +123,20 @@ cluster_formation.peer_discovery_backend = classic_config
 cluster_formation.classic_config.nodes.1 = $(dir=$other value_of RABBITMQ_NODENAME)
 CONF
   fi
+  if [[ -n $tls ]]; then
+    echo '[rabbitmq_auth_mechanism_ssl].' >"$dir/enabled_plugins"
+    cat >>"$dir/rabbitmq.conf" <<CONF
+listeners.ssl.1 = $address:$tls_port
+ssl_options.cacertfile = $tls/ca.pem
+ssl_options.certfile = $tls/server.pem
+ssl_options.keyfile = $tls/server.key
+ssl_options.verify = verify_peer
+ssl_options.fail_if_no_peer_cert = false
+auth_mechanisms.1 = PLAIN
+auth_mechanisms.2 = EXTERNAL
+ssl_cert_login_from = common_name
+CONF
+  fi
   # A node that starts serves its queues before it knows its exchanges again. What quorum queues were
   # to dead-letter in that moment they try again only after this time, 3 minutes by default.
   echo '[{rabbit, [{dead_letter_worker_publisher_confirm_timeout, 2000}]}].' >"$dir/advanced.config"
@@ -132,6 +149,7 @@ export ERL_EPMD_PORT=$epmd
 export RABBITMQ_NODENAME=lope-$(basename "$dir")-$$@$host
 export RABBITMQ_DIST_PORT=$dist
 export NODE_ADDRESS=$address
+export LOPE_TEST_TLS_PORT=$tls_port
 ENV
 }
 
@@ -200,7 +218,7 @@ wait_ready() {
     die "node '$dir' is up but does not accept connections: see $dir/log/node.log"
 }
 
-start() { # [OTHER]
+start() { # [OTHER [TLS]]
   [[ -r $dir/env ]] || create "$@"
   if gone "$dir/node.process"; then
     stat -c %s "$dir/log/node.log" >"$dir/log.offset" 2>/dev/null || echo 0 >"$dir/log.offset"
@@ -267,7 +285,7 @@ dir=$(folder "$2")
 shift 2
 
 case $verb in
-  start) start ;;
+  start) start "" "${1:+$(realpath -m "$1")}" ;;
   join) start "$(folder "${1:?expected the node to join}")" ;;
   wait) wait_ready ;;
   stop) stop_node ;;
@@ -276,5 +294,6 @@ case $verb in
   ctl) in_node "$rabbitmq/rabbitmqctl" "$@" ;;
   running) [[ -r $dir/env ]] && ! gone "$dir/node.process" ;;
   url) value_of LOPE_TEST_AMQP_URL ;;
-  *) die "unknown verb '$verb': expected start, join, wait, stop, kill, remove, ctl, running or url" ;;
+  tls-port) value_of LOPE_TEST_TLS_PORT ;;
+  *) die "unknown verb '$verb': expected start, join, wait, stop, kill, remove, ctl, running, url or tls-port" ;;
 esac

@@ -1,7 +1,6 @@
 #include "consumer/broker_reader.h"
 
 #include <amqp.h>
-#include <amqp_tcp_socket.h>
 #include <netinet/in.h>
 #include <poll.h>
 #include <sys/socket.h>
@@ -9,6 +8,7 @@
 
 #include <algorithm>
 #include <map>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -87,7 +87,7 @@ class Wire {
     ::connect(broker.get(), generic, sizeof address);
     const int ours = ::accept4(listener.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK);
     REQUIRE(ours >= 0);
-    amqp_tcp_socket_set_sockfd(amqp_tcp_socket_new(connection), ours);
+    transport.emplace(UniqueFd(ours));
     // As after a login, which begins with a protocol header.
     amqp_frame_t header;
     REQUIRE(amqp_handle_input(connection, amqp_cstring_bytes("AMQP1234"), &header) == 8);
@@ -103,11 +103,12 @@ class Wire {
     return n < 0 ? 0 : static_cast<std::size_t>(n);
   }
   bool readable(int timeout_ms) const {
-    pollfd socket{amqp_get_sockfd(connection), POLLIN, 0};
+    pollfd socket{transport->fd(), POLLIN, 0};
     return ::poll(&socket, 1, timeout_ms) == 1;
   }
 
   amqp_connection_state_t connection = amqp_new_connection();
+  std::optional<Transport> transport;
   UniqueFd broker;
 };
 
@@ -144,7 +145,7 @@ TEST_CASE("messages arrive whole, however the stream is cut", "[unit][broker_rea
   if (stream.size() / piece > 20'000) return;  // takes long, shows no more
   CAPTURE(piece, sizes);
   Wire wire;
-  BrokerReader reader(wire.connection);
+  BrokerReader reader(wire.connection, *wire.transport);
   Recorder sink;
   REQUIRE(carry(wire, reader, sink, stream, piece));
   CHECK(sink.frames == static_cast<int>(1 + 2 * sizes.size()));
@@ -160,7 +161,7 @@ TEST_CASE("bodies of several channels may interleave", "[unit][broker_reader]") 
       frame(kBodyFrame, 1, a.substr(100'000)) + frame(kBodyFrame, 2, b.substr(20'000));
   const auto piece = GENERATE(7u, 5000u, 1'000'000u);
   Wire wire;
-  BrokerReader reader(wire.connection);
+  BrokerReader reader(wire.connection, *wire.transport);
   Recorder sink;
   REQUIRE(carry(wire, reader, sink, stream, piece));
   CHECK((sink.finished == std::vector<std::string>{a, b}));
@@ -169,7 +170,7 @@ TEST_CASE("bodies of several channels may interleave", "[unit][broker_reader]") 
 TEST_CASE("a body that nobody wants, and one of a channel that is closed, are read and dropped",
           "[unit][broker_reader]") {
   Wire wire;
-  BrokerReader reader(wire.connection);
+  BrokerReader reader(wire.connection, *wire.transport);
   Recorder sink;
   sink.dropped = 1;
   REQUIRE(carry(
@@ -212,7 +213,7 @@ TEST_CASE("a stream that breaks the protocol or ends is an error", "[unit][broke
           "a frame of 131073 bytes, where at most 131072 are taken"});
   CAPTURE(row.what);
   Wire wire;
-  BrokerReader reader(wire.connection);
+  BrokerReader reader(wire.connection, *wire.transport);
   Recorder sink;
   if (row.ends) {
     REQUIRE(carry(wire, reader, sink, row.stream, 1000));
@@ -230,7 +231,7 @@ TEST_CASE("a stream that breaks the protocol or ends is an error", "[unit][broke
 
 TEST_CASE("no more frames are handled at a time than asked for", "[unit][broker_reader]") {
   Wire wire;
-  BrokerReader reader(wire.connection);
+  BrokerReader reader(wire.connection, *wire.transport);
   Recorder sink;
   const std::string stream = message(1, "one") + message(1, "two");  // three frames each
   REQUIRE(wire.send(stream) == stream.size());
@@ -248,7 +249,7 @@ TEST_CASE("no more frames are handled at a time than asked for", "[unit][broker_
 
 TEST_CASE("a body whose channel was closed in its middle is forgotten", "[unit][broker_reader]") {
   Wire wire;
-  BrokerReader reader(wire.connection);
+  BrokerReader reader(wire.connection, *wire.transport);
   Recorder sink;
   const std::string body = pattern(50'000);
   const std::string half =
@@ -264,7 +265,7 @@ TEST_CASE("a body whose channel was closed in its middle is forgotten", "[unit][
 
 TEST_CASE("large bodies leave others their turn", "[unit][broker_reader]") {
   Wire wire;
-  BrokerReader reader(wire.connection);
+  BrokerReader reader(wire.connection, *wire.transport);
   Recorder sink;
   const std::string body = pattern(1 << 20);
   std::string_view left;
@@ -283,7 +284,7 @@ TEST_CASE("large bodies leave others their turn", "[unit][broker_reader]") {
 TEST_CASE("the socket is not called readable before as much is there as is waited for",
           "[unit][broker_reader]") {
   Wire wire;
-  BrokerReader reader(wire.connection);
+  BrokerReader reader(wire.connection, *wire.transport);
   Recorder sink;
 
   SECTION("bytes that are asked for") {

@@ -108,6 +108,40 @@ class Recorder final : public ConnectionEvents {
 
 }  // namespace
 
+TEST_CASE("a login that fails says why", "[unit][connection]") {
+  const auto start = [](const std::string& mechanisms) {
+    return method(
+        0, 10, 10,
+        number(0, 1) + number(9, 1) + long_text("") + long_text(mechanisms) + long_text("en_US"));
+  };
+  struct Row {
+    std::string answer, expected;
+  };
+  const auto row = GENERATE_COPY(values<Row>({
+      {"", "no answer in time"},
+      {start("PLAIN"), "no answer in time"},
+      {std::string("\x15\x03\x01\0\x02\x02\n", 7),
+       "the port is one for TLS: expected a URL that starts with amqps://"},
+      {std::string("AMQP\x01\x01\0\x09", 8), "the peer speaks another AMQP: expected 0-9-1"},
+      {"HTTP/1.1 400 Bad Request\r\n\r\n", "the peer speaks HTTP: expected AMQP 0-9-1"},
+      {start("AMQPLAIN X-PLAIN PLAINER"),
+       "the broker does not offer SASL PLAIN: found 'AMQPLAIN X-PLAIN PLAINER'"},
+      {start("AMQPLAIN PLAIN") + method(0, 10, 30, number(0, 2) + number(100, 4) + number(0, 2)),
+       "the broker wants frames of at most 100 bytes: expected 4096 or more"},
+      {start("PLAIN AMQPLAIN") +
+           method(0, 10, 50, number(403, 2) + short_text("GO\naway") + number(0, 4)),
+       "403 GO\\naway"},
+      {deliver(1, 1, 0), "the broker sends what nobody asked for"},
+  }));
+  CAPTURE(row.expected);
+  const TcpServer broker(row.answer);
+  const auto url = parse_broker_url(broker.url());
+  const auto opened = Connection::open(url->address, 500ms, std::chrono::seconds(0), "test");
+  REQUIRE_FALSE(opened);
+  CHECK(opened.error() ==
+        "broker " + broker.url().substr(7) + ": log in as 'guest' to vhost '/': " + row.expected);
+}
+
 TEST_CASE("a copy has all properties of its original, and headers of every kind byte for byte",
           "[unit][connection]") {
   const TcpServer broker(login());

@@ -88,6 +88,8 @@ TEST_CASE("what has to be done for a change of settings", "[unit][group_change]"
       {"dead letters", [](auto& s) { s.group.dead_letter.exchange = "e"; }, C::consumer},
       {"batches", [](auto& s) { s.group.batch_size = 9; }, C::consumer},
       {"the broker", [](auto& s) { s.broker.addresses[0].host = "h"; }, C::consumer},
+      {"how to log in", [](auto& s) { s.broker.login = Login::external; }, C::consumer},
+      {"TLS", [](auto& s) { s.broker.tls.ca_file = "f"; }, C::consumer},
       {"the broker's password", [](auto& s) { s.broker.addresses[0].password = "p"; }, C::consumer},
       {"where delays wait", [](auto& s) { s.delays.prefix = "p"; }, C::consumer},
       {"the log's file", [](auto& s) { s.log.file = "f"; }, C::consumer},

@@ -1277,15 +1277,54 @@ TEST_CASE("a wrong value outside the groups is told too", "[unit][settings]") {
       {"defaults: {breaker: 5}", "lope.yaml:2:21: defaults.breaker: expected true, false, or…"},
       {"broker:",
        "lope.yaml:2:1: broker: expected a URL, or a map of url, urls, user, password, heartbeat, "
-       "connect_timeout, consumer_timeout and max_message_size, found nothing"},
+       "connect_timeout, consumer_timeout, max_message_size, login and tls, found nothing"},
       {"broker: [amqp://x]", "lope.yaml:2:9: broker: expected a URL, or a map of…"},
       {"broker: localhost",
-       "lope.yaml:2:9: broker: URL: expected amqp://user:password@host:port/vhost, found a text "
-       "that does not start with 'amqp://'"},
+       "lope.yaml:2:9: broker: URL: expected amqp://user:password@host:port/vhost, or amqps://… "
+       "for "
+       "TLS, found a text that does not start with 'amqp://' or 'amqps://'"},
       {"broker: 5672", "lope.yaml:2:9: broker: expected a URL…"},
-      {"broker: amqps://mq",
-       "lope.yaml:2:9: broker: URL: 'amqps' is not available in this version: expected amqp://"},
-      {"broker: {tls: {ca: x}}", "lope.yaml:2:10: broker: 'tls' is not available in this version"},
+      {"broker: amqps://app@mq", "lope.yaml:2:9: broker: URL: expected a password for user 'app'…"},
+      {"broker: {tls: {}}",
+       "lope.yaml:2:10: broker.tls: expected a URL that starts with amqps://, found amqp://…"},
+      {"broker: {url: amqp://mq, tls: {}}",
+       "lope.yaml:2:26: broker.tls: expected a URL that starts with amqps://, found amqp://…"},
+      {"broker: {url: amqps://mq, tls: true}",
+       "lope.yaml:2:32: broker.tls: expected a map of ca, certificate, key, server_name and "
+       "insecure, found true"},
+      {"broker: {url: amqps://mq, tls: {cert: x}}",
+       "lope.yaml:2:33: broker.tls: unknown key 'cert'…"},
+      {"broker: {url: amqps://mq, tls: {ca: 5}}",
+       "lope.yaml:2:37: broker.tls.ca: expected the path of a file (in quotes), found 5"},
+      {"broker: {url: amqps://mq, tls: {ca: \"\"}}",
+       "lope.yaml:2:37: broker.tls.ca: expected the path of a file, found the text ''"},
+      {"broker: {url: amqps://mq, tls: {certificate: x}}",
+       "lope.yaml:2:32: broker.tls: expected certificate and key, found only certificate"},
+      {"broker: {url: amqps://mq, tls: {key: x}}",
+       "lope.yaml:2:32: broker.tls: expected certificate and key, found only key"},
+      {"broker: {url: amqps://mq, tls: {server_name: \"\"}}",
+       "lope.yaml:2:46: broker.tls.server_name: expected the name in the broker's certificate…"},
+      {"broker: {url: amqps://mq, tls: {insecure: 1}}",
+       "lope.yaml:2:43: broker.tls.insecure: expected true or false, found 1"},
+      {"broker: {url: amqps://mq, tls: {insecure: true, ca: x}}",
+       "lope.yaml:2:49: broker.tls.ca: expected none: with insecure: true nothing is verified"},
+      {"broker: {url: amqps://mq, tls: {insecure: true, server_name: x}}",
+       "lope.yaml:2:49: broker.tls.server_name: expected none…"},
+      {"broker: {urls: [amqps://a, amqp://b]}",
+       "lope.yaml:2:28: broker.urls[1]: expected amqps:// in all URLs or in none, found both"},
+      {"broker: {url: amqps://mq, login: EXTERNAL}",
+       "lope.yaml:2:34: broker.login: expected plain or external, found 'EXTERNAL'…"},
+      {"broker: {url: amqps://mq, login: external}",
+       "lope.yaml:2:34: broker.login: expected a client certificate for external, tls.certificate "
+       "and tls.key, found none"},
+      {"broker: {login: external}", "lope.yaml:2:17: broker.login: expected a client certificate…"},
+      {"broker: {url: amqps://mq, login: external, user: app, tls: {certificate: x, key: x}}",
+       "lope.yaml:2:44: broker.user: expected none: with login: external the certificate says who "
+       "it is"},
+      {"broker: {url: amqps://mq, login: external, password: x, tls: {certificate: x, key: x}}",
+       "lope.yaml:2:44: broker.password: expected none…"},
+      {"broker: {url: amqps://app@mq, login: external, tls: {certificate: x, key: x}}",
+       "lope.yaml:2:15: broker.url: expected no user or password in the URL…"},
       {"broker: {url: amqp://a, urls: [amqp://b]}",
        "lope.yaml:2:9: broker: expected url or urls, found both"},
       {"broker: {urls: []}", "lope.yaml:2:16: broker.urls: expected 1 to 64 URLs, found 0"},
@@ -1584,7 +1623,7 @@ TEST_CASE("columns count characters", "[unit][settings]") {
 TEST_CASE("a password comes from where the file says", "[unit][settings]") {
   const Config config;
   const auto password_of = [&](const std::string& source) {
-    config.dir().write("lope.yaml", "broker: {url: amqp://app@mq, password: " + source +
+    config.dir().write("lope.yaml", "broker: {url: amqp://app@localhost, password: " + source +
                                         "}\ngroups: {a: {handler: h}}");
     const LoadedSettings loaded = config.load();
     INFO(source << "\n" << joined(loaded.errors));
@@ -1624,17 +1663,18 @@ TEST_CASE("a password that stands in the file is warned of", "[unit][settings]")
     const char* warning;
   };
   const auto row = GENERATE(values<Row>({
-      {"amqp://app:hunter2@mq", "lope.yaml:1:9: broker: URL: a password stands in this file"},
-      {"{urls: [amqp://mq, amqp://app:hunter2@mq]}",
-       "lope.yaml:1:28: broker.urls[1]: URL: a password stands"},
-      {"{url: amqp://app@mq, password: hunter2}",
-       "lope.yaml:1:40: broker.password: a password stands"},
+      {"amqp://app:hunter2@localhost",
+       "lope.yaml:1:9: broker: URL: a password stands in this file"},
+      {"{urls: [amqp://localhost, amqp://app:hunter2@localhost]}",
+       "lope.yaml:1:35: broker.urls[1]: URL: a password stands"},
+      {"{url: amqp://app@localhost, password: hunter2}",
+       "lope.yaml:1:47: broker.password: a password stands"},
       {"{user: app, password: hunter2}", "lope.yaml:1:31: broker.password: a password stands"},
       {"{user: app, password: guest}", "lope.yaml:1:31: broker.password: a password stands"},
       {"{password: hunter2}", "lope.yaml:1:20: broker.password: a password stands"},
-      {"amqp://guest:hunter2@mq", "lope.yaml:1:9: broker: URL: a password stands"},
-      {"amqp://mq/", "lope.yaml:1:9: broker: URL: the '/' at its end names the vhost \"\""},
-      {"amqp://guest:guest@mq", ""},
+      {"amqp://guest:hunter2@localhost", "lope.yaml:1:9: broker: URL: a password stands"},
+      {"amqp://localhost/", "lope.yaml:1:9: broker: URL: the '/' at its end names the vhost \"\""},
+      {"amqp://guest:guest@localhost", ""},
       {"{user: guest, password: guest}", ""},
   }));
   const LoadedSettings loaded =
@@ -1643,6 +1683,67 @@ TEST_CASE("a password that stands in the file is warned of", "[unit][settings]")
   CHECK(loaded.errors.empty());
   CHECK_THAT(joined(loaded.warnings), Catch::StartsWith(row.warning));
   CHECK(loaded.warnings.size() == (*row.warning == '\0' ? 0 : 1));
+}
+
+TEST_CASE("what goes to another machine in plain text is warned of", "[unit][settings]") {
+  struct Row {
+    const char* broker;
+    const char* warning;
+  };
+  const auto row = GENERATE(values<Row>({
+      {"amqp://mq", "lope.yaml:1:9: broker: messages and the password go to 'mq' in plain text"},
+      {"{url: amqp://10.0.0.1}", "lope.yaml:1:15: broker.url: messages and the password go to"},
+      {"{urls: [amqp://localhost, \"amqp://[fe80::1]\"]}",
+       "lope.yaml:1:35: broker.urls[1]: messages and the password go to 'fe80::1'"},
+      {"amqp://127.0.0.2", ""},
+      {"\"amqp://[::1]\"", ""},
+      {"amqp://localhost", ""},
+      {"{heartbeat: 30s}", ""},
+      {"amqps://mq", ""},
+  }));
+  const LoadedSettings loaded =
+      load("broker: " + std::string(row.broker) + "\ngroups: {a: {handler: h}}");
+  INFO(row.broker << "\n" << joined(loaded.errors) << joined(loaded.warnings));
+  CHECK(loaded.errors.empty());
+  CHECK_THAT(joined(loaded.warnings), Catch::StartsWith(row.warning));
+  CHECK(loaded.warnings.size() == (*row.warning == '\0' ? 0 : 1));
+}
+
+TEST_CASE("TLS is taken as it is written", "[unit][settings]") {
+  const Config config(
+      "broker:\n"
+      "  urls: [amqps://mq1, amqps://mq2:5700/shop]\n"
+      "  login: external\n"
+      "  tls: {ca: ca.pem, certificate: /etc/lope/app.pem, key: app.key, server_name: mq.example}\n"
+      "groups: {a: {handler: h}}");
+  config.dir().write("ca.pem", "");
+  const std::string key = config.dir().write("app.key", "");
+  REQUIRE(::chmod(key.c_str(), 0644) == 0);
+  const LoadedSettings loaded = config.load();
+  INFO(joined(loaded.errors));
+  REQUIRE(loaded.errors.empty());
+  const BrokerSettings& broker = loaded.settings.broker;
+  CHECK(broker.addresses ==
+        std::vector<BrokerAddress>{{"mq1", 5671, "/", "guest", "guest", true},
+                                   {"mq2", 5700, "shop", "guest", "guest", true}});
+  CHECK(broker.login == Login::external);
+  CHECK(broker.tls == TlsSettings{config.dir().file("ca.pem"), "/etc/lope/app.pem",
+                                  config.dir().file("app.key"), "mq.example", false});
+  CHECK(joined(loaded.warnings) ==
+        "lope.yaml:4:34: broker.tls.certificate: '/etc/lope/app.pem': expected a readable "
+        "file, found: open: No such file or directory: until it is there nothing connects\n"
+        "lope.yaml:4:58: broker.tls.key: 'app.key' can be read by others: chmod o-r\n");
+}
+
+TEST_CASE("an unverified broker is warned of", "[unit][settings]") {
+  const LoadedSettings loaded =
+      load("broker: {url: amqps://mq, tls: {insecure: true}}\ngroups: {a: {handler: h}}");
+  CHECK(loaded.errors.empty());
+  CHECK(loaded.settings.broker.tls.insecure);
+  CHECK_THAT(joined(loaded.warnings),
+             Catch::StartsWith(
+                 "lope.yaml:1:43: broker.tls.insecure: the broker's certificate is not verified"));
+  CHECK(loaded.warnings.size() == 1);
 }
 
 TEST_CASE("a password file that others can read is warned of", "[unit][settings]") {
@@ -2065,7 +2166,15 @@ TEST_CASE("schema and loader agree", "[unit][settings]") {
       {false, "groups: {a: {handler: h}}\nmonitor: {listen: '*:9419'}"},
       {false, "groups: {a: {handler: h}}\nmonitor: {listen: '::1'}"},
       {false, "groups: {a: {handler: h}}\nbroker: http://x"},
-      {false, "groups: {a: {handler: h}}\nbroker: amqps://x"},
+      {true, "broker: amqps://mq\ngroups: {a: {handler: h}}"},
+      {true,
+       "broker: {url: amqps://mq, login: external, tls: {ca: a, certificate: b, key: c, "
+       "server_name: "
+       "d}}\ngroups: {a: {handler: h}}"},
+      {true, "broker: {url: amqps://mq, tls: {insecure: true}}\ngroups: {a: {handler: h}}"},
+      {false, "broker: {url: amqps://mq, login: both}\ngroups: {a: {handler: h}}"},
+      {false, "broker: {url: amqps://mq, tls: {certificate: b}}\ngroups: {a: {handler: h}}"},
+      {false, "broker: {url: amqps://mq, tls: {cert: b}}\ngroups: {a: {handler: h}}"},
       {false, "groups: {a: {handler: h}}\nbroker: amqp://x?heartbeat=1"},
       {false, "groups: {a: {handler: h}}\nbroker: [amqp://x]"},
       {false, "groups: {a: {handler: h}}\nbroker: {url: amqp://x, urls: [amqp://y]}"},
