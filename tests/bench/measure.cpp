@@ -310,6 +310,9 @@ OfferedSample measure_offered(Broker& broker, const std::string& queue, const Lo
   }
   const std::chrono::duration<double> took = Clock::now() - begin;
   const double cpu = cpu_seconds(pids) - cpu_before;
+  if (!eventually(60s, [&] { return broker.is_empty(queue); })) {
+    fail(lope, "does not settle everything", run.process().output());
+  }
   run.end();
   return {publisher.sent() / took.count(), cpu * 1e6 / publisher.sent()};
 }
