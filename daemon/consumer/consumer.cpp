@@ -1092,6 +1092,7 @@ void Consumer::on_double(Delivery& delivery, const DedupAnswer& answer) {
   add(board_.doubles);
   tracer_.step(delivery, "a double: it was done already");
   log_doubled("message is a double", delivery, answer);
+  if (witness_) witness_->handled(delivery, {.outcome = "double"});
   settle(delivery, Verdict::ack);
 }
 
