@@ -434,6 +434,7 @@ TEST_CASE("doubles, and workers and consumers that are killed: each is done once
     });
     if (!explained) ++unexplained;
   }
+  INFO(lope.log());
   std::cout << (redis_store ? "redis" : "local") << ": " << count << " messages of " << keys.size()
             << " keys, " << killed_ms.size() << " kills: lost " << lost << ", done twice " << twice
             << ", unexplained " << unexplained << ", " << it.starts().size() << " calls"
