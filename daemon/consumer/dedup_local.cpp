@@ -178,10 +178,10 @@ Result<void> DedupLocal::look_at_state() {
   return {};
 }
 
-void DedupLocal::write_state(const std::string& text) {
+void DedupLocal::write_state(const std::string& text, bool sync) {
   if (::ftruncate(state_.get(), 0) != 0 ||
       ::pwrite(state_.get(), text.data(), text.size(), 0) != static_cast<ssize_t>(text.size()) ||
-      ::fdatasync(state_.get()) != 0) {
+      (sync && ::fdatasync(state_.get()) != 0)) {
     log_warn("dedup store: its state cannot be written",
              {{"folder", folder_}, {"reason", errno_text("write", errno)}});
   }
@@ -262,6 +262,13 @@ bool DedupLocal::grow(int error) {
   return true;
 }
 
+// The first turn has read all that was noted: whoever dies from now on does not die of that.
+void DedupLocal::note_that_it_works() {
+  if (std::exchange(worked_, true) || ::flock(state_.get(), LOCK_EX | LOCK_NB) != 0) return;
+  write_state("open " + boot_id() + " 0", false);
+  ::flock(state_.get(), LOCK_SH);
+}
+
 void DedupLocal::tend() {
   if (env_ == nullptr) return;
   struct stat file {};
@@ -270,11 +277,8 @@ void DedupLocal::tend() {
     return;
   }
   std::vector<DedupAnswer> none;
-  if (transact({}, {}, none) == 0 && std::exchange(worked_, true) == false &&
-      ::flock(state_.get(), LOCK_EX | LOCK_NB) == 0) {
-    write_state("open " + boot_id() + " 0");
-    ::flock(state_.get(), LOCK_SH);
-  }
+  // What fails here fails in the next call too, which says so.
+  [[maybe_unused]] const int error = transact({}, {}, none);
 }
 
 Result<DedupLocal::Size> DedupLocal::size() {
@@ -305,7 +309,10 @@ Result<void> DedupLocal::apply(std::span<const DedupOp> ops, const DedupTimes& t
       if (auto opened = open(); !opened) return opened;
     }
     const int error = transact(ops, times, answers);
-    if (error == 0) return {};
+    if (error == 0) {
+      note_that_it_works();
+      return {};
+    }
     answers.resize(before);
     if (i >= kMaxTries) return failure(error);
     if ((error == MDB_MAP_FULL || error == MDB_MAP_RESIZED) && grow(error)) continue;

@@ -58,7 +58,8 @@ class DedupLocal : public DedupStore {
   Result<void> open();
   int open_environment();
   Result<void> look_at_state();
-  void write_state(const std::string& text);
+  void write_state(const std::string& text, bool sync = true);
+  void note_that_it_works();
   void close();
   void set_aside(const std::string& reason);
   bool grow(int error);

@@ -201,7 +201,7 @@ nlohmann::json run_dedup(Broker& broker, const Contender& lope, int rounds, doub
   row({"---", "---:", "---:", "---:", "---:", "---:", "---:"});
   nlohmann::json result = nlohmann::json::array();
   for (const int prefetch : {100, 1000}) {
-    Load load{.prefetch = prefetch, .with_ids = true};
+    Load load{.name = "dedup", .prefetch = prefetch, .with_ids = true};
     load.messages = std::max(1000, static_cast<int>(load.messages * scale)) / 50 * 50;
     const std::string queue = broker.make_queue("bench");
     std::vector<Sample> without, with;

@@ -432,8 +432,15 @@ TEST_CASE("doubles, and workers and consumers that are killed: each is done once
     const bool explained = std::any_of(killed_ms.begin(), killed_ms.end(), [&](std::int64_t kill) {
       return kill >= starts.front() && kill <= starts.back() && kill - starts.front() < 2000;
     });
-    if (!explained) ++unexplained;
+    if (explained) continue;
+    ++unexplained;
+    for (const std::int64_t start : starts) {
+      const auto after = std::upper_bound(killed_ms.begin(), killed_ms.end(), start);
+      std::cout << id << " began " << (after == killed_ms.begin() ? -1 : start - *std::prev(after))
+                << " ms after a kill" << std::endl;
+    }
   }
+  INFO(lope.log());
   std::cout << (redis_store ? "redis" : "local") << ": " << count << " messages of " << keys.size()
             << " keys, " << killed_ms.size() << " kills: lost " << lost << ", done twice " << twice
             << ", unexplained " << unexplained << ", " << it.starts().size() << " calls"
