@@ -15,7 +15,7 @@ std::vector<Request> subscription_steps(const QueueSettings& queue, bool channel
     }
   }
   steps.emplace_back(Qos{static_cast<std::uint16_t>(queue.prefetch)});
-  Consume consume{queue.name, queue.consumer_tag, queue.consumer_arguments, false, std::nullopt};
+  Consume consume{queue.name, queue.consumer_tag, queue.consumer_arguments};
   if (queue.stream) consume.offset = queue.offset;
   steps.emplace_back(std::move(consume));
   return steps;
@@ -31,7 +31,7 @@ std::vector<Request> ack_barrier(const std::string& queue) {
   const std::string tag = "lope-last-acks";
   const AmqpTable no_credit{{"credit", {std::int64_t{0}}}, {"drain", {false}}};
   const AmqpTable arguments{{"x-credit", {no_credit}}, {"x-priority", {std::int64_t{-1000}}}};
-  return {Qos{1}, Consume{queue, tag, arguments, false, std::nullopt}, Cancel{tag}, Qos{1}};
+  return {Qos{1}, Consume{queue, tag, arguments}, Cancel{tag}, Qos{1}};
 }
 
 }  // namespace lope::consumer
