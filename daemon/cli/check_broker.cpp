@@ -367,7 +367,8 @@ class BrokerCheck final : private BrokerClient {
                           : subject + ": " + answer.to_string());
     }
     if (there || queue.declare) may_consume(subject, queue.name, findings);
-    if (group.auto_ack || (!there && !queue.declare)) return;
+    // What a stream's messages come to, its retry queue's do, which is looked at too.
+    if (group.auto_ack || queue.stream || (!there && !queue.declare)) return;
     switch (group.dead_letter.to) {
       case DeadLetterSettings::To::exchange: break;
       case DeadLetterSettings::To::automatic:

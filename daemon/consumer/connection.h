@@ -51,8 +51,8 @@ struct Consume {
   std::string queue;
   std::string consumer_tag;
   AmqpTable arguments;
-  bool no_ack = false;                 // a delivery counts as settled once it is sent
-  std::optional<StreamOffset> offset;  // of a stream: where to begin
+  bool no_ack = false;                      // a delivery counts as settled once it is sent
+  std::optional<StreamOffset> offset = {};  // of a stream: where to begin
 };
 struct Cancel {
   std::string consumer_tag;

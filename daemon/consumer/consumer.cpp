@@ -1871,7 +1871,6 @@ std::vector<Request> Consumer::subscription(const QueueSettings& queue, bool cha
 }
 
 void Consumer::on_ends_before(std::uint16_t queue, std::int64_t offset) {
-  constexpr std::chrono::seconds kLookAgain{2};
   const std::string& name = settings_.group.queues[queue].name;
   const StreamProgress& progress = *streams_->of(queue);
   const std::string reason = "its last part begins at offset " + std::to_string(offset) + ", and " +
@@ -1888,7 +1887,7 @@ void Consumer::on_ends_before(std::uint16_t queue, std::int64_t offset) {
               {"reason", reason},
               {"then", "it is waited for, in case a replica is behind"}});
   }
-  session_->subscribe_again(queue, now + kLookAgain, reason);
+  session_->subscribe_again(queue);
 }
 
 // It was deleted and made again. What was handled was of the old one.

@@ -24,6 +24,8 @@ constexpr std::size_t kOpsPerTurn = 64;
 constexpr std::chrono::seconds kLasting{10};
 // So long, at most, a queue may take to say that it has the last acks.
 constexpr std::chrono::milliseconds kSecuring{2000};
+// And a stream's first message, once its lookout has had one.
+constexpr std::chrono::milliseconds kFirstWithin{2000};
 constexpr Backoff kResubscribe{std::chrono::milliseconds(200), std::chrono::milliseconds(5000)};
 
 Reply reply_to(const Request& request) {
@@ -278,6 +280,7 @@ void Session::begin_subscription(Channel& channel) {
   channel.step_sent = false;
   channel.lookout = Channel::Lookout::none;
   channel.first_came = channel.again = false;
+  channel.ends_before_at = TimePoint::max();
   channel.consumer_tag.clear();
   ++channel.subscription;
   channel.state = Channel::State::setting_up;
@@ -486,14 +489,7 @@ void Session::on_ok(ChannelNumber number_, Reply reply, std::string_view text) {
   if (reply == Reply::cancel && text == kLookoutTag) return;
   if (it.state == Channel::State::cancelling && reply == Reply::cancel) {
     it.state = Channel::State::cancelled;
-    if (is_to_be_quiet()) return;
-    if (it.again_at > Clock::now()) {
-      it.retry_at = it.again_at;
-      it.state = Channel::State::down;
-      arm_timer();
-    } else {
-      begin_subscription(it);  // resumed meanwhile, or ended only for this
-    }
+    if (!is_to_be_quiet()) begin_subscription(it);  // resumed meanwhile, or ended only for this
     return;
   }
   const bool setting_up = it.state == Channel::State::setting_up;
@@ -622,10 +618,15 @@ bool Session::is_for_lookout(Channel& channel, const IncomingDelivery& delivery)
   if (!channel.settings.stream) return false;
   const bool is_first = !std::exchange(channel.first_came, true);
   if (channel.lookout == Channel::Lookout::out) channel.lookout = Channel::Lookout::to_cancel;
-  if (delivery.view[TextProperty::consumer_tag] != kLookoutTag) return false;
+  if (delivery.view[TextProperty::consumer_tag] != kLookoutTag) {
+    channel.ends_before_at = TimePoint::max();
+    return false;
+  }
   finish(queue_of(channel), delivery.view.delivery_tag, Verdict::ack);
-  if (is_first && channel.state == Channel::State::consuming) {
-    events_.on_ends_before(queue_of(channel), delivery.stream_offset);
+  if (is_first) {
+    channel.ends_before_at = Clock::now() + kFirstWithin;
+    channel.last_part = delivery.stream_offset;
+    arm_timer();
   }
   return true;
 }
@@ -773,13 +774,10 @@ void Session::resume() {
 }
 
 // When it has ended it begins again, as after a pause.
-void Session::subscribe_again(std::uint16_t queue, TimePoint when, const std::string& trouble) {
+void Session::subscribe_again(std::uint16_t queue) {
   Channel& channel = channels_[queue];
   channel.again = true;
-  if (channel.state != Channel::State::consuming) return;
-  channel.again_at = when;
-  channel.trouble = trouble;
-  end_subscription(channel);
+  if (channel.state == Channel::State::consuming) end_subscription(channel);
 }
 
 void Session::cancel() {
@@ -854,6 +852,7 @@ void Session::arm_timer() {
     if (tick_.count() > 0) when = std::min(when, next_tick_);
     for (const Channel& channel : channels_) {
       if (channel.state == Channel::State::down) when = std::min(when, channel.retry_at);
+      if (channel.state == Channel::State::consuming) when = std::min(when, channel.ends_before_at);
       if (channel.state == Channel::State::securing) when = std::min(when, secured_by_);
     }
   }
@@ -881,6 +880,11 @@ void Session::on_timer() {
         channel.state = Channel::State::cancelled;
         not_secured(channel, "the broker has not answered in time");
       }
+    }
+    for (Channel& channel : channels_) {
+      if (channel.state != Channel::State::consuming || now < channel.ends_before_at) continue;
+      channel.ends_before_at = TimePoint::max();
+      events_.on_ends_before(queue_of(channel), channel.last_part);
     }
     if (!cancelling_) {
       for (Channel& channel : channels_) {

@@ -34,8 +34,8 @@ class Session final : private ConnectionEvents {
     std::function<void(std::uint16_t queue)> on_channel_lost;
     // The requests that bring a queue to consuming; nothing: subscription_steps().
     std::function<std::vector<Request>(const QueueSettings& queue, bool channel_open)> steps;
-    // A stream ends before the message that its subscription was to go on with; its last part
-    // begins at `offset`.
+    // A stream seems to end before the message that its subscription was to go on with: nothing has
+    // come, though its last part, which begins at `offset`, is there.
     std::function<void(std::uint16_t queue, std::int64_t offset)> on_ends_before;
     // Set: each queue is asked for its dead-letter exchange before it is consumed from.
     std::function<void(std::uint16_t queue, const DeadLetterProbe&)> on_probed;
@@ -100,9 +100,8 @@ class Session final : private ConnectionEvents {
   void pause();
   void resume();
   bool paused() const { return paused_; }
-  // Begins a queue's subscription anew, not before `when`; `trouble`: what it waits for. One that
-  // has ended is about to begin, or not to.
-  void subscribe_again(std::uint16_t queue, TimePoint when = {}, const std::string& trouble = {});
+  // Begins a queue's subscription anew. One that has ended is about to begin, or not to.
+  void subscribe_again(std::uint16_t queue);
   // Ends consuming on all queues and does not begin again. In a group that keeps an order, those
   // that consume do so until close(): a single active consumer that is cancelled lets the next one
   // begin while ours still runs something, and what is handed back singly has another place.
@@ -143,10 +142,12 @@ class Session final : private ConnectionEvents {
     bool from_stream = false;  // what was delivered last
     bool first_came = false;   // of this subscription
     bool again = false;        // it is to end once it has begun, and to begin anew
-    int failures = 0;          // set-ups in a row that failed
-    TimePoint retry_at{};      // while down: not before
-    TimePoint again_at{};      // once it is cancelled: not before
-    std::string trouble;       // why it is down, as logged
+    TimePoint ends_before_at =
+        TimePoint::max();        // when nothing has come by then but for the lookout
+    std::int64_t last_part = 0;  // where what it got was
+    int failures = 0;            // set-ups in a row that failed
+    TimePoint retry_at{};        // while down: not before
+    std::string trouble;         // why it is down, as logged
     std::optional<DeadLetterProbe> probe;
     std::size_t probe_before = 0;    // which step
     std::uint64_t subscription = 0;  // grows with each one begun

@@ -15,7 +15,7 @@ std::vector<Request> subscription_steps(const QueueSettings& queue, bool channel
     }
   }
   steps.emplace_back(Qos{static_cast<std::uint16_t>(queue.prefetch)});
-  Consume consume{queue.name, queue.consumer_tag, queue.consumer_arguments, false, std::nullopt};
+  Consume consume{queue.name, queue.consumer_tag, queue.consumer_arguments};
   if (queue.stream) consume.offset = queue.offset;
   steps.emplace_back(std::move(consume));
   return steps;
@@ -32,11 +32,7 @@ namespace {
 // Asks for no message, up to RabbitMQ 3.13.
 Consume consume_nothing(const std::string& queue, const std::string& tag) {
   const AmqpTable no_credit{{"credit", {std::int64_t{0}}}, {"drain", {false}}};
-  return {queue,
-          tag,
-          {{"x-credit", {no_credit}}, {"x-priority", {std::int64_t{-1000}}}},
-          false,
-          std::nullopt};
+  return {queue, tag, {{"x-credit", {no_credit}}, {"x-priority", {std::int64_t{-1000}}}}};
 }
 
 }  // namespace
