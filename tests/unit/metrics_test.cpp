@@ -39,6 +39,7 @@ DaemonMetrics full_metrics() {
   group.workers = {{0, 4713, "ready", 89.5, 12, 1 << 20}};
   group.delivered = 18446744073709551615u;
   group.dead_lettered = 3;
+  group.refused = 2;
   metrics.status.groups = {group};
   metrics.groups = {{.handling = counts_of({1, 20'000, 1'000'000'000, 400'000'000'000}),
                      .queued = counts_of({})}};
@@ -78,6 +79,7 @@ TEST_CASE("metrics: names, help, kinds, and a sample for each group and worker",
            "lope_workers_wanted{group=\"orders\"} 2\n",
            "# TYPE lope_messages_delivered_total counter\n",
            "lope_messages_dead_lettered_total{group=\"orders\"} 3\n",
+           "lope_messages_refused_total{group=\"orders\"} 2\n",
            "lope_messages_undeliverable_total{group=\"(relay)\"} 2\n",
            "lope_worker_messages_total{group=\"orders\",worker=\"0\"} 12\n",
            "lope_worker_resident_memory_bytes{group=\"orders\",worker=\"0\"} 1048576\n",
