@@ -26,6 +26,9 @@ constexpr Name kNames[] = {
     {"x-xz", Encoding::lzma},   {"zstd", Encoding::zstd},
 };
 
+// Nothing to undo: kombu, and with it Celery, names a charset here.
+constexpr std::string_view kPlain[] = {"", "identity", "utf-8", "us-ascii", "binary"};
+
 std::unique_ptr<Decoder> make_decoder(Encoding encoding) {
   switch (encoding) {
     case Encoding::gzip: return make_gzip_decoder();
@@ -111,7 +114,8 @@ Result<std::vector<Encoding>> parse_encodings(std::string_view text) {
         kNames, [word](const Name& each) { return same_word(each.name, word); });
     if (known != std::end(kNames)) {
       encodings.push_back(known->encoding);
-    } else if (!word.empty() && !same_word(word, "identity")) {
+    } else if (std::ranges::none_of(kPlain,
+                                    [word](auto plain) { return same_word(plain, word); })) {
       return Error{
           "expected content-encoding gzip, deflate, bzip2, lzma, xz, zstd or identity, "
           "found '" +

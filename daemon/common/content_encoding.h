@@ -19,7 +19,8 @@ const char* to_string(Encoding encoding);
 inline constexpr std::size_t kMaxEncodings = 3;  // of one body
 
 // Of "gzip", or of a list "gzip, zstd": in the order in which they are undone, the last first.
-// `identity` is nothing. An error says what was expected and found.
+// `identity` is nothing, and so are the charsets that some clients name here. An error says what
+// was expected and found.
 Result<std::vector<Encoding>> parse_encodings(std::string_view text);
 
 // Why a body cannot be decoded.

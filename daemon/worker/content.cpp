@@ -40,13 +40,12 @@ std::optional<Refused> Content::decode(MessageRecord& record) {
   if (message.content_encoding.size == 0) return std::nullopt;
   const auto encodings = parse_encodings(view(message.content_encoding));
   if (!encodings) return Refused{Refusal::encoding, encodings.error()};
-  if (!encodings->empty()) {
-    if (auto failure = decode_body(body_of(record), *encodings, limit(), record.own_body)) {
-      return Refused{failure->too_large ? Refusal::too_large : Refusal::encoding,
-                     std::move(failure->reason)};
-    }
-    use_own_body(record);
+  if (encodings->empty()) return std::nullopt;
+  if (auto failure = decode_body(body_of(record), *encodings, limit(), record.own_body)) {
+    return Refused{failure->too_large ? Refusal::too_large : Refusal::encoding,
+                   std::move(failure->reason)};
   }
+  use_own_body(record);
   message.content_encoding = {};
   return std::nullopt;
 }

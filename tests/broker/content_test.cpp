@@ -140,9 +140,12 @@ TEST_CASE("a body is decoded as its content-encoding says", "[broker][content]")
     it.publish(each, packed(each, body), each, "text/plain");
   it.publish("list", packed("zstd", packed("gzip", body)), "gzip, zstd");
   it.publish("identity", body, "identity");
+  it.publish("kombu", body, "utf-8");
   it.publish("none", body);
   for (const std::string& each : encodings) CHECK(it.seen(each) == "text/plain - " + shown);
-  for (const auto* each : {"list", "identity", "none"}) CHECK(it.seen(each) == "- - " + shown);
+  for (const auto* each : {"list", "none"}) CHECK(it.seen(each) == "- - " + shown);
+  CHECK(it.seen("identity") == "- identity " + shown);
+  CHECK(it.seen("kombu") == "- utf-8 " + shown);
   CHECK(lope.stop() == exited(0));
   CHECK(it.broker.message_count(it.dead) == 0);
 }

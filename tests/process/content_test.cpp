@@ -54,7 +54,7 @@ std::string gzipped(const std::string& more = "") {
 TEST_CASE("lope try prepares messages as a group does", "[process][content]") {
   const Tried tried("    decode: true\n    accept: [a/b]\n    charset: utf-8\n",
                     {gzipped(R"(,"content_type":"a/b")"), gzipped(),
-                     R"({"content_type":"a/b","content_encoding":"gzip","body":"x"})",
+                     R"({"content_type":"a/b","content_encoding":"gzip","body":"damaged"})",
                      R"({"content_type":"a/b;charset=none-such","body":"x"})"});
   INFO(tried.result.output);
   REQUIRE(tried.attempts.size() == 4);

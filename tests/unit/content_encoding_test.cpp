@@ -100,7 +100,10 @@ TEST_CASE("an unknown encoding, or too many of them, are told of", "[unit][conte
         "expected at most 3 content-encodings, found 4");
   CHECK(parse_encodings("gzip,gzip,gzip,identity"));
   CHECK(parse_encodings("")->empty());
-  CHECK(parse_encodings("identity")->empty());
+  for (const auto* plain : {"identity", "utf-8", "UTF-8", "us-ascii", "binary"}) {
+    CHECK(parse_encodings(plain)->empty());
+  }
+  CHECK(parse_encodings("utf-8, gzip")->size() == 1);
 }
 
 TEST_CASE("of a list the last is undone first", "[unit][content_encoding]") {

@@ -43,6 +43,7 @@ DaemonMetrics full_metrics() {
   group.dead_lettered = 3;
   group.journal_dropped = 7;
   group.spans_sent = 8;
+  group.refused = 2;
   metrics.status.groups = {group};
   metrics.groups = {{.handling = counts_of({1, 20'000, 1'000'000'000, 400'000'000'000}),
                      .queued = counts_of({})}};
@@ -84,6 +85,7 @@ TEST_CASE("metrics: names, help, kinds, and a sample for each group and worker",
            "lope_workers_wanted{group=\"orders\"} 2\n",
            "# TYPE lope_messages_delivered_total counter\n",
            "lope_messages_dead_lettered_total{group=\"orders\"} 3\n",
+           "lope_messages_refused_total{group=\"orders\"} 2\n",
            "lope_messages_undeliverable_total{group=\"(relay)\"} 2\n",
            "lope_journal_events_dropped_total{group=\"orders\"} 7\n",
            "lope_spans_sent_total{group=\"orders\"} 8\n",
