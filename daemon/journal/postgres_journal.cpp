@@ -244,7 +244,10 @@ class PostgresReader final : public Reader {
       }
       return added;
     };
-    add_all("trace_id", Texts(traces.begin(), traces.end()));
+    // The message that a trace began with has its name, and need not say so.
+    for (const char* const column : {"message_id", "trace_id"}) {
+      add_all(column, Texts(traces.begin(), traces.end()));
+    }
     for (Texts next = found.empty() ? Texts{asked} : found; !next.empty() && !more;) {
       next = add_all("parent_id", next);
     }

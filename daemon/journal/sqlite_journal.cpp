@@ -222,7 +222,11 @@ class SqliteReader final : public Reader {
         if (seen.insert(query.number_at(0)).second) found.push_back(query.number_at(0));
       }
     };
-    for (const std::int64_t trace : traces) add_all(members, trace);
+    for (const std::int64_t trace : traces) {
+      // The message that a trace began with has its name, and need not say so.
+      if (seen.insert(trace).second) found.push_back(trace);
+      add_all(members, trace);
+    }
     for (std::size_t i = 0; i < found.size(); ++i) add_all(children, found[i]);
     return found;
   }

@@ -44,8 +44,9 @@ struct LoadedSettings {
   std::vector<GroupPlaces> places;      // one for each of Settings::groups
 };
 
-// Passwords that are not needed are not looked for where they are kept. Never throws; reads each
-// file at most once; needs well under a second whatever the file holds.
+// Passwords that are not needed are not looked for where they are kept; of_journal_alone: what
+// monitor.journal names is read, no other. Never throws; reads each file at most once; needs well
+// under a second whatever the file holds.
 enum class Passwords { read, not_needed, of_journal_alone };
 LoadedSettings load_settings(const std::string& path, Passwords passwords = Passwords::read);
 

@@ -1,5 +1,6 @@
 // Stores what consumers tell of their messages: many events in one transaction, and a message is
 // acked once those that it holds are on disk.
+#include <algorithm>
 #include <chrono>
 #include <lope/handler.hpp>
 #include <map>

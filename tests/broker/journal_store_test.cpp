@@ -220,7 +220,7 @@ TEST_CASE("of a message that is partly unreadable the rest is stored", "[broker]
   CHECK(eventually(20s, [&] { return j.events() == 2; }));
   CHECK_THAT(daemon.log(), Contains("1 lines were no events, the first: line 2: "));
   for (const Received& message : j.broker.drain(dead)) {
-    CHECK_THAT(message.header("x-lope-reason"),
+    CHECK_THAT(message.header("x-lope-dead-reason"),
                Contains(message.message_id == "bad" ? "no event in it: line 1: "
                                                     : "expected lines of JSON, found none"));
   }

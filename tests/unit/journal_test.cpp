@@ -223,7 +223,9 @@ TEST_CASE("a tree is found by parents alone, and circles end", "[unit][journal]"
          line("received", 6, 5, "q", "self", R"(,"parent_id":"self","trace_id":"self")"),
          line("received", 7, 6, "q", "x", R"(,"parent_id":"y")"),
          line("received", 8, 7, "q", "y", R"(,"parent_id":"x")"),
-         line("received", 9, 8, "q", "orphan", R"(,"parent_id":"not told of")")});
+         line("received", 9, 8, "q", "orphan", R"(,"parent_id":"not told of")"),
+         line("received", 10, 9, "q", "root of it"),
+         line("received", 11, 10, "q", "told late", R"(,"trace_id":"root of it")")});
   for (const char* const id : {"a", "b", "c", "d"}) CHECK(story(path, id).messages == 4);
   const journal::Tree tree = make_tree(story(path, "d"));
   REQUIRE(tree.messages.size() == 4);
@@ -232,6 +234,7 @@ TEST_CASE("a tree is found by parents alone, and circles end", "[unit][journal]"
   CHECK(tree.messages[1].children == std::vector<std::size_t>{2, 3});
   CHECK(tree.messages[3].level == 2);
   CHECK(make_tree(story(path, "self")).messages.size() == 1);
+  CHECK(story(path, "told late").messages == 2);
   CHECK(make_tree(story(path, "x")).messages.size() == 2);
   CHECK_THAT(to_text(make_tree(story(path, "orphan"))),
              Contains("orphan, published for not told of, which is not here\n"));
