@@ -37,10 +37,10 @@ struct Contender {
   // Lope itself.
   std::vector<std::string> program = {};
   std::vector<std::string> more = {};
-  // Of Lope: the configuration's broker; empty: the one that is filled, as it is.
-  std::string broker = {};
   // Is measured with every load, not only with the first.
   bool every_load = false;
+  // Of Lope: the configuration's broker; empty: the one that is filled, as it is.
+  std::string broker = {};
 
   bool is_lope() const { return program.empty(); }
 };
