@@ -786,10 +786,10 @@ TEST_CASE("a wrong value of a group is told with place, expected and found", "[u
        "groups.a.declare.durable: expected true for a stream, found false…"},
       {"declare: {type: stream, max_age: 100ms}",
        "groups.a.declare.max_age: expected a duration with a unit (ms, s, m, h, d), from 1s to "
-       "3650d, found 100ms"},
+       "3650d, found '100ms'"},
       {"declare: {type: stream, segment_size: 4GB}",
        "groups.a.declare.segment_size: expected a size with a unit (B, kB, KiB, MB, MiB, GB, GiB), "
-       "from 1kB to 3GB, found 4GB"},
+       "from 1kB to 3GB, found '4GB'"},
       {"declare: {max_bytes: 1GB}",
        "groups.a.declare.max_bytes: expected 'type: stream' beside it, found 'classic'"},
       {"declare: {type: stream, max_age: 1d, arguments: {x-max-age: 1D}}",
