@@ -417,7 +417,7 @@ class Loader {
   void stream_limits(const Map& keys, DeclareSettings& target);
   void offset(const Value& value, StreamOffset& target);
   void check_type(const Map& keys, const QueueDefaults& queue);
-  void retry_queues(const Value& value, GroupSettings& group);
+  void retry_queues(const Map& keys, const Value& value, GroupSettings& group);
   void options(const Value& value, GroupSettings& group, GroupPlaces& places);
   std::string option(const Value& value, const std::string& name, GroupSettings& group,
                      GroupPlaces& places);
@@ -1501,6 +1501,7 @@ void Loader::shared_keys(const Map& keys, GroupSettings& target) {
     target.content.to_utf8 = word == "utf-8";
   }
   compress(keys["compress"], target.content);
+  dedup(keys["dedup"], target.dedup);
 }
 
 // A group's list takes the place of what `defaults` says; an empty one is any.
@@ -1574,7 +1575,6 @@ void Loader::compress(const Value& value, ContentSettings& target) {
                     list_of(kEncodings) + ", or a map of " + list_of(kCompressKeys, " and "));
   }
   target.compress = word == "none" ? "" : word;
-  dedup(keys["dedup"], target.dedup);
 }
 
 void Loader::workers(const Value& value, GroupSettings& target) {
@@ -1853,7 +1853,7 @@ void Loader::group(const std::string& group_name, const Value& value) {
   settings.queues = queues(keys, group_name, base);
   journal(keys["journal"], settings.journal);
   check_journal(keys["journal"], settings);
-  retry_queues(value, settings);
+  retry_queues(keys, value, settings);
   rate(keys["rate"], settings.rate);
   order(keys, settings);
   check_timeout(keys, value, settings);
@@ -2133,7 +2133,11 @@ void Loader::check_type(const Map& keys, const QueueDefaults& queue) {
 
 // What is put back into a stream comes to everybody who reads it. So a group has a queue of its own
 // beside each for what it tries again.
-void Loader::retry_queues(const Value& value, GroupSettings& group) {
+void Loader::retry_queues(const Map& keys, const Value& value, GroupSettings& group) {
+  const auto place_of = [&](std::string_view key) -> const YamlNode& {
+    const Value own = keys[key];
+    return own ? *own.node : *value.key;
+  };
   std::vector<QueueSettings> added;
   for (QueueSettings& stream : group.queues) {
     if (!stream.stream) continue;
@@ -2143,24 +2147,24 @@ void Loader::retry_queues(const Value& value, GroupSettings& group) {
     queue.declare = true;
     queue.declaration.type = "quorum";
     if (queue.name.size() > kMaxShortString) {
-      error(*value.key,
+      error(place_of("queues"),
             value.path + ": expected a stream's name of at most " +
                 std::to_string(kMaxShortString - queue.name.size() + stream.name.size()) +
                 " bytes, found " + std::to_string(stream.name.size()) +
                 ": '<stream>.<group>.retry' has to be the name of a queue");
     }
     if (std::ranges::find(group.queues, queue.name, &QueueSettings::name) != group.queues.end()) {
-      error(*value.key, value.path + ": expected no queue '" + shown(queue.name) +
-                            "', found one: it is where what is read from '" + shown(stream.name) +
-                            "' waits for another attempt");
+      error(place_of("queues"), value.path + ": expected no queue '" + shown(queue.name) +
+                                    "', found one: it is where what is read from '" +
+                                    shown(stream.name) + "' waits for another attempt");
     }
     added.push_back(std::move(queue));
   }
   if (added.empty()) return;
   if (group.dead_letter.to == DeadLetterSettings::To::broker) {
-    error(*value.key, value.path +
-                          ": expected dead_letter to be an exchange or a queue, found "
-                          "'broker': a stream has no dead-letter exchange");
+    error(place_of("dead_letter"), value.path +
+                                       ": expected dead_letter to be an exchange or a queue, found "
+                                       "'broker': a stream has no dead-letter exchange");
   }
   group.queues.insert(group.queues.end(), added.begin(), added.end());
 }

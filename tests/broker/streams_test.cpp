@@ -437,6 +437,7 @@ TEST_CASE("a long stream is read whole through kills and restarts", "[broker][st
       case 3:
         CHECK(lope->stop(60s) == exited(0));
         lope = std::make_unique<Lope>(options);
+        REQUIRE(eventually(30s, [&] { return !lope->workers().empty(); }));
         break;
     }
   }
