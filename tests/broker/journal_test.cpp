@@ -233,7 +233,6 @@ TEST_CASE("every event is stored once, whatever dies meanwhile", "[broker][journ
   REQUIRE(daemon.wait_ready());
   constexpr int kMessages = 3000, kEach = 5;
   Publisher publisher = j.broker.publisher();
-  int killed = 0;
   for (int i = 0; i < kMessages; ++i) {
     std::string body;
     for (int n = 1; n <= kEach; ++n) {
@@ -248,10 +247,8 @@ TEST_CASE("every event is stored once, whatever dies meanwhile", "[broker][journ
       const auto victims = i % 900 == 899 ? daemon.consumers() : daemon.workers();
       return !victims.empty() && ::kill(victims.front(), SIGKILL) == 0;
     }));
-    ++killed;
   }
   publisher.wait_confirmed();
-  CHECK(killed == 10);
   CHECK(eventually(90s, [&] { return j.events() == kMessages * kEach; }));
   CHECK(eventually(60s, [&] { return j.broker.is_empty(j.queue); }));
   CHECK(j.events() == kMessages * kEach);
