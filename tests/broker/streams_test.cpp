@@ -236,19 +236,17 @@ TEST_CASE("a killed consumer doubles only what is behind the kept position", "[b
 
 TEST_CASE("reading a stream goes on when the broker is back", "[broker][streams]") {
   Streamed streamed;
-  streamed.fill(0, 1, "retry 1 0");
-  streamed.fill(1, 100, "sleep 5");
-  Lope lope(streamed.reading("first", "    retry: { delay: 0s }\n"));
+  streamed.fill(0, 100, "sleep 5");
+  Lope lope(streamed.reading("first"));
   REQUIRE(lope.wait_ready());
-  // A quorum queue that was declared only just before its node is killed may never answer again.
-  REQUIRE(streamed.wait_acked("m0", 30s));
-  streamed.broker.kill_node();
+  REQUIRE(streamed.wait_handled(5));
+  streamed.broker.stop_node();
   streamed.broker.start_node();
   REQUIRE(streamed.wait_handled(100, 60s));
   streamed.fill(100, 110);
   REQUIRE(streamed.wait_handled(110));
   CHECK(streamed.wait_kept(110));
-  CHECK(sorted(streamed.handled()) == sorted(ids(0, 110)));
+  CHECK(streamed.handled() == ids(0, 110));
   CHECK(lope.stop() == exited(0));
 }
 
