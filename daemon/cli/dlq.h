@@ -17,7 +17,7 @@ struct DlqOptions {
   enum class Verb { list, show, replay, purge };
   Verb verb = Verb::list;
   BrokerSettings broker;  // its addresses are tried in their order
-  std::string queue;                   // when it is not there: <queue>.dead
+  std::string queue;      // when it is not there: <queue>.dead
   DeadLetterFilter filter;
   std::uint64_t number = 0;  // only that one, as counted from the head of the queue; 0: any
   std::uint64_t limit = 0;   // deal with so many at most; 0: with all

@@ -1,5 +1,6 @@
 // A broker's address as one text: amqp://user:password@host:port/vhost, as the AMQP URI
-// specification has it, or amqps://… for TLS. Used by the configuration and by the commands that take a URL.
+// specification has it, or amqps://… for TLS. Used by the configuration and by the commands that
+// take a URL.
 #pragma once
 
 #include <string_view>

@@ -12,6 +12,7 @@ using std::chrono::milliseconds;
 constexpr int kIndexBits = 24;  // as in DeliveryTable
 // What another process has claimed is asked for again so often.
 constexpr milliseconds kAskAgain{100};
+constexpr milliseconds kAskSeldom{1000};
 constexpr milliseconds kLeaseMargin{30'000};
 constexpr milliseconds kLeaseWithoutTimeout{300'000};
 constexpr milliseconds kShortestWait{1000};
@@ -28,7 +29,8 @@ milliseconds dedup_wait(milliseconds age) {
   return std::clamp(age / 2, kShortestWait, kLongestWait);
 }
 
-Dedup::Dedup(const GroupSettings& group, Events events) : events_(std::move(events)) {
+Dedup::Dedup(const GroupSettings& group, Events events)
+    : events_(std::move(events)), stays_(group.order.by != OrderSettings::By::none) {
   take_settings(group);
 }
 
@@ -138,6 +140,14 @@ void Dedup::wake_behind(std::uint64_t token) {
 void Dedup::wait(Entry& entry, const char* reason, milliseconds length, TimePoint now) {
   if (entry.since == TimePoint{}) entry.since = now;
   const TimePoint end = entry.since + kKept;
+  if (stays_) {
+    entry.stage = Stage::waiting;
+    entry.due = now + (entry.behind != 0 ? kKept
+                       : now >= end      ? std::max(length, kAskSeldom)
+                                         : length);
+    waiting_.push_back(entry.delivery->index);
+    return;
+  }
   if (now + length >= end && entry.behind == 0) {
     // Also when it has to wait for longer than it may: then it goes at once.
     const bool known = length > kAskAgain;
@@ -269,7 +279,7 @@ TimePoint Dedup::tend(TimePoint now) {
     }
     waiting_.erase(waiting_.begin() + static_cast<std::ptrdiff_t>(i));
     entry.behind = 0;  // who has waited so long for one of ours gives up its place as well
-    if (now >= entry.since + kKept) {
+    if (!stays_ && now >= entry.since + kKept) {
       wait(entry, "another message with its key is being handled", milliseconds(0), now);
     } else {
       ask(entry, 0);

@@ -32,7 +32,8 @@ class Dedup {
     std::function<void(Delivery&, const DedupAnswer&)> on_double;
     // One with its key was done within the interval, and it is to be dropped.
     std::function<void(Delivery&, const DedupAnswer&)> on_too_soon;
-    // It has waited here long enough: it is to come again after `delay`.
+    // It has waited here long enough: it is to come again after `delay`. Not in a group that keeps
+    // an order.
     std::function<void(Delivery&, const char* reason, std::chrono::milliseconds delay)> on_wait;
     // What done() began is over. `noted` false: it could not be written.
     std::function<void(Delivery&, bool noted)> on_noted;
@@ -117,6 +118,7 @@ class Dedup {
   const Events events_;
   DedupSettings::OnStoreFailure on_failure_;
   DedupSettings::TooSoon too_soon_;
+  const bool stays_;  // what waits does so here: those behind it keep their order
   DedupTimes times_;
   std::vector<Entry> entries_;  // by the delivery's index
   std::vector<DedupOp> ops_;

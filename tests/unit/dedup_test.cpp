@@ -221,6 +221,28 @@ TEST_CASE("one that waits for another here is sent away in the end", "[unit][ded
   CHECK(it.seen[0].starts_with("away for 10"));
 }
 
+TEST_CASE("in a group that keeps an order what waits stays here", "[unit][dedup]") {
+  GroupSettings group = by_id();
+  group.order.by = OrderSettings::By::routing_key;
+  group.dedup.min_interval = 10s;
+  Fixture it(group);
+  it.dedup.claim(it.all[0], "k", "", it.now);
+  int times = 0;
+  while (it.now < kStart + 10 * Dedup::kKept) {
+    if (const auto ops = it.submitted(); !ops.empty() && ops[0].kind == DedupOp::Kind::claim) {
+      ++times;
+      it.answer({{.kind = Kind::taken, .token = ops[0].token}});
+    }
+    it.now = it.dedup.tend(it.now);
+  }
+  CHECK(times == 39);  // every 100 ms, from 2 s on every second
+  CHECK(it.news() == Texts{});
+
+  // It comes too soon: as long as that takes.
+  it.answer({{.kind = Kind::too_soon, .token = it.tokens["k"], .wait = 5s}});
+  CHECK(it.news() == Texts{});
+}
+
 TEST_CASE("how long one is sent away grows with its age", "[unit][dedup]") {
   CHECK(dedup_wait(0s) == 1s);
   CHECK(dedup_wait(2s) == 1s);
