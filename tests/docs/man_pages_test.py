@@ -46,7 +46,7 @@ class ManPages(unittest.TestCase):
         schema = json.loads((kSource / "config/lope.schema.json").read_text(encoding="utf-8"))
         text = shown("lope.yaml.5")
         for name, node in [("", schema), *schema["definitions"].items()]:
-            if "properties" not in node:
+            if node.get("type") != "object" or "properties" not in node:
                 continue
             heading = f"Keys of {name} " if name else "At the top "
             self.assertIn(heading, text)

@@ -107,7 +107,7 @@ TEST_CASE("what is no configuration file is refused", "[process][config]") {
 
 TEST_CASE("check tells every problem of a file in one run", "[process][config]") {
   const Checked checked = check_text(
-      "broker: { url: amqp://app:hunter2@mq }\n"
+      "broker: { url: amqps://app:hunter2@mq }\n"
       "groups:\n"
       "  a: { handlr: log, prefetch: 0 }\n"
       "shutdown_timeout: 30\n");

@@ -274,8 +274,8 @@ class Steps:
         assert not failures, failures
         assert "lope@" not in said, said  # neither a question about the configuration nor an error
         assert [m.unit(unit, "ActiveState") for unit in units] == ["active"] * 2
-        assert m.run("ls", "/usr/share/doc/lope/monitoring").stdout.split() == ["alerts.yaml", "grafana.json",
-                                                                             "status.png"]
+        assert m.run("ls", "/usr/share/doc/lope/monitoring").stdout.split() == [
+            "alerts.yaml", "grafana.json", "journal.png", "status.png"]
         assert not set(mains) & {m.unit(unit, "MainPID") for unit in units}, "not started again"
         assert m.read("/etc/lope/lope.yaml") == configuration(), "the configuration was not kept"
         eventually("each message is handled", lambda: set(handled()) >= expected)

@@ -44,6 +44,7 @@ DaemonMetrics full_metrics() {
   group.journal_dropped = 7;
   group.spans_sent = 8;
   group.refused = 2;
+  group.streams = {{"log", 41}};
   metrics.status.groups = {group};
   metrics.groups = {{.handling = counts_of({1, 20'000, 1'000'000'000, 400'000'000'000}),
                      .queued = counts_of({})}};
@@ -82,6 +83,7 @@ TEST_CASE("metrics: names, help, kinds, and a sample for each group and worker",
            "0\"} 1\n",
            "lope_group_broker_info{group=\"orders\",connection=\"consuming\",address=\"mq1:5672\","
            "cluster=\"shop \\\"1\\\"\"} 1\n",
+           "lope_stream_next_offset{group=\"orders\",queue=\"log\"} 41\n",
            "lope_workers_wanted{group=\"orders\"} 2\n",
            "# TYPE lope_messages_delivered_total counter\n",
            "lope_messages_dead_lettered_total{group=\"orders\"} 3\n",
