@@ -1939,7 +1939,8 @@ void Consumer::begin_drain(std::chrono::milliseconds limit) {
   pool_->set_stopping();
   session_->cancel();
   pool_->collect();
-  put_back(pool_->take_back());
+  // What is acked already nobody else can do.
+  if (!settings_.group.auto_ack) put_back(pool_->take_back());
 }
 
 void Consumer::hand_back(Delivery& delivery) {
