@@ -728,7 +728,8 @@ void Consumer::on_channel_lost(std::uint16_t queue) {
       release(delivery);
       return;
     }
-    if (delivery.queue == queue && delivery.state == Delivery::State::noting) {
+    if (delivery.queue == queue && delivery.state == Delivery::State::noting &&
+        delivery.offset < 0) {
       --noting_;
       release(delivery);
       return;
@@ -1126,8 +1127,7 @@ void Consumer::wait_elsewhere(Delivery& delivery, const char* reason,
                               {"message_id", message_id(delivery)},
                               {"reason", reason},
                               {"delay_ms", delay.count()}});
-  publish_copy(delivery, waiting_copy(settings_.delays, delivery,
-                                      settings_.group.queues[delivery.queue].name, delay));
+  publish_copy(delivery, waiting_copy(settings_.delays, delivery, home_of(delivery.queue), delay));
 }
 
 void Consumer::on_noted(Delivery& delivery, bool noted) {
@@ -1188,9 +1188,9 @@ void Consumer::on_outcome(WorkerProcess::Outcome& outcome) {
     return;
   }
   no_longer_held(delivery);
-  // It comes again, and is not to be done again.
-  if (dedup_ != nullptr && outcome.outcome == kAck && outcome.publications.empty() &&
-      !session_->current(delivery.queue, delivery.epoch)) {
+  // It comes again, and is not to be done again. What a refusal says is no outcome.
+  if (dedup_ != nullptr && !outcome.refused && outcome.outcome == kAck &&
+      outcome.publications.empty() && !is_current(delivery)) {
     dedup_->done(delivery, turn_began_);
   }
   if (drop_if_stale(delivery)) return;
