@@ -1800,8 +1800,9 @@ void Consumer::tell_broker(Delivery& delivery, Verdict verdict) {
   if (delivery.offset >= 0) {
     const bool finished = verdict == Verdict::ack || verdict == Verdict::reject;
     if (finished) streams_->of(delivery.queue)->settled(delivery.offset);
-    if (!session_->current(delivery.queue, delivery.epoch)) return;
   }
+  // A stream's, or what was one's until that was made anew: its tag may be another's by now.
+  if (!session_->current(delivery.queue, delivery.epoch)) return;
   session_->finish(delivery.queue, delivery.tag, verdict);
 }
 
