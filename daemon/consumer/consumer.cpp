@@ -636,10 +636,6 @@ void Consumer::on_complete(std::uint16_t queue) {
   if (keeps_order()) line_up(delivery);
   if (witness_) witness_->received(delivery);
   if (is_refused(delivery)) return;
-  if (dedup_ != nullptr) {
-    claim(delivery);
-    return;
-  }
   admit(delivery);
 }
 
@@ -666,7 +662,8 @@ bool Consumer::is_refused(Delivery& delivery) {
   return false;
 }
 
-// To the end of the line for a worker; not before it is the first of its key, and due.
+// On its way to a worker; not before it is the first of its key, and due. Nor does it claim what it
+// does once before: those before it may wait for that very claim.
 void Consumer::admit(Delivery& delivery) {
   if (!order_.is_first(delivery.index)) {
     delivery.state = Delivery::State::behind;
@@ -678,6 +675,14 @@ void Consumer::admit(Delivery& delivery) {
     resting_.emplace(delivery.due, delivery.index);
     return;
   }
+  if (dedup_ != nullptr) {
+    claim(delivery);
+  } else {
+    line_up_for_worker(delivery);
+  }
+}
+
+void Consumer::line_up_for_worker(Delivery& delivery) {
   delivery.state = Delivery::State::waiting;
   if (settings_.group.batch_size > 1) delivery.since = Clock::now();
   waiting_.push_back(delivery.index);
@@ -807,6 +812,9 @@ void Consumer::rest(Delivery& delivery, std::chrono::milliseconds delay, std::ui
     return;
   }
   if (delivery.earlier.size() == kHistoryKept) delivery.earlier.erase(delivery.earlier.begin());
+  // As if it had gone away and come again: others of its dedup key may run, and min_interval
+  // counts.
+  if (dedup_ != nullptr) dedup_->over(delivery);
   delivery.earlier.push_back(std::move(attempt));
   ++delivery.attempt;
   delivery.crashes = crashes;
@@ -1073,7 +1081,7 @@ void Consumer::claim(Delivery& delivery) {
                  settings_.group.dedup.key == DedupSettings::Key::header
                      ? "it has no header '" + settings_.group.dedup.header + "' with a single value"
                      : "it has no message_id");
-    admit(delivery);
+    line_up_for_worker(delivery);
     return;
   }
   delivery.state = Delivery::State::claiming;
@@ -1085,7 +1093,7 @@ void Consumer::claim(Delivery& delivery) {
 void Consumer::on_free(Delivery& delivery, bool claimed) {
   --claiming_;
   if (!claimed) log_without_dedup(delivery, false);
-  admit(delivery);
+  line_up_for_worker(delivery);
 }
 
 void Consumer::on_double(Delivery& delivery, const DedupAnswer& answer) {

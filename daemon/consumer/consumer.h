@@ -68,6 +68,7 @@ class Consumer {
   bool is_to_be_handled(Delivery& delivery);
   bool is_refused(Delivery& delivery);
   void admit(Delivery& delivery);
+  void line_up_for_worker(Delivery& delivery);
   // Order
   bool keeps_order() const { return settings_.group.order.by != OrderSettings::By::none; }
   void line_up(Delivery& delivery);
