@@ -840,6 +840,11 @@ void Consumer::withdraw(std::string_view reason) {
   withdrawing_ = true;
   log_info("giving messages back in their order",
            {{"group", settings_.group.name}, {"reason", reason}});
+  ask_all_to_flush();
+}
+
+void Consumer::ask_all_to_flush() {
+  all_asked_ = true;
   pool_->ask_flush(FlushReason::window_full);
 }
 
@@ -850,7 +855,11 @@ void Consumer::advance_withdrawal() {
     return;
   }
   if (pool_->in_flight() > 0) put_back(pool_->take_back());
-  if (pool_->in_flight() > 0 || publishing_ > 0) return;
+  if (pool_->held() > 0 && pool_->held() == pool_->in_flight() && !all_asked_) {
+    ask_all_to_flush();
+    pool_->flush();
+  }
+  if (pool_->in_flight() > 0 || publishing_ + noting_ > 0) return;
   session_->flush(true);
   if (session_->flushed()) session_->renew();
 }
@@ -1192,6 +1201,7 @@ void Consumer::on_outcome(WorkerProcess::Outcome& outcome) {
   if (witness_) witness_->ran(delivery, outcome.duration_ns, outcome.held, outcome.settled);
   if (outcome.held) {
     ++held_[delivery.queue];
+    all_asked_ = false;
     delivery.alive = turn_began_;
     return;
   }

@@ -78,6 +78,7 @@ class Consumer {
             Attempt attempt);
   void go_back(Delivery& delivery);
   void withdraw(std::string_view reason);
+  void ask_all_to_flush();
   void advance_withdrawal();
 
   void on_channel_lost(std::uint16_t queue);
@@ -234,6 +235,7 @@ class Consumer {
   std::size_t behind_ = 0;
   Recollection recollection_;
   bool withdrawing_ = false;                    // what is not begun goes back in its order
+  bool all_asked_ = false;                      // to settle what they keep, since the latest HOLD
   std::vector<bool> no_stream_;                 // by queue; false when that is not known
   std::vector<bool> has_dead_letter_exchange_;  // by queue; false when that is not known
 
