@@ -56,6 +56,7 @@ constexpr std::chrono::seconds kBeforeConsumerTimeout{30};
 constexpr std::int32_t kAck = 1;
 constexpr std::int32_t kRetry = 2;
 constexpr std::int32_t kReject = 3;
+constexpr const char* kExpiredHere = "it expired while it waited for its turn";
 
 std::string host_name() {
   char name[256] = {};
@@ -645,9 +646,7 @@ bool Consumer::is_refused(Delivery& delivery) {
     dead_letter(delivery, {code, reason, delivery.attempt - 1, delivery.crashes});
     return true;
   };
-  if (delivery.expires_ms != 0 && delivery.expires_ms <= unix_ms()) {
-    return refuse(dead_code::kExpired, "it came after its expiration");
-  }
+  if (has_expired(delivery, "it came after its expiration")) return true;
   if (delivery.body_size > static_cast<std::uint64_t>(settings_.group.max_body_bytes)) {
     return refuse(dead_code::kTooLarge, "its body is larger than max_body");
   }
@@ -660,6 +659,13 @@ bool Consumer::is_refused(Delivery& delivery) {
     }
   }
   return false;
+}
+
+// Then it is a dead letter now.
+bool Consumer::has_expired(Delivery& delivery, const char* reason) {
+  if (delivery.expires_ms == 0 || delivery.expires_ms > unix_ms()) return false;
+  dead_letter(delivery, {dead_code::kExpired, reason, delivery.attempt - 1, delivery.crashes});
+  return true;
 }
 
 // On its way to a worker; not before it is the first of its key, and due. Nor does it claim what it
@@ -786,19 +792,15 @@ void Consumer::next_of_keys() {
     resting_.erase(resting_.begin());
     delivery.state = Delivery::State::waiting;
     if (witness_) witness_->again(delivery);
-    if (delivery.expires_ms != 0 && delivery.expires_ms <= unix_ms()) {
-      dead_letter(delivery, {dead_code::kExpired, "it expired before its next attempt",
-                             delivery.attempt - 1, delivery.crashes});
-    } else {
-      admit(delivery);
-    }
+    if (!has_expired(delivery, "it expired before its next attempt")) admit(delivery);
   }
   for (const std::uint32_t index : freed_) {
     Delivery& delivery = table_.at(index);
     // It may have gone meanwhile, and its place may be another's.
     if (delivery.state != Delivery::State::behind || !order_.is_first(index)) continue;
     --behind_;
-    admit(delivery);
+    delivery.state = Delivery::State::waiting;
+    if (!has_expired(delivery, kExpiredHere)) admit(delivery);
   }
   freed_.clear();
   if (!resting_.empty()) rest_timer_.arm(resting_.begin()->first);
@@ -883,7 +885,7 @@ void Consumer::dispatch() {
     dispatch_batches();
     return;
   }
-  while (!waiting_.empty()) {
+  while (drop_expired(1), !waiting_.empty()) {
     Delivery* const delivery = &table_.at(waiting_.front());
     if (!rate_allows(1)) return;
     if (enough_at_workers() || !pool_->dispatch({&delivery, 1})) {
@@ -897,7 +899,7 @@ void Consumer::dispatch() {
 
 void Consumer::dispatch_batches() {
   const auto size = static_cast<std::size_t>(settings_.group.batch_size);
-  while (waiting_.size() >= size || batch_is_due()) {
+  while (drop_expired(size), waiting_.size() >= size || batch_is_due()) {
     batch_.clear();
     for (std::size_t i = 0; i < std::min(size, waiting_.size()); ++i) {
       batch_.push_back(&table_.at(waiting_[i]));
@@ -912,6 +914,19 @@ void Consumer::dispatch_batches() {
   }
   if (!waiting_.empty()) {
     batch_timer_.arm(table_.at(waiting_.front()).since + settings_.group.batch_wait);
+  }
+}
+
+// Of the first `count` that wait for a worker, those whose time is over by now are dead letters.
+void Consumer::drop_expired(std::size_t count) {
+  for (std::size_t i = 0; i < std::min(count, waiting_.size());) {
+    Delivery& delivery = table_.at(waiting_[i]);
+    if (delivery.expires_ms == 0 || delivery.expires_ms > unix_ms()) {
+      ++i;
+      continue;
+    }
+    waiting_.erase(waiting_.begin() + static_cast<std::ptrdiff_t>(i));
+    has_expired(delivery, kExpiredHere);
   }
 }
 

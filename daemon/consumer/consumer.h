@@ -67,6 +67,7 @@ class Consumer {
   bool takes_from_stream(std::uint16_t queue, const IncomingDelivery& incoming, bool& only_compare);
   bool is_to_be_handled(Delivery& delivery);
   bool is_refused(Delivery& delivery);
+  bool has_expired(Delivery& delivery, const char* reason);
   void admit(Delivery& delivery);
   void line_up_for_worker(Delivery& delivery);
   // Order
@@ -85,6 +86,7 @@ class Consumer {
   void hand_out();
   void dispatch();
   void dispatch_batches();
+  void drop_expired(std::size_t count);
   bool batch_is_due() const;
   bool enough_at_workers() const;
   bool rate_allows(std::size_t messages);
