@@ -1642,7 +1642,10 @@ void Consumer::requeue_later(Delivery& delivery) {
   const auto delay = requeue_delay(requeues_in_a_row_++);
   delivery.state = Delivery::State::delayed;
   delivery.due = Clock::now() + delay;
-  if (!keeps_order()) table_.drop_message(delivery);
+  if (!keeps_order()) {
+    if (witness_) witness_->over(delivery);  // its ids are in what is dropped
+    table_.drop_message(delivery);
+  }
   delayed_.push_back(delivery.index);
 }
 
