@@ -1299,6 +1299,7 @@ void Consumer::on_death(WorkerProcess::Remains& remains, const std::string& how)
       hand_back(*delivery);  // nobody can be charged any more
     } else if (ended && !late) {
       remains.waiting.push_back(delivery);  // beside a late one
+      rate_.take(1);                        // it had begun, and does so once more
     } else if (guilty > 1 && !delivery->settled && !delivery->alone) {
       suspect(*delivery, how);
     } else if (late) {
