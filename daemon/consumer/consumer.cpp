@@ -794,7 +794,8 @@ void Consumer::next_of_keys() {
     if (witness_) witness_->again(delivery);
     if (!has_expired(delivery, "it expired before its next attempt")) admit(delivery);
   }
-  for (const std::uint32_t index : freed_) {
+  for (std::size_t i = 0; i < freed_.size(); ++i) {  // which grows where one is done with at once
+    const std::uint32_t index = freed_[i];
     Delivery& delivery = table_.at(index);
     // It may have gone meanwhile, and its place may be another's.
     if (delivery.state != Delivery::State::behind || !order_.is_first(index)) continue;
