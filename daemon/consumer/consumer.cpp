@@ -191,7 +191,10 @@ Result<void> Consumer::set_up() {
   const bool parks = settings_.group.dead_letter.to == DeadLetterSettings::To::automatic &&
                      !settings_.group.auto_ack;
   session_events.on_probed = [this, parks](std::uint16_t queue, const DeadLetterProbe& probe) {
-    if (!settings_.group.queues[queue].declare) no_stream_[queue] = probe.is_no_stream();
+    // A broker that does not say takes nothing back of what deliveries have shown.
+    if (!settings_.group.queues[queue].declare && (probe.is_no_stream() || probe.may_be_stream())) {
+      no_stream_[queue] = probe.is_no_stream();
+    }
     if (parks) on_probed(queue, probe);
   };
   for (const QueueSettings& queue : settings_.group.queues) {
@@ -569,6 +572,8 @@ char* Consumer::on_delivery(std::uint16_t queue, std::uint64_t epoch,
   ++delivered_in_turn_;
   const std::uint64_t tag = incoming.view.delivery_tag;
   const bool from_stream = streams_->of(queue) != nullptr;
+  // A stream's have it all.
+  if (!from_stream && incoming.stream_offset < 0) no_stream_[queue] = true;
   // Anybody can write that header.
   const bool has_offset = incoming.stream_offset >= 0 && !no_stream_[queue];
   if (from_stream != has_offset) {
