@@ -56,6 +56,7 @@ constexpr std::chrono::seconds kBeforeConsumerTimeout{30};
 constexpr std::int32_t kAck = 1;
 constexpr std::int32_t kRetry = 2;
 constexpr std::int32_t kReject = 3;
+constexpr const char* kExpiredHere = "it expired while it waited for its turn";
 
 std::string host_name() {
   char name[256] = {};
@@ -190,7 +191,10 @@ Result<void> Consumer::set_up() {
   const bool parks = settings_.group.dead_letter.to == DeadLetterSettings::To::automatic &&
                      !settings_.group.auto_ack;
   session_events.on_probed = [this, parks](std::uint16_t queue, const DeadLetterProbe& probe) {
-    if (!settings_.group.queues[queue].declare) no_stream_[queue] = probe.is_no_stream();
+    // A broker that does not say takes nothing back of what deliveries have shown.
+    if (!settings_.group.queues[queue].declare && (probe.is_no_stream() || probe.may_be_stream())) {
+      no_stream_[queue] = probe.is_no_stream();
+    }
     if (parks) on_probed(queue, probe);
   };
   for (const QueueSettings& queue : settings_.group.queues) {
@@ -568,6 +572,8 @@ char* Consumer::on_delivery(std::uint16_t queue, std::uint64_t epoch,
   ++delivered_in_turn_;
   const std::uint64_t tag = incoming.view.delivery_tag;
   const bool from_stream = streams_->of(queue) != nullptr;
+  // A stream's have it all.
+  if (!from_stream && incoming.stream_offset < 0) no_stream_[queue] = true;
   // Anybody can write that header.
   const bool has_offset = incoming.stream_offset >= 0 && !no_stream_[queue];
   if (from_stream != has_offset) {
@@ -636,10 +642,6 @@ void Consumer::on_complete(std::uint16_t queue) {
   if (keeps_order()) line_up(delivery);
   if (witness_) witness_->received(delivery);
   if (is_refused(delivery)) return;
-  if (dedup_ != nullptr) {
-    claim(delivery);
-    return;
-  }
   admit(delivery);
 }
 
@@ -649,9 +651,7 @@ bool Consumer::is_refused(Delivery& delivery) {
     dead_letter(delivery, {code, reason, delivery.attempt - 1, delivery.crashes});
     return true;
   };
-  if (delivery.expires_ms != 0 && delivery.expires_ms <= unix_ms()) {
-    return refuse(dead_code::kExpired, "it came after its expiration");
-  }
+  if (has_expired(delivery, "it came after its expiration")) return true;
   if (delivery.body_size > static_cast<std::uint64_t>(settings_.group.max_body_bytes)) {
     return refuse(dead_code::kTooLarge, "its body is larger than max_body");
   }
@@ -666,7 +666,15 @@ bool Consumer::is_refused(Delivery& delivery) {
   return false;
 }
 
-// To the end of the line for a worker; not before it is the first of its key, and due.
+// Then it is a dead letter now.
+bool Consumer::has_expired(Delivery& delivery, const char* reason) {
+  if (delivery.expires_ms == 0 || delivery.expires_ms > unix_ms()) return false;
+  dead_letter(delivery, {dead_code::kExpired, reason, delivery.attempt - 1, delivery.crashes});
+  return true;
+}
+
+// On its way to a worker; not before it is the first of its key, and due. Nor does it claim what it
+// does once before: those before it may wait for that very claim.
 void Consumer::admit(Delivery& delivery) {
   if (!order_.is_first(delivery.index)) {
     delivery.state = Delivery::State::behind;
@@ -678,6 +686,14 @@ void Consumer::admit(Delivery& delivery) {
     resting_.emplace(delivery.due, delivery.index);
     return;
   }
+  if (dedup_ != nullptr) {
+    claim(delivery);
+  } else {
+    line_up_for_worker(delivery);
+  }
+}
+
+void Consumer::line_up_for_worker(Delivery& delivery) {
   delivery.state = Delivery::State::waiting;
   if (settings_.group.batch_size > 1) delivery.since = Clock::now();
   waiting_.push_back(delivery.index);
@@ -728,7 +744,8 @@ void Consumer::on_channel_lost(std::uint16_t queue) {
       release(delivery);
       return;
     }
-    if (delivery.queue == queue && delivery.state == Delivery::State::noting) {
+    if (delivery.queue == queue && delivery.state == Delivery::State::noting &&
+        delivery.offset < 0) {
       --noting_;
       release(delivery);
       return;
@@ -780,19 +797,16 @@ void Consumer::next_of_keys() {
     resting_.erase(resting_.begin());
     delivery.state = Delivery::State::waiting;
     if (witness_) witness_->again(delivery);
-    if (delivery.expires_ms != 0 && delivery.expires_ms <= unix_ms()) {
-      dead_letter(delivery, {dead_code::kExpired, "it expired before its next attempt",
-                             delivery.attempt - 1, delivery.crashes});
-    } else {
-      admit(delivery);
-    }
+    if (!has_expired(delivery, "it expired before its next attempt")) admit(delivery);
   }
-  for (const std::uint32_t index : freed_) {
+  for (std::size_t i = 0; i < freed_.size(); ++i) {  // which grows where one is done with at once
+    const std::uint32_t index = freed_[i];
     Delivery& delivery = table_.at(index);
     // It may have gone meanwhile, and its place may be another's.
     if (delivery.state != Delivery::State::behind || !order_.is_first(index)) continue;
     --behind_;
-    admit(delivery);
+    delivery.state = Delivery::State::waiting;
+    if (!has_expired(delivery, kExpiredHere)) admit(delivery);
   }
   freed_.clear();
   if (!resting_.empty()) rest_timer_.arm(resting_.begin()->first);
@@ -806,6 +820,9 @@ void Consumer::rest(Delivery& delivery, std::chrono::milliseconds delay, std::ui
     return;
   }
   if (delivery.earlier.size() == kHistoryKept) delivery.earlier.erase(delivery.earlier.begin());
+  // As if it had gone away and come again: others of its dedup key may run, and min_interval
+  // counts.
+  if (dedup_ != nullptr) dedup_->over(delivery);
   delivery.earlier.push_back(std::move(attempt));
   ++delivery.attempt;
   delivery.crashes = crashes;
@@ -831,6 +848,11 @@ void Consumer::withdraw(std::string_view reason) {
   withdrawing_ = true;
   log_info("giving messages back in their order",
            {{"group", settings_.group.name}, {"reason", reason}});
+  ask_all_to_flush();
+}
+
+void Consumer::ask_all_to_flush() {
+  all_asked_ = true;
   pool_->ask_flush(FlushReason::window_full);
 }
 
@@ -841,7 +863,11 @@ void Consumer::advance_withdrawal() {
     return;
   }
   if (pool_->in_flight() > 0) put_back(pool_->take_back());
-  if (pool_->in_flight() > 0 || publishing_ > 0) return;
+  if (pool_->held() > 0 && pool_->held() == pool_->in_flight() && !all_asked_) {
+    ask_all_to_flush();
+    pool_->flush();
+  }
+  if (pool_->in_flight() > 0 || publishing_ + noting_ > 0) return;
   session_->flush(true);
   if (session_->flushed()) session_->renew();
 }
@@ -865,7 +891,7 @@ void Consumer::dispatch() {
     dispatch_batches();
     return;
   }
-  while (!waiting_.empty()) {
+  while (drop_expired(1), !waiting_.empty()) {
     Delivery* const delivery = &table_.at(waiting_.front());
     if (!rate_allows(1)) return;
     if (enough_at_workers() || !pool_->dispatch({&delivery, 1})) {
@@ -879,7 +905,7 @@ void Consumer::dispatch() {
 
 void Consumer::dispatch_batches() {
   const auto size = static_cast<std::size_t>(settings_.group.batch_size);
-  while (waiting_.size() >= size || batch_is_due()) {
+  while (drop_expired(size), waiting_.size() >= size || batch_is_due()) {
     batch_.clear();
     for (std::size_t i = 0; i < std::min(size, waiting_.size()); ++i) {
       batch_.push_back(&table_.at(waiting_[i]));
@@ -894,6 +920,19 @@ void Consumer::dispatch_batches() {
   }
   if (!waiting_.empty()) {
     batch_timer_.arm(table_.at(waiting_.front()).since + settings_.group.batch_wait);
+  }
+}
+
+// Of the first `count` that wait for a worker, those whose time is over by now are dead letters.
+void Consumer::drop_expired(std::size_t count) {
+  for (std::size_t i = 0; i < std::min(count, waiting_.size());) {
+    Delivery& delivery = table_.at(waiting_[i]);
+    if (delivery.expires_ms == 0 || delivery.expires_ms > unix_ms()) {
+      ++i;
+      continue;
+    }
+    waiting_.erase(waiting_.begin() + static_cast<std::ptrdiff_t>(i));
+    has_expired(delivery, kExpiredHere);
   }
 }
 
@@ -1072,7 +1111,7 @@ void Consumer::claim(Delivery& delivery) {
                  settings_.group.dedup.key == DedupSettings::Key::header
                      ? "it has no header '" + settings_.group.dedup.header + "' with a single value"
                      : "it has no message_id");
-    admit(delivery);
+    line_up_for_worker(delivery);
     return;
   }
   delivery.state = Delivery::State::claiming;
@@ -1084,7 +1123,7 @@ void Consumer::claim(Delivery& delivery) {
 void Consumer::on_free(Delivery& delivery, bool claimed) {
   --claiming_;
   if (!claimed) log_without_dedup(delivery, false);
-  admit(delivery);
+  line_up_for_worker(delivery);
 }
 
 void Consumer::on_double(Delivery& delivery, const DedupAnswer& answer) {
@@ -1126,8 +1165,7 @@ void Consumer::wait_elsewhere(Delivery& delivery, const char* reason,
                               {"message_id", message_id(delivery)},
                               {"reason", reason},
                               {"delay_ms", delay.count()}});
-  publish_copy(delivery, waiting_copy(settings_.delays, delivery,
-                                      settings_.group.queues[delivery.queue].name, delay));
+  publish_copy(delivery, waiting_copy(settings_.delays, delivery, home_of(delivery.queue), delay));
 }
 
 void Consumer::on_noted(Delivery& delivery, bool noted) {
@@ -1184,13 +1222,14 @@ void Consumer::on_outcome(WorkerProcess::Outcome& outcome) {
   if (witness_) witness_->ran(delivery, outcome.duration_ns, outcome.held, outcome.settled);
   if (outcome.held) {
     ++held_[delivery.queue];
+    all_asked_ = false;
     delivery.alive = turn_began_;
     return;
   }
   no_longer_held(delivery);
-  // It comes again, and is not to be done again.
-  if (dedup_ != nullptr && outcome.outcome == kAck && outcome.publications.empty() &&
-      !session_->current(delivery.queue, delivery.epoch)) {
+  // It comes again, and is not to be done again. What a refusal says is no outcome.
+  if (dedup_ != nullptr && !outcome.refused && outcome.outcome == kAck &&
+      outcome.publications.empty() && !is_current(delivery)) {
     dedup_->done(delivery, turn_began_);
   }
   if (drop_if_stale(delivery)) return;
@@ -1266,6 +1305,7 @@ void Consumer::on_death(WorkerProcess::Remains& remains, const std::string& how)
       hand_back(*delivery);  // nobody can be charged any more
     } else if (ended && !late) {
       remains.waiting.push_back(delivery);  // beside a late one
+      rate_.take(1);                        // it had begun, and does so once more
     } else if (guilty > 1 && !delivery->settled && !delivery->alone) {
       suspect(*delivery, how);
     } else if (late) {
@@ -1609,7 +1649,10 @@ void Consumer::requeue_later(Delivery& delivery) {
   const auto delay = requeue_delay(requeues_in_a_row_++);
   delivery.state = Delivery::State::delayed;
   delivery.due = Clock::now() + delay;
-  if (!keeps_order()) table_.drop_message(delivery);
+  if (!keeps_order()) {
+    if (witness_) witness_->over(delivery);  // its ids are in what is dropped
+    table_.drop_message(delivery);
+  }
   delayed_.push_back(delivery.index);
 }
 
@@ -1800,8 +1843,9 @@ void Consumer::tell_broker(Delivery& delivery, Verdict verdict) {
   if (delivery.offset >= 0) {
     const bool finished = verdict == Verdict::ack || verdict == Verdict::reject;
     if (finished) streams_->of(delivery.queue)->settled(delivery.offset);
-    if (!session_->current(delivery.queue, delivery.epoch)) return;
   }
+  // A stream's, or what was one's until that was made anew: its tag may be another's by now.
+  if (!session_->current(delivery.queue, delivery.epoch)) return;
   session_->finish(delivery.queue, delivery.tag, verdict);
 }
 

@@ -67,7 +67,9 @@ class Consumer {
   bool takes_from_stream(std::uint16_t queue, const IncomingDelivery& incoming, bool& only_compare);
   bool is_to_be_handled(Delivery& delivery);
   bool is_refused(Delivery& delivery);
+  bool has_expired(Delivery& delivery, const char* reason);
   void admit(Delivery& delivery);
+  void line_up_for_worker(Delivery& delivery);
   // Order
   bool keeps_order() const { return settings_.group.order.by != OrderSettings::By::none; }
   void line_up(Delivery& delivery);
@@ -77,12 +79,14 @@ class Consumer {
             Attempt attempt);
   void go_back(Delivery& delivery);
   void withdraw(std::string_view reason);
+  void ask_all_to_flush();
   void advance_withdrawal();
 
   void on_channel_lost(std::uint16_t queue);
   void hand_out();
   void dispatch();
   void dispatch_batches();
+  void drop_expired(std::size_t count);
   bool batch_is_due() const;
   bool enough_at_workers() const;
   bool rate_allows(std::size_t messages);
@@ -233,6 +237,7 @@ class Consumer {
   std::size_t behind_ = 0;
   Recollection recollection_;
   bool withdrawing_ = false;                    // what is not begun goes back in its order
+  bool all_asked_ = false;                      // to settle what they keep, since the latest HOLD
   std::vector<bool> no_stream_;                 // by queue; false when that is not known
   std::vector<bool> has_dead_letter_exchange_;  // by queue; false when that is not known
 

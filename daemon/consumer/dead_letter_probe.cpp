@@ -70,6 +70,7 @@ bool DeadLetterProbe::on_channel_closed(int code, std::string_view text) {
     auto_delete_ = !auto_delete_;
     return false;
   }
+  other_type_ = is_about(text, "x-queue-type");
   if (!is_about(text, "x-dead-letter-exchange")) return true;
   no_stream_ = true;  // of a stream the type is what differs first
   if (text.ends_with("but current is none")) {

@@ -35,6 +35,8 @@ class DeadLetterProbe {
   const std::string& exchange() const { return exchange_; }
   // The broker's words show that the queue is not a stream. False also when they do not say.
   bool is_no_stream() const { return no_stream_; }
+  // They show that it is of a type that has to be said in a declaration, as a stream is.
+  bool may_be_stream() const { return other_type_; }
 
  private:
   const std::string queue_;
@@ -42,6 +44,7 @@ class DeadLetterProbe {
   bool auto_delete_ = false;
   bool looking_for_exchange_ = false;
   bool no_stream_ = false;
+  bool other_type_ = false;
   int rounds_ = 0;
   Answer answer_ = Answer::unknown;
   std::string exchange_;

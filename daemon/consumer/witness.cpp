@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "common/uuid.h"
+#include "consumer/trace_context.h"
 #include "consumer/travel.h"
 
 namespace lope::consumer {
@@ -74,6 +75,21 @@ void Witness::received(Delivery& delivery) {
   journal_->received(delivery, view, body_of(delivery, view));
 }
 
+// Spans of its own for this attempt, of which its handler hears in the header that it had before.
+void Witness::trace_again(Delivery& delivery) {
+  DeliveryTrace& trace = delivery.trace;
+  const std::string before = to_traceparent({trace.trace, trace.process, true});
+  trace.receive = random_span_id();
+  trace.process = random_span_id();
+  const std::string now = to_traceparent({trace.trace, trace.process, true});
+  const DeliveryView view = view_of(delivery);
+  std::string_view headers = view.headers;
+  while (const auto header = next_header(headers)) {
+    if (header->name != kTraceParent || header->value != before) continue;
+    now.copy(delivery.frame.data() + (header->value.data() - delivery.frame.data()), now.size());
+  }
+}
+
 void Witness::ran(Delivery& delivery, std::uint64_t duration_ns, bool held, bool was_held) {
   const TimePoint now = Clock::now();
   if (!was_held) {
@@ -85,6 +101,7 @@ void Witness::ran(Delivery& delivery, std::uint64_t duration_ns, bool held, bool
 void Witness::again(Delivery& delivery) {
   if (delivery.told != Delivery::Told::handled) return;
   delivery.began = delivery.ended = {};
+  if (delivery.trace.recorded) trace_again(delivery);
   received(delivery);
 }
 

@@ -64,6 +64,7 @@ class Witness {
   explicit Witness(std::function<HandlerName()> handler) : handler_(std::move(handler)) {}
 
   void name(DeliveryView& view);
+  static void trace_again(Delivery& delivery);
 
   std::unique_ptr<Journal> journal_;  // one of the two may be none
   std::unique_ptr<Telemetry> telemetry_;

@@ -349,6 +349,45 @@ TEST_CASE("min_interval: what comes too soon is late, or dropped", "[broker][ded
   CHECK(lope.stop() == exited(0));
 }
 
+TEST_CASE("in an order a key is claimed when its message's turn has come", "[broker][dedup]") {
+  Once it;
+  const std::string gate = it.files.file("gate");
+  Lope lope(it.once("{ key: header:k }", "    order_by: header:row\n    workers: 2\n"));
+  REQUIRE(lope.wait_ready());
+  const auto publish = [&](const std::string& id, const std::string& body, const std::string& row,
+                           const std::string& key) {
+    it.broker.publisher().publish({.routing_key = it.queue,
+                                   .body = body,
+                                   .message_id = id,
+                                   .headers = {{"row", row}, {"k", key}}});
+  };
+  publish("first", "until " + gate, "a", "1");
+  REQUIRE(it.wait_attempts("first", 1));
+  publish("behind", "ack", "a", "2");
+  publish("other", "ack", "b", "2");
+  REQUIRE(it.wait_acked("other"));
+  touch(gate);
+  REQUIRE(lope.wait_for_line("message is a double", 20s));
+  REQUIRE(it.empty());
+  CHECK(it.runs_of("behind") == 0);
+  CHECK(lope.stop() == exited(0));
+}
+
+TEST_CASE("in an order min_interval counts for attempts that are made here", "[broker][dedup]") {
+  Once it;
+  Lope lope(it.once("{ key: message_id, window: 0, min_interval: 3s }",
+                    "    order_by: header:row\n    retry: { attempts: 3, delay: 10ms }\n"));
+  REQUIRE(lope.wait_ready());
+  it.broker.publisher().publish(
+      {.routing_key = it.queue, .body = "retry 1 -", .message_id = "m", .headers = {{"row", "a"}}});
+  REQUIRE(it.wait_acked("m", 30s));
+  const auto starts = it.starts();
+  REQUIRE(starts.size() == 2);
+  CHECK(starts[1].attempt == 2);
+  CHECK(starts[1].now_ms - starts[0].now_ms >= 3000);
+  CHECK(lope.stop() == exited(0));
+}
+
 TEST_CASE("doubles of what a batch holds, and of what a handler keeps, wait for it",
           "[broker][dedup]") {
   Once it;

@@ -10,6 +10,7 @@
 #include "support/gather.h"
 #include "support/log_lines.h"
 #include "support/scripted.h"
+#include "support/talk.h"
 
 using namespace lope::test;
 using Clock = std::chrono::steady_clock;
@@ -290,4 +291,20 @@ TEST_CASE("what is kept when its connection is lost is settled for nothing, and 
   CHECK(it.sorted_lines("done") ==
         std::vector<std::string>{"behind0", "m0", "m0 redelivered", "m1", "m1 redelivered", "m2"});
   CHECK(it.broker.message_count(it.queue) == 0);
+}
+
+TEST_CASE("in an order what is kept after a pause has begun is asked for, too", "[broker][hold]") {
+  Gathered it;
+  LopeOptions options = it.options(
+      "    order_by: header:key\n    flush_interval: 1h\n    batch: { size: 2, wait: 10ms }\n");
+  options.groups.insert(options.groups.find("file: "), "pause_ms: 1500, ");
+  Lope lope(options);
+  REQUIRE(lope.wait_ready());
+  it.publish({"hold"});
+  REQUIRE(it.wait_for("batch", 1));
+  told(lope, {"pause", "gather"});
+  REQUIRE(it.wait_for("done", 1));
+  CHECK(eventually(10s, [&] { return it.broker.consumer_count(it.queue) == 0; }));
+  CHECK(it.broker.message_count(it.queue) == 0);
+  CHECK(lope.stop() == exited(0));
 }

@@ -544,3 +544,24 @@ TEST_CASE("a stream's offset that is forged refuses no group", "[broker][hostile
   CHECK(daemon.process().count_lines("refused") == 0);
   CHECK(daemon.stop() == exited(0));
 }
+
+TEST_CASE("nor where the broker does not say what a queue is, once a message has come",
+          "[broker][hostile]") {
+  Broker broker;
+  LimitedUser user(broker);
+  user.may("^$", ".*", ".*");
+  const std::string queue = broker.make_queue("offset");
+  Lope daemon({.broker = user.url(),
+               .groups = "  g:\n    queue: " + queue +
+                         "\n    handler: hostile\n    options: { does: ack }\n",
+               .top = "delays: { relay: false }\n"});
+  REQUIRE(daemon.wait_ready());
+  Publisher publisher = broker.publisher();
+  publisher.publish({.routing_key = queue, .body = "x"});
+  publisher.publish({.routing_key = queue,
+                     .body = "x",
+                     .typed_headers = {{.name = "x-stream-offset", .kind = 'l', .number = 5}}});
+  CHECK(eventually(20s, [&] { return group_of(daemon)["acked"] == 2; }));
+  CHECK(daemon.process().count_lines("refused") == 0);
+  CHECK(daemon.stop() == exited(0));
+}

@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "common/clock.h"
 #include "support/broker.h"
 #include "support/courier.h"
 #include "support/log_lines.h"
@@ -179,6 +180,32 @@ TEST_CASE("a message that is given up leaves its key to the next, with its histo
   CHECK(dead[1].header("x-lope-dead-code") == "rejected");
   CHECK(dead[2].header("x-lope-dead-code") == "crashes");
   CHECK(dead[2].number("x-lope-dead-crashes") == 2);
+  CHECK(lope.stop() == exited(0));
+}
+
+TEST_CASE("what expires while it waits for its turn is a dead letter", "[broker][order]") {
+  Couriered it;
+  // Behind another of its key, or behind others at the only worker.
+  const bool by_key = GENERATE(true, false);
+  const std::string go = it.files.file("go");
+  Lope lope(it.options(by_key ? std::string(kByHeader) + "    workers: 2\n" : std::string()));
+  REQUIRE(lope.wait_ready());
+  Publisher publisher = it.broker.publisher();
+  publisher.publish(keyed(it.queue, 1, 0, "until " + go));
+  REQUIRE(it.wait_attempts("k1.0", 1));
+  Publication late = keyed(it.queue, 1, 1, "ack");
+  late.expiration = "1000";
+  publisher.publish(late);
+  REQUIRE(eventually(10s, [&] { return group_of(lope)["delivered"] == 2; }));
+  const std::uint64_t came = unix_ms();
+  publisher.publish(keyed(it.queue, 1, 2, "ack"));
+  REQUIRE(eventually(10s, [&] { return unix_ms() > came + 1000; }));
+  it.files.write("go", "");
+  REQUIRE(it.wait_acked("k1.2"));
+  CHECK(it.attempts_of("k1.1").empty());
+  const auto dead = it.take(it.dead(), 1);
+  REQUIRE(dead.size() == 1);
+  CHECK(dead[0].header("x-lope-dead-code") == "expired");
   CHECK(lope.stop() == exited(0));
 }
 

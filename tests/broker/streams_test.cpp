@@ -172,6 +172,30 @@ TEST_CASE("what is tried again, or given up, is in queues of the group's own",
   CHECK(streamed.kept_line("seen") == "9");
 }
 
+TEST_CASE("one that waits for another with its key does so outside the stream",
+          "[broker][streams][dedup]") {
+  Streamed streamed;
+  const std::string gate = streamed.files.file("gate");
+  Lope lope(streamed.reading("first", "    dedup: { key: header:k }\n    workers: 2\n"));
+  REQUIRE(lope.wait_ready());
+  Publisher publisher = streamed.broker.publisher();
+  const auto publish = [&](const std::string& id, const std::string& body) {
+    publisher.publish(
+        {.routing_key = streamed.queue, .body = body, .message_id = id, .headers = {{"k", "v"}}});
+  };
+  publish("one", "until " + gate);
+  REQUIRE(streamed.wait_attempts("one", 1));
+  publish("two", "ack");
+  REQUIRE(eventually(20s, [&] { return group_of(lope)["delayed"] == 1; }));
+  streamed.files.write("gate", "");
+  REQUIRE(lope.wait_for_line("message is a double", 20s));
+  CHECK(lope.stop() == exited(0));
+  CHECK(streamed.kept_line("seen") == "1");
+  CHECK(streamed.kept_line("open").empty());
+  CHECK(streamed.attempts_of("two").empty());
+  CHECK(streamed.broker.is_empty(streamed.retry));
+}
+
 TEST_CASE("a drain hands back what was not begun, and nothing comes twice", "[broker][streams]") {
   Streamed streamed;
   const std::string gate = streamed.files.file("gate");

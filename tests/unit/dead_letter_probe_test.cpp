@@ -128,6 +128,7 @@ TEST_CASE("what a queue does with rejected messages is read from the broker's re
     CHECK(probe.answer() == row.expected);
     CHECK(probe.exchange() == row.exchange);
     if (row.expected != Answer::unknown) CHECK(probe.is_no_stream());
+    CHECK(probe.may_be_stream() == (std::string_view(row.what) == "it is a stream"));
     if (std::string(row.what) == "it is a stream") CHECK_FALSE(probe.is_no_stream());
   }
 }

@@ -235,7 +235,7 @@ TEST_CASE("in a group that keeps an order what waits stays here", "[unit][dedup]
     }
     it.now = it.dedup.tend(it.now);
   }
-  CHECK(times == 39);  // every 100 ms, from 2 s on every second
+  CHECK(times == 38);  // every 100 ms, from 2 s on every second
   CHECK(it.news() == Texts{});
 
   // It comes too soon: as long as that takes.
