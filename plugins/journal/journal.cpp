@@ -164,7 +164,8 @@ class Journal final : public lope::Handler {
     } catch (const RefusedError& error) {
       store.roll_back();
       if (messages.size() == 1) {
-        lines.front() = {.refused = error.what()};
+        lines.front() = {};
+        lines.front().refused = error.what();
         return;
       }
     }

@@ -313,7 +313,7 @@ TEST_CASE("what PostgreSQL refuses is a dead letter, and nothing else", "[broker
   CHECK(eventually(20s, [&] { return j.broker.message_count(dead) == 1; }));
   CHECK(postgres.ask("SELECT count(*), max(length(message_id)) FROM lope_events") == "40|1024\n");
   CHECK_THAT(run_lope({"dlq", "list", dead, "--broker", j.broker.url()}).output,
-             Contains("index row size"));
+             Contains("rejected it: PostgreSQL: INSERT"));
   CHECK(daemon.stop() == exited(kExitOk));
 }
 
