@@ -1,6 +1,7 @@
 #include "common/content_encoding.h"
 
 #include <algorithm>
+#include <cstdint>
 #include <cstdlib>
 #include <memory>
 #include <span>
@@ -40,29 +41,41 @@ std::unique_ptr<Decoder> make_decoder(Encoding encoding) {
   std::abort();
 }
 
+// Between two decoders there may be so much more than is to come out at the end.
+constexpr std::uint64_t kMoreBetween = 16 << 20;
+
 // Decoders one behind the other. Each takes what it needs from the one before, piece by piece: of
 // what is in between there is never more than a piece.
 class Chain {
  public:
-  Chain(std::string_view body, const std::vector<Encoding>& encodings) {
+  // No layer but the last gives out more than `most_between` bytes: nothing need ever come out of
+  // the next for those to take time.
+  Chain(std::string_view body, const std::vector<Encoding>& encodings, std::uint64_t most_between)
+      : most_between_(most_between) {
     for (const Encoding encoding : encodings) {
-      layers_.push_back({encoding, make_decoder(encoding), {}, {}, false, false});
+      layers_.push_back({encoding, make_decoder(encoding), {}, {}, 0, false, false});
     }
     layers_.front().in = body;
     layers_.front().last = true;
   }
 
-  // As much of what comes out at the end as `out` takes; fewer bytes: that was all. An error names
-  // the encoding.
-  Result<std::size_t> read(std::span<char> out) { return read(layers_.size() - 1, out); }
+  // As much of what comes out at the end as `out` takes; fewer bytes: that was all.
+  // `DecodeFailure::reason` names the encoding.
+  std::optional<DecodeFailure> read(std::span<char> out, std::size_t& got) {
+    auto read_now = read(layers_.size() - 1, out);
+    if (!read_now) return DecodeFailure{too_large_, read_now.error()};
+    got = *read_now;
+    return std::nullopt;
+  }
 
  private:
   struct Layer {
     Encoding encoding;
     std::unique_ptr<Decoder> decoder;
     std::vector<char> piece;
-    std::string_view in;  // of it, not taken yet
-    bool last;            // nothing follows that
+    std::string_view in;   // of it, not taken yet
+    std::uint64_t before;  // bytes that the layer before has given out
+    bool last;             // nothing follows that
     bool done;
   };
 
@@ -76,6 +89,13 @@ class Chain {
         if (!size) return size;
         layer.in = {layer.piece.data(), *size};
         layer.last = *size < kPiece;
+        layer.before += *size;
+        if (layer.before > most_between_) {
+          too_large_ = true;
+          return Error{std::string("the ") + to_string(layers_[index - 1].encoding) +
+                       " data in it unpacks to more than " + std::to_string(most_between_) +
+                       " bytes"};
+        }
       }
       const std::size_t before = layer.in.size() + out.size();
       const auto done = layer.decoder->decode(layer.in, out, layer.last);
@@ -89,6 +109,8 @@ class Chain {
     return room - out.size();
   }
 
+  const std::uint64_t most_between_;
+  bool too_large_ = false;  // why there was an error
   std::vector<Layer> layers_;
 };
 
@@ -135,21 +157,23 @@ Result<std::vector<Encoding>> parse_encodings(std::string_view text) {
 std::optional<DecodeFailure> decode_body(std::string_view body,
                                          const std::vector<Encoding>& encodings, std::size_t limit,
                                          ByteBuffer& out) {
-  Chain chain(body, encodings);
+  constexpr std::uint64_t kLarge = std::uint64_t{1} << 62;
+  Chain chain(body, encodings,
+              std::min(kLarge, std::uint64_t{std::max(limit, body.size())}) + kMoreBetween);
   out.clear();
   while (true) {
     // Room for one byte above the limit, which tells that there is more.
     const std::size_t size = out.size();
     out.reserve(std::min(limit + 1, std::max(2 * size, kPiece)));
     const std::size_t room = std::min(limit + 1, out.capacity()) - size;
-    const auto got = chain.read({out.data() + size, room});
-    if (!got) return DecodeFailure{false, got.error()};
-    out.assign_size(size + *got);
+    std::size_t got = 0;
+    if (auto failure = chain.read({out.data() + size, room}, got)) return failure;
+    out.assign_size(size + got);
     if (out.size() > limit) {
       out.release();
       return DecodeFailure{true, "it unpacks to more than " + std::to_string(limit) + " bytes"};
     }
-    if (*got < room) return std::nullopt;
+    if (got < room) return std::nullopt;
   }
 }
 

@@ -4,7 +4,10 @@
 #include "common/schema.h"
 
 #include <algorithm>
+#include <charconv>
 #include <cmath>
+#include <cstdint>
+#include <iterator>
 #include <nlohmann/json.hpp>
 #include <regex>
 #include <valijson/adapters/nlohmann_json_adapter.hpp>
@@ -30,24 +33,44 @@ constexpr std::size_t kMaxForPattern = 2048;
 constexpr std::size_t kShown = 80;  // of a text that does not fit
 // So many things that are wrong are enough to tell the first.
 constexpr std::size_t kMaxErrors = 8;
+// Of one way that a value need not fit, as with anyOf, up to so many are kept.
+constexpr std::size_t kMaxErrorsInside = 64;
 
 // ---- Keywords of our own, in the place of some of valijson's
 // -------------------------------------
 
 // Its `type` does not say what it expected and found, its `pattern` and `format` run std::regex
-// over whatever comes, and none of them stops after a million things that are wrong.
+// over whatever comes, its `uniqueItems` tells of each pair there is, and none of them stops after
+// a million things that are wrong.
 constexpr const char* kType = "lope-type";
 constexpr const char* kPattern = "lope-pattern";
 constexpr const char* kFormat = "lope-format";
+constexpr const char* kUnique = "lope-unique";
 constexpr const char* kLimit = "lope-limit";  // in every schema
 
 struct EnoughErrors {
   ValidationResults::Error first;
 };
 
+// Those of the whole message. What is wrong with one of anyOf's ways has results of its own, and
+// says nothing before all of them have been looked at.
+thread_local const ValidationResults* outermost = nullptr;
+
+void bound(ValidationResults& results) {
+  if (&results == outermost) {
+    if (results.numErrors() >= kMaxErrors) throw EnoughErrors{*results.begin()};
+  } else if (results.numErrors() >= kMaxErrorsInside) {
+    ValidationResults first;
+    for (auto error = results.begin(); first.numErrors() < kMaxErrors; ++error) {
+      first.pushError(*error);
+    }
+    results = std::move(first);
+  }
+}
+
 void add_error(ValidationResults& results, const Context& context, const std::string& text) {
   results.pushError(context, text);
-  if (results.numErrors() >= kMaxErrors) throw EnoughErrors{*results.begin()};
+  bound(results);
 }
 
 const char* kind_of(const valijson::adapters::Adapter& value) {
@@ -183,14 +206,75 @@ class FormatKeyword final : public Keyword<FormatKeyword> {
   std::string format_;
 };
 
+// The same text for values that are the same: 1 and 1.0, objects in whatever order.
+void append_canonical(std::string& out, const valijson::adapters::Adapter& value) {
+  if (value.isArray()) {
+    out += '[';
+    value.applyToArray([&out](const valijson::adapters::Adapter& item) {
+      append_canonical(out, item);
+      out += ',';
+      return true;
+    });
+    out += ']';
+  } else if (value.isObject()) {  // nlohmann's are sorted
+    out += '{';
+    value.applyToObject([&out](const std::string& name, const valijson::adapters::Adapter& member) {
+      append_json_text(out, name);
+      out += ':';
+      append_canonical(out, member);
+      out += ',';
+      return true;
+    });
+    out += '}';
+  } else if (value.isString()) {
+    append_json_text(out, value.asString());
+  } else if (value.isNumber()) {
+    constexpr double kExact = 9007199254740992;  // each integer up to here has its double
+    const double number = value.isDouble() ? value.asDouble() : 0;
+    char digits[32];
+    char* end = nullptr;
+    if (value.isInteger()) {
+      end = std::to_chars(digits, std::end(digits), value.asInteger()).ptr;
+    } else if (std::fabs(number) <= kExact && number == std::floor(number)) {
+      end = std::to_chars(digits, std::end(digits), static_cast<std::int64_t>(number)).ptr;
+    } else {
+      end = std::to_chars(digits, std::end(digits), number).ptr;
+    }
+    out.append(digits, end);
+  } else {
+    out += value.isNull() ? "null" : value.asBool() ? "true" : "false";
+  }
+}
+
+class UniqueKeyword final : public Keyword<UniqueKeyword> {
+ public:
+  // Arrays that are longer than the schema allows anyway are not looked at.
+  explicit UniqueKeyword(std::uint64_t max_items) : max_items_(max_items) {}
+  std::string wrong_with(const valijson::adapters::Adapter& value) const {
+    if (!value.isArray() || value.getArraySize() > max_items_) return {};
+    std::vector<std::string> items;
+    items.reserve(value.getArraySize());
+    value.applyToArray([&items](const valijson::adapters::Adapter& item) {
+      append_canonical(items.emplace_back(), item);
+      return true;
+    });
+    std::ranges::sort(items);
+    const auto twice = std::ranges::adjacent_find(items);
+    if (twice == items.end()) return {};
+    return "expected items that differ from one another, found " + twice->substr(0, kShown) +
+           " more than once";
+  }
+
+ private:
+  std::uint64_t max_items_;
+};
+
 // Always fits.
 class LimitKeyword final : public valijson::constraints::PolyConstraint {
  public:
   bool validate(const valijson::adapters::Adapter&, const Context&,
                 ValidationResults* results) const override {
-    if (results != nullptr && results->numErrors() >= kMaxErrors) {
-      throw EnoughErrors{*results->begin()};
-    }
+    if (results != nullptr) bound(*results);
     return true;
   }
 
@@ -321,6 +405,13 @@ void prepare(json& node, bool is_schema, const std::string& place, bool& names_m
     if (!node["format"].is_string()) throw Unfit{place + "/format: expected a text"};
     rename(node, "format", kFormat);
   }
+  if (const auto unique = node.find("uniqueItems"); unique != node.end() && unique->is_boolean()) {
+    const bool asked = *unique;
+    node.erase(unique);
+    const auto max = node.find("maxItems");
+    const bool bounded = max != node.end() && max->is_number_unsigned();
+    if (asked) node[kUnique] = bounded ? *max : json(INT64_MAX);
+  }
   node[kLimit] = true;
 }
 
@@ -417,6 +508,9 @@ Result<Schema> Schema::compile(std::string_view text) {
     add_keyword(parser, kFormat, [](const valijson::adapters::Adapter& node) {
       return new FormatKeyword(node.asString());
     });
+    add_keyword(parser, kUnique, [](const valijson::adapters::Adapter& node) {
+      return new UniqueKeyword(static_cast<std::uint64_t>(node.asInteger()));
+    });
     add_keyword(parser, kLimit,
                 [](const valijson::adapters::Adapter&) { return new LimitKeyword; });
     const Adapter adapter(root);
@@ -451,6 +545,7 @@ std::optional<std::string> Schema::mismatch(std::string_view text) const {
     ValidationResults::Error first{{}, "does not fit"};
     try {
       ValidationResults results;
+      outermost = &results;
       (void)compiled_->fits(value, &results);
       if (results.numErrors() > 0) first = *results.begin();
     } catch (const EnoughErrors& enough) {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <cstdlib>
 #include <functional>
 #include <system_error>
 
@@ -140,10 +141,16 @@ AmqpTable travel_headers(const Delivery& delivery, const DeliveryView& view, std
 
 std::string_view kind_name(const Outbound& outbound) {
   switch (static_cast<CopyKind>(outbound.kind)) {
-    case CopyKind::publication: return "publication";
-    case CopyKind::retry: return "retry";
-    default: return "dead_letter";
+    case CopyKind::publication:
+    case CopyKind::due: return "publication";
+    case CopyKind::retry:
+    case CopyKind::again: return "retry";
+    case CopyKind::waiting: return "waiting";
+    case CopyKind::dead_letter:
+    case CopyKind::parking:
+    case CopyKind::undeliverable: return "dead_letter";
   }
+  std::abort();
 }
 
 Destination destination_of(const Outbound& outbound) {

@@ -29,8 +29,8 @@ enum class CopyKind : int {
   undeliverable
 };
 
-// To those who are told of it: "publication", "retry", "dead_letter", and where it goes in the end,
-// from the delay ladder too. Views of `outbound`.
+// To those who are told of it: "publication", "retry", "waiting", "dead_letter", and where it goes
+// in the end, from the delay ladder too. Views of `outbound`.
 std::string_view kind_name(const Outbound& outbound);
 struct Destination {
   std::string_view exchange, routing_key;

@@ -158,6 +158,17 @@ void add_body(Line& line, std::string_view body, std::size_t max) {
   line.truth("body_cut", cut);
 }
 
+// A header may be of any length, and no database has an index for that.
+MessageIds cut(MessageIds ids) {
+  for (std::string_view* const id : {&ids.message, &ids.parent, &ids.trace}) {
+    if (id->size() <= kMostOfId) continue;
+    std::size_t end = kMostOfId;
+    while (end > kMostOfId - 4 && (static_cast<unsigned char>((*id)[end]) & 0xC0) == 0x80) --end;
+    *id = id->substr(0, end);
+  }
+  return ids;
+}
+
 }  // namespace
 
 MessageIds ids_of(const DeliveryView& view) {
@@ -169,7 +180,7 @@ MessageIds ids_of(const DeliveryView& view) {
     if (header->name == header::kId && ids.message.empty()) ids.message = header->value;
   }
   if (ids.trace.empty()) ids.trace = ids.message;
-  return ids;
+  return cut(ids);
 }
 
 MessageIds ids_of(std::string_view message_id, std::string_view headers) {
@@ -180,7 +191,7 @@ MessageIds ids_of(std::string_view message_id, std::string_view headers) {
     if (header->name == header::kParentId) ids.parent = header->value;
   }
   if (ids.trace.empty()) ids.trace = ids.message;
-  return ids;
+  return cut(ids);
 }
 
 std::string event_origin(std::string_view source, std::string_view host, std::string_view group,

@@ -13,7 +13,8 @@
 
 namespace lope::consumer {
 
-// Which message it is about, and which it came from. Views.
+// Which message it is about, and which it came from. Views, cut where they are longer than this.
+inline constexpr std::size_t kMostOfId = 255;
 struct MessageIds {
   std::string_view message = {}, parent = {}, trace = {};
 };

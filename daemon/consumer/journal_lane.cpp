@@ -23,7 +23,12 @@ void add_to(std::atomic<std::uint64_t>& counter, std::uint64_t count) {
 
 void JournalLane::add(std::string body, std::uint32_t events, TimePoint now) {
   Batch batch;
-  batch.body = std::move(body);
+  // What it has reserved is not counted.
+  if (body.capacity() > body.size() + body.size() / 8) {
+    batch.body = std::string(body);
+  } else {
+    batch.body = std::move(body);
+  }
   batch.events = events;
   batch.made = now;
   if (bytes_ + batch.body.size() > kMostBytes) {

@@ -16,6 +16,7 @@
 #include "common/fd.h"
 #include "common/log.h"
 #include "common/repeated_log.h"
+#include "common/signals_blocked.h"
 #include "common/text.h"
 
 namespace lope::consumer {
@@ -140,6 +141,7 @@ Result<std::unique_ptr<SpanExporter>> SpanExporter::create(const TelemetrySettin
     *fd = std::move(*made);
   }
   try {
+    const SignalsBlocked blocked;  // and with it curl's own threads
     std::thread([shared] { shared->run(); }).detach();
   } catch (const std::system_error& error) {
     return Error{std::string("cannot start a thread: ") + error.what()};

@@ -150,6 +150,7 @@ std::string line_of(const Attempt& attempt) {
 std::string line_of(const Publishing& publishing) {
   std::string line = publishing.kind == "dead_letter" ? "a dead letter, "
                      : publishing.kind == "retry"     ? "a copy for another attempt, "
+                     : publishing.kind == "waiting"   ? "sent away to wait, "
                                                       : "published ";
   line += where(publishing);
   if (publishing.delay_ms > 0) {

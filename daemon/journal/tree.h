@@ -24,7 +24,7 @@ struct Attempt {
 };
 
 struct Publishing {
-  std::string kind;  // "publication", "retry", "dead_letter"
+  std::string kind;  // "publication", "retry", "waiting", "dead_letter"
   std::string exchange, routing_key, fate;
   std::int64_t time_us = 0, delay_ms = 0;
 };

@@ -1,6 +1,5 @@
 #include "monitor/journal_desk.h"
 
-#include <signal.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
@@ -10,6 +9,7 @@
 #include <charconv>
 #include <optional>
 
+#include "common/signals_blocked.h"
 #include "common/text.h"
 #include "common/wall_time.h"
 #include "journal/tree.h"
@@ -61,12 +61,8 @@ Result<std::unique_ptr<JournalDesk>> JournalDesk::create(EventLoop& loop, std::s
       loop.watch_fd(desk->wake_.get(), EPOLLIN, [self](std::uint32_t) { self->hand_over(); });
   if (!source) return Error{source.error()};
   desk->source_ = std::move(*source);
-  // Signals are the loop's.
-  sigset_t all, before;
-  ::sigfillset(&all);
-  ::pthread_sigmask(SIG_SETMASK, &all, &before);
+  const SignalsBlocked blocked;  // they are the loop's
   desk->thread_ = std::thread([self] { self->run(); });
-  ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
   return desk;
 }
 

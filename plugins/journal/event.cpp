@@ -166,6 +166,16 @@ class Reader {
   bool first_ = true;  // in its object or array
 };
 
+// A consumer cuts them too; an index of PostgreSQL takes about 2700 bytes.
+constexpr std::size_t kMostOfId = 1024;
+
+void cut(std::string& id) {
+  if (id.size() <= kMostOfId) return;
+  std::size_t end = kMostOfId;
+  while (end > 0 && (static_cast<unsigned char>(id[end]) & 0xC0) == 0x80) --end;
+  id.resize(end);
+}
+
 void clear(Event& event) {
   for (const TextField& field : kTexts) (event.*field.member).clear();
   for (const NumberField& field : kNumbers) event.*field.member = 0;
@@ -187,6 +197,7 @@ bool parse_event(std::string_view line, Event& event, std::string& problem) {
     problem = "event: expected received, handled or published, found '" + event.event + "'";
     return false;
   }
+  for (std::string* const id : {&event.message_id, &event.parent_id, &event.trace_id}) cut(*id);
   if (event.source.empty()) problem = "source: expected a text, found none";
   if (event.n <= 0) problem = "n: expected a number above 0, found " + std::to_string(event.n);
   if (event.time_us <= 0) {

@@ -17,7 +17,7 @@ struct Event {
 
   // Empty, and 0, where it does not have them.
   std::string kind, host, group, queue;
-  std::string message_id, parent_id, trace_id;
+  std::string message_id, parent_id, trace_id;  // cut at 1024 bytes
   std::string exchange, routing_key, content_type, type, app_id;
   std::string outcome, reason, code, worker, handler, handler_version, fate;
   std::string headers;  // an object, as JSON

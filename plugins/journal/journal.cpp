@@ -7,6 +7,7 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -18,6 +19,7 @@
 namespace {
 
 using lope::plugins::Event;
+using lope::plugins::RefusedError;
 using lope::plugins::Store;
 using lope::plugins::StoreError;
 
@@ -113,27 +115,20 @@ class Journal final : public lope::Handler {
   struct Lines {
     int read = 0, unreadable = 0;
     std::string problem;  // of the first that is no event
+    std::string refused;  // why the store never takes them
   };
 
   void write() {
     const auto begin = std::chrono::steady_clock::now();
     kept_bytes_ = 0;
     const std::vector<lope::Message> messages = std::exchange(kept_, {});
-    std::vector<Lines> lines;
+    std::vector<Lines> lines(messages.size());
     std::string failure;
     {
       const std::lock_guard lock(shared_->mutex);
       Store& store = *shared_->store;
       try {
-        store.begin();
-        int read = 0;
-        for (const lope::Message& message : messages) {
-          lines.push_back(add_lines(message.body_text(), store));
-          read += lines.back().read;
-        }
-        const std::uint64_t stored = store.commit();
-        events_.record(static_cast<std::int64_t>(stored));
-        repeated_.record(read - static_cast<std::int64_t>(stored));
+        store_all(messages, lines, store);
       } catch (const std::exception& error) {
         store.roll_back();
         failure = error.what();
@@ -150,6 +145,33 @@ class Journal final : public lope::Handler {
         host_.settle(message.id(), lope::Outcome::retry);
       }
     }
+  }
+
+  // In one transaction; in two of half as many when the store refuses it, so that one message does
+  // not stand in the way of the others.
+  void store_all(std::span<const lope::Message> messages, std::span<Lines> lines, Store& store) {
+    try {
+      store.begin();
+      int read = 0;
+      for (std::size_t i = 0; i < messages.size(); ++i) {
+        lines[i] = add_lines(messages[i].body_text(), store);
+        read += lines[i].read;
+      }
+      const std::uint64_t stored = store.commit();
+      events_.record(static_cast<std::int64_t>(stored));
+      repeated_.record(read - static_cast<std::int64_t>(stored));
+      return;
+    } catch (const RefusedError& error) {
+      store.roll_back();
+      if (messages.size() == 1) {
+        lines.front() = {};
+        lines.front().refused = error.what();
+        return;
+      }
+    }
+    const std::size_t half = messages.size() / 2;
+    store_all(messages.first(half), lines.first(half), store);
+    store_all(messages.subspan(half), lines.subspan(half), store);
   }
 
   Lines add_lines(std::string_view body, Store& store) {
@@ -171,12 +193,16 @@ class Journal final : public lope::Handler {
     return lines;
   }
 
-  // The good lines of a message are stored; only one without any is a dead letter.
+  // The good lines of a message are stored; only one without any, or that the store refuses, is a
+  // dead letter.
   void settle(const std::vector<lope::Message>& messages, const std::vector<Lines>& lines) {
     int unreadable = 0;
     std::string problem;
     for (std::size_t i = 0; i < messages.size(); ++i) {
-      if (lines[i].read == 0) {
+      if (!lines[i].refused.empty()) {
+        messages[i].explain(lines[i].refused);
+        host_.settle(messages[i].id(), lope::Outcome::reject);
+      } else if (lines[i].read == 0) {
         messages[i].explain("no event in it: " + (lines[i].problem.empty()
                                                       ? "expected lines of JSON, found none"
                                                       : lines[i].problem));

@@ -46,6 +46,7 @@ struct Libpq {
   decltype(&PQputCopyEnd) putCopyEnd;
   decltype(&PQgetResult) getResult;
   decltype(&PQresultStatus) resultStatus;
+  decltype(&PQresultErrorField) resultErrorField;
   decltype(&PQclear) clear;
   decltype(&PQconnectdbParams) connectdbParams;
   decltype(&PQstatus) status;
@@ -65,6 +66,7 @@ struct Libpq {
     find(library, "PQputCopyEnd", putCopyEnd);
     find(library, "PQgetResult", getResult);
     find(library, "PQresultStatus", resultStatus);
+    find(library, "PQresultErrorField", resultErrorField);
     find(library, "PQclear", clear);
     find(library, "PQconnectdbParams", connectdbParams);
     find(library, "PQstatus", status);
@@ -148,8 +150,9 @@ class PostgresStore final : public Store {
     for (PGresult* result = pq_.getResult(connection_); result != nullptr;
          result = pq_.getResult(connection_)) {
       const bool copied = pq_.resultStatus(result) == PGRES_COMMAND_OK;
+      const bool refused = is_refused(result);
       pq_.clear(result);
-      if (!copied) fail("COPY");
+      if (!copied) fail("COPY", refused);
     }
     const std::uint64_t stored =
         run("INSERT INTO lope_events SELECT * FROM lope_incoming ON CONFLICT DO NOTHING");
@@ -158,8 +161,15 @@ class PostgresStore final : public Store {
     return stored;
   }
 
-  // Whatever went wrong: the next transaction begins with a new connection.
-  void roll_back() noexcept override { disconnect(); }
+  // The next transaction begins with a new connection, but where the server has only refused what
+  // this one was about.
+  void roll_back() noexcept override {
+    if (!std::exchange(refused_, false)) return disconnect();
+    PGresult* const result = pq_.exec(connection_, "ROLLBACK");
+    const bool done = pq_.resultStatus(result) == PGRES_COMMAND_OK;
+    pq_.clear(result);
+    if (!done) disconnect();
+  }
 
   std::uint64_t forget(std::int64_t time_us, std::uint64_t most) override {
     connect();
@@ -207,9 +217,20 @@ class PostgresStore final : public Store {
     connection_ = nullptr;
   }
 
-  [[noreturn]] void fail(const std::string& what) {
+  // Data that it does not take, as in an index whose rows have their limit: classes of SQLSTATE.
+  bool is_refused(const PGresult* result) const {
+    const char* const state = pq_.resultErrorField(result, PG_DIAG_SQLSTATE);
+    const std::string_view kind = std::string_view(state == nullptr ? "" : state).substr(0, 2);
+    return kind == "22" || kind == "23" || kind == "54";
+  }
+
+  [[noreturn]] void fail(const std::string& what, bool refused = false) {
     std::string problem = pq_.errorMessage(connection_);
     while (!problem.empty() && problem.back() == '\n') problem.pop_back();
+    if (refused) {
+      refused_ = true;
+      throw RefusedError("PostgreSQL: " + what + ": " + problem);
+    }
     disconnect();
     throw StoreError("PostgreSQL: " + what + ": " + problem);
   }
@@ -219,10 +240,11 @@ class PostgresStore final : public Store {
     PGresult* const result = pq_.exec(connection_, sql);
     const ExecStatusType status = pq_.resultStatus(result);
     const std::uint64_t rows = std::strtoull(pq_.cmdTuples(result), nullptr, 10);
+    const bool refused = is_refused(result);
     pq_.clear(result);
     if (status != expected && status != PGRES_TUPLES_OK) {
       const std::string_view text(sql);
-      fail(std::string(text.substr(0, text.find_first_of("\n(", 1))));
+      fail(std::string(text.substr(0, text.find_first_of("\n(", 1))), refused);
     }
     return rows;
   }
@@ -268,6 +290,7 @@ class PostgresStore final : public Store {
   const Libpq pq_;
   const std::string url_;
   PGconn* connection_ = nullptr;
+  bool refused_ = false;  // the transaction, and the connection stands
   std::string rows_;
   bool first_ = true;  // of a row's fields
 };

@@ -18,7 +18,14 @@ class StoreError : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-// Every function throws StoreError. Used by one thread at a time.
+// It never will: what is to be stored is to blame. The store goes on after a roll_back().
+class RefusedError : public StoreError {
+ public:
+  using StoreError::StoreError;
+};
+
+// Every function throws StoreError, those of a transaction RefusedError too. Used by one thread at
+// a time.
 class Store {
  public:
   Store() = default;

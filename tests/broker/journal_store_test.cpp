@@ -9,6 +9,7 @@
 #include <cstdlib>
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <random>
 #include <string>
 #include <vector>
 
@@ -287,6 +288,32 @@ TEST_CASE("what is older than the retention goes", "[broker][journal_store]") {
   j.broker.publish(j.queue, aged(5) + aged(6) + aged(unix_ms() * 1000));
   CHECK(eventually(20s, [&] { return j.broker.is_empty(j.queue) && j.events() == 1; }));
   CHECK(number(j.path, "SELECT count(*) FROM events WHERE time < 10") == 0);
+  CHECK(daemon.stop() == exited(kExitOk));
+}
+
+TEST_CASE("what PostgreSQL refuses is a dead letter, and nothing else", "[broker][journal_store]") {
+  Postgres postgres;
+  Journalling j;
+  j.store = postgres.url();
+  const std::string dead = j.broker.make_queue("dead");
+  Lope daemon(j.options("", "    dead_letter: { queue: " + dead + " }\n"));
+  REQUIRE(daemon.wait_ready(60s));
+  // No index takes it, and it cannot be made smaller.
+  std::mt19937_64 random(1);  // NOLINT: always the same
+  std::string too_long;
+  while (too_long.size() < 9000) too_long += std::to_string(random());
+  for (int i = 1; i <= 40; ++i) {
+    const std::string name = i == 17 ? too_long : "m" + std::to_string(i);
+    j.broker.publish(j.queue, event("received", i, name));
+    if (i != 23) continue;
+    j.broker.publish(j.queue,
+                     R"({"event":"received","time_us":5,"n":1,"source":")" + too_long + "\"}\n");
+  }
+  CHECK(eventually(20s, [&] { return j.broker.is_empty(j.queue); }));
+  CHECK(eventually(20s, [&] { return j.broker.message_count(dead) == 1; }));
+  CHECK(postgres.ask("SELECT count(*), max(length(message_id)) FROM lope_events") == "40|1024\n");
+  CHECK_THAT(run_lope({"dlq", "list", dead, "--broker", j.broker.url()}).output,
+             Contains("rejected it: PostgreSQL: INSERT"));
   CHECK(daemon.stop() == exited(kExitOk));
 }
 

@@ -183,6 +183,19 @@ TEST_CASE("a bomb in a bomb takes no more memory than is allowed", "[unit][conte
   CHECK(decoded.too_large);
 }
 
+TEST_CASE("a bomb that nothing comes out of is given up", "[unit][content_encoding]") {
+  const std::string nothing = compressed("bzip2", "");
+  std::string many;
+  for (int i = 0; i < 500'000; ++i) many += nothing;
+  const std::string inner = compressed("gzip", many);
+  std::string members;
+  for (int i = 0; i < 100; ++i) members += inner;
+  const Decoded decoded = decode("bzip2, gzip, gzip", compressed("gzip", members), 1000);
+  CHECK(decoded.too_large);
+  CHECK_THAT(decoded.reason, Catch::StartsWith("the gzip data in it unpacks to more than 167"));
+  CHECK(decode("bzip2, gzip", inner, 1000).reason == "");
+}
+
 TEST_CASE("a window that is too large is refused", "[unit][content_encoding]") {
   // A zstd frame that says it needs 128 MiB: magic, no content size, windowLog 27.
   const std::string zstd = from_hex("28b52ffd0088010000");

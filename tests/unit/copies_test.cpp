@@ -288,6 +288,7 @@ TEST_CASE("a copy that waits is for the attempt that the message came with", "[u
   const auto copy = waiting_copy(kDelays, kept.delivery, "the queue", 10s);
   check_whole(*copy, sample, kept.encoded);
   CHECK(kind_of(*copy) == CopyKind::waiting);
+  CHECK(kind_name(*copy) == "waiting");
   const LadderEntry entry = ladder_entry(kDelays.prefix, 10s);
   CHECK(copy->publication.exchange == entry.exchange);
   CHECK(copy->publication.mandatory);

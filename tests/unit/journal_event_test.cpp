@@ -115,6 +115,24 @@ TEST_CASE("what a message is called, and by which trace", "[unit][journal_event]
   CHECK(published.trace == (*row.trace == '\0' ? "child" : row.trace));
 }
 
+TEST_CASE("ids of any length are cut, not inside a character", "[unit][journal_event]") {
+  Message message;
+  const std::string longer = std::string(254, 'x') + "\u00e4" + std::string(9000, 'y');
+  message.writer.add_text("x-lope-id", HeaderKind::text, longer);
+  message.writer.add_text("x-lope-parent-id", HeaderKind::text, std::string(5000, '\x80'));
+  message.writer.add_text("x-lope-trace-id", HeaderKind::text, std::string(256, 't'));
+  message.view[TextProperty::message_id] = "";
+  message.view[TextProperty::parent_id] = longer;
+  const MessageIds ids = ids_of(message.done());
+  CHECK(ids.message == std::string(254, 'x'));
+  CHECK(ids.parent == ids.message);
+  CHECK(ids.trace == std::string(255, 't'));
+  const MessageIds published = ids_of("child", message.view.headers);
+  CHECK(published.message == "child");
+  CHECK(published.parent.size() > 200);
+  CHECK(published.parent.size() <= 255);
+}
+
 TEST_CASE("received: its properties, but for those that it does not have",
           "[unit][journal_event]") {
   Message message;

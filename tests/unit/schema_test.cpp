@@ -119,6 +119,52 @@ TEST_CASE("a message that is wrong a million times is told of once", "[unit][sch
   CHECK_THAT(wrong(small, "[" + repeated("7,", 200'000) + "7]"), Catch::Contains("number"));
 }
 
+TEST_CASE("a message that is wrong often in one way and fits another is refused for what is wrong",
+          "[unit][schema]") {
+  const Schema schema = compile(R"({"properties": {
+    "any": {"anyOf": [{"items": {"type": "string"}}, {"items": {"type": "number"}}]},
+    "one": {"oneOf": [{"items": {"minimum": 5}}, {"items": {"maximum": 4}}]},
+    "bad": {"type": "string"}}})");
+  const std::string many = "[" + repeated("1,", 1000) + "1]";
+  CHECK(wrong(schema, R"({"any":)" + many + R"(,"bad":1})") ==
+        "/bad: expected string, found number");
+  CHECK(wrong(schema, R"({"a":1,"one":)" + many + R"(,"bad":1})") ==
+        "/bad: expected string, found number");
+  CHECK(wrong(schema, R"({"any":[true,)" + repeated("true,", 1000) + R"(true]})") ==
+        "/any/0: expected string, found boolean");
+}
+
+TEST_CASE("items that are to be unique are", "[unit][schema]") {
+  const Schema schema = compile(R"({"uniqueItems": true})");
+  CHECK(wrong(schema, R"([1, "1", true, null, "null", [1], [[1]], {"a":1}, {"a":"1"}, 1.5])") ==
+        "");
+  CHECK(wrong(schema, R"([[1,2],[2,1],["1,2"],{"a":{"b":1}},{"a":1,"b":1},"",[],{}])") == "");
+  CHECK(wrong(schema, "[]") == "");
+  CHECK(wrong(schema, "3") == "");
+  CHECK(wrong(schema, "[3, 1, 2, 1]") ==
+        "(root): expected items that differ from one another, found 1 more than once");
+  for (const char* const alike :
+       {"[1, 1.0]", "[0, -0.0]", R"(["a", "\u0061"])", R"([{"a":1,"b":2}, {"b":2,"a":1}])",
+        "[[1, [2]], [1, [2]]]", "[null, null]", "[true, 3, true]", "[1e300, 1e300]"}) {
+    CAPTURE(alike);
+    CHECK_THAT(wrong(schema, alike), Catch::Contains("differ from one another"));
+  }
+  CHECK(wrong(compile(R"({"uniqueItems": false})"), "[1, 1]") == "");
+  CHECK(wrong(compile(R"({"uniqueItems": true, "maxItems": 2})"), "[1, 1, 1]") ==
+        "(root): Array should contain no more than 2 elements.");
+  CHECK_THAT(wrong(compile(R"({"uniqueItems": true, "maxItems": 2})"), "[1, 1]"),
+             Catch::Contains("differ from one another"));
+  CHECK_THAT(error_of(R"({"uniqueItems": 1})"), Catch::Contains("uniqueItems"));
+}
+
+TEST_CASE("a great many items are compared in a moment", "[unit][schema]") {
+  const Schema schema = compile(R"({"uniqueItems": true})");
+  CHECK_THAT(wrong(schema, "[" + repeated("0,", 200'000) + "0]"), Catch::Contains("found 0 more"));
+  std::string differing = "[";
+  for (int i = 0; i < 200'000; ++i) differing += std::to_string(i) + ",";
+  CHECK(wrong(schema, differing + "-1]") == "");
+}
+
 TEST_CASE("long texts do not meet a pattern", "[unit][schema]") {
   const Schema schema = compile(
       R"({"properties": {"a": {"pattern": "(a|b)*c"}, "d": {"format": "date"}},
