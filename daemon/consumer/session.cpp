@@ -163,7 +163,9 @@ void Session::on_connect_ended() {
   tick_ = connection_->heartbeat() / 4;
   next_tick_ = Clock::now() + tick_;
   may_move_ = connector_->has_other_address();
-  may_ask_ = has_queue_check(connection_->broker_version());
+  may_ask_ =
+      has_queue_check(connection_->broker_version()) &&
+      check_number(static_cast<std::uint16_t>(channels_.size() - 1)) <= connection_->channel_max();
   for (Channel& channel : channels_) {
     channel.failures = 0;
     if (paused_) {
@@ -904,3 +906,8 @@ void Session::on_blocked(std::string_view) {}
 void Session::on_unblocked() {}
 
 }  // namespace lope::consumer
+    if (renewing_) when = std::min(when, secured_by_ + kSecuring);
+    if (renewing_ && now >= secured_by_ + kSecuring) {
+      connection_lost("broker " + connection_->peer() + ": close: no answer");
+      return;
+    }
