@@ -23,7 +23,14 @@ std::variant<ChosenBroker, int> with_ca(const BrokerChoice& choice, const std::s
     return usage_error(command, "--ca: expected a broker with amqps://, found amqp://");
   }
   chosen.broker.tls.ca_file = choice.ca;
+  chosen.broker.tls.insecure = false;  // a CA is given to be verified with
   return chosen;
+}
+
+void warn_of_insecure(const std::string& command, const BrokerSettings& broker) {
+  if (!broker.tls.insecure || std::ranges::none_of(broker.addresses, &BrokerAddress::tls)) return;
+  std::fprintf(stderr, "%s: broker.tls.insecure: the broker's certificate is not verified\n",
+               command.c_str());
 }
 
 }  // namespace
@@ -49,7 +56,11 @@ std::variant<ChosenBroker, int> find_broker(const BrokerChoice& choice, const st
     chosen.delays = loaded.settings.delays;
     if (choice.url.empty()) {
       chosen.broker = loaded.settings.broker;
-      return with_ca(choice, command, std::move(chosen));
+      auto result = with_ca(choice, command, std::move(chosen));
+      if (const auto* found = std::get_if<ChosenBroker>(&result)) {
+        warn_of_insecure(command, found->broker);
+      }
+      return result;
     }
   }
   const char* environment = std::getenv("LOPE_BROKER");

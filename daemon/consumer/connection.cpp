@@ -277,6 +277,7 @@ struct Connection::Impl final : BrokerReader::Sink {
   std::string broker_version, cluster_name;
   std::chrono::seconds patience{0};  // TCP_USER_TIMEOUT, as a rule
   TimePoint next_heartbeat{};
+  bool close_sent = false;
   int sure_writes = 0;  // small frames that fit the socket's buffer without asking
   ByteBuffer output;
   std::size_t output_written = 0;
@@ -377,6 +378,7 @@ bool Connection::Impl::begin(UniqueFd connected) {
 Result<void> Connection::Impl::log_in(const BrokerAddress& address, Login login,
                                       const std::string& name, TimePoint deadline, bool& refused) {
   bool greeted = false, opened = false;
+  amqp_method_number_t expected = AMQP_CONNECTION_START_METHOD;
   const auto start = [&](const amqp_connection_start_t& offer) -> Result<void> {
     if (offer.version_major != 0 || offer.version_minor != 9) {
       return Error{"the peer speaks another AMQP: expected 0-9-1"};
@@ -424,14 +426,18 @@ Result<void> Connection::Impl::log_in(const BrokerAddress& address, Login login,
   };
   Greeting greeting([&](const amqp_method_t& method) -> Result<void> {
     greeted = true;
+    if (method.id != expected && method.id != AMQP_CONNECTION_CLOSE_METHOD) {
+      return Error{"unexpected method " + std::string(amqp_method_name(method.id))};
+    }
     switch (method.id) {
       case AMQP_CONNECTION_START_METHOD:
+        expected = AMQP_CONNECTION_TUNE_METHOD;
         return start(*static_cast<const amqp_connection_start_t*>(method.decoded));
       case AMQP_CONNECTION_TUNE_METHOD:
+        expected = AMQP_CONNECTION_OPEN_OK_METHOD;
         return tune(*static_cast<const amqp_connection_tune_t*>(method.decoded));
       case AMQP_CONNECTION_OPEN_OK_METHOD: opened = true; return {};
-      case AMQP_CONNECTION_CLOSE_METHOD: refused = true; return Error{close_text(method)};
-      default: return Error{"unexpected method " + std::string(amqp_method_name(method.id))};
+      default: refused = true; return Error{close_text(method)};
     }
   });
 
@@ -685,6 +691,7 @@ Result<void> Connection::Impl::on_method(ChannelNumber channel, const amqp_metho
       return Error{std::move(text)};
     }
     case AMQP_CONNECTION_CLOSE_OK_METHOD:
+      if (!close_sent) return Error{"the broker answers a close that nobody sent"};
       events->on_ok(channel, Reply::connection_close, {});
       return {};
     case AMQP_CONNECTION_BLOCKED_METHOD:
@@ -894,6 +901,7 @@ Result<void> Connection::send_close() {
   amqp_connection_close_t method{};
   method.reply_code = AMQP_REPLY_SUCCESS;
   method.reply_text = bytes("OK");
+  impl_->close_sent = true;
   return impl_->send_method(0, AMQP_CONNECTION_CLOSE_METHOD, &method);
 }
 
@@ -1037,6 +1045,8 @@ AmqpTable decode_headers(std::string_view properties, std::string_view prefix) {
 }
 
 std::size_t Connection::frame_max() const { return impl_->frame_max; }
+
+int Connection::channel_max() const { return amqp_get_channel_max(impl_->state); }
 
 std::string Connection::broker_version() const { return impl_->broker_version; }
 

@@ -189,11 +189,14 @@ class Connection {
   Result<void> ack(ChannelNumber channel, std::uint64_t tag, bool multiple);
   Result<void> reject(ChannelNumber channel, std::uint64_t tag, bool requeue);
   Result<void> nack_requeue(ChannelNumber channel, std::uint64_t tag, bool multiple = false);
-  // Asks for the end of the connection; answered by on_ok(0, connection_close).
+  // Asks for the end of the connection; answered by on_ok(0, connection_close), which comes for no
+  // other reason.
   Result<void> send_close();
 
   // The largest frame, which has to hold all properties of a message.
   std::size_t frame_max() const;
+  // The highest number that a channel may have.
+  int channel_max() const;
   // "3.10.8"; empty when the broker does not say.
   std::string broker_version() const;
   // What the broker calls its cluster, "rabbit@mq1" if nobody has named it; empty when it does not

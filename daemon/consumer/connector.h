@@ -27,7 +27,8 @@ class Connector {
   std::chrono::milliseconds failed();
   // What was connected was good for a while: the other addresses are tried at once when it is lost.
   void lasted() { rotation_.lasted(); }
-  bool has_other_address() const { return settings_.addresses.size() > 1; }
+  std::size_t addresses() const { return settings_.addresses.size(); }
+  bool has_other_address() const { return addresses() > 1; }
   bool busy() const { return busy_; }
   int event_fd() const;
   // The result of the attempt, once event_fd() is readable; nothing while it goes on.

@@ -20,8 +20,8 @@ constexpr std::size_t kMostUnconfirmed = 4000;
 constexpr std::size_t kOutputAhead = 256 * 1024;
 constexpr int kMostConnectionsLost = 3;
 constexpr std::chrono::seconds kLasting{10};
-// Of a quarter of the heartbeat each: no confirm comes, while some are waited for.
-constexpr int kTicksUnconfirmed = 6;
+// Of a quarter of the heartbeat each: no confirm or other answer comes, while some are waited for.
+constexpr int kTicksStill = 6;
 // What was not there is not looked for again before this.
 constexpr std::chrono::milliseconds kMissingFor{1000};
 // Of what handlers name; what was there, or was not, is forgotten beyond that.
@@ -124,7 +124,7 @@ void Publisher::on_connect_ended() {
                                     {"broker", connection_->peer()},
                                     {"cluster", connection_->cluster_name()}});
   tick_ = connection_->heartbeat() / 4;
-  ticks_unconfirmed_ = 0;
+  ticks_still_ = 0;
   next_tick_ = Clock::now() + tick_;
   arm_timer();
 }
@@ -232,7 +232,7 @@ void Publisher::on_timer() {
   if (connection_ != nullptr && tick_.count() > 0 && now >= next_tick_) {
     readable_ = true;  // pump() serves the heartbeats
     next_tick_ = now + tick_;
-    if (confirms_stand_still()) {
+    if (stands_still()) {
       connection_lost("broker " + connection_->peer() +
                       ": it confirms nothing: is the node cut off from its cluster?");
       return;
@@ -242,15 +242,21 @@ void Publisher::on_timer() {
 }
 
 // So long that another node may do better. A node that is cut off from its cluster takes what is
-// published for a queue that has no majority here, and never confirms it.
-bool Publisher::confirms_stand_still() {
-  const bool waits = main_.in_flight + careful_.in_flight > 0 && connection_->unwritten() == 0;
-  const bool moves = std::exchange(confirms_seen_, confirms_) != confirms_;
+// published for a queue that has no majority here, and never confirms it; nor does it declare what
+// has to be there.
+bool Publisher::stands_still() {
+  const bool searches = search_.state == Search::State::opening
+                            ? search_.asked
+                            : !search_.steps.empty() && search_.sent > search_.answered;
+  const bool waits =
+      (main_.in_flight + careful_.in_flight > 0 || main_.asked || careful_.asked || searches) &&
+      connection_->unwritten() == 0;
+  const bool moves = std::exchange(answers_seen_, answers_) != answers_;
   if (!waits || moves || !blocked_.empty() || !connector_->has_other_address()) {
-    ticks_unconfirmed_ = 0;
+    ticks_still_ = 0;
     return false;
   }
-  return ++ticks_unconfirmed_ >= kTicksUnconfirmed;
+  return ++ticks_still_ >= kTicksStill;
 }
 
 bool Publisher::pump() {
@@ -500,6 +506,7 @@ void Publisher::on_ok(ChannelNumber number, Reply reply, std::string_view) {
     state_ = State::idle;
     return;
   }
+  if (number != kJournal) ++answers_;
   if (number == kSearch) {
     if (search_.state == Search::State::opening && reply == Reply::channel_open) {
       search_.state = Search::State::open;
@@ -524,6 +531,7 @@ void Publisher::on_ok(ChannelNumber number, Reply reply, std::string_view) {
 
 void Publisher::on_channel_closed(ChannelNumber number, int code, std::string_view text) {
   const std::string reason = std::to_string(code) + " " + escape(text);
+  if (number != kJournal) ++answers_;
   if (number == kSearch) {
     search_.state = Search::State::down;
     search_.asked = false;
@@ -601,7 +609,7 @@ void Publisher::on_confirmed(ChannelNumber number, std::uint64_t tag, bool multi
     journal_->on_confirmed(tag, multiple, ack);
     return;
   }
-  ++confirms_;
+  ++answers_;
   Lane* lane = lane_of(number);
   if (lane == nullptr || tag < lane->first_tag ||
       tag >= lane->first_tag + lane->unconfirmed.size()) {

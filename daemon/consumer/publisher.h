@@ -128,7 +128,7 @@ class Publisher final : private ConnectionEvents {
   void connection_lost(const std::string& reason);
   void on_timer();
   void arm_timer();
-  bool confirms_stand_still();
+  bool stands_still();
   void watch_socket();
   void route(std::unique_ptr<Outbound> outbound);
   void line_up(std::unique_ptr<Outbound> outbound);
@@ -171,9 +171,9 @@ class Publisher final : private ConnectionEvents {
   TimePoint reconnect_at_{};
   std::chrono::milliseconds tick_{0};
   TimePoint next_tick_{};
-  std::uint64_t confirms_ = 0;       // and whatever else came of publications
-  std::uint64_t confirms_seen_ = 0;  // at the latest tick
-  int ticks_unconfirmed_ = 0;        // in a row without any, while some are waited for
+  std::uint64_t answers_ = 0;       // confirms, and whatever else came on our channels
+  std::uint64_t answers_seen_ = 0;  // at the latest tick
+  int ticks_still_ = 0;             // in a row without any, while some are waited for
   std::vector<std::string> reported_;
 
   Lane main_;     // everything

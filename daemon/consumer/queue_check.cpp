@@ -28,4 +28,11 @@ void QueueCheck::answered() {
   silent_ = 0;
 }
 
+bool Suspicion::silent(std::size_t addresses, bool others) {
+  if (!others) return true;
+  if (given_up_ >= addresses) return false;
+  ++given_up_;
+  return true;
+}
+
 }  // namespace lope::consumer

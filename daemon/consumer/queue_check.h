@@ -4,6 +4,7 @@
 // that is silent is asked for what only itself can answer. Pure: time and events in, decisions out.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 
 namespace lope::consumer {
@@ -21,6 +22,20 @@ class QueueCheck {
   std::uint64_t seen_ = 0;
   int silent_ = 0;      // ticks
   bool asked_ = false;  // and not answered
+};
+
+// Is a connection given up for a queue that does not answer? One that is silent at every address (a
+// quorum queue without a majority) is no sign that a node is cut off: the others do not pay for it
+// again and again. Pure.
+class Suspicion {
+ public:
+  // It does not answer. `addresses`: how many there are; `others`: other queues are consumed from
+  // over this connection, and answer. True: the connection is to be given up.
+  bool silent(std::size_t addresses, bool others);
+  void answered() { given_up_ = 0; }
+
+ private:
+  std::size_t given_up_ = 0;  // connections in a row, though others were consumed from
 };
 
 }  // namespace lope::consumer

@@ -163,7 +163,9 @@ void Session::on_connect_ended() {
   tick_ = connection_->heartbeat() / 4;
   next_tick_ = Clock::now() + tick_;
   may_move_ = connector_->has_other_address();
-  may_ask_ = has_queue_check(connection_->broker_version());
+  may_ask_ =
+      has_queue_check(connection_->broker_version()) &&
+      check_number(static_cast<std::uint16_t>(channels_.size() - 1)) <= connection_->channel_max();
   for (Channel& channel : channels_) {
     channel.failures = 0;
     if (paused_) {
@@ -194,6 +196,8 @@ void Session::void_connection() {
   outgoing_.clear();
   outgoing_sent_ = 0;
   probe_open_ = probe_asked_ = false;
+  probe_seen_.reset();
+  protocol_error_.clear();
   close_sent_ = false;
   for (Channel& channel : channels_) {
     events_.on_channel_lost(queue_of(channel));
@@ -279,7 +283,7 @@ void Session::begin_subscription(Channel& channel) {
   channel.step = 0;
   channel.step_sent = false;
   channel.lookout = Channel::Lookout::none;
-  channel.first_came = channel.again = false;
+  channel.first_came = channel.again = channel.left = false;
   channel.ends_before_at = TimePoint::max();
   channel.consumer_tag.clear();
   ++channel.subscription;
@@ -393,37 +397,96 @@ Session::Channel* Session::checked(ChannelNumber number_) {
              : nullptr;
 }
 
-// At each tick. False: one does not answer, and the connection has been given up.
+// At each tick. False: the connection has been given up.
 bool Session::check_queues() {
+  if (probe_unanswered()) {
+    const Channel& channel = channels_[probe_for_.first];
+    connection_lost("broker " + connection_->peer() + ": look at queue '" + channel.settings.name +
+                    "': no answer");
+    return false;
+  }
+  std::vector<std::string> reasons;
+  bool others = false;
   for (Channel& channel : channels_) {
-    const bool setting_up = channel.state == Channel::State::setting_up;
-    const auto step = setting_up ? std::optional(channel.step) : std::nullopt;
-    if (std::exchange(channel.check.setting_up, step) == step && setting_up) {
-      // What a broker has begun for a queue without a leader it goes on with for seconds after
-      // there is one.
-      connection_lost("broker " + connection_->peer() + ": " +
-                      describe(channel.steps[channel.step]) + ": no answer");
-      return false;
-    }
-    const bool stream = channel.settings.stream || channel.settings.declaration.type == "stream";
-    if (channel.state != Channel::State::consuming || stream || !may_ask_ ||
-        channel.check.refused) {
-      continue;
-    }
-    switch (channel.check.policy.tick(channel.settlement.next_tag())) {
-      case QueueCheck::Next::nothing: break;
-      case QueueCheck::Next::ask:
-        if (channel.check.steps.empty()) {
-          channel.check.steps = queue_check_steps(channel.settings.name, channel.check.open);
-        }
-        break;
-      case QueueCheck::Next::lost:
-        connection_lost("broker " + connection_->peer() + ": queue '" + channel.settings.name +
-                        "' does not answer: is the node cut off from its cluster?");
-        return false;
+    reasons.push_back(unanswered(channel));
+    others = others || (channel.state == Channel::State::consuming && reasons.back().empty());
+  }
+  std::string lost;  // the first reason
+  for (std::size_t i = 0; i < channels_.size(); ++i) {
+    Channel& channel = channels_[i];
+    if (reasons[i].empty()) continue;
+    if (cancelling_ || !channel.suspicion.silent(connector_->addresses(), others)) {
+      leave(channel, reasons[i]);
+    } else if (lost.empty()) {
+      lost = reasons[i];
     }
   }
-  return true;
+  if (lost.empty()) return true;
+  connection_lost("broker " + connection_->peer() + ": " + lost +
+                  ": is the node cut off from its cluster?");
+  return false;
+}
+
+// At a tick: what a queue has had time to answer, and has not. Empty: nothing.
+std::string Session::unanswered(Channel& channel) {
+  Channel::Check& check = channel.check;
+  std::optional<std::pair<std::uint64_t, std::size_t>> asked;
+  if (channel.state == Channel::State::setting_up && channel.step_sent) {
+    asked.emplace(channel.subscription, channel.step);
+  }
+  // What a broker has begun for a queue without a leader it goes on with for seconds after there is
+  // one.
+  if (std::exchange(check.setting_up, asked) == asked && asked) {
+    return describe(channel.steps[channel.step]) + ": no answer";
+  }
+  if (channel.state != Channel::State::consuming) return {};
+  const bool stream = channel.settings.stream || channel.settings.declaration.type == "stream";
+  if (stream || !may_ask_ || check.refused) {
+    answers(channel);
+    return {};
+  }
+  switch (check.policy.tick(channel.settlement.next_tag())) {
+    case QueueCheck::Next::lost: return "queue '" + channel.settings.name + "' does not answer";
+    case QueueCheck::Next::ask:
+      if (check.steps.empty()) {
+        check.steps = queue_check_steps(channel.settings.name, check.open);
+      }
+      break;
+    case QueueCheck::Next::nothing: break;
+  }
+  if (channel.settlement.next_tag() > 1) answers(channel);
+  return {};
+}
+
+// Probes go one after another: those in line wait for no answer.
+bool Session::probe_unanswered() {
+  const auto asked = probe_asked_ ? std::optional(probes_sent_) : std::nullopt;
+  return std::exchange(probe_seen_, asked) == asked && asked;
+}
+
+// The heartbeat alone tells now whether the connection is good.
+void Session::leave(Channel& channel, const std::string& reason) {
+  if (cancelling_ && channel.state == Channel::State::setting_up) {
+    channel.state = Channel::State::cancelled;
+  }
+  if (std::exchange(channel.left, true)) return;
+  const bool consuming = channel.state == Channel::State::consuming;
+  const std::string trouble = (consuming ? "it does not answer" : reason) + " at any address";
+  if (!cancelling_ && trouble != channel.trouble) {
+    log_warn("cannot consume", {{"group", group_},
+                                {"queue", channel.settings.name},
+                                {"reason", trouble},
+                                {"retry", "none: its answer is waited for"}});
+    channel.trouble = trouble;
+  }
+  events_.on_change();
+}
+
+void Session::answers(Channel& channel) {
+  channel.suspicion.answered();
+  if (!std::exchange(channel.left, false)) return;
+  channel.trouble.clear();
+  events_.on_change();
 }
 
 void Session::send_check(Channel& channel) {
@@ -448,6 +511,7 @@ Session::Channel* Session::answered_probe() {
 void Session::send_probe(Channel& channel) {
   if (probed_now() != &channel || probe_asked_) return;
   probe_asked_ = true;
+  ++probes_sent_;
   probe_for_ = {queue_of(channel), channel.subscription};
   const Request request = probe_open_ ? channel.probe->next() : Request(ChannelOpen{});
   // A failure shows at the next read.
@@ -480,7 +544,10 @@ void Session::on_ok(ChannelNumber number_, Reply reply, std::string_view text) {
     if (!check.sent || check.steps.empty() || reply_to(check.steps.front()) != reply) return;
     check.sent = false;
     check.steps.erase(check.steps.begin());
-    if (check.steps.empty()) check.policy.answered();
+    if (check.steps.empty()) {
+      check.policy.answered();
+      answers(*asked);
+    }
     return;
   }
   Channel* found = channel(number_);
@@ -525,6 +592,7 @@ void Session::on_ok(ChannelNumber number_, Reply reply, std::string_view text) {
                          {"prefetch", it.settings.prefetch},
                          {"consumer_tag", it.consumer_tag}});
   it.failures = 0;
+  it.left = false;
   it.trouble.clear();
   events_.on_change();
 }
@@ -562,6 +630,7 @@ void Session::on_channel_closed(ChannelNumber number_, int code, std::string_vie
   if (Channel* const asked = checked(number_); asked != nullptr) {
     asked->check = {};  // an answer, too
     asked->check.refused = true;
+    answers(*asked);
     return;
   }
   Channel* found = channel(number_);
@@ -604,6 +673,8 @@ char* Session::on_delivery(const IncomingDelivery& delivery) {
   const std::uint16_t queue = queue_of(*found);
   found->from_stream = found->settings.stream && delivery.stream_offset >= 0;
   if (is_for_lookout(*found, delivery)) return nullptr;
+  // Of a subscription that is answered after all; it goes back with the connection.
+  if (found->left && found->state == Channel::State::cancelled) return nullptr;
   if (state_ == State::closing) {  // to the barrier's consumer
     if (!keeps_order_) finish(queue, delivery.view.delivery_tag, Verdict::hand_back);
     return nullptr;
@@ -720,7 +791,7 @@ void Session::watch_socket() {
 
 bool Session::consuming() const {
   return std::all_of(channels_.begin(), channels_.end(), [](const Channel& channel) {
-    return channel.state == Channel::State::consuming;
+    return channel.state == Channel::State::consuming && !channel.left;
   });
 }
 
@@ -729,7 +800,7 @@ std::string Session::trouble() const {
     return connect_trouble_.empty() ? "connecting" : connect_trouble_;
   }
   for (const Channel& channel : channels_) {
-    if (channel.state == Channel::State::consuming) continue;
+    if (channel.state == Channel::State::consuming && !channel.left) continue;
     return "queue '" + channel.settings.name +
            "': " + (channel.trouble.empty() ? "subscribing" : channel.trouble);
   }
@@ -748,8 +819,8 @@ void Session::end_subscription(Channel& channel) {
       break;
     case Channel::State::down: channel.state = Channel::State::cancelled; break;
     case Channel::State::setting_up:
-      // With a request under way its answer decides; see on_ok().
-      if (channel.step_sent) break;
+      // With a request under way its answer decides; see on_ok(). Or nothing does, to the end.
+      if (channel.step_sent && !(channel.left && cancelling_)) break;
       channel.state =
           channel.consumer_tag.empty() ? Channel::State::cancelled : Channel::State::cancelling;
       break;
@@ -850,6 +921,7 @@ void Session::arm_timer() {
   if (state_ == State::waiting) when = std::min(when, reconnect_at_);
   if (state_ == State::connected || state_ == State::closing) {
     if (tick_.count() > 0) when = std::min(when, next_tick_);
+    if (renewing_) when = std::min(when, secured_by_ + kSecuring);
     for (const Channel& channel : channels_) {
       if (channel.state == Channel::State::down) when = std::min(when, channel.retry_at);
       if (channel.state == Channel::State::consuming) when = std::min(when, channel.ends_before_at);
@@ -880,6 +952,10 @@ void Session::on_timer() {
         channel.state = Channel::State::cancelled;
         not_secured(channel, "the broker has not answered in time");
       }
+    }
+    if (renewing_ && now >= secured_by_ + kSecuring) {
+      connection_lost("broker " + connection_->peer() + ": close: no answer");
+      return;
     }
     for (Channel& channel : channels_) {
       if (channel.state != Channel::State::consuming || now < channel.ends_before_at) continue;

@@ -6,6 +6,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "common/event_loop.h"
@@ -153,13 +154,16 @@ class Session final : private ConnectionEvents {
     std::uint64_t subscription = 0;  // grows with each one begun
     struct Check {
       QueueCheck policy;
-      std::vector<Request> steps;             // those that are not answered yet
-      bool sent = false;                      // the first of them
-      bool open = false;                      // its channel
-      bool refused = false;                   // by the broker, for this subscription
-      std::optional<std::size_t> setting_up;  // the step it was at at the latest tick
+      std::vector<Request> steps;  // those that are not answered yet
+      bool sent = false;           // the first of them
+      bool open = false;           // its channel
+      bool refused = false;        // by the broker, for this subscription
+      // What it waited for at the latest tick while it was set up: subscription and step.
+      std::optional<std::pair<std::uint64_t, std::size_t>> setting_up;
       bool has_step_to_send() const { return !steps.empty() && !sent; }
     } check;
+    Suspicion suspicion;
+    bool left = false;  // silent at every address: nobody waits for its answer
     bool has_step_to_send() const {
       return lookout == Lookout::to_cancel ||
              (!step_sent && (state == State::setting_up || state == State::cancelling ||
@@ -212,6 +216,10 @@ class Session final : private ConnectionEvents {
   }
   Channel* checked(ChannelNumber number);
   bool check_queues();
+  std::string unanswered(Channel& channel);
+  bool probe_unanswered();
+  void leave(Channel& channel, const std::string& reason);
+  void answers(Channel& channel);
   void send_check(Channel& channel);
   void send_ops();
   void on_timer();
@@ -259,7 +267,9 @@ class Session final : private ConnectionEvents {
   bool probe_open_ = false;
   bool probe_asked_ = false;
   std::pair<std::uint16_t, std::uint64_t> probe_for_;  // queue and subscription of what was asked
-  std::vector<SettleOp> ops_;                          // scratch
+  std::uint64_t probes_sent_ = 0;
+  std::optional<std::uint64_t> probe_seen_;  // the one not answered at the latest tick
+  std::vector<SettleOp> ops_;                // scratch
   bool readable_ = false;
 
   EventSource connector_source_;

@@ -35,6 +35,7 @@ using SslConnection = std::unique_ptr<SSL, Freed<SSL_free>>;
 using Names = std::unique_ptr<GENERAL_NAMES, Freed<GENERAL_NAMES_free>>;
 
 constexpr std::size_t kMostNames = 10;  // of a certificate, in an error
+constexpr const char* kLate = "the broker has not finished the handshake in time";
 
 // ---- The socket, as OpenSSL's own would raise SIGPIPE and keep no errno.
 
@@ -44,6 +45,9 @@ struct Socket {
   bool ended = false;  // the peer has
   std::array<char, 8> first{};
   std::size_t first_size = 0;  // of what was received at all
+  // Nothing is received after it: OpenSSL may read on and on in one call.
+  TimePoint deadline = TimePoint::max();
+  bool late = false;
 };
 
 Socket& socket_of(BIO* bio) { return *static_cast<Socket*>(BIO_get_data(bio)); }
@@ -51,6 +55,10 @@ Socket& socket_of(BIO* bio) { return *static_cast<Socket*>(BIO_get_data(bio)); }
 int receive(BIO* bio, char* to, std::size_t size, std::size_t* got) {
   Socket& socket = socket_of(bio);
   BIO_clear_retry_flags(bio);
+  if (socket.deadline != TimePoint::max() && Clock::now() >= socket.deadline) {
+    socket.late = true;
+    return 0;
+  }
   const ssize_t n = ::recv(socket.fd, to, size, MSG_DONTWAIT);
   if (n > 0) {
     *got = static_cast<std::size_t>(n);
@@ -152,7 +160,10 @@ std::string names_of(X509* certificate) {
     if (type == GEN_DNS) {
       found.push_back(
           escape({reinterpret_cast<const char*>(data), static_cast<std::size_t>(size)}, 100));
-    } else if (::inet_ntop(size == 4 ? AF_INET : AF_INET6, data, address, sizeof address)) {
+    } else if (size != sizeof(in_addr) && size != sizeof(in6_addr)) {
+      found.push_back("an address of " + std::to_string(size) + " bytes");
+    } else if (::inet_ntop(size == sizeof(in_addr) ? AF_INET : AF_INET6, data, address,
+                           sizeof address) != nullptr) {
       found.emplace_back(address);
     }
   }
@@ -355,6 +366,7 @@ std::string Tls::Impl::why_lost() const {
       why == SSL_R_VERSION_TOO_LOW) {
     return about_alert(SSL_AD_PROTOCOL_VERSION);
   }
+  if (socket.late) return kLate;
   if (socket.error != 0) return errno_text("the handshake", socket.error);
   if (socket.ended) return "the broker closed the connection during the handshake";
   return reason();
@@ -386,6 +398,7 @@ Result<void> Tls::Impl::prepare(const std::string& host) {
   SSL_set_app_data(session.get(), this);
   name = settings.server_name.empty() ? host : settings.server_name;
   if (name.ends_with('.')) name.pop_back();  // certificates do not have it
+  if (name.empty()) return Error{"the name of the broker: expected one, found '.'"};
   SSL_set_hostflags(session.get(), X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS);
   const bool named =
       is_ip_address(name)
@@ -402,6 +415,7 @@ Result<void> Tls::Impl::prepare(const std::string& host) {
 }
 
 Result<void> Tls::Impl::shake_hands(TimePoint deadline) {
+  socket.deadline = deadline;
   while (true) {
     ERR_clear_error();
     const int done = SSL_connect(session.get());
@@ -411,8 +425,9 @@ Result<void> Tls::Impl::shake_hands(TimePoint deadline) {
     const auto ready =
         wait_for(socket.fd, error == SSL_ERROR_WANT_READ ? POLLIN : POLLOUT, deadline);
     if (!ready) return Error{ready.error()};
-    if (!*ready) return Error{"the broker has not finished the handshake in time"};
+    if (!*ready) return Error{kLate};
   }
+  socket.deadline = TimePoint::max();
   established = true;
   return {};
 }

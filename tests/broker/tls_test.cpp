@@ -220,6 +220,21 @@ TEST_CASE("who logs in by a certificate is its user, and what is wrong is said",
     INFO(listed.output);
     CHECK(listed.status == exited(0));
     CHECK(broker.message_count(queue) == 1);
+    const std::string careless = files.write(
+        "careless.yaml",
+        config_text({.broker = "{ url: \"" + node.url() + "\", tls: { insecure: true } }",
+                     .groups = group_of(queue, "append_id", "file: /dev/null")}));
+    const std::vector<std::string> publish = {"publish", "--config", careless,
+                                              "--queue", queue,      "x"};
+    const RunResult unverified = run_lope(publish, {}, 60s);
+    CHECK(unverified.status == exited(0));
+    CHECK_THAT(unverified.output, Contains("the broker's certificate is not verified"));
+    std::vector<std::string> with_ca = publish;
+    with_ca.insert(with_ca.end(), {"--ca", certificates.at("other.pem")});
+    const RunResult verified = run_lope(with_ca, {}, 60s);
+    CHECK(verified.status == exited(75));
+    CHECK_THAT(verified.output,
+               Contains("is not signed by a known CA") && !Contains("not verified"));
   }
 }
 

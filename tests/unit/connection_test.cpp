@@ -88,7 +88,9 @@ Properties full() {
 
 class Recorder final : public ConnectionEvents {
  public:
-  void on_ok(ChannelNumber, Reply, std::string_view) override {}
+  void on_ok(ChannelNumber, Reply reply, std::string_view) override {
+    closed = closed || reply == Reply::connection_close;
+  }
   char* on_delivery(const IncomingDelivery& delivery) override {
     properties = delivery.properties;
     body.assign(delivery.body_size, '?');
@@ -104,6 +106,7 @@ class Recorder final : public ConnectionEvents {
 
   std::string properties, body;
   bool complete = false;
+  bool closed = false;
 };
 
 }  // namespace
@@ -132,6 +135,10 @@ TEST_CASE("a login that fails says why", "[unit][connection]") {
            method(0, 10, 50, number(403, 2) + short_text("GO\naway") + number(0, 4)),
        "403 GO\\naway"},
       {deliver(1, 1, 0), "the broker sends what nobody asked for"},
+      {start("PLAIN") + start("PLAIN"), "unexpected method AMQP_CONNECTION_START_METHOD"},
+      {method(0, 10, 41, short_text("")), "unexpected method AMQP_CONNECTION_OPEN_OK_METHOD"},
+      {start("PLAIN") + method(0, 10, 41, short_text("")),
+       "unexpected method AMQP_CONNECTION_OPEN_OK_METHOD"},
   }));
   CAPTURE(row.expected);
   const TcpServer broker(row.answer);
@@ -140,6 +147,29 @@ TEST_CASE("a login that fails says why", "[unit][connection]") {
   REQUIRE_FALSE(opened);
   CHECK(opened.error() ==
         "broker " + broker.url().substr(7) + ": log in as 'guest' to vhost '/': " + row.expected);
+}
+
+TEST_CASE("how many channels there may be is what the broker says", "[unit][connection]") {
+  const TcpServer broker(login());
+  CHECK(connect(broker)->channel_max() == 2047);
+}
+
+TEST_CASE("a close-ok that nobody asked for is the end of the connection", "[unit][connection]") {
+  const std::string close_ok = method(0, 10, 51, "");
+  const TcpServer broker(login() + close_ok);
+  const auto connection = connect(broker);
+  Recorder events;
+  REQUIRE(eventually(10s, [&] { return !connection->pump(events, 100).ok(); }));
+  CHECK_FALSE(events.closed);
+}
+
+TEST_CASE("a close is answered", "[unit][connection]") {
+  const TcpServer broker(login(), {{std::string("\0\x0a\0\x32", 4), method(0, 10, 51, "")}});
+  const auto connection = connect(broker);
+  REQUIRE(connection->send_close().ok());
+  Recorder events;
+  CHECK(eventually(10s, [&] { return !connection->pump(events, 100).ok() || events.closed; }));
+  CHECK(events.closed);
 }
 
 TEST_CASE("a copy has all properties of its original, and headers of every kind byte for byte",

@@ -49,4 +49,26 @@ TEST_CASE("a silent queue is asked, and lost when it does not answer", "[unit][q
   }
 }
 
+TEST_CASE("a queue that is silent at every address costs the others no more connections",
+          "[unit][queue_check]") {
+  constexpr std::size_t kAddresses = 2;
+  Suspicion suspicion;
+  CHECK(suspicion.silent(kAddresses, true));
+  CHECK(suspicion.silent(kAddresses, true));
+  CHECK_FALSE(suspicion.silent(kAddresses, true));
+  CHECK_FALSE(suspicion.silent(kAddresses, true));
+  // Nothing is lost by going on where nothing comes.
+  CHECK(suspicion.silent(kAddresses, false));
+  CHECK_FALSE(suspicion.silent(kAddresses, true));
+  suspicion.answered();
+  CHECK(suspicion.silent(kAddresses, true));
+}
+
+TEST_CASE("a connection over which nothing comes is given up at each address",
+          "[unit][queue_check]") {
+  Suspicion suspicion;
+  for (int i = 0; i < 10; ++i) CHECK(suspicion.silent(2, false));
+  CHECK(suspicion.silent(2, true));
+}
+
 }  // namespace lope::consumer

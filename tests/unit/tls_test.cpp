@@ -8,9 +8,12 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 
+#include <atomic>
 #include <catch2/catch.hpp>
+#include <cerrno>
 #include <memory>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "common/fd.h"
@@ -128,6 +131,58 @@ TEST_CASE("a peer is trusted by its CA and its name", "[unit][tls]") {
         "'CN=ca'");
   other.insecure = true;
   CHECK(meet(peer.port(), other, "elsewhere") == "TLSv1.3");
+
+  // Without a name nothing would be compared.
+  named.server_name = ".";
+  const std::string none = "the name of the broker: expected one, found '.'";
+  CHECK(meet(peer.port(), named, "mq.example") == none);
+  CHECK(meet(peer.port(), known, ".") == none);
+}
+
+TEST_CASE("a certificate's addresses are shown, whatever their lengths", "[unit][tls]") {
+  const Certificates certificates;
+  // Three IP addresses, of 1, 4 and 5 bytes.
+  certificates.sign("server", "DER:30:10:87:01:0A:87:04:0A:00:00:01:87:05:01:02:03:04:05");
+  const Peer peer(certificates, "server");
+  CHECK(meet(peer.port(), trusting(certificates.at("ca.pem"))) ==
+        "the broker's certificate has another name: expected '127.0.0.1', found 'an address of 1 "
+        "bytes', '10.0.0.1', 'an address of 5 bytes', 'server'");
+}
+
+TEST_CASE("a handshake has its end in time, however much the peer sends", "[unit][tls]") {
+  // HelloRequests, which a client passes over one after another.
+  std::string record("\x16\x03\x03\x04\x00", 5);
+  record.append(1024, '\0');
+  std::string flood;
+  for (int i = 0; i < 10'000; ++i) flood += record;
+  std::atomic<bool> stop = false;
+  UniqueFd listener(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  socklen_t size = sizeof address;
+  REQUIRE(::bind(listener.get(), reinterpret_cast<sockaddr*>(&address), size) == 0);
+  REQUIRE(::listen(listener.get(), 1) == 0);
+  REQUIRE(::getsockname(listener.get(), reinterpret_cast<sockaddr*>(&address), &size) == 0);
+  std::thread peer([&] {
+    const UniqueFd fd(::accept(listener.get(), nullptr, nullptr));
+    const TimePoint end = Clock::now() + 10s;
+    std::size_t at = 0;
+    while (!stop && Clock::now() < end) {
+      if (!*wait_for(fd.get(), POLLOUT, Clock::now() + 100ms)) continue;
+      const ssize_t n =
+          ::send(fd.get(), flood.data() + at, flood.size() - at, MSG_NOSIGNAL | MSG_DONTWAIT);
+      if (n < 0 && errno != EAGAIN) return;
+      if (n > 0) at = (at + static_cast<std::size_t>(n)) % flood.size();
+    }
+  });
+  const TimePoint begun = Clock::now();
+  const std::string met = meet(ntohs(address.sin_port), {}, "127.0.0.1", 300ms);
+  const auto took = Clock::now() - begun;
+  stop = true;
+  peer.join();
+  CHECK(met == "the broker has not finished the handshake in time");
+  CHECK(took < 5s);
 }
 
 TEST_CASE("a certificate is trusted in its time alone", "[unit][tls]") {

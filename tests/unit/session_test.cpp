@@ -1,0 +1,309 @@
+// How long a Session waits for whom. The broker is a thread that answers what it is told to.
+#include "consumer/session.h"
+
+#include <arpa/inet.h>
+#include <netinet/in.h>
+#include <poll.h>
+#include <sys/socket.h>
+
+#include <atomic>
+#include <catch2/catch.hpp>
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "common/broker_url.h"
+#include "common/fd.h"
+#include "consumer/publisher.h"
+#include "support/amqp_properties.h"
+#include "support/eventually.h"
+
+namespace lope::consumer {
+
+using namespace lope::test;
+using Catch::Contains;
+
+namespace {
+
+// The method of that class and id on that channel.
+struct Asked {
+  int channel, of_class, id;
+  bool is(int other_class, int other_id) const { return of_class == other_class && id == other_id; }
+};
+
+// What a broker that has everything answers; nothing: only heartbeats come.
+std::string usual_answer(const Asked& asked) {
+  const int channel = asked.channel;
+  if (asked.is(10, 50)) return method(0, 10, 51, "");
+  if (asked.is(20, 10)) return method(channel, 20, 11, long_text(""));
+  if (asked.is(50, 10)) {
+    return method(channel, 50, 11, short_text("q") + number(0, 4) + number(0, 4));
+  }
+  if (asked.is(60, 10)) return method(channel, 60, 11, "");
+  if (asked.is(60, 20)) return method(channel, 60, 21, short_text("tag"));
+  if (asked.is(60, 30)) return method(channel, 60, 31, short_text("tag"));
+  if (asked.is(85, 10)) return method(channel, 85, 11, "");
+  return "";
+}
+
+class FakeBroker {
+ public:
+  using Answer = std::function<std::string(const Asked&)>;
+  // `late`: each answer on that channel comes so much later.
+  explicit FakeBroker(Answer answer, int slow_channel = -1, std::chrono::milliseconds late = 0ms)
+      : answer_(std::move(answer)), slow_channel_(slow_channel), late_(late) {
+    listener_ = UniqueFd(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    sockaddr_in address{};
+    address.sin_family = AF_INET;
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    socklen_t size = sizeof address;
+    auto* const name = reinterpret_cast<sockaddr*>(&address);
+    REQUIRE(::bind(listener_.get(), name, size) == 0);
+    REQUIRE(::listen(listener_.get(), 10) == 0);
+    REQUIRE(::getsockname(listener_.get(), name, &size) == 0);
+    port_ = ntohs(address.sin_port);
+    thread_ = std::thread([this] { serve(); });
+  }
+  ~FakeBroker() {
+    stop_ = true;
+    thread_.join();
+  }
+  FakeBroker(const FakeBroker&) = delete;
+  FakeBroker& operator=(const FakeBroker&) = delete;
+
+  BrokerSettings settings(std::size_t addresses) const {
+    BrokerSettings settings;
+    const auto url = parse_broker_url("amqp://127.0.0.1:" + std::to_string(port_));
+    settings.addresses.assign(addresses, url->address);
+    settings.heartbeat = std::chrono::seconds(1);
+    return settings;
+  }
+  int connections() const { return connections_; }
+
+ private:
+  void serve() {
+    while (!stop_) {
+      std::vector<pollfd> wanted{{listener_.get(), POLLIN, 0}};
+      for (const auto& [fd, peer] : peers_) wanted.push_back({fd, POLLIN, 0});
+      ::poll(wanted.data(), wanted.size(), 5);
+      if (wanted.front().revents != 0) {
+        UniqueFd fd(::accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC));
+        ++connections_;
+        const int number = fd.get();
+        peers_[number].fd = std::move(fd);
+        say(peers_[number], login(text_field("version", "3.12.0")));
+      }
+      for (std::size_t i = 1; i < wanted.size(); ++i) {
+        if (wanted[i].revents != 0 && !receive(peers_[wanted[i].fd])) peers_.erase(wanted[i].fd);
+      }
+      for (auto& [fd, peer] : peers_) {
+        if (peer.late.empty() || Clock::now() < peer.late_at) continue;
+        say(peer, std::exchange(peer.late, {}));
+      }
+    }
+  }
+
+  struct Peer {
+    UniqueFd fd;
+    std::string received, late;
+    bool greeted = false;
+    TimePoint late_at{};
+  };
+
+  static void say(Peer& peer, const std::string& bytes) {
+    (void)!::send(peer.fd.get(), bytes.data(), bytes.size(), MSG_NOSIGNAL);
+  }
+
+  bool receive(Peer& peer) {
+    char bytes[4096];
+    const ssize_t n = ::recv(peer.fd.get(), bytes, sizeof bytes, 0);
+    if (n <= 0) return false;
+    peer.received.append(bytes, static_cast<std::size_t>(n));
+    if (!peer.greeted && peer.received.size() >= 8) {
+      peer.greeted = true;
+      peer.received.erase(0, 8);
+    }
+    const auto at = [&peer](std::size_t i, std::size_t size) {
+      std::size_t value = 0;
+      for (std::size_t end = i + size; i < end; ++i) {
+        value = value << 8 | static_cast<unsigned char>(peer.received[i]);
+      }
+      return value;
+    };
+    while (peer.greeted && peer.received.size() >= 8 && peer.received.size() >= at(3, 4) + 8) {
+      if (at(0, 1) == 8) say(peer, frame(8, 0, ""));
+      if (at(0, 1) == 1) {
+        const Asked asked{static_cast<int>(at(1, 2)), static_cast<int>(at(7, 2)),
+                          static_cast<int>(at(9, 2))};
+        if (asked.channel == slow_channel_) {
+          peer.late += answer_(asked);
+          peer.late_at = Clock::now() + late_;
+        } else {
+          say(peer, answer_(asked));
+        }
+      }
+      peer.received.erase(0, at(3, 4) + 8);
+    }
+    return true;
+  }
+
+  const Answer answer_;
+  const int slow_channel_;
+  const std::chrono::milliseconds late_;
+  UniqueFd listener_;
+  int port_ = 0;
+  std::map<int, Peer> peers_;
+  std::atomic<int> connections_ = 0;
+  std::atomic<bool> stop_ = false;
+  std::thread thread_;
+};
+
+GroupSettings group_with(std::size_t queues) {
+  GroupSettings group;
+  group.name = "g";
+  for (std::size_t i = 0; i < queues; ++i) {
+    group.queues.emplace_back().name = "q" + std::to_string(i + 1);
+  }
+  return group;
+}
+
+struct Run {
+  Run(const BrokerSettings& broker, const GroupSettings& group, bool probes = false) {
+    auto made = EventLoop::create();
+    REQUIRE(made.ok());
+    loop = std::move(*made);
+    Session::Events events;
+    events.on_delivery = [](std::uint16_t, std::uint64_t, const IncomingDelivery&) {
+      return static_cast<char*>(nullptr);
+    };
+    events.on_complete = [](std::uint16_t) {};
+    events.on_channel_lost = [](std::uint16_t) {};
+    events.on_change = [] {};
+    if (probes) events.on_probed = [](std::uint16_t, const DeadLetterProbe&) {};
+    auto created = Session::create(*loop, broker, "test", group, *board, std::move(events));
+    REQUIRE(created.ok());
+    session = std::move(*created);
+    session->start();
+  }
+
+  // False: not within that time.
+  bool until(std::chrono::milliseconds limit, const std::function<bool()>& reached) {
+    for (const TimePoint end = Clock::now() + limit; Clock::now() < end;) {
+      if (reached()) return true;
+      REQUIRE(loop->run_once(10ms).ok());
+      while (session->pump()) {
+      }
+      session->flush(true);
+    }
+    return false;
+  }
+
+  std::unique_ptr<GroupBoard> board = std::make_unique<GroupBoard>();
+  std::unique_ptr<EventLoop> loop;
+  std::unique_ptr<Session> session;
+};
+
+}  // namespace
+
+TEST_CASE("a queue that is silent at every address leaves the others their connection",
+          "[unit][session]") {
+  std::atomic<bool> answers = false;
+  const FakeBroker broker([&](const Asked& asked) {
+    return asked.channel == 2 && asked.is(60, 20) && !answers ? "" : usual_answer(asked);
+  });
+  Run run(broker.settings(2), group_with(3));
+  REQUIRE(run.until(20s, [&] {
+    return run.session->trouble() ==
+           "queue 'q2': consume from queue 'q2': no answer at any address";
+  }));
+  CHECK_FALSE(run.session->consuming());
+  const int connections = broker.connections();
+  CHECK(connections == 3);  // each address was tried, and the first again
+  CHECK_FALSE(run.until(2s, [&] { return broker.connections() > connections; }));
+
+  SECTION("and does not keep the group from ending") {
+    run.session->cancel();
+    CHECK(run.until(10s, [&] { return run.session->cancelled(); }));
+    run.session->close(Clock::now() + 10s);
+    CHECK(run.until(10s, [&] { return run.session->closed(); }));
+    CHECK(broker.connections() == connections);
+  }
+}
+
+TEST_CASE("a queue that was consumed from and answers at no address is left to itself",
+          "[unit][session]") {
+  constexpr int kCheckOfSecond = 5;  // behind two queues and the probe
+  const FakeBroker broker([&](const Asked& asked) {
+    return asked.channel == kCheckOfSecond && asked.is(60, 20) ? "" : usual_answer(asked);
+  });
+  Run run(broker.settings(2), group_with(2));
+  REQUIRE(run.until(30s, [&] {
+    return run.session->trouble() == "queue 'q2': it does not answer at any address";
+  }));
+  CHECK(broker.connections() == 3);
+  CHECK_FALSE(run.until(2s, [&] { return broker.connections() > 3; }));
+}
+
+TEST_CASE("a broker that answers nothing is left each time", "[unit][session]") {
+  const FakeBroker broker([&](const Asked&) { return ""; });
+  Run run(broker.settings(2), group_with(2));
+  CHECK(run.until(30s, [&] { return broker.connections() >= 5; }));
+}
+
+TEST_CASE("queues in line for their probe are not taken for silent ones", "[unit][session]") {
+  constexpr int kQueues = 8;
+  // Each answer in time, all together much later than one may be.
+  const FakeBroker broker(usual_answer, kQueues + 1, 120ms);
+  Run run(broker.settings(2), group_with(kQueues), true);
+  CHECK(run.until(20s, [&] { return run.session->consuming(); }));
+  CHECK(broker.connections() == 1);
+}
+
+TEST_CASE("a probe that is not answered ends the connection", "[unit][session]") {
+  const FakeBroker broker(
+      [&](const Asked& asked) { return asked.channel == 3 ? "" : usual_answer(asked); });
+  Run run(broker.settings(2), group_with(2), true);
+  CHECK(run.until(20s, [&] { return broker.connections() >= 2; }));
+}
+
+TEST_CASE("a close that is not answered does not keep an ordered group", "[unit][session]") {
+  const FakeBroker broker(
+      [&](const Asked& asked) { return asked.is(10, 50) ? "" : usual_answer(asked); });
+  GroupSettings group = group_with(1);
+  group.order.by = OrderSettings::By::routing_key;
+  Run run(broker.settings(1), group);
+  REQUIRE(run.until(20s, [&] { return run.session->consuming(); }));
+  run.session->renew();
+  CHECK(run.until(20s, [&] { return broker.connections() >= 2 && run.session->consuming(); }));
+}
+
+TEST_CASE("a publisher leaves a node that does not make what it needs", "[unit][publisher]") {
+  const FakeBroker broker(
+      [&](const Asked& asked) { return asked.is(50, 10) ? "" : usual_answer(asked); });
+  auto loop = EventLoop::create();
+  REQUIRE(loop.ok());
+  Publisher::Events events;
+  events.on_fate = [](std::unique_ptr<Outbound>, Fate, const std::string&) {};
+  events.steps_for = [](const std::string& need) {
+    return std::vector<Request>{QueueDeclare{need, {}, false}};
+  };
+  auto publisher = Publisher::create(**loop, broker.settings(2), "test", "g", std::move(events));
+  REQUIRE(publisher.ok());
+  auto outbound = std::make_unique<Outbound>();
+  outbound->cause = 1;
+  outbound->need = "q";
+  (*publisher)->publish(std::move(outbound));
+  for (const TimePoint end = Clock::now() + 20s; Clock::now() < end;) {
+    if (broker.connections() >= 2) break;
+    REQUIRE((*loop)->run_once(10ms).ok());
+    while ((*publisher)->pump()) {
+    }
+    (*publisher)->flush();
+  }
+  CHECK(broker.connections() >= 2);
+}
+
+}  // namespace lope::consumer
