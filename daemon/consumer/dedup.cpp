@@ -37,7 +37,9 @@ Dedup::Dedup(const GroupSettings& group, Events events)
 void Dedup::take_settings(const GroupSettings& group) {
   on_failure_ = group.dedup.on_store_failure;
   too_soon_ = group.dedup.too_soon;
-  times_ = {dedup_lease(group), group.dedup.window, group.dedup.min_interval};
+  const milliseconds lease = dedup_lease(group);
+  if (lease < times_.lease) renew_at_ = {};  // what has been claimed goes by the new one at once
+  times_ = {lease, group.dedup.window, group.dedup.min_interval};
 }
 
 Dedup::Entry* Dedup::find(std::uint64_t token) {
@@ -178,6 +180,7 @@ void Dedup::take(const std::vector<DedupAnswer>& answers, const std::string& tro
   if (!trouble.empty()) {
     fail(trouble, now);
   } else if (works) {
+    if (!trouble_.empty()) renew_at_ = {};  // who knows what has lapsed meanwhile
     trouble_.clear();
     failures_ = 0;
   }
@@ -228,7 +231,10 @@ void Dedup::answer(const DedupAnswer& answer, TimePoint now) {
         return;
       }
       entry->behind = 0;
-      return wait(*entry, "its key was begun within min_interval", answer.wait, now);
+      // Longer than the interval it is only where a clock was set back or the interval made
+      // shorter.
+      return wait(*entry, "its key was begun within min_interval",
+                  std::min(answer.wait, std::max(times_.min_interval, kAskSeldom)), now);
     case DedupAnswer::Kind::taken:
       if (const Entry* const other = find(answer.by); answer.by != 0) {
         if (other == nullptr) return ask(*entry, answer.by);
@@ -286,7 +292,7 @@ TimePoint Dedup::tend(TimePoint now) {
     }
   }
   if (now >= renew_at_) {
-    if (renew_at_ != TimePoint{} && trouble_.empty()) {
+    if (!stuck_) {
       for (const Entry& entry : entries_) {
         if (entry.stage != Stage::claimed) continue;
         ops_.push_back({.kind = DedupOp::Kind::renew, .token = entry.token, .key = entry.key});

@@ -2,7 +2,6 @@
 
 #include <fcntl.h>
 #include <lmdb.h>
-#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -11,6 +10,7 @@
 #include <cstdio>
 #include <cstring>
 #include <filesystem>
+#include <optional>
 #include <string_view>
 #include <system_error>
 #include <utility>
@@ -30,6 +30,8 @@ constexpr const char* kLock = "/lock.mdb";
 constexpr const char* kAside = "/data.mdb.aside";
 constexpr const char* kState = "/state";
 constexpr const char* kClean = "clean";
+// One text takes the place of another at once, whatever happens on the way.
+constexpr std::size_t kStateSize = 64;
 // So many processes in a row may die shortly after they have opened it.
 constexpr int kMaxDeaths = 8;
 constexpr int kMaxTries = 16;
@@ -42,8 +44,8 @@ constexpr std::size_t kUnwrittenPages = 256;
 
 struct ClaimRecord {
   std::uint64_t token;
-  std::int64_t until_ms;
-};  // and the owner behind it
+  std::int64_t until_ms;  // since the machine was started: nobody can set that clock
+};                        // and the owner behind it
 struct DoneRecord {
   std::int64_t until_ms;  // it is a double until then
   std::int64_t next_ms;   // the key is not begun before
@@ -79,32 +81,65 @@ std::uint64_t number_of(const MDB_val& key) {
   return number;
 }
 
-// Of the file, and not of what is asked of it.
+// Of the file, and not of what is asked of it. A transaction is bad where LMDB has passed over what
+// it found damaged: all that it has told ends one here.
 bool is_damage(int error) {
   return error == MDB_CORRUPTED || error == MDB_PAGE_NOTFOUND || error == MDB_INVALID ||
          error == MDB_VERSION_MISMATCH || error == MDB_CURSOR_FULL || error == MDB_PAGE_FULL ||
-         error == MDB_INCOMPATIBLE;
+         error == MDB_INCOMPATIBLE || error == MDB_BAD_TXN;
 }
 
-// The process ends behind this: what was found damaged is not to be found by the next one.
-void on_assertion(MDB_env* env, const char* text) {
-  const char* folder = nullptr;
-  if (::mdb_env_get_path(env, &folder) == 0 && folder != nullptr) {
-    const std::string path(folder);
-    ::rename((path + kData).c_str(), (path + kAside).c_str());
-    ::unlink((path + kLock).c_str());
-  }
-  log_error("dedup store is damaged",
-            {{"folder", folder == nullptr ? "" : folder}, {"reason", text}});
+// What is locked of the state's file, a byte each, behind all that it holds.
+enum class Lock : off_t {
+  in_use =
+      1 << 20,  // shared: by who has the environment open; alone: by who says what became of it
+  changing,     // by who opens it or sets it aside
+};
+
+// Not flock(), which gives up a shared lock before it finds that it cannot have it alone.
+bool set_lock(const UniqueFd& file, Lock which, int kind, bool wait = false) {
+  struct flock range {};
+  range.l_type = static_cast<decltype(range.l_type)>(kind);
+  range.l_whence = SEEK_SET;
+  range.l_start = static_cast<off_t>(which);
+  range.l_len = 1;
+  int result = 0;
+  do {
+    result = ::fcntl(file.get(), wait ? F_OFD_SETLKW : F_OFD_SETLK, &range);
+  } while (result != 0 && errno == EINTR);
+  return result == 0;
+}
+
+// How many died, in "open BOOT DEATHS" of this boot; nothing: it says something else.
+std::optional<int> deaths_of(const std::string& state, const std::string& boot) {
+  const std::string begin = "open " + boot + " ";
+  if (boot.empty() || !state.starts_with(begin)) return std::nullopt;
+  int deaths = 0;
+  char end = 0;
+  if (std::sscanf(state.c_str() + begin.size(), "%d%c", &deaths, &end) != 1) return std::nullopt;
+  return deaths;
+}
+
+std::string open_state(int deaths) { return "open " + boot_id() + " " + std::to_string(deaths); }
+
+Result<std::string> read_state(const UniqueFd& file, const std::string& path) {
+  char text[2 * kStateSize];
+  const ssize_t n = ::pread(file.get(), text, sizeof text, 0);
+  if (n < 0) return Error{errno_text("dedup store: read '" + path + "'", errno)};
+  std::string state(text, static_cast<std::size_t>(n));
+  while (!state.empty() && (state.back() == ' ' || state.back() == '\n')) state.pop_back();
+  return state;
 }
 
 std::int64_t now_ms() { return static_cast<std::int64_t>(unix_ms()); }
+std::int64_t uptime_ms() { return static_cast<std::int64_t>(monotonic_ns() / 1'000'000); }
 
 }  // namespace
 
 struct DedupLocal::Turn {
   MDB_txn* txn;
   std::int64_t now;
+  std::int64_t uptime;
   const DedupTimes& times;
   MDB_cursor* log = nullptr;
 };
@@ -120,8 +155,20 @@ DedupLocal::~DedupLocal() {
   const bool synced = ::mdb_env_sync(env_, 1) == 0;
   ::mdb_env_close(env_);
   env_ = nullptr;
-  // The last one says that all is there.
-  if (synced && ::flock(state_.get(), LOCK_EX | LOCK_NB) == 0) write_state(kClean);
+  if (synced) say_that_it_is_closed();
+}
+
+// The last one does, and of two that end at once the later.
+void DedupLocal::say_that_it_is_closed() {
+  set_lock(state_, Lock::in_use, F_UNLCK);
+  if (!set_lock(state_, Lock::in_use, F_WRLCK)) return;
+  // Another may have come and died since.
+  const UniqueFd data(::open((folder_ + kData).c_str(), O_RDWR | O_CLOEXEC));
+  if (!data.valid() || ::fdatasync(data.get()) != 0) return;
+  if (auto written = write_state(kClean); !written) {
+    log_warn("dedup store: its state cannot be written",
+             {{"folder", folder_}, {"reason", written.error()}});
+  }
 }
 
 Error DedupLocal::failure(int error) const {
@@ -139,13 +186,21 @@ Result<void> DedupLocal::open() {
   const std::string path = folder_ + kState;
   state_.reset(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
   if (!state_.valid()) return Error{errno_text("dedup store: open '" + path + "'", errno)};
-  if (::flock(state_.get(), LOCK_EX | LOCK_NB) == 0) {
-    if (auto looked = look_at_state(); !looked) return looked;
+  if (!set_lock(state_, Lock::changing, F_WRLCK, true)) {
+    return Error{errno_text("dedup store: lock '" + path + "'", errno)};
   }
-  // Others have it open: it is as they say.
-  if (::flock(state_.get(), LOCK_SH) != 0) {
-    return Error{errno_text("dedup store: flock '" + path + "'", errno)};
+  auto opened = open_alone();
+  if (opened) {
+    set_lock(state_, Lock::changing, F_UNLCK);
+  } else {
+    state_.reset();  // and all its locks
   }
+  return opened;
+}
+
+// No other opens it meanwhile, nor sets it aside.
+Result<void> DedupLocal::open_alone() {
+  if (auto taken = take_state(); !taken) return taken;
   int error = open_environment();
   if (is_damage(error)) {
     set_aside(::mdb_strerror(error));
@@ -155,43 +210,57 @@ Result<void> DedupLocal::open() {
   return {};
 }
 
-// Nobody else has it open. What was not closed in good order before the machine went down is not
-// trusted.
-Result<void> DedupLocal::look_at_state() {
-  char text[128] = {};
-  if (::pread(state_.get(), text, sizeof text - 1, 0) < 0) {
-    return Error{errno_text("dedup store: read '" + folder_ + kState + "'", errno)};
+// It is said to be open, and stays so until it is closed.
+Result<void> DedupLocal::take_state() {
+  if (set_lock(state_, Lock::in_use, F_WRLCK)) {
+    if (auto looked = look_at_state(); !looked) return looked;
   }
-  const std::string boot = boot_id();
-  char then[64] = {};
-  deaths_ = 0;
-  if (std::sscanf(text, "open %63s %d", then, &deaths_) >= 1) {
-    if (boot != then) {
-      set_aside("the machine went down while it was in use");
-      deaths_ = 0;
-    } else if (deaths_ >= kMaxDeaths) {
-      set_aside(std::to_string(deaths_) + " processes died as soon as they had opened it");
-      deaths_ = 0;
-    }
+  // Others have it open, or the last of them is about to say that it is closed.
+  if (!set_lock(state_, Lock::in_use, F_RDLCK, true)) {
+    return Error{errno_text("dedup store: lock '" + folder_ + kState + "'", errno)};
   }
-  write_state("open " + boot + " " + std::to_string(deaths_ + 1));
-  return {};
+  const auto state = read_state(state_, folder_ + kState);
+  if (!state) return Error{state.error()};
+  if (deaths_of(*state, boot_id())) return {};
+  return write_state(open_state(0));
 }
 
-void DedupLocal::write_state(const std::string& text, bool sync) {
-  if (::ftruncate(state_.get(), 0) != 0 ||
-      ::pwrite(state_.get(), text.data(), text.size(), 0) != static_cast<ssize_t>(text.size()) ||
-      (sync && ::fdatasync(state_.get()) != 0)) {
-    log_warn("dedup store: its state cannot be written",
-             {{"folder", folder_}, {"reason", errno_text("write", errno)}});
+// Nobody else has it open. Trusted is what was closed in good order, and what was in use since the
+// machine was started.
+Result<void> DedupLocal::look_at_state() {
+  const auto state = read_state(state_, folder_ + kState);
+  if (!state) return Error{state.error()};
+  const auto deaths = deaths_of(*state, boot_id());
+  deaths_ = deaths.value_or(0);
+  if (!deaths && *state != kClean) {
+    set_aside("the machine went down while it was in use");
+  } else if (deaths_ >= kMaxDeaths) {
+    set_aside(std::to_string(deaths_) + " processes died as soon as they had opened it");
+    deaths_ = 0;
   }
+  return write_state(open_state(deaths_ + 1));
+}
+
+Result<void> DedupLocal::write_state(std::string text, bool sync) {
+  text.resize(kStateSize - 1, ' ');
+  text += '\n';
+  const ssize_t n = ::pwrite(state_.get(), text.data(), text.size(), 0);
+  int error = n < 0 ? errno : 0;
+  if (n >= 0 && n != static_cast<ssize_t>(text.size())) error = ENOSPC;
+  if (error == 0 && sync && ::fdatasync(state_.get()) != 0) error = errno;
+  if (error == 0) return {};
+  return Error{errno_text("dedup store: write '" + folder_ + kState + "'", error)};
 }
 
 int DedupLocal::open_environment() {
+  inode_ = 0;
   if (const int error = ::mdb_env_create(&env_); error != 0) return error;
   const auto attempt = [this]() -> int {
     ::mdb_env_set_maxdbs(env_, 2);
-    ::mdb_env_set_assert(env_, on_assertion);
+    ::mdb_env_set_userctx(env_, this);
+    ::mdb_env_set_assert(env_, [](MDB_env* env, const char* text) {
+      static_cast<DedupLocal*>(::mdb_env_get_userctx(env))->on_assertion(text);
+    });
     if (const int error = ::mdb_env_set_mapsize(env_, map_bytes_); error != 0) return error;
     constexpr unsigned kFlags = MDB_NOSYNC | MDB_NOTLS | MDB_NORDAHEAD;
     if (const int error = ::mdb_env_open(env_, folder_.c_str(), kFlags, 0600); error != 0) {
@@ -238,12 +307,31 @@ void DedupLocal::close() {
   if (env_ != nullptr) ::mdb_env_close(std::exchange(env_, nullptr));
 }
 
-// Kept for those who want to look at it; the one before goes.
+// Another process has set aside what is open here, or somebody has deleted it.
+bool DedupLocal::is_replaced() const {
+  struct stat file {};
+  return ::stat((folder_ + kData).c_str(), &file) != 0 || file.st_ino != inode_;
+}
+
+// Kept for those who want to look at it; the one before goes. False: there is none.
+bool DedupLocal::rename_aside() const {
+  const std::string data = folder_ + kData;
+  if (::rename(data.c_str(), (folder_ + kAside).c_str()) != 0 && errno == ENOENT) return false;
+  ::unlink((folder_ + kLock).c_str());
+  return true;
+}
+
+// The process ends behind this: what was found damaged is not to be found by the next one. Nothing
+// is waited for, since who changes it may wait for us.
+void DedupLocal::on_assertion(const char* text) {
+  if (set_lock(state_, Lock::changing, F_WRLCK) && (inode_ == 0 || !is_replaced())) rename_aside();
+  log_error("dedup store is damaged", {{"folder", folder_}, {"reason", text}});
+}
+
+// Under Lock::changing, and not what another has begun anew.
 void DedupLocal::set_aside(const std::string& reason) {
   close();
-  const std::string data = folder_ + kData;
-  if (::rename(data.c_str(), (folder_ + kAside).c_str()) != 0 && errno == ENOENT) return;
-  ::unlink((folder_ + kLock).c_str());
+  if (!rename_aside()) return;
   log_warn("dedup store set aside", {{"folder", folder_},
                                      {"reason", reason},
                                      {"then", "messages that were done before may be done again"}});
@@ -264,18 +352,15 @@ bool DedupLocal::grow(int error) {
 
 // The first turn has read all that was noted: whoever dies from now on does not die of that.
 void DedupLocal::note_that_it_works() {
-  if (std::exchange(worked_, true) || ::flock(state_.get(), LOCK_EX | LOCK_NB) != 0) return;
-  write_state("open " + boot_id() + " 0", false);
-  ::flock(state_.get(), LOCK_SH);
+  if (std::exchange(worked_, true) || !set_lock(state_, Lock::in_use, F_WRLCK)) return;
+  // Where that fails it counts one death too many.
+  [[maybe_unused]] const auto written = write_state(open_state(0), false);
+  set_lock(state_, Lock::in_use, F_RDLCK);
 }
 
 void DedupLocal::tend() {
   if (env_ == nullptr) return;
-  struct stat file {};
-  if (::stat((folder_ + kData).c_str(), &file) != 0 || file.st_ino != inode_) {
-    close();  // another process has set it aside, or somebody has deleted it
-    return;
-  }
+  if (is_replaced()) return close();
   std::vector<DedupAnswer> none;
   // What fails here fails in the next call too, which says so.
   [[maybe_unused]] const int error = transact({}, {}, none);
@@ -317,7 +402,13 @@ Result<void> DedupLocal::apply(std::span<const DedupOp> ops, const DedupTimes& t
     if (i >= kMaxTries) return failure(error);
     if ((error == MDB_MAP_FULL || error == MDB_MAP_RESIZED) && grow(error)) continue;
     if (is_damage(error)) {
-      set_aside(::mdb_strerror(error));
+      const bool alone = set_lock(state_, Lock::changing, F_WRLCK, true);
+      if (alone && !is_replaced()) {
+        set_aside(::mdb_strerror(error));
+      } else {
+        close();
+      }
+      set_lock(state_, Lock::changing, F_UNLCK);
       continue;
     }
     const Error failed = failure(error);
@@ -329,7 +420,7 @@ Result<void> DedupLocal::apply(std::span<const DedupOp> ops, const DedupTimes& t
 
 int DedupLocal::transact(std::span<const DedupOp> ops, const DedupTimes& times,
                          std::vector<DedupAnswer>& answers) {
-  Turn turn{nullptr, now_ms(), times};
+  Turn turn{nullptr, now_ms(), uptime_ms(), times};
   if (const int error = ::mdb_txn_begin(env_, nullptr, 0, &turn.txn); error != 0) return error;
   dead_.clear();
   const std::uint64_t seen = seen_;
@@ -441,7 +532,7 @@ int DedupLocal::claim(Turn& turn, const DedupOp& op, std::vector<DedupAnswer>& a
     if (error == 0 && take(found, claimed, rest)) {
       const bool own = rest == self_;
       const bool over = own ? claimed.token == op.token || claimed.token == op.instead
-                            : claimed.until_ms <= turn.now || is_void(std::string(rest));
+                            : claimed.until_ms <= turn.uptime || is_void(std::string(rest));
       if (!over) {
         answer.kind = DedupAnswer::Kind::taken;
         answer.by = own ? claimed.token : 0;
@@ -449,10 +540,7 @@ int DedupLocal::claim(Turn& turn, const DedupOp& op, std::vector<DedupAnswer>& a
     }
   }
   if (answer.kind == DedupAnswer::Kind::claimed) {
-    const std::string bytes =
-        bytes_of(ClaimRecord{op.token, turn.now + turn.times.lease.count()}, self_);
-    MDB_val record = value_of(bytes);
-    error = ::mdb_put(turn.txn, claims_, &key, &record, 0);
+    error = put_claim(turn, op);
     if (error != 0) return error;
   }
   answers.push_back(std::move(answer));
@@ -485,19 +573,24 @@ int DedupLocal::drop_claim(Turn& turn, const DedupOp& op, bool& own) {
   return own ? ::mdb_del(turn.txn, claims_, &key, nullptr) : 0;
 }
 
+int DedupLocal::put_claim(Turn& turn, const DedupOp& op) {
+  MDB_val key = value_of(op.key);
+  const std::string bytes =
+      bytes_of(ClaimRecord{op.token, turn.uptime + turn.times.lease.count()}, self_);
+  MDB_val record = value_of(bytes);
+  return ::mdb_put(turn.txn, claims_, &key, &record, 0);
+}
+
 int DedupLocal::renew(Turn& turn, const DedupOp& op) {
   MDB_val key = value_of(op.key);
   MDB_val found{};
   ClaimRecord claimed{};
   std::string_view owner;
   const int error = ::mdb_get(turn.txn, claims_, &key, &found);
-  if (error == MDB_NOTFOUND) return 0;
-  if (error != 0) return error;
-  if (!take(found, claimed, owner) || owner != self_ || claimed.token != op.token) return 0;
-  const std::string bytes =
-      bytes_of(ClaimRecord{op.token, turn.now + turn.times.lease.count()}, self_);
-  MDB_val record = value_of(bytes);
-  return ::mdb_put(turn.txn, claims_, &key, &record, 0);
+  if (error != 0 && error != MDB_NOTFOUND) return error;
+  const bool others =
+      error == 0 && (!take(found, claimed, owner) || owner != self_ || claimed.token != op.token);
+  return others ? 0 : put_claim(turn, op);
 }
 
 // `done_ms` 0: it was only begun.
@@ -548,7 +641,7 @@ int DedupLocal::expire(Turn& turn, std::size_t at_most) {
   return error == MDB_NOTFOUND ? 0 : error;
 }
 
-// Claims whose message never came again. A few at a time, from where the last sweep ended.
+// Claims whose message never came again. Some at a time, from where the last sweep ended.
 int DedupLocal::sweep(Turn& turn) {
   MDB_cursor* cursor = nullptr;
   if (const int error = ::mdb_cursor_open(turn.txn, claims_, &cursor); error != 0) return error;
@@ -558,7 +651,8 @@ int DedupLocal::sweep(Turn& turn) {
   for (std::size_t i = 0; error == 0 && i < kExpiredIdle; ++i) {
     ClaimRecord claimed{};
     std::string_view owner;
-    if (take(found, claimed, owner) && claimed.until_ms <= turn.now) {
+    if (take(found, claimed, owner) &&
+        (claimed.until_ms <= turn.uptime || is_void(std::string(owner)))) {
       error = ::mdb_cursor_del(cursor, 0);
       if (error == 0) error = ::mdb_cursor_get(cursor, &key, &found, MDB_GET_CURRENT);
       if (error == EINVAL) error = MDB_NOTFOUND;  // that was the last one

@@ -56,12 +56,18 @@ class DedupLocal : public DedupStore {
  private:
   struct Turn;
   Result<void> open();
+  Result<void> open_alone();
   int open_environment();
+  Result<void> take_state();
   Result<void> look_at_state();
-  void write_state(const std::string& text, bool sync = true);
+  Result<void> write_state(std::string text, bool sync = true);
   void note_that_it_works();
+  void say_that_it_is_closed();
   void close();
+  bool is_replaced() const;
+  bool rename_aside() const;
   void set_aside(const std::string& reason);
+  void on_assertion(const char* text);
   bool grow(int error);
   int transact(std::span<const DedupOp> ops, const DedupTimes& times,
                std::vector<DedupAnswer>& answers);
@@ -69,6 +75,7 @@ class DedupLocal : public DedupStore {
   int done(Turn& turn, const DedupOp& op);
   int release(Turn& turn, const DedupOp& op);
   int renew(Turn& turn, const DedupOp& op);
+  int put_claim(Turn& turn, const DedupOp& op);
   int note(Turn& turn, const DedupOp& op, std::int64_t done_ms);
   int drop_claim(Turn& turn, const DedupOp& op, bool& own);
   int catch_up(Turn& turn);
@@ -85,7 +92,7 @@ class DedupLocal : public DedupStore {
   MDB_env* env_ = nullptr;
   unsigned claims_ = 0, done_ = 0;
   UniqueFd state_;       // locked: shared while the environment is open
-  ino_t inode_ = 0;      // of the data
+  ino_t inode_ = 0;      // of the data; 0: not known yet
   int deaths_ = 0;       // of processes that had it open, since one worked
   bool worked_ = false;  // since it was opened
   std::string swept_;    // claims before this key were looked at

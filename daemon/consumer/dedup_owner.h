@@ -14,7 +14,7 @@ enum class OwnerLife {
   alive,
   dead,
   other_boot,  // of another machine, or of this one before it was started anew
-  unknown,     // in another namespace of processes, or this is no such name
+  unknown,     // in another namespace of processes, or hidden, or this is no such name
 };
 OwnerLife life_of(std::string_view owner);
 

@@ -17,7 +17,7 @@ struct DedupOp {
     claim,    // answered with claimed, is_done, taken or too_soon
     done,     // answered with noted; the claim is over
     release,  // not answered; the claim is over, as far as it is this one
-    renew,    // not answered; its lease begins anew, as far as it is this one
+    renew,    // not answered; its lease begins anew, unless another has claimed the key
   };
   Kind kind = Kind::claim;
   std::uint64_t token = 0;    // names the claim among all of this process

@@ -2,6 +2,7 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <condition_variable>
 #include <csignal>
@@ -10,7 +11,10 @@
 #include <mutex>
 #include <system_error>
 #include <thread>
+#include <unordered_set>
+#include <utility>
 
+#include "common/clock.h"
 #include "common/fd.h"
 
 namespace lope::consumer {
@@ -18,7 +22,26 @@ namespace lope::consumer {
 namespace {
 
 constexpr std::chrono::seconds kTend{1};
-constexpr std::chrono::seconds kClosing{2};
+// What nobody waits for an answer of is tried again so long after it has failed.
+constexpr std::chrono::seconds kAgain{2};
+
+bool is_answered(const DedupOp& op) {
+  return op.kind == DedupOp::Kind::claim || op.kind == DedupOp::Kind::done;
+}
+
+// Of what has failed, what is to be tried again: a claim that is not released stands in the way,
+// one that is not renewed lapses.
+void keep_unanswered(std::vector<DedupOp>& ops) {
+  std::unordered_set<std::uint64_t> over, renewed;
+  for (const DedupOp& op : ops) {
+    if (op.kind == DedupOp::Kind::done || op.kind == DedupOp::Kind::release) over.insert(op.token);
+  }
+  std::erase_if(ops, [&](const DedupOp& op) {
+    if (is_answered(op)) return true;
+    return op.kind == DedupOp::Kind::renew &&
+           (over.contains(op.token) || !renewed.insert(op.token).second);
+  });
+}
 
 }  // namespace
 
@@ -41,7 +64,7 @@ struct DedupThread::Shared {
 };
 
 Result<std::unique_ptr<DedupThread>> DedupThread::start(
-    std::function<std::unique_ptr<DedupStore>()> make) {
+    std::function<std::unique_ptr<DedupStore>()> make, std::chrono::milliseconds closing) {
   auto event = make_eventfd();
   if (!event) return Error{event.error()};
   auto shared = std::make_shared<Shared>();
@@ -59,14 +82,14 @@ Result<std::unique_ptr<DedupThread>> DedupThread::start(
   }
   ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
   if (!trouble.empty()) return Error{std::move(trouble)};
-  return std::unique_ptr<DedupThread>(new DedupThread(std::move(shared)));
+  return std::unique_ptr<DedupThread>(new DedupThread(std::move(shared), closing));
 }
 
 DedupThread::~DedupThread() {
   std::unique_lock lock(shared_->mutex);
   shared_->stop = true;
   shared_->wake.notify_one();
-  shared_->ended.wait_for(lock, kClosing, [this] { return shared_->over; });
+  shared_->ended.wait_for(lock, closing_, [this] { return shared_->over; });
 }
 
 void DedupThread::submit(std::vector<DedupOp>& ops, const DedupTimes& times) {
@@ -98,16 +121,26 @@ void DedupThread::take(std::vector<DedupAnswer>& answers, std::string& trouble) 
 void DedupThread::run(Shared& shared) {
   std::unique_ptr<DedupStore> store = shared.make();
   std::vector<DedupOp> ops;
+  std::vector<DedupOp> again;  // what has failed, before what came since
   std::vector<DedupAnswer> answers;
+  TimePoint again_at = TimePoint::max();
   auto tend_at = std::chrono::steady_clock::now() + kTend;
   std::unique_lock lock(shared.mutex);
   while (true) {
     shared.idle = true;
-    const bool woken = shared.wake.wait_until(
-        lock, tend_at, [&shared] { return shared.stop || !shared.ops.empty(); });
+    const bool woken = shared.wake.wait_until(lock, std::min(tend_at, again_at), [&shared] {
+      return shared.stop || !shared.ops.empty();
+    });
     shared.idle = false;
-    if (woken && shared.ops.empty()) break;
+    const bool last = woken && shared.ops.empty();
+    if (last && again.empty()) break;
     ops.swap(shared.ops);
+    if (last || !ops.empty() || Clock::now() >= again_at) {
+      ops.insert(ops.begin(), std::make_move_iterator(again.begin()),
+                 std::make_move_iterator(again.end()));
+      again.clear();
+      again_at = TimePoint::max();
+    }
     const DedupTimes times = shared.times;
     lock.unlock();
     std::string trouble;
@@ -116,9 +149,14 @@ void DedupThread::run(Shared& shared) {
         trouble = applied.error();
         answers.clear();
         for (const DedupOp& op : ops) {
-          if (op.kind != DedupOp::Kind::claim && op.kind != DedupOp::Kind::done) continue;
+          if (!is_answered(op)) continue;
           answers.push_back({.kind = DedupAnswer::Kind::failed, .token = op.token});
         }
+      }
+      if (!trouble.empty() && !last) {
+        keep_unanswered(ops);
+        again.swap(ops);
+        if (!again.empty()) again_at = Clock::now() + kAgain;
       }
       ops.clear();
     }
@@ -127,8 +165,9 @@ void DedupThread::run(Shared& shared) {
       tend_at = now + kTend;
     }
     lock.lock();
-    if (!trouble.empty()) shared.trouble = std::move(trouble);
+    if (last) break;
     if (answers.empty()) continue;
+    shared.trouble = std::move(trouble);  // empty: it works again
     const bool first = shared.answers.empty();
     std::move(answers.begin(), answers.end(), std::back_inserter(shared.answers));
     answers.clear();

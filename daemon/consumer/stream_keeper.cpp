@@ -6,10 +6,16 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <condition_variable>
+#include <csignal>
 #include <cstdio>
+#include <map>
+#include <mutex>
 #include <system_error>
+#include <thread>
 #include <utility>
 
+#include "common/fd.h"
 #include "common/text.h"
 
 namespace lope::consumer {
@@ -76,8 +82,20 @@ Result<void> replace_file(const std::string& folder, const std::string& path,
 
 }  // namespace
 
-StreamKeeper::StreamKeeper(std::string folder, UniqueFd lock)
-    : folder_(std::move(folder)), lock_(std::move(lock)) {}
+struct StreamKeeper::Shared {
+  Shared(std::string where, UniqueFd taken) : folder(std::move(where)), lock(std::move(taken)) {}
+
+  const std::string folder;
+  UniqueFd lock;  // of the folder; the thread's
+  std::mutex mutex;
+  std::condition_variable changed;
+  // Guarded by mutex.
+  std::map<std::string, std::string> waiting;  // path and content
+  bool writing = false;
+  bool ending = false;
+  bool over = false;
+  std::string trouble;
+};
 
 Result<std::unique_ptr<StreamKeeper>> StreamKeeper::open(const std::string& state_dir,
                                                          const std::string& group) {
@@ -92,26 +110,32 @@ Result<std::unique_ptr<StreamKeeper>> StreamKeeper::open(const std::string& stat
     if (errno != EWOULDBLOCK) return Error{errno_text("lock '" + folder + "/lock'", errno)};
     return Error{"'" + folder + "' is in use: another daemon runs this group"};
   }
-  std::unique_ptr<StreamKeeper> keeper(new StreamKeeper(std::move(folder), std::move(lock)));
+  auto shared = std::make_shared<Shared>(std::move(folder), std::move(lock));
+  // Signals are the main thread's.
+  sigset_t all, before;
+  ::sigfillset(&all);
+  ::pthread_sigmask(SIG_SETMASK, &all, &before);
+  std::string trouble;
   try {
-    keeper->thread_ = std::thread([self = keeper.get()] { self->run(); });
+    std::thread([shared] { run(*shared); }).detach();
   } catch (const std::system_error& error) {
-    return Error{std::string("cannot start a thread: ") + error.what()};
+    trouble = std::string("cannot start a thread: ") + error.what();
   }
-  return keeper;
+  ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  if (!trouble.empty()) return Error{std::move(trouble)};
+  return std::unique_ptr<StreamKeeper>(new StreamKeeper(std::move(shared)));
 }
 
 StreamKeeper::~StreamKeeper() {
-  {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    ending_ = true;
-  }
-  changed_.notify_all();
-  if (thread_.joinable()) thread_.join();
+  std::unique_lock lock(shared_->mutex);
+  shared_->ending = true;
+  shared_->changed.notify_all();
+  // Who has waited in vain already does not do so again.
+  if (patient_) shared_->changed.wait_for(lock, kPatience, [this] { return shared_->over; });
 }
 
 std::string StreamKeeper::path_of(const std::string& queue) const {
-  return folder_ + "/" + file_name(queue) + ".offset";
+  return shared_->folder + "/" + file_name(queue) + ".offset";
 }
 
 Result<std::optional<StreamPosition>> StreamKeeper::load(const std::string& queue) const {
@@ -138,41 +162,46 @@ Result<std::optional<StreamPosition>> StreamKeeper::load(const std::string& queu
 void StreamKeeper::save(const std::string& queue, const StreamPosition& position) {
   std::string text = position_text(queue, position);
   {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    waiting_[path_of(queue)] = std::move(text);
+    const std::lock_guard lock(shared_->mutex);
+    shared_->waiting[path_of(queue)] = std::move(text);
   }
-  changed_.notify_all();
+  shared_->changed.notify_all();
 }
 
 bool StreamKeeper::idle() {
-  const std::lock_guard<std::mutex> lock(mutex_);
-  return waiting_.empty() && !writing_;
+  const std::lock_guard lock(shared_->mutex);
+  return shared_->waiting.empty() && !shared_->writing;
 }
 
-void StreamKeeper::finish() {
-  std::unique_lock<std::mutex> lock(mutex_);
-  changed_.wait(lock, [this] { return waiting_.empty() && !writing_; });
+bool StreamKeeper::finish(std::chrono::milliseconds patience) {
+  std::unique_lock lock(shared_->mutex);
+  patient_ = shared_->changed.wait_for(
+      lock, patience, [this] { return shared_->waiting.empty() && !shared_->writing; });
+  return patient_;
 }
 
 std::string StreamKeeper::take_trouble() {
-  const std::lock_guard<std::mutex> lock(mutex_);
-  return std::exchange(trouble_, {});
+  const std::lock_guard lock(shared_->mutex);
+  return std::exchange(shared_->trouble, {});
 }
 
-void StreamKeeper::run() {
-  std::unique_lock<std::mutex> lock(mutex_);
+void StreamKeeper::run(Shared& shared) {
+  std::unique_lock lock(shared.mutex);
   while (true) {
-    changed_.wait(lock, [this] { return ending_ || !waiting_.empty(); });
-    if (waiting_.empty()) return;
-    const auto next = waiting_.extract(waiting_.begin());
-    writing_ = true;
+    shared.changed.wait(lock, [&shared] { return shared.ending || !shared.waiting.empty(); });
+    if (shared.waiting.empty()) break;
+    const auto next = shared.waiting.extract(shared.waiting.begin());
+    shared.writing = true;
     lock.unlock();
-    const auto written = replace_file(folder_, next.key(), next.mapped());
+    const auto written = replace_file(shared.folder, next.key(), next.mapped());
     lock.lock();
-    writing_ = false;
-    if (!written) trouble_ = written.error();
-    changed_.notify_all();
+    shared.writing = false;
+    if (!written) shared.trouble = written.error();
+    shared.changed.notify_all();
   }
+  shared.lock.reset();
+  shared.over = true;
+  shared.changed.notify_all();
 }
 
 }  // namespace lope::consumer

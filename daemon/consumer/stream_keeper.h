@@ -2,15 +2,12 @@
 // each replaced as a whole. A thread of its own writes, so that the loop never waits for a disk.
 #pragma once
 
-#include <condition_variable>
-#include <map>
+#include <chrono>
 #include <memory>
-#include <mutex>
 #include <optional>
 #include <string>
-#include <thread>
+#include <utility>
 
-#include "common/fd.h"
 #include "common/result.h"
 #include "consumer/stream_progress.h"
 
@@ -21,8 +18,14 @@ class StreamKeeper {
   // Makes the group's folder where it is missing, and takes it for itself as long as it lives.
   static Result<std::unique_ptr<StreamKeeper>> open(const std::string& state_dir,
                                                     const std::string& group);
-  // Writes what there is to write.
+  StreamKeeper(const StreamKeeper&) = delete;
+  StreamKeeper& operator=(const StreamKeeper&) = delete;
+  // Writes what there is to write, unless that takes too long: then the thread is left behind with
+  // it, and with the folder, until it ends.
   ~StreamKeeper();
+
+  // What the end waits for a disk.
+  static constexpr std::chrono::milliseconds kPatience{5000};
 
   // Of that stream; nothing: none was kept. An error: there is one, and it cannot be read.
   Result<std::optional<StreamPosition>> load(const std::string& queue) const;
@@ -30,26 +33,21 @@ class StreamKeeper {
   void save(const std::string& queue, const StreamPosition& position);
   // True: all that was handed over is written, or could not be.
   bool idle();
-  // Waits for that.
-  void finish();
+  // Waits for that. False: it takes too long.
+  bool finish(std::chrono::milliseconds patience = kPatience);
   // Why writing failed, since this was asked last; empty: it has not.
   std::string take_trouble();
 
   std::string path_of(const std::string& queue) const;
 
  private:
-  StreamKeeper(std::string folder, UniqueFd lock);
-  void run();
+  struct Shared;
+  explicit StreamKeeper(std::shared_ptr<Shared> shared) : shared_(std::move(shared)) {}
+  static void run(Shared& shared);
 
-  const std::string folder_;
-  const UniqueFd lock_;
-  std::mutex mutex_;
-  std::condition_variable changed_;
-  std::map<std::string, std::string> waiting_;  // path and content; guarded by mutex_
-  bool writing_ = false;                        // by mutex_
-  bool ending_ = false;                         // by mutex_
-  std::string trouble_;                         // by mutex_
-  std::thread thread_;
+  // Shared with the thread, which may outlive us.
+  const std::shared_ptr<Shared> shared_;
+  bool patient_ = true;  // it has not taken too long yet
 };
 
 }  // namespace lope::consumer

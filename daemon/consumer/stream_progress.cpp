@@ -163,8 +163,8 @@ StreamOffset StreamProgress::subscribe(std::int64_t now_s) {
   resumed_at_ = -1;
   if (!resumes()) {
     const StreamOffset from = begin_;
-    if (from.from == StreamOffset::From::next) {
-      begin_ = {StreamOffset::From::time, now_s};
+    if (from.from == StreamOffset::From::next || from.from == StreamOffset::From::last) {
+      begin_ = {StreamOffset::From::time, now_s - kClockMargin_s};
       ++changes_;
     }
     return from;

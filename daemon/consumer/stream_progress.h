@@ -44,8 +44,12 @@ class StreamProgress {
  public:
   explicit StreamProgress(const StreamPosition& position);
 
-  // A subscription begins: from here. What comes after `next` was asked for must not be passed over
-  // when nothing has come by the end of this subscription: later ones begin at this time.
+  // What the broker's clock may be behind ours.
+  static constexpr std::int64_t kClockMargin_s = 120;
+
+  // A subscription begins: from here. What comes after `next` or `last` was asked for must not be
+  // passed over when nothing has come by the end of this subscription: later ones begin at this
+  // time, less the margin.
   StreamOffset subscribe(std::int64_t now_s);
   // It goes on where another has stopped: a stream that ends before that is not the same.
   bool resumes() const { return seen_ >= 0; }

@@ -54,7 +54,10 @@ std::string Streams::keep() {
 
 std::string Streams::keep_now() {
   keep();
-  keeper_->finish();
+  if (!keeper_->finish()) {
+    return "the disk has taken longer than " + std::to_string(StreamKeeper::kPatience.count()) +
+           " ms";
+  }
   return keeper_->take_trouble();
 }
 

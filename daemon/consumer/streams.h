@@ -33,7 +33,7 @@ class Streams {
   bool due() const;
   // Begins to keep what has changed. Why something before could not be kept; empty: it could.
   std::string keep();
-  // The same, and waits until it is kept.
+  // The same, and waits until it is kept, or for StreamKeeper::kPatience.
   std::string keep_now();
 
   // How far each has come.

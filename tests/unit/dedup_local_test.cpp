@@ -1,12 +1,17 @@
 // The store of a host, as several processes use it and as they die.
 #include <fcntl.h>
+#include <grp.h>
+#include <sched.h>
 #include <signal.h>
 #include <sys/mman.h>
+#include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <catch2/catch.hpp>
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <functional>
@@ -317,7 +322,9 @@ TEST_CASE("what was open when the machine went down is not trusted", "[unit][ded
   const std::string folder = dir.file("group");
   const auto state = [&] {
     std::ifstream file(folder + "/state");
-    return std::string(std::istreambuf_iterator<char>(file), {});
+    std::string text(std::istreambuf_iterator<char>(file), {});
+    CHECK(text.size() == 64);  // one takes the place of another at once
+    return text.substr(0, text.find_last_not_of(" \n") + 1);
   };
   {
     DedupLocal store(folder);
@@ -331,6 +338,15 @@ TEST_CASE("what was open when the machine went down is not trusted", "[unit][ded
   }
   SECTION("it was in use") {
     std::ofstream(folder + "/state") << "open 00000000-another-boot 1";
+    DedupLocal store(folder);
+    CHECK(claim(store, "a", 2) == Kind::claimed);
+    CHECK(std::filesystem::exists(folder + "/data.mdb.aside"));
+  }
+  SECTION("what it says is not known") {
+    const std::string said =
+        GENERATE("", "clea", "closed", "open", "open " + boot_id(), "open " + boot_id() + " x");
+    INFO(said);
+    std::ofstream(folder + "/state") << said;
     DedupLocal store(folder);
     CHECK(claim(store, "a", 2) == Kind::claimed);
     CHECK(std::filesystem::exists(folder + "/data.mdb.aside"));
@@ -364,6 +380,84 @@ TEST_CASE("a store that another process has set aside is left for the new one", 
   CHECK(claim(store, "b", 2) == Kind::taken);
 }
 
+TEST_CASE("a store is not said to be closed while another process has it open", "[unit][dedup]") {
+  const TempDir dir;
+  const std::string folder = dir.file("group");
+  const auto is_clean = [&] {
+    std::ifstream file(folder + "/state");
+    return std::string(std::istreambuf_iterator<char>(file), {}).starts_with("clean");
+  };
+  auto first = std::make_unique<DedupLocal>(folder);
+  CHECK(claim(*first, "a", 1) == Kind::claimed);
+  OtherProcess other([&] {
+    auto* const store = new DedupLocal(folder);
+    ask(*store, {claim_of("b", 1)});
+    // Has found that it is not alone, and has to be there for the others all the same.
+    ask(*store, {claim_of("c", 2)});
+  });
+  REQUIRE(other.ready());
+  first.reset();
+  CHECK_FALSE(is_clean());
+  {
+    DedupLocal third(folder);
+    CHECK(claim(third, "b", 3) == Kind::taken);
+  }
+  CHECK_FALSE(is_clean());
+  other.kill();
+  { CHECK(claim(*std::make_unique<DedupLocal>(folder), "b", 4) == Kind::claimed); }
+  CHECK(is_clean());
+}
+
+TEST_CASE("a damaged store is set aside by one process only", "[unit][dedup]") {
+  const TempDir dir;
+  const std::string folder = dir.file("group");
+  DedupLocal store(folder);
+  CHECK(claim(store, "a", 1) == Kind::claimed);
+  // Another has done so and begun anew. What is found damaged here is the old one.
+  const std::string data = folder + "/data.mdb";
+  std::filesystem::rename(data, data + ".aside");
+  std::filesystem::remove(folder + "/lock.mdb");
+  OtherProcess other([&] {
+    auto* const fresh = new DedupLocal(folder);
+    ask(*fresh, {claim_of("b", 1)});
+  });
+  REQUIRE(other.ready());
+  {
+    // All but the two pages that say where the others are.
+    std::fstream file(data + ".aside", std::ios::in | std::ios::out);
+    file.seekp(2 * 4096);
+    file << std::string(std::filesystem::file_size(data + ".aside") - 2 * 4096, 'x');
+  }
+  CHECK(claim(store, "b", 2) == Kind::taken);
+}
+
+TEST_CASE("a state that cannot be written is an error", "[unit][dedup]") {
+  const TempDir dir;
+  const std::string folder = dir.file("group");
+  std::filesystem::create_directories(folder);
+  std::filesystem::create_symlink("/dev/full", folder + "/state");
+  DedupLocal store(folder);
+  std::vector<DedupAnswer> answers;
+  const auto applied = store.apply(std::vector{claim_of("a", 1)}, kTimes, answers);
+  REQUIRE_FALSE(applied);
+  CHECK(applied.error().find(folder + "/state") != std::string::npos);
+}
+
+TEST_CASE("a claim that has lapsed is made anew when it is renewed", "[unit][dedup]") {
+  const TempDir dir;
+  const std::string folder = dir.file("group");
+  const DedupOp renew{.kind = DedupOp::Kind::renew, .token = 1, .key = "a"};
+  DedupLocal store(folder);
+  ask(store, {claim_of("a", 1)}, {0s, 600s, 0s});
+  store.tend();
+  CHECK(store.size()->claims == 0);
+  ask(store, {renew});
+  CHECK(claim(store, "a", 2) == Kind::taken);
+  // Unless another has it.
+  ask(store, {claim_of("a", 3, 1), renew});
+  CHECK(ask(store, {claim_of("a", 4)}).front().by == 3);
+}
+
 TEST_CASE("a folder that cannot be had is an error that names it", "[unit][dedup]") {
   const TempDir dir;
   const std::string file = dir.write("file", "x");
@@ -387,6 +481,63 @@ TEST_CASE("an owner is told from another with its number", "[unit][dedup]") {
   CHECK(life_of("") == OwnerLife::unknown);
   CHECK(life_of("other 1 2 3") == OwnerLife::other_boot);
   CHECK(life_of(boot_id() + " 1 2 3") == OwnerLife::unknown);
+}
+
+// As systemd's ProtectProc=invisible hides them.
+TEST_CASE("an owner that is hidden counts as dead only when there is none", "[unit][dedup]") {
+  const std::string living = own_name();
+  std::string ended;
+  {
+    int ends[2];
+    REQUIRE(::pipe(ends) == 0);
+    in_another_process([&] {
+      const std::string name = own_name();
+      return ::write(ends[1], name.data(), name.size()) > 0 ? 0 : 1;
+    });
+    char name[256];
+    ended.assign(
+        name, static_cast<std::size_t>(std::max<ssize_t>(::read(ends[0], name, sizeof name), 0)));
+    ::close(ends[0]);
+    ::close(ends[1]);
+  }
+  CHECK(life_of(ended) == OwnerLife::dead);
+  constexpr int kCannot = 99;
+  const int seen = in_another_process([&] {
+    if (::unshare(CLONE_NEWNS) != 0 ||
+        ::mount("", "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0 ||
+        ::mount("proc", "/proc", "proc", 0, "hidepid=2") != 0 || ::setgroups(0, nullptr) != 0 ||
+        ::setgid(65534) != 0 || ::setuid(65534) != 0) {
+      return kCannot;
+    }
+    if (::access(("/proc/" + std::to_string(::getppid())).c_str(), F_OK) == 0) return kCannot;
+    if (life_of(own_name()) != OwnerLife::alive) return 1;
+    if (life_of(ended) != OwnerLife::dead) return 2;
+    return life_of(living) == OwnerLife::unknown ? 0 : 3;
+  });
+  if (seen == kCannot) {
+    WARN("needs to be root, and a kernel that hides");
+    return;
+  }
+  CHECK(seen == 0);
+}
+
+TEST_CASE("a process that cannot see which boot it is trusts what the service is told",
+          "[unit][dedup]") {
+  CHECK(boot_id().find('-') == std::string::npos);
+  CHECK(in_another_process([&] {
+          const std::string boot = boot_id();
+          if (::unshare(CLONE_NEWNS) != 0 ||
+              ::mount("", "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0 ||
+              ::mount("proc", "/proc", "proc", 0, "subset=pid") != 0) {
+            return 0;  // needs to be root
+          }
+          ::unsetenv("LOPE_BOOT_ID");
+          if (!boot_id().empty()) return 1;
+          if (life_of(own_name()) != OwnerLife::unknown) return 2;
+          ::setenv("LOPE_BOOT_ID", boot.c_str(), 1);
+          if (boot_id() != boot) return 3;
+          return life_of(own_name()) == OwnerLife::alive ? 0 : 4;
+        }) == 0);
 }
 
 TEST_CASE("what is killed while it holds the lock does not stop others", "[unit][dedup]") {

@@ -376,6 +376,52 @@ TEST_CASE("claims are renewed while their messages are here", "[unit][dedup]") {
   CHECK(it.asked() == Texts{"renew k"});
 }
 
+TEST_CASE("a shorter lease, and a store that works again, renew what is claimed at once",
+          "[unit][dedup]") {
+  GroupSettings group = by_id();
+  group.timeout = 600s;
+  Fixture it(group);
+  it.claimed(0, "k");
+  it.now += 1s;
+  CHECK(it.asked().empty());
+  group.timeout = 30s;
+  it.dedup.take_settings(group);
+  CHECK(it.asked() == Texts{"renew k"});
+  CHECK(it.asked().empty());
+  group.timeout = 600s;
+  it.dedup.take_settings(group);
+  CHECK(it.asked().empty());  // no hurry
+
+  it.dedup.claim(it.all[1], "l", "", it.now);
+  CHECK(it.asked() == Texts{"claim l"});
+  it.answer({{.kind = Kind::failed, .token = it.tokens["l"]}}, "no store");
+  it.now += 10s;
+  CHECK(it.asked() == Texts{"claim l"});
+  it.answer({{.kind = Kind::claimed, .token = it.tokens["l"]}});
+  CHECK(it.asked() == Texts{"renew k", "renew l"});
+}
+
+TEST_CASE("claims are renewed although the store has failed last", "[unit][dedup]") {
+  Fixture it(by_id(DedupSettings::OnStoreFailure::run));
+  it.claimed(0, "k");
+  it.dedup.claim(it.all[1], "l", "", it.now);
+  CHECK(it.asked() == Texts{"claim l"});
+  it.answer({{.kind = Kind::failed, .token = it.tokens["l"]}}, "no store");
+  it.now += 1h;
+  CHECK(it.asked() == Texts{"renew k"});
+}
+
+TEST_CASE("nothing waits longer than the interval, whatever the store's clock says",
+          "[unit][dedup]") {
+  GroupSettings group = by_id();
+  group.dedup.min_interval = 10s;
+  Fixture it(group);
+  it.dedup.claim(it.all[0], "k", "", it.now);
+  it.asked();
+  it.answer({{.kind = Kind::too_soon, .token = it.tokens["k"], .was_done = true, .wait = 1h}});
+  CHECK(it.news() == Texts{"away for 10000: 0"});
+}
+
 TEST_CASE("keys tell messages apart by kind and value", "[unit][dedup]") {
   ByteBuffer buffer;
   HeaderWriter writer(buffer);

@@ -1,11 +1,16 @@
 #include "consumer/stream_keeper.h"
 
+#include <fcntl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <catch2/catch.hpp>
+#include <chrono>
 #include <filesystem>
 #include <fstream>
 
+#include "common/fd.h"
+#include "support/eventually.h"
 #include "support/temp_dir.h"
 
 namespace lope::consumer {
@@ -88,6 +93,26 @@ TEST_CASE("one at a time may keep a group's positions", "[unit][stream_keeper]")
   CHECK(StreamKeeper::open(dir.file("state"), "other"));
   first.reset();
   CHECK(StreamKeeper::open(dir.file("state"), "group"));
+}
+
+TEST_CASE("a disk that hangs keeps nobody from ending", "[unit][stream_keeper]") {
+  const TempDir dir;
+  auto keeper = open_keeper(dir);
+  const std::string path = keeper->path_of("s");
+  // Who opens it to write waits for a reader.
+  REQUIRE(::mkfifo((path + ".new").c_str(), 0600) == 0);
+  keeper->save("s", seen(1));
+  CHECK_FALSE(keeper->finish(std::chrono::milliseconds(10)));
+  CHECK_FALSE(keeper->idle());
+  const auto before = std::chrono::steady_clock::now();
+  keeper.reset();
+  CHECK(std::chrono::steady_clock::now() - before < StreamKeeper::kPatience / 2);
+  // The folder is not another's before the write is over.
+  CHECK_FALSE(StreamKeeper::open(dir.file("state"), "group"));
+  const UniqueFd reader(::open((path + ".new").c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC));
+  REQUIRE(reader.valid());
+  CHECK(test::eventually(std::chrono::seconds(20),
+                         [&] { return StreamKeeper::open(dir.file("state"), "group").ok(); }));
 }
 
 TEST_CASE("a write that fails is told, once", "[unit][stream_keeper]") {
