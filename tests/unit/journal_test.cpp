@@ -344,8 +344,8 @@ TEST_CASE("publishers with a new type for each message do not slow down", "[unit
   const auto store = plugins::open_sqlite_store(path, 0);
   const auto begin = std::chrono::steady_clock::now();
   write(*store, lines);
-  // A scan of them for each took a minute.
-  CHECK(std::chrono::steady_clock::now() - begin < std::chrono::seconds(20));
+  // A scan of them for each took two minutes.
+  CHECK(std::chrono::steady_clock::now() - begin < std::chrono::seconds(30));
   CHECK(count(path, "contexts") == 30'000);
 }
 
