@@ -20,6 +20,7 @@ namespace {
 
 constexpr const char* kDefaultConfig = "/etc/lope/lope.yaml";
 constexpr std::size_t kMostMessages = 100'000;
+constexpr std::size_t kEventsOfEach = 20;
 constexpr std::chrono::seconds kTimeLimit{60};
 
 constexpr const char* kHelp =
@@ -64,7 +65,10 @@ int run(const TraceCommand& command) {
   }
   const auto opened = journal::open_journal(store);
   if (!opened) return fail(opened.error());
-  const auto story = (*opened)->story(command.id, {.time = kTimeLimit, .messages = command.most});
+  const auto story = (*opened)->story(
+      command.id, {.time = kTimeLimit,
+                   .messages = command.most,
+                   .events = std::max(journal::Limits{}.events, kEventsOfEach * command.most)});
   if (!story) return fail("the journal cannot be read: " + story.error());
   if (story->events.empty()) {
     return fail("the journal has nothing of '" + escape(command.id, 256) +

@@ -31,7 +31,7 @@ struct Story {
   std::vector<Event> events;   // by time
   std::size_t messages = 0;    // that events are of
   std::size_t left_out = 0;    // messages beyond those asked for
-  bool more_left_out = false;  // and perhaps more than that
+  bool more_left_out = false;  // and perhaps more than that, or further events of these
 };
 
 struct Search {
@@ -46,9 +46,13 @@ struct Search {
 struct Limits {
   std::chrono::milliseconds time{10'000};
   std::size_t messages = 1000;
+  std::size_t events = 20'000;  // of a story
 };
 
-// Each function is an error when the store does not answer, and when `limits.time` is over.
+inline constexpr const char* kTookTooLong = "it took too long";
+
+// Each function is an error when the store does not answer, and when `limits.time` is over:
+// kTookTooLong.
 class Reader {
  public:
   virtual ~Reader() = default;

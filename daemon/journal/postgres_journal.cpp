@@ -11,6 +11,7 @@
 #include <unordered_set>
 #include <utility>
 
+#include "common/postgres_url.h"
 #include "common/text.h"
 
 namespace lope::journal {
@@ -22,6 +23,9 @@ constexpr const char* kLibrary = "libpq.so.5";
 
 struct Library {
   decltype(&PQconnectdbParams) connect;
+  decltype(&PQconninfoParse) parse;
+  decltype(&PQconninfoFree) free_parsed;
+  decltype(&PQfreemem) free_memory;
   decltype(&PQfinish) finish;
   decltype(&PQstatus) status;
   decltype(&PQerrorMessage) error;
@@ -45,6 +49,9 @@ Result<Library> load_library() {
     all = all && function != nullptr;
   };
   find(library.connect, "PQconnectdbParams");
+  find(library.parse, "PQconninfoParse");
+  find(library.free_parsed, "PQconninfoFree");
+  find(library.free_memory, "PQfreemem");
   find(library.finish, "PQfinish");
   find(library.status, "PQstatus");
   find(library.error, "PQerrorMessage");
@@ -120,7 +127,7 @@ class PostgresReader final : public Reader {
   ~PostgresReader() override { disconnect(); }
 
   Result<Story> story(const std::string& id, const Limits& limits) override {
-    return within<Story>(limits, [&] { return story_of(id, limits.messages); });
+    return within<Story>(limits, [&] { return story_of(id, limits); });
   }
   Result<std::vector<Event>> search(const Search& search, const Limits& limits) override {
     return within<std::vector<Event>>(limits, [&] { return found_by(search); });
@@ -151,11 +158,12 @@ class PostgresReader final : public Reader {
   template <typename T, typename Function>
   Result<T> within(const Limits& limits, Function function) {
     try {
+      deadline_ = Clock::now() + limits.time;
       connect();
-      rows_of("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY", {});
-      rows_of(("SET LOCAL statement_timeout = " + std::to_string(limits.time.count())).c_str(), {});
+      result_of("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY", {});
+      statement_time_ = std::chrono::hours(24);
       T result = function();
-      rows_of("COMMIT", {});
+      result_of("COMMIT", {});
       return result;
     } catch (const Failure& failure) {
       disconnect();
@@ -165,9 +173,19 @@ class PostgresReader final : public Reader {
 
   void connect() {
     if (connection_ != nullptr) return;
+    // libpq's own words have pieces of the URL.
+    char* words = nullptr;
+    PQconninfoOption* const parsed = library_.parse(url_.c_str(), &words);
+    const bool fits = parsed != nullptr;
+    library_.free_parsed(parsed);
+    library_.free_memory(words);
+    if (!fits) throw Failure{"expected a URL that libpq reads, found another"};
     // What the URL says itself counts more.
-    const char* const keys[] = {"connect_timeout", "application_name", "dbname", nullptr};
-    const char* const values[] = {"5", "lope", url_.c_str(), nullptr};
+    const char* const keys[] = {
+        "connect_timeout",     "application_name", "tcp_user_timeout", "keepalives_idle",
+        "keepalives_interval", "keepalives_count", "dbname",           nullptr};
+    // A server that vanishes is noticed within some seconds.
+    const char* const values[] = {"5", "lope", "5000", "2", "2", "2", url_.c_str(), nullptr};
     connection_ = library_.connect(keys, values, 1);
     if (connection_ == nullptr) throw Failure{"out of memory"};
     if (library_.status(connection_) != CONNECTION_OK) {
@@ -180,7 +198,19 @@ class PostgresReader final : public Reader {
     connection_ = nullptr;
   }
 
+  // Within what is left of the time for all of them.
   std::unique_ptr<Rows> rows_of(const char* sql, const Texts& values) {
+    const auto left =
+        std::chrono::duration_cast<std::chrono::milliseconds>(deadline_ - Clock::now());
+    if (left.count() <= 0) throw Failure{kTookTooLong};
+    if (left < statement_time_ * 9 / 10) {
+      result_of(("SET LOCAL statement_timeout = " + std::to_string(left.count())).c_str(), {});
+      statement_time_ = left;
+    }
+    return result_of(sql, values);
+  }
+
+  std::unique_ptr<Rows> result_of(const char* sql, const Texts& values) {
     std::vector<const char*> raw;
     for (const std::string& value : values) raw.push_back(value.c_str());
     PGresult* const result = library_.execute(connection_, sql, static_cast<int>(raw.size()),
@@ -189,21 +219,28 @@ class PostgresReader final : public Reader {
     const ExecStatusType status = library_.result_status(result);
     if (status == PGRES_TUPLES_OK || status == PGRES_COMMAND_OK) return rows;
     const char* const state = library_.error_field(result, PG_DIAG_SQLSTATE);
-    if (state != nullptr && std::string_view(state) == "57014") throw Failure{"it took too long"};
+    if (state != nullptr && std::string_view(state) == "57014") throw Failure{kTookTooLong};
     throw Failure{one_line(library_.error(connection_))};
   }
 
-  Story story_of(const std::string& id, std::size_t most) {
+  Story story_of(const std::string& id, const Limits& limits) {
     Story story;
     const Texts messages = related(id, story.more_left_out);
-    const std::size_t taken = std::min(most, messages.size());
+    const std::size_t taken = std::min(limits.messages, messages.size());
     const Texts asked(messages.begin(), messages.begin() + static_cast<std::ptrdiff_t>(taken));
     const auto rows = rows_of(("SELECT " + std::string(kEventColumns) +
                                " FROM lope_events WHERE message_id = ANY($1::text[])"
-                               " ORDER BY time_us, source, n")
+                               " ORDER BY time_us, source, n LIMIT " +
+                               std::to_string(limits.events + 1))
                                   .c_str(),
                               {array_of(asked)});
-    for (int row = 0; row < rows->size(); ++row) story.events.push_back(event_of(*rows, row));
+    for (int row = 0; row < rows->size(); ++row) {
+      if (story.events.size() == limits.events) {
+        story.more_left_out = true;
+        break;
+      }
+      story.events.push_back(event_of(*rows, row));
+    }
     story.messages = taken;
     story.left_out = messages.size() - taken;
     return story;
@@ -305,11 +342,16 @@ class PostgresReader final : public Reader {
   const Library library_;
   const std::string url_;
   PGconn* connection_ = nullptr;
+  TimePoint deadline_{};
+  std::chrono::milliseconds statement_time_{};  // that the server gives each statement now
 };
 
 }  // namespace
 
 Result<std::unique_ptr<Reader>> open_postgres_journal(const std::string& url) {
+  if (const auto unfit = unfit_in_postgres_url(url); !unfit.empty()) {
+    return Error{"journal in PostgreSQL: the URL: " + std::string(unfit)};
+  }
   const auto library = load_library();
   if (!library) return Error{"journal in PostgreSQL: " + library.error()};
   auto reader = std::make_unique<PostgresReader>(*library, url);

@@ -50,7 +50,7 @@ class Statement {
   bool row() {
     const int result = sqlite3_step(get());
     if (result == SQLITE_ROW) return true;
-    std::string problem = result == SQLITE_INTERRUPT ? "it took too long" : "";
+    std::string problem = result == SQLITE_INTERRUPT ? kTookTooLong : "";
     if (result != SQLITE_DONE && problem.empty()) problem = sqlite3_errmsg(database_);
     reset();
     if (!problem.empty()) throw Failure{problem};
@@ -123,7 +123,7 @@ class SqliteReader final : public Reader {
   explicit SqliteReader(sqlite3* database) : database_(database) {}
 
   Result<Story> story(const std::string& id, const Limits& limits) override {
-    return within<Story>(limits, [&] { return story_of(id, limits.messages); });
+    return within<Story>(limits, [&] { return story_of(id, limits); });
   }
   Result<std::vector<Event>> search(const Search& search, const Limits& limits) override {
     return within<std::vector<Event>>(limits, [&] { return found_by(search); });
@@ -167,24 +167,30 @@ class SqliteReader final : public Reader {
     return find.row() ? find.number_at(0) : 0;
   }
 
-  Story story_of(const std::string& id, std::size_t most) {
+  Story story_of(const std::string& id, const Limits& limits) {
     Story story;
     const std::int64_t asked = number_of(id);
     if (asked == 0) return story;
     const std::vector<std::int64_t> messages = related(asked, story.more_left_out);
     Statement of_message(get(), ("SELECT " + std::string(kEventColumns) +
-                                 " FROM events e WHERE e.message = ? ORDER BY e.time, e.n")
+                                 " FROM events e WHERE e.message = ? ORDER BY e.time, e.n LIMIT ?")
                                     .c_str());
     for (const std::int64_t message : messages) {
-      of_message.number(message);
+      const std::size_t room =
+          story.messages == limits.messages ? 0 : limits.events - story.events.size();
+      of_message.number(message).number(static_cast<std::int64_t>(room + 1));
+      const std::size_t before = story.events.size();
       bool any = false;
       while (of_message.row()) {
         any = true;
-        if (story.messages == most) break;
+        if (story.events.size() - before == room) {
+          story.more_left_out = story.more_left_out || story.messages < limits.messages;
+          break;
+        }
         story.events.push_back(event_of(of_message));
       }
       of_message.reset();
-      if (any) ++(story.messages == most ? story.left_out : story.messages);
+      if (any) ++(story.events.size() == before ? story.left_out : story.messages);
     }
     std::ranges::stable_sort(story.events, {}, &Event::time_us);
     return story;

@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <map>
 #include <nlohmann/json.hpp>
+#include <tuple>
 #include <unordered_map>
 #include <utility>
 
@@ -32,18 +34,22 @@ void add_received(Message& message, const Event& event) {
                               .redelivered = event.redelivered});
 }
 
-void add_handled(Message& message, const Event& event) {
-  // The latest of its attempts that is not over.
-  const auto open =
-      std::find_if(message.attempts.rbegin(), message.attempts.rend(), [&](const Attempt& attempt) {
-        return attempt.handled_us == 0 && attempt.queue == event.queue &&
-               attempt.group == event.group && attempt.number == event.attempt;
-      });
-  if (open == message.attempts.rend()) {
+// Of a message, attempts that are not over: their places, the latest last.
+using Open = std::map<std::tuple<std::string, std::string, std::int64_t>, std::vector<std::size_t>>;
+
+std::tuple<std::string, std::string, std::int64_t> attempt_of(const Event& event) {
+  return {event.queue, event.group, event.attempt};
+}
+
+void add_handled(Message& message, Open& open, const Event& event) {
+  std::vector<std::size_t>& same = open[attempt_of(event)];
+  if (same.empty()) {
     add_received(message, event);
     message.attempts.back().received_us = 0;
+    same.push_back(message.attempts.size() - 1);
   }
-  Attempt& attempt = open == message.attempts.rend() ? message.attempts.back() : *open;
+  Attempt& attempt = message.attempts[same.back()];
+  same.pop_back();
   attempt.worker = event.worker;
   attempt.handler = event.handler;
   attempt.handler_version = event.handler_version;
@@ -212,9 +218,13 @@ Tree make_tree(const Story& story) {
   tree.more_left_out = story.more_left_out;
   std::unordered_map<std::string, std::size_t> places;
   std::vector<Message> found;
+  std::vector<Open> open;  // of each of them
   for (const Event& event : story.events) {
     const auto [place, is_new] = places.try_emplace(event.message_id, found.size());
-    if (is_new) found.emplace_back().id = event.message_id;
+    if (is_new) {
+      found.emplace_back().id = event.message_id;
+      open.emplace_back();
+    }
     Message& message = found[place->second];
     take_first(tree.trace_id, event.trace_id);
     take_first(message.parent_id, event.parent_id);
@@ -224,8 +234,9 @@ Tree make_tree(const Story& story) {
     if (message.size == 0) message.size = event.size;
     if (event.event == "received") {
       add_received(message, event);
+      open[place->second][attempt_of(event)].push_back(message.attempts.size() - 1);
     } else if (event.event == "handled") {
-      add_handled(message, event);
+      add_handled(message, open[place->second], event);
     } else {
       message.published.push_back({.kind = event.kind,
                                    .exchange = event.exchange,
@@ -311,6 +322,8 @@ std::string to_text(const Tree& tree) {
   if (tree.left_out > 0) {
     text += (tree.more_left_out ? "more than " : "") + count_of(tree.left_out, "message") +
             " left out\n";
+  } else if (tree.more_left_out) {
+    text += "more events of these are left out\n";
   }
   return text;
 }

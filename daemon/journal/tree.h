@@ -42,7 +42,7 @@ struct Tree {
   std::string trace_id;
   std::vector<Message> messages;  // each before its children, which follow in the order of time
   std::size_t left_out = 0;
-  bool more_left_out = false;
+  bool more_left_out = false;  // as in Story
   std::int64_t begin_us = 0, end_us = 0;
 };
 

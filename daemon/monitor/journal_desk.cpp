@@ -9,6 +9,7 @@
 #include <charconv>
 #include <optional>
 
+#include "common/log.h"
 #include "common/signals_blocked.h"
 #include "common/text.h"
 #include "common/wall_time.h"
@@ -129,9 +130,10 @@ void JournalDesk::run() {
     const Question question = std::move(questions_.front());
     questions_.pop_front();
     lock.unlock();
-    HttpAnswer answer = answer_for(question);
+    Answer answer{question.id, {}, {}};
+    answer.answer = answer_for(question, answer.trouble);
     lock.lock();
-    answers_.emplace_back(question.id, std::move(answer));
+    answers_.push_back(std::move(answer));
     const std::uint64_t one = 1;
     // It can only fail when it is set already.
     [[maybe_unused]] const ssize_t written = ::write(wake_.get(), &one, sizeof one);
@@ -139,12 +141,10 @@ void JournalDesk::run() {
 }
 
 // Opened each time: the file, or the server, may be another one by then.
-HttpAnswer JournalDesk::answer_for(const Question& question) {
+HttpAnswer JournalDesk::answer_for(const Question& question, std::string& trouble) const {
   const auto reader = journal::open_journal(store_);
-  if (!reader) return text_answer(503, reader.error());
-  const auto failed = [](const std::string& reason) {
-    return text_answer(503, "the journal cannot be read: " + reason);
-  };
+  if (!reader) return unanswered(reader.error(), trouble);
+  const auto failed = [&](const std::string& reason) { return unanswered(reason, trouble); };
   if (question.message.empty()) {
     const auto events = (*reader)->search(question.search, kLimits);
     return events ? json_answer(journal::to_json(*events)) : failed(events.error());
@@ -157,22 +157,42 @@ HttpAnswer JournalDesk::answer_for(const Question& question) {
     }
     return json_answer(journal::to_json(journal::make_tree(*story)));
   }
+  const journal::Search& search = question.search;
   std::vector<journal::Event> own;
   std::ranges::copy_if(story->events, std::back_inserter(own), [&](const journal::Event& event) {
-    return event.message_id == question.message || event.trace_id == question.message;
+    return (event.message_id == question.message || event.trace_id == question.message) &&
+           (search.queue.empty() || event.queue == search.queue) &&
+           (search.outcome.empty() || event.outcome == search.outcome) &&
+           event.time_us >= search.from_us && event.time_us < search.to_us;
   });
+  std::ranges::reverse(own);
+  if (own.size() > search.limit) own.resize(search.limit);
   return json_answer(journal::to_json(own));
+}
+
+// What a server says is for the log: whoever can reach the page need not read it.
+HttpAnswer JournalDesk::unanswered(const std::string& reason, std::string& trouble) const {
+  const bool is_file = store_.find("://") == std::string::npos;
+  if (!is_file && reason != journal::kTookTooLong) {
+    trouble = reason;
+    return text_answer(503, "the journal cannot be read: the monitor's log says why");
+  }
+  return text_answer(503, "the journal cannot be read: " + reason);
 }
 
 void JournalDesk::hand_over() {
   std::uint64_t count = 0;
   [[maybe_unused]] const ssize_t read = ::read(wake_.get(), &count, sizeof count);
-  std::vector<std::pair<std::uint64_t, HttpAnswer>> answers;
+  std::vector<Answer> answers;
   {
     const std::lock_guard lock(mutex_);
     answers.swap(answers_);
   }
-  for (const auto& [id, answer] : answers) answered_(id, answer);
+  for (const auto& [id, answer, trouble] : answers) {
+    answered_(id, answer);
+    if (trouble.empty() || repeated_.count(trouble, Clock::now()) == 0) continue;
+    log_warn("the journal cannot be read", {{"reason", trouble}});
+  }
 }
 
 }  // namespace lope::monitor

@@ -16,6 +16,7 @@
 
 #include "common/event_loop.h"
 #include "common/fd.h"
+#include "common/repeated_log.h"
 #include "journal/journal.h"
 #include "monitor/http.h"
 
@@ -48,19 +49,28 @@ class JournalDesk {
   JournalDesk(EventLoop& loop, std::string store, Answered answered);
   static Result<Question> question_of(std::uint64_t id, const HttpRequest& request);
   void run();
-  HttpAnswer answer_for(const Question& question);
+  // Why the store does not answer, for the log alone when that may show where it is.
+  HttpAnswer answer_for(const Question& question, std::string& trouble) const;
+  HttpAnswer unanswered(const std::string& reason, std::string& trouble) const;
   void hand_over();
+
+  struct Answer {
+    std::uint64_t id;
+    HttpAnswer answer;
+    std::string trouble;  // empty: none
+  };
 
   const std::string store_;
   const Answered answered_;
+  RepeatedLog repeated_;
   UniqueFd wake_;
   EventSource source_;
 
   std::mutex mutex_;
   std::condition_variable asked_;
-  bool stop_ = false;                                          // under mutex_
-  std::deque<Question> questions_;                             // under mutex_
-  std::vector<std::pair<std::uint64_t, HttpAnswer>> answers_;  // under mutex_
+  bool stop_ = false;               // under mutex_
+  std::deque<Question> questions_;  // under mutex_
+  std::vector<Answer> answers_;     // under mutex_
   std::thread thread_;
 };
 

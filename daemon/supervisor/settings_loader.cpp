@@ -25,6 +25,7 @@
 #include "common/control_path.h"
 #include "common/fd.h"
 #include "common/json.h"
+#include "common/postgres_url.h"
 #include "common/redis_url.h"
 #include "common/text.h"
 #include "common/units.h"
@@ -1458,6 +1459,8 @@ void Loader::monitor_journal(const Value& journal) {
   }
   if (scheme == std::string::npos) {
     *store = resolve(*store);
+  } else if (const auto unfit = unfit_in_postgres_url(*store); !unfit.empty()) {
+    return error(journal, std::string(unfit));
   } else if (inline_text) {
     const std::string_view user = std::string_view(*store).substr(scheme + 3);
     if (user.substr(0, user.find('@')).find(':') < user.find('/') &&

@@ -7,6 +7,7 @@
 #include <cstdlib>
 #include <utility>
 
+#include "postgres_url.h"
 #include "store.h"
 
 namespace lope::plugins {
@@ -43,6 +44,9 @@ CREATE INDEX IF NOT EXISTS lope_events_time ON lope_events (time_us);
 
 // libpq, loaded when there is such a journal: one in a file does without it.
 struct Libpq {
+  decltype(&PQconninfoParse) conninfoParse;
+  decltype(&PQconninfoFree) conninfoFree;
+  decltype(&PQfreemem) freemem;
   decltype(&PQputCopyEnd) putCopyEnd;
   decltype(&PQgetResult) getResult;
   decltype(&PQresultStatus) resultStatus;
@@ -63,6 +67,9 @@ struct Libpq {
     if (library == nullptr) {
       throw std::runtime_error(std::string("PostgreSQL: expected libpq, found: ") + ::dlerror());
     }
+    find(library, "PQconninfoParse", conninfoParse);
+    find(library, "PQconninfoFree", conninfoFree);
+    find(library, "PQfreemem", freemem);
     find(library, "PQputCopyEnd", putCopyEnd);
     find(library, "PQgetResult", getResult);
     find(library, "PQresultStatus", resultStatus);
@@ -94,7 +101,10 @@ struct Libpq {
 
 class PostgresStore final : public Store {
  public:
-  explicit PostgresStore(std::string url) : url_(std::move(url)) { connect(); }
+  explicit PostgresStore(std::string url) : url_(std::move(url)) {
+    check_url();
+    connect();
+  }
   ~PostgresStore() override { disconnect(); }
 
   void begin() override {
@@ -181,6 +191,17 @@ class PostgresStore final : public Store {
   }
 
  private:
+  // Of one that it does not read libpq shows pieces, which may be its password's.
+  void check_url() const {
+    std::string unfit(unfit_in_postgres_url(url_));
+    char* words = nullptr;
+    PQconninfoOption* const parsed = pq_.conninfoParse(url_.c_str(), &words);
+    if (parsed == nullptr && unfit.empty()) unfit = "expected one that libpq reads, found another";
+    pq_.conninfoFree(parsed);
+    pq_.freemem(words);
+    if (!unfit.empty()) throw std::runtime_error("PostgreSQL: the URL: " + unfit);
+  }
+
   void connect() {
     if (connection_ != nullptr) return;
     // What the URL says itself counts more.

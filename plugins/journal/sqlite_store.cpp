@@ -31,7 +31,6 @@ CREATE TABLE contexts (
   id INTEGER PRIMARY KEY, event TEXT, kind TEXT, host TEXT, "group" TEXT, queue TEXT, exchange TEXT,
   content_type TEXT, type TEXT, app_id TEXT, outcome TEXT, code TEXT, worker TEXT, handler TEXT,
   handler_version TEXT, fate TEXT, redelivered INTEGER);
-CREATE INDEX contexts_queue ON contexts (queue);
 CREATE TABLE sources (id INTEGER PRIMARY KEY, name TEXT UNIQUE);
 CREATE TABLE ids (
   id INTEGER PRIMARY KEY AUTOINCREMENT, name UNIQUE, parent INTEGER, trace INTEGER);
@@ -48,6 +47,14 @@ CREATE TABLE contents (
   id INTEGER PRIMARY KEY, headers TEXT, body TEXT, body_encoding TEXT, body_cut INTEGER);
 CREATE TABLE forgotten (times INTEGER);
 INSERT INTO forgotten VALUES (0);
+)";
+
+// A new context is looked for among all; publishers may bring a new one with each message. Files
+// that are there already had an index by queue alone.
+constexpr const char* kContextsIndex = R"(
+CREATE INDEX IF NOT EXISTS contexts_all ON contexts (
+  queue, event, type, app_id, content_type, exchange, outcome, code, worker, kind, fate);
+DROP INDEX IF EXISTS contexts_queue;
 )";
 
 class Database {
@@ -256,6 +263,7 @@ class SqliteStore final : public Store {
       database.run(("PRAGMA application_id = " + std::to_string(kApplication)).c_str());
       database.run(("PRAGMA user_version = " + std::to_string(kVersion)).c_str());
     }
+    database.run(kContextsIndex);
     database.run("COMMIT");
     return database;
   }

@@ -183,6 +183,13 @@ TEST_CASE("events are stored, and lope trace shows their tree", "[broker][journa
         "child");
   CHECK(json("/api/journal/search?limit=1")["events"][0]["attempt"] == 2);
   CHECK(json("/api/journal/search?id=root")["events"].size() == 7);
+  const Json last = json("/api/journal/search?id=root&limit=2")["events"];
+  REQUIRE(last.size() == 2);
+  CHECK(last[0]["event"] == "handled");
+  CHECK(last[0]["attempt"] == 2);
+  CHECK(json("/api/journal/search?id=root&outcome=retry")["events"].size() == 1);
+  CHECK(json("/api/journal/search?id=root&queue=other")["events"].empty());
+  CHECK(json("/api/journal/search?id=root&from=2026-11-18T11:06:41Z")["events"].empty());
   CHECK(json("/api/journal/search?from=2026-11-18T11:06:41Z")["events"].empty());
   CHECK(http_get(port, "/api/journal/trace?id=other").status == 404);
   CHECK(http_get(port, "/api/journal/trace").status == 400);
@@ -339,7 +346,10 @@ TEST_CASE("a journal in PostgreSQL, over a server that dies", "[broker][journal_
   postgres.kill();
   j.broker.publish(j.queue, event("received", 8, "tab\\t \\\\ \\u0000 new\\nline"));
   CHECK(daemon.wait_for_line("messages not stored", 30s));
-  CHECK(http_get(port, "/api/journal/search").status == 503);
+  const HttpReply unanswered = http_get(port, "/api/journal/search");
+  CHECK(unanswered.status == 503);
+  CHECK(unanswered.body == "the journal cannot be read: the monitor's log says why\n");
+  CHECK(daemon.wait_for_line("the journal cannot be read", 10s));
   postgres.start();
   CHECK(eventually(60s, [&] { return events() == "8\n"; }));
   CHECK(postgres.ask("SELECT message_id FROM lope_events WHERE n = 8") ==

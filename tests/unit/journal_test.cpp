@@ -4,6 +4,7 @@
 #include <sqlite3.h>
 
 #include <catch2/catch.hpp>
+#include <chrono>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
@@ -53,8 +54,9 @@ std::unique_ptr<journal::Reader> reader(const std::string& path) {
   return std::move(*opened);
 }
 
-journal::Story story(const std::string& path, const std::string& id, std::size_t most = 1000) {
-  const auto read = reader(path)->story(id, {.messages = most});
+journal::Story story(const std::string& path, const std::string& id, std::size_t most = 1000,
+                     std::size_t most_events = 20'000) {
+  const auto read = reader(path)->story(id, {.messages = most, .events = most_events});
   INFO((read ? "" : read.error()));
   REQUIRE(read);
   return *read;
@@ -290,6 +292,61 @@ TEST_CASE("what is old is forgotten in small steps, and all that belongs to it",
   write(*other, {line("received", 22, 70'000'000, "q", "young", R"(,"trace_id":"x")")});
   CHECK(story(path, "x").events.size() == 1);
   CHECK(story(path, "young").events[0].queue == "q");
+}
+
+TEST_CASE("of a message with events without end some are read", "[unit][journal]") {
+  const TempDir dir;
+  const std::string path = dir.file("journal.db");
+  std::vector<std::string> lines;
+  for (int n = 1; n <= 20; ++n) lines.push_back(line("handled", n, n, "q", "m"));
+  lines.push_back(line("received", 21, 30, "q", "n", R"(,"parent_id":"m")"));
+  write(*plugins::open_sqlite_store(path, 0), lines);
+  const journal::Story some = story(path, "m", 1000, 8);
+  CHECK(some.events.size() == 8);
+  CHECK(some.messages == 1);
+  CHECK(some.left_out == 1);
+  CHECK(some.more_left_out);
+  CHECK_THAT(to_text(make_tree(some)), Contains("more than 1 message left out\n"));
+  const journal::Story first = story(path, "m", 1, 19);
+  CHECK(first.events.size() == 19);
+  CHECK(first.more_left_out);
+  const journal::Story all = story(path, "m", 1000, 21);
+  CHECK(all.events.size() == 21);
+  CHECK(all.left_out == 0);
+  CHECK_FALSE(all.more_left_out);
+}
+
+TEST_CASE("a tree of very many attempts is made in a moment", "[unit][journal]") {
+  journal::Story many;
+  for (int i = 0; i < 100'000; ++i) {
+    journal::Event event;
+    event.event = i % 3 == 0 ? "received" : "handled";
+    event.queue = "q";
+    event.message_id = "m";
+    event.attempt = i % 3 == 2 ? i : 1;
+    event.time_us = kBegin + i;
+    many.events.push_back(event);
+  }
+  const journal::Tree tree = make_tree(many);
+  REQUIRE(tree.messages.size() == 1);
+  CHECK(tree.messages[0].attempts.size() == 66'667);
+  CHECK(tree.messages[0].attempts[0].handled_us == kBegin + 1);
+  CHECK(tree.messages[0].attempts[1].received_us == 0);
+}
+
+TEST_CASE("publishers with a new type for each message do not slow down", "[unit][journal]") {
+  const TempDir dir;
+  const std::string path = dir.file("journal.db");
+  std::vector<std::string> lines;
+  for (int n = 1; n <= 30'000; ++n) {
+    lines.push_back(line("received", n, n, "q", "m", R"(,"type":"t)" + std::to_string(n) + '"'));
+  }
+  const auto store = plugins::open_sqlite_store(path, 0);
+  const auto begin = std::chrono::steady_clock::now();
+  write(*store, lines);
+  // A scan of them for each took two minutes.
+  CHECK(std::chrono::steady_clock::now() - begin < std::chrono::seconds(30));
+  CHECK(count(path, "contexts") == 30'000);
 }
 
 TEST_CASE("a search has the latest first", "[unit][journal]") {

@@ -1506,6 +1506,9 @@ TEST_CASE("where the monitor's journal is", "[unit][settings]") {
       joined(load(group + "monitor: {journal: 'postgresql://lope:secret@db/journal'}").warnings) ==
       "lope.yaml:2:20: monitor.journal: a password stands in this file: better {credential: NAME}, "
       "{file: PATH} or {env: NAME}\n");
+  const Variable wrong("LOPE_TEST_SET", "postgresql://lope:50%off@db/journal");
+  check_bad({group + "monitor: {journal: {env: LOPE_TEST_SET}}",
+             "lope.yaml:2:20: monitor.journal: expected two hexadecimal digits behind each %"});
 }
 
 TEST_CASE("what later versions bring is not called unknown", "[unit][settings]") {
