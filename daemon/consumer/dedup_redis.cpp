@@ -13,6 +13,9 @@ namespace lope::consumer {
 
 namespace {
 
+// As hiredis says it, by strerror().
+constexpr std::string_view kTimedOut = "Resource temporarily unavailable";
+
 // What a key holds: "c TOKEN OWNER" while it is claimed, "d TIME ID" once it is done. KEYS[2] holds
 // "d TIME ID" or "b" while the key is not to be begun again.
 constexpr const char* kClaim = R"(
@@ -39,7 +42,8 @@ if tonumber(ARGV[2]) > 0 then redis.call('SET', KEYS[2], 'b', 'PX', ARGV[2]) end
 return {'released'}
 )";
 constexpr const char* kRenew = R"(
-if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('PEXPIRE', KEYS[1], ARGV[2]) end
+local v = redis.call('GET', KEYS[1])
+if not v or v == ARGV[1] then redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2]) end
 return {'renewed'}
 )";
 
@@ -97,6 +101,7 @@ Result<void> DedupRedis::connect() {
   if (redis_ == nullptr) return failure("out of memory");
   if (redis_->err != 0) return failure(redis_->errstr);
   ::redisSetTimeout(redis_.get(), kWait);
+  ::redisEnableKeepAlive(redis_.get());
   int greetings = 0;
   if (!url->password.empty() && url->user.empty()) {
     append(*redis_, {"AUTH", url->password});
@@ -119,9 +124,8 @@ Result<void> DedupRedis::receive(std::shared_ptr<redisReply>& reply) {
   void* raw = nullptr;
   if (::redisGetReply(redis_.get(), &raw) != REDIS_OK || raw == nullptr) {
     const std::string text = redis_->errstr;
-    return failure(text == "Resource temporarily unavailable"
-                       ? "no answer for " + std::to_string(kTimeout.count()) + " ms"
-                       : text);
+    return failure(text == kTimedOut ? "no answer for " + std::to_string(kTimeout.count()) + " ms"
+                                     : text);
   }
   reply.reset(static_cast<redisReply*>(raw), ::freeReplyObject);
   if (reply->type == REDIS_REPLY_ERROR) return failure(std::string(text_of(*reply)));
@@ -188,16 +192,28 @@ DedupAnswer DedupRedis::answer(const DedupOp& op, const redisReply& reply,
 
 Result<void> DedupRedis::apply(std::span<const DedupOp> ops, const DedupTimes& times,
                                std::vector<DedupAnswer>& answers) {
-  if (redis_ == nullptr) {
-    if (auto connected = connect(); !connected) {
-      redis_.reset();
-      return connected;
-    }
-  }
-  const auto fail = [this](const Result<void>& failed) {
+  const std::size_t before = answers.size();
+  // One from before may have died while nothing was asked: that says nothing about the server.
+  for (bool from_before = redis_ != nullptr;; from_before = false) {
+    Result<void> done;
+    if (redis_ == nullptr) done = connect();
+    if (done) done = exchange(ops, times, answers);
+    if (done) return done;
+    const bool again = from_before && is_broken();
     redis_.reset();  // nobody knows what comes next on it
-    return Error{failed.error()};
-  };
+    if (!again) return done;
+    answers.resize(before);
+  }
+}
+
+// Not when the server says no, or nothing.
+bool DedupRedis::is_broken() const {
+  return redis_ != nullptr && (redis_->err == REDIS_ERR_EOF ||
+                               (redis_->err == REDIS_ERR_IO && redis_->errstr != kTimedOut));
+}
+
+Result<void> DedupRedis::exchange(std::span<const DedupOp> ops, const DedupTimes& times,
+                                  std::vector<DedupAnswer>& answers) {
   for (const DedupOp& op : ops) {
     send(op, times, op.instead == 0 ? std::string() : claim_text(op.instead, self_));
   }
@@ -209,7 +225,7 @@ Result<void> DedupRedis::apply(std::span<const DedupOp> ops, const DedupTimes& t
   std::vector<std::string> dead;
   for (const DedupOp& op : ops) {
     std::shared_ptr<redisReply> reply;
-    if (auto received = receive(reply); !received) return fail(received);
+    if (auto received = receive(reply); !received) return received;
     if (op.kind != DedupOp::Kind::claim && op.kind != DedupOp::Kind::done) continue;
     std::string in_the_way;
     answers.push_back(answer(op, *reply, in_the_way));
@@ -224,7 +240,7 @@ Result<void> DedupRedis::apply(std::span<const DedupOp> ops, const DedupTimes& t
   for (std::size_t i = 0; i < again.size(); ++i) send(again[i].op, times, dead[i]);
   for (const Again& each : again) {
     std::shared_ptr<redisReply> reply;
-    if (auto received = receive(reply); !received) return fail(received);
+    if (auto received = receive(reply); !received) return received;
     std::string in_the_way;
     answers[each.answer] = answer(each.op, *reply, in_the_way);
   }

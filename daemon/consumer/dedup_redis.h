@@ -25,7 +25,8 @@ class DedupRedis : public DedupStore {
   DedupRedis& operator=(const DedupRedis&) = delete;
   ~DedupRedis() override;
 
-  // On failure the text names host and port; the next call connects anew. Part of it may have
+  // All is sent once more when the connection of the call before turns out to be dead. On failure
+  // the text names host and port; the next call connects anew. Part of it may have
   // happened then: a claim that was not answered is ours all the same when it is asked for again.
   Result<void> apply(std::span<const DedupOp> ops, const DedupTimes& times,
                      std::vector<DedupAnswer>& answers) override;
@@ -36,6 +37,9 @@ class DedupRedis : public DedupStore {
 
  private:
   Result<void> connect();
+  Result<void> exchange(std::span<const DedupOp> ops, const DedupTimes& times,
+                        std::vector<DedupAnswer>& answers);
+  bool is_broken() const;
   Error failure(const std::string& what) const;
   void send(const DedupOp& op, const DedupTimes& times, const std::string& instead);
   Result<void> receive(std::shared_ptr<redisReply>& reply);

@@ -273,6 +273,27 @@ TEST_CASE("a store that is not there: messages wait, or run", "[broker][dedup]")
   CHECK(lope.stop() == exited(0));
 }
 
+TEST_CASE("a connection that died while nothing was asked is no failure", "[broker][dedup]") {
+  Once it;
+  Redis redis;
+  redis.start();
+  Lope lope(it.once("{ key: message_id, store: '" + redis.url() + "', on_store_failure: run }"));
+  REQUIRE(lope.wait_ready());
+  it.publish("ack", "m1");
+  REQUIRE(it.wait_acked("m1"));
+  REQUIRE(it.empty());
+  redis.kill();
+  redis.start();
+  it.publish("ack", "m2");
+  REQUIRE(it.wait_acked("m2"));
+  it.publish("ack", "m2");
+  REQUIRE(lope.wait_for_line("message is a double", 20s));
+  REQUIRE(it.empty());
+  CHECK(lope.log().find("dedup store fails") == std::string::npos);
+  CHECK(group_of(lope)["unchecked"] == 0);
+  CHECK(lope.stop() == exited(0));
+}
+
 TEST_CASE("a server that hangs is a store that fails, and what was done is acked",
           "[broker][dedup]") {
   Once it;
