@@ -418,17 +418,17 @@ int Consumer::run() {
     const bool more = turn();
     if (phase_ != Phase::done) wait(more);
   }
-  if (dedup_ != nullptr) {
-    table_.for_each([this](const Delivery& delivery) { dedup_->over(delivery); });
-    submit_dedup();
-  }
-  dedup_thread_.reset();
   if (streams_->any()) {
     if (const std::string trouble = streams_->keep_now(); !trouble.empty()) {
       log_error("cannot keep the position in a stream",
                 {{"group", settings_.group.name}, {"reason", trouble}});
     }
   }
+  if (dedup_ != nullptr) {
+    table_.for_each([this](const Delivery& delivery) { dedup_->over(delivery); });
+    submit_dedup();
+  }
+  dedup_thread_.reset();
   board_.state.store(static_cast<std::uint32_t>(GroupState::ended), std::memory_order_relaxed);
   Orders::report_change();
   if (refused_) return kExitRefused;
