@@ -3,10 +3,9 @@
 #include <unistd.h>
 
 #include <mutex>
-#include <system_error>
-#include <thread>
 
 #include "common/backoff.h"
+#include "common/detached_thread.h"
 
 namespace lope::consumer {
 
@@ -42,15 +41,13 @@ void Connector::start() {
     const std::uint64_t one = 1;
     [[maybe_unused]] const ssize_t n = ::write(shared.event.get(), &one, sizeof one);
   };
-  try {
-    std::thread([shared = shared_, address, timeout = settings_.connect_timeout,
-                 heartbeat = settings_.heartbeat, name = connection_name_, tls = settings_.tls,
-                 login = settings_.login, finish] {
-      finish(*shared, Connection::open(address, timeout, heartbeat, name, tls, login));
-    }).detach();
-  } catch (const std::system_error& error) {  // no thread to be had just now
-    finish(*shared_, Error{std::string("connect: cannot start a thread: ") + error.what()});
-  }
+  auto started =
+      start_detached_thread([shared = shared_, address, timeout = settings_.connect_timeout,
+                             heartbeat = settings_.heartbeat, name = connection_name_,
+                             tls = settings_.tls, login = settings_.login, finish] {
+        finish(*shared, Connection::open(address, timeout, heartbeat, name, tls, login));
+      });
+  if (!started) finish(*shared_, Error{"connect: " + started.error()});
 }
 
 std::chrono::milliseconds Connector::failed() { return rotation_.failed(random_fraction()); }

@@ -5,16 +5,14 @@
 #include <algorithm>
 #include <atomic>
 #include <condition_variable>
-#include <csignal>
 #include <cstdint>
 #include <iterator>
 #include <mutex>
-#include <system_error>
-#include <thread>
 #include <unordered_set>
 #include <utility>
 
 #include "common/clock.h"
+#include "common/detached_thread.h"
 #include "common/fd.h"
 
 namespace lope::consumer {
@@ -70,18 +68,9 @@ Result<std::unique_ptr<DedupThread>> DedupThread::start(
   auto shared = std::make_shared<Shared>();
   shared->make = std::move(make);
   shared->event = std::move(*event);
-  // Signals are the main thread's.
-  sigset_t all, before;
-  ::sigfillset(&all);
-  ::pthread_sigmask(SIG_SETMASK, &all, &before);
-  std::string trouble;
-  try {
-    std::thread([shared] { run(*shared); }).detach();
-  } catch (const std::system_error& error) {
-    trouble = std::string("dedup store: cannot start a thread: ") + error.what();
+  if (auto started = start_detached_thread([shared] { run(*shared); }); !started) {
+    return Error{"dedup store: " + started.error()};
   }
-  ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
-  if (!trouble.empty()) return Error{std::move(trouble)};
   return std::unique_ptr<DedupThread>(new DedupThread(std::move(shared), closing));
 }
 

@@ -8,15 +8,13 @@
 #include <atomic>
 #include <condition_variable>
 #include <mutex>
-#include <system_error>
-#include <thread>
 #include <vector>
 
 #include "common/backoff.h"
+#include "common/detached_thread.h"
 #include "common/fd.h"
 #include "common/log.h"
 #include "common/repeated_log.h"
-#include "common/signals_blocked.h"
 #include "common/text.h"
 
 namespace lope::consumer {
@@ -140,11 +138,8 @@ Result<std::unique_ptr<SpanExporter>> SpanExporter::create(const TelemetrySettin
     if (!made) return Error{made.error()};
     *fd = std::move(*made);
   }
-  try {
-    const SignalsBlocked blocked;  // and with it curl's own threads
-    std::thread([shared] { shared->run(); }).detach();
-  } catch (const std::system_error& error) {
-    return Error{std::string("cannot start a thread: ") + error.what()};
+  if (auto started = start_detached_thread([shared] { shared->run(); }); !started) {
+    return Error{started.error()};
   }
   return std::unique_ptr<SpanExporter>(new SpanExporter(std::move(shared)));
 }

@@ -7,14 +7,12 @@
 
 #include <cerrno>
 #include <condition_variable>
-#include <csignal>
 #include <cstdio>
 #include <map>
 #include <mutex>
-#include <system_error>
-#include <thread>
 #include <utility>
 
+#include "common/detached_thread.h"
 #include "common/fd.h"
 #include "common/text.h"
 
@@ -111,18 +109,9 @@ Result<std::unique_ptr<StreamKeeper>> StreamKeeper::open(const std::string& stat
     return Error{"'" + folder + "' is in use: another daemon runs this group"};
   }
   auto shared = std::make_shared<Shared>(std::move(folder), std::move(lock));
-  // Signals are the main thread's.
-  sigset_t all, before;
-  ::sigfillset(&all);
-  ::pthread_sigmask(SIG_SETMASK, &all, &before);
-  std::string trouble;
-  try {
-    std::thread([shared] { run(*shared); }).detach();
-  } catch (const std::system_error& error) {
-    trouble = std::string("cannot start a thread: ") + error.what();
+  if (auto started = start_detached_thread([shared] { run(*shared); }); !started) {
+    return Error{started.error()};
   }
-  ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
-  if (!trouble.empty()) return Error{std::move(trouble)};
   return std::unique_ptr<StreamKeeper>(new StreamKeeper(std::move(shared)));
 }
 
