@@ -5,9 +5,11 @@
  * Consumes COUNT messages, copies each body (a handler would want it whole), acks each (ACK_EVERY
  * 1) or every so many with `multiple`, prints "done" and waits for SIGTERM, so that whoever
  * measures can look at it. PAUSE_US: sleeps so long for each message, in place of a handler.
- * STAMPS: a file for a struct stamp of each message. */
+ * STAMPS: a file for a struct stamp of each message. With TLS_HOST, TLS_PORT and TLS_CA (a
+ * file) in the environment it goes there, and not to HOST and PORT. */
 #include <amqp.h>
 #include <amqp_framing.h>
+#include <amqp_ssl_socket.h>
 #include <amqp_tcp_socket.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -31,6 +33,22 @@ static void next_frame(amqp_connection_state_t connection, amqp_frame_t* frame) 
   if (amqp_simple_wait_frame(connection, frame) != AMQP_STATUS_OK) die("connection lost");
 }
 
+static void open_socket(amqp_connection_state_t connection, const char* host, int port) {
+  const char* const tls_host = getenv("TLS_HOST");
+  const char* const tls_port = getenv("TLS_PORT");
+  const char* const ca = getenv("TLS_CA");
+  amqp_socket_t* socket = NULL;
+  if (tls_host != NULL && tls_port != NULL && ca != NULL) {
+    host = tls_host; /* a name: rabbitmq-c holds none but names against a certificate */
+    port = atoi(tls_port);
+    socket = amqp_ssl_socket_new(connection);
+    if (socket != NULL && amqp_ssl_socket_set_cacert(socket, ca) != AMQP_STATUS_OK) die("TLS_CA");
+  } else {
+    socket = amqp_tcp_socket_new(connection);
+  }
+  if (socket == NULL || amqp_socket_open(socket, host, port) != AMQP_STATUS_OK) die("connect");
+}
+
 int main(int argc, char** argv) {
   if (argc < 7)
     die("usage: bare_loop HOST PORT QUEUE PREFETCH COUNT ACK_EVERY [PAUSE_US [STAMPS]]");
@@ -42,9 +60,7 @@ int main(int argc, char** argv) {
   struct stamp* stamps = argc > 8 ? calloc(count, sizeof *stamps) : NULL;
 
   amqp_connection_state_t connection = amqp_new_connection();
-  amqp_socket_t* socket = amqp_tcp_socket_new(connection);
-  if (socket == NULL || amqp_socket_open(socket, argv[1], atoi(argv[2])) != AMQP_STATUS_OK)
-    die("connect");
+  open_socket(connection, argv[1], atoi(argv[2]));
   if (amqp_login(connection, "/", 0, 131072, 0, AMQP_SASL_METHOD_PLAIN, "guest", "guest")
           .reply_type != AMQP_RESPONSE_NORMAL)
     die("login");

@@ -434,40 +434,52 @@ nlohmann::json run_journal(Broker& broker, const Contender& lope, Load load, int
   return result;
 }
 
-// Lope against itself without TLS, on a node that has both.
-nlohmann::json run_tls(int rounds, double scale) {
+// Lope and the bare loop, each against itself without TLS, on a node that has both.
+nlohmann::json run_tls(const std::string& bare, int rounds, double scale) {
   lope::test::TlsNode node;
-  const Contender plain{.name = kLope}, tls{.name = "Lope over TLS", .broker = node.with()};
+  const std::pair<Contender, Contender> pairs[] = {
+      {{.name = kLope}, {.name = "Lope over TLS", .broker = node.with()}},
+      {{.name = kMultiple, .program = {bare}, .more = {"50"}},
+       {.name = "bare loop over TLS",
+        .program = {"env", "TLS_HOST=localhost", "TLS_PORT=" + std::to_string(node.port()),
+                    "TLS_CA=" + node.certificates.at("ca.pem"), bare},
+        .more = {"50"}}},
+  };
   std::printf("\n**TLS**, classic, prefetch 100, 1 worker\n\n");
-  row({"body", "messages/s", "over TLS", "its rate / that without", "CPU µs a message",
+  row({"body", "", "messages/s", "over TLS", "its rate / that without", "CPU µs a message",
        "over TLS"});
-  row({"---:", "---:", "---:", "---:", "---:", "---:"});
+  row({"---:", "---", "---:", "---:", "---:", "---:", "---:"});
   nlohmann::json result = nlohmann::json::array();
   for (Load load :
        {Load{.name = "100 B"}, Load{.name = "64 KiB", .body = 65536, .messages = 10'000}}) {
     load.messages = std::max(1000, static_cast<int>(load.messages * scale));
     const std::string queue = node.broker->make_queue("bench", queue_options(load));
-    std::vector<Sample> without, with;
+    std::vector<Sample> without[std::size(pairs)], with[std::size(pairs)];
     for (int round = 0; round < rounds; ++round) {
       progress("TLS, " + load.name + ": round " + std::to_string(round + 1) + " of " +
                std::to_string(rounds));
-      without.push_back(measure(*node.broker, queue, load, plain));
-      with.push_back(measure(*node.broker, queue, load, tls));
+      for (std::size_t i = 0; i < std::size(pairs); ++i) {
+        without[i].push_back(measure(*node.broker, queue, load, pairs[i].first));
+        with[i].push_back(measure(*node.broker, queue, load, pairs[i].second));
+      }
     }
     progress("");
     node.broker->delete_queue(queue);
     const auto rate = [](const Sample& sample) { return sample.rate; };
     const auto cpu = [](const Sample& sample) { return sample.cpu_us; };
-    const Spread share = paired(with, without, rate_ratio);
-    row({load.name, text("%.0f", spread_of(without, rate)), text("%.0f", spread_of(with, rate)),
-         text("%.2f", share), text("%.2f", spread_of(without, cpu)),
-         text("%.2f", spread_of(with, cpu))});
-    result.push_back({{"body", load.body},
-                      {"messages_per_second", to_json(spread_of(without, rate))},
-                      {"over_tls_per_second", to_json(spread_of(with, rate))},
-                      {"over_tls_of_without", to_json(share)},
-                      {"cpu_us_per_message", to_json(spread_of(without, cpu))},
-                      {"over_tls_cpu_us_per_message", to_json(spread_of(with, cpu))}});
+    for (std::size_t i = 0; i < std::size(pairs); ++i) {
+      const Spread share = paired(with[i], without[i], rate_ratio);
+      row({load.name, pairs[i].first.name, text("%.0f", spread_of(without[i], rate)),
+           text("%.0f", spread_of(with[i], rate)), text("%.2f", share),
+           text("%.2f", spread_of(without[i], cpu)), text("%.2f", spread_of(with[i], cpu))});
+      result.push_back({{"name", pairs[i].first.name},
+                        {"body", load.body},
+                        {"messages_per_second", to_json(spread_of(without[i], rate))},
+                        {"over_tls_per_second", to_json(spread_of(with[i], rate))},
+                        {"over_tls_of_without", to_json(share)},
+                        {"cpu_us_per_message", to_json(spread_of(without[i], cpu))},
+                        {"over_tls_cpu_us_per_message", to_json(spread_of(with[i], cpu))}});
+    }
   }
   return result;
 }
@@ -614,7 +626,7 @@ int main(int argc, char** argv) {
     if (std::regex_search("idle", wanted)) {
       report["idle"] = run_idle(broker, std::max(1, static_cast<int>(30 * scale)));
     }
-    if (std::regex_search("TLS", wanted)) report["tls"] = run_tls(rounds, scale);
+    if (std::regex_search("TLS", wanted)) report["tls"] = run_tls(bare, rounds, scale);
     if (std::regex_search("handlers: http", wanted)) {
       report["http"] = run_http(broker, rounds, scale);
     }
