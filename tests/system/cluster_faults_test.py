@@ -135,6 +135,7 @@ def comes_back(cluster, node):
 def one_round(cluster, daemon, loads, fault, of_leader, table):
     consuming = daemon.node(cluster)
     victim = cluster.leader("quorum") if of_leader or consuming is None else consuming
+    told = daemon.log.stat().st_size
     for load in loads:
         load.use((victim + 1) % 3)
     for load in loads:
@@ -154,6 +155,7 @@ def one_round(cluster, daemon, loads, fault, of_leader, table):
         eventually(f"{load.queue}: messages come steadily", lambda: load.outage(end, time.monotonic()) is not None, 60)
     eventually("every group consumes", daemon.consumes, 30)
     of = "leader" if of_leader else "own node"
+    keys = []
     for load in loads:
         if load.queue == "classic" and victim == kHome:
             # It is not there in the meantime.
@@ -163,12 +165,21 @@ def one_round(cluster, daemon, loads, fault, of_leader, table):
             outage = load.outage(begin, end)
             key = (fault.name, of, load.queue)
         table[key].append(outage)
+        keys.append(key)
         shown = "never" if outage is None else f"{outage:.1f} s"
         print(f"    {key[0]} ({key[1]}, node {victim + 1}): {load.queue} again after {shown}", flush=True)
+    if any(is_late(table[key][-1]) for key in keys):
+        with open(daemon.log, encoding="utf-8") as log:
+            log.seek(told)
+            print(log.read())
+
+
+def is_late(outage):
+    return outage is None or outage > kWithin
 
 
 def late(table):
-    return {key: outages for key, outages in table.items() if any(each is None or each > kWithin for each in outages)}
+    return {key: outages for key, outages in table.items() if any(map(is_late, outages))}
 
 
 def main():
@@ -216,8 +227,6 @@ groups:
                 print(f"{load.queue}: {len(confirmed)} messages confirmed, all handled, "
                       f"{len(handled) - len(set(handled))} of them again", flush=True)
             daemon.stop()
-            if rounds and late(table):
-                print(daemon.log.read_text(encoding="utf-8")[-8000:])
             assert daemon.process.returncode == 0, daemon.log.read_text(encoding="utf-8")[-3000:]
         except BaseException:
             if daemon is not None:
