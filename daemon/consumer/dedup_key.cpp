@@ -1,11 +1,9 @@
 #include "consumer/dedup_key.h"
 
 #include <cstdint>
-#include <cstdio>
 #include <cstring>
 
 #include "common/hash.h"
-#include "common/text.h"
 
 namespace lope::consumer {
 
@@ -52,16 +50,6 @@ std::string header_key(std::string_view headers, std::string_view name) {
   return {};
 }
 
-std::string hex(std::string_view bytes) {
-  std::string text;
-  for (const char c : bytes) {
-    char digits[3];
-    std::snprintf(digits, sizeof digits, "%02x", static_cast<unsigned char>(c));
-    text += digits;
-  }
-  return text;
-}
-
 }  // namespace
 
 std::string dedup_key(const DedupSettings& settings, const DeliveryView& view,
@@ -84,25 +72,6 @@ std::string dedup_key(const DedupSettings& settings, const DeliveryView& view,
       break;
   }
   return key;
-}
-
-std::string shown_key(std::string_view key) {
-  if (key.empty()) return {};
-  const std::string_view rest = key.substr(1);
-  switch (key.front()) {
-    case kMessageId: return "message_id " + escape(rest, 256);
-    case kBody: return "body " + hex(rest.substr(0, 16));
-    case kLongHeader: return "header " + hex(rest.substr(1, 16));
-    default: break;
-  }
-  const auto kind = static_cast<HeaderKind>(rest.empty() ? 0 : rest.front());
-  const std::string_view value = rest.empty() ? rest : rest.substr(1);
-  if (kind == HeaderKind::text) return "header " + escape(value, 256);
-  if (kind != HeaderKind::int64 && kind != HeaderKind::uint64) return "header " + hex(value);
-  std::uint64_t number = 0;
-  std::memcpy(&number, value.data(), std::min(value.size(), sizeof number));
-  return "header " + (kind == HeaderKind::int64 ? std::to_string(static_cast<std::int64_t>(number))
-                                                : std::to_string(number));
 }
 
 }  // namespace lope::consumer

@@ -16,7 +16,4 @@ std::string dedup_key(const DedupSettings& settings, const DeliveryView& view,
 
 inline constexpr std::size_t kLongestKey = 258;
 
-// For the log.
-std::string shown_key(std::string_view key);
-
 }  // namespace lope::consumer
