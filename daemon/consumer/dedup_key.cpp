@@ -30,6 +30,8 @@ void append_hash(std::string& key, std::string_view bytes) {
   append_number(key, bytes.size());
 }
 
+// The name's hash is part of it: the same store may hold what was done by another header. The name
+// itself would make it too long for LMDB.
 std::string header_key(std::string_view headers, std::string_view name) {
   while (const auto header = next_header(headers)) {
     if (header->name != name) continue;
@@ -37,6 +39,7 @@ std::string header_key(std::string_view headers, std::string_view name) {
     const bool is_text = header->kind == HeaderKind::text || header->kind == HeaderKind::bytes;
     const bool is_long = is_text && header->value.size() > kLongestText;
     std::string key(1, is_long ? kLongHeader : kHeader);
+    append_number(key, hash128(name).low);
     key += static_cast<char>(header->kind);
     if (is_long) {
       append_hash(key, header->value);

@@ -420,7 +420,7 @@ TEST_CASE("nothing waits longer than the interval, whatever the store's clock sa
   CHECK(it.news() == Texts{"away for 10000: 0"});
 }
 
-TEST_CASE("keys tell messages apart by kind and value", "[unit][dedup]") {
+TEST_CASE("keys tell messages apart by name, kind and value", "[unit][dedup]") {
   ByteBuffer buffer;
   HeaderWriter writer(buffer);
   writer.add_scalar("int", HeaderKind::int64, 7);
@@ -430,7 +430,10 @@ TEST_CASE("keys tell messages apart by kind and value", "[unit][dedup]") {
   writer.add_scalar("time", HeaderKind::timestamp, 7);
   writer.add_text("text", HeaderKind::text, "7");
   writer.add_text("bytes", HeaderKind::bytes, "7");
+  writer.add_text("same text", HeaderKind::text, "7");
+  writer.add_text("longest", HeaderKind::text, std::string(255, 'x'));
   writer.add_text("long", HeaderKind::text, std::string(1000, 'x'));
+  writer.add_text("same long", HeaderKind::text, std::string(1000, 'x'));
   writer.add_text("longer", HeaderKind::text, std::string(1001, 'x'));
   writer.add_text("empty", HeaderKind::text, "");
   writer.add_text("null", HeaderKind::null, "");
@@ -441,16 +444,18 @@ TEST_CASE("keys tell messages apart by kind and value", "[unit][dedup]") {
   DedupSettings settings;
   settings.key = DedupSettings::Key::header;
   std::set<std::string> keys;
-  for (const char* name :
-       {"int", "unsigned", "real", "bool", "time", "text", "bytes", "long", "longer", "empty"}) {
+  std::size_t longest = 0;
+  for (const char* name : {"int", "unsigned", "real", "bool", "time", "text", "bytes", "same text",
+                           "longest", "long", "same long", "longer", "empty"}) {
     settings.header = name;
     const std::string key = dedup_key(settings, view, "");
     CHECK_FALSE(key.empty());
-    CHECK(key.size() <= kLongestKey);
+    longest = std::max(longest, key.size());
     CHECK(dedup_key(settings, view, "other body") == key);
     keys.insert(key);
   }
-  CHECK(keys.size() == 10);
+  CHECK(keys.size() == 13);
+  CHECK(longest == kLongestKey);
   for (const char* name : {"null", "other", "missing", "Int"}) {
     settings.header = name;
     CHECK(dedup_key(settings, view, "").empty());
