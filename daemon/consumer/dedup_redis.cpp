@@ -2,6 +2,7 @@
 
 #include <hiredis/hiredis.h>
 
+#include <algorithm>
 #include <charconv>
 #include <initializer_list>
 #include <string_view>
@@ -137,10 +138,10 @@ void DedupRedis::send(const DedupOp& op, const DedupTimes& times, const std::str
   const std::string begun = "lope:begun:" + group_ + ":" + op.key;
   const std::string claim = claim_text(op.token, self_);
   const auto now = static_cast<std::int64_t>(unix_ms());
-  // What is left of min_interval.
+  // What is left of min_interval; the clock may have been set back since it was begun.
+  const std::int64_t begun_ms = std::min(op.begun_ms, now);
   const std::string left = std::to_string(
-      op.begun_ms == 0 ? 0
-                       : std::max<std::int64_t>(op.begun_ms + times.min_interval.count() - now, 0));
+      begun_ms == 0 ? 0 : std::max<std::int64_t>(begun_ms + times.min_interval.count() - now, 0));
   switch (op.kind) {
     case DedupOp::Kind::claim:
       append(*redis_, {"EVAL", kClaim, "2", key, begun, claim, instead,
