@@ -6,6 +6,7 @@
 #include <charconv>
 #include <initializer_list>
 #include <string_view>
+#include <unordered_set>
 
 #include "common/clock.h"
 #include "consumer/dedup_owner.h"
@@ -219,14 +220,21 @@ Result<void> DedupRedis::exchange(std::span<const DedupOp> ops, const DedupTimes
     send(op, times, op.instead == 0 ? std::string() : claim_text(op.instead, self_));
   }
   struct Again {
-    const DedupOp& op;
-    std::size_t answer;
+    DedupOp op;
+    std::size_t answer = 0;
+    std::string dead = {};  // the claim that it takes the place of
   };
-  std::vector<Again> again;  // claimed by who is dead
-  std::vector<std::string> dead;
+  std::vector<Again> again;                  // claimed by who is dead
+  std::unordered_set<std::uint64_t> tokens;  // of those
   for (const DedupOp& op : ops) {
     std::shared_ptr<redisReply> reply;
     if (auto received = receive(reply); !received) return received;
+    const bool ends = op.kind == DedupOp::Kind::release || op.kind == DedupOp::Kind::done;
+    if (ends && tokens.contains(op.token)) {
+      // It came before its claim was one: nobody else would let go of that.
+      again.push_back({.op = op});
+      again.back().op.kind = DedupOp::Kind::release;
+    }
     if (op.kind != DedupOp::Kind::claim && op.kind != DedupOp::Kind::done) continue;
     std::string in_the_way;
     answers.push_back(answer(op, *reply, in_the_way));
@@ -235,13 +243,14 @@ Result<void> DedupRedis::exchange(std::span<const DedupOp> ops, const DedupTimes
     next_word(owner);
     next_word(owner);
     if (life_of(owner) != OwnerLife::dead) continue;
-    again.push_back({op, answers.size() - 1});
-    dead.push_back(std::move(in_the_way));
+    again.push_back({op, answers.size() - 1, std::move(in_the_way)});
+    tokens.insert(op.token);
   }
-  for (std::size_t i = 0; i < again.size(); ++i) send(again[i].op, times, dead[i]);
+  for (const Again& each : again) send(each.op, times, each.dead);
   for (const Again& each : again) {
     std::shared_ptr<redisReply> reply;
     if (auto received = receive(reply); !received) return received;
+    if (each.op.kind != DedupOp::Kind::claim) continue;
     std::string in_the_way;
     answers[each.answer] = answer(each.op, *reply, in_the_way);
   }
