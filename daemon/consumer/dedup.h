@@ -65,7 +65,7 @@ class Dedup {
   // What has become due. Returns when to come again.
   TimePoint tend(TimePoint now);
   // What is to be submitted now, which empties it; nothing while the store fails and is not to be
-  // tried again yet.
+  // tried again yet. Then a trial, where nothing else is asked.
   std::vector<DedupOp>& to_submit(TimePoint now);
   const DedupTimes& times() const { return times_; }
 

@@ -235,7 +235,7 @@ Result<void> DedupRedis::exchange(std::span<const DedupOp> ops, const DedupTimes
       again.push_back({.op = op});
       again.back().op.kind = DedupOp::Kind::release;
     }
-    if (op.kind != DedupOp::Kind::claim && op.kind != DedupOp::Kind::done) continue;
+    if (!is_answered(op)) continue;
     std::string in_the_way;
     answers.push_back(answer(op, *reply, in_the_way));
     if (in_the_way.empty()) continue;

@@ -1,4 +1,5 @@
 // The policy: deliveries and a store's answers in, what becomes of them out.
+#include <algorithm>
 #include <catch2/catch.hpp>
 #include <map>
 #include <set>
@@ -312,6 +313,37 @@ TEST_CASE("a store that fails: messages run without it, and it is tried again", 
   CHECK(it.dedup.trouble().empty());
 }
 
+TEST_CASE("a store that fails is tried again though nothing comes", "[unit][dedup]") {
+  const bool run = GENERATE(true, false);
+  Fixture it(by_id(run ? DedupSettings::OnStoreFailure::run : DedupSettings::OnStoreFailure::wait));
+  it.dedup.claim(it.all[0], "k", "", it.now);
+  it.asked();
+  it.dedup.over(it.all[0]);
+  it.answer({{.kind = Kind::failed, .token = it.tokens["k"]}}, "no store");
+  int trials = 0;
+  const TimePoint from = it.now;
+  for (int i = 0; i < 100 && it.now < from + 60s; ++i) {
+    it.now = std::max(it.now, it.dedup.tend(it.now));
+    const Texts asked = it.asked();
+    if (std::find(asked.begin(), asked.end(), "claim ?") == asked.end()) continue;
+    ++trials;
+    CHECK(it.dedup.tend(it.now) > it.now);  // its answer is waited for
+    it.answer({{.kind = Kind::failed, .token = it.tokens["?"]}}, "no store");
+  }
+  CHECK(it.now >= from + 60s);
+  CHECK(trials >= 6);
+  CHECK(trials <= 60);
+  it.now += 10s;
+  CHECK(it.asked() == Texts{"claim ?"});
+  const bool free = GENERATE(true, false);  // or another tries it too
+  it.answer({{.kind = free ? Kind::claimed : Kind::taken, .token = it.tokens["?"]}});
+  CHECK(it.dedup.trouble().empty());
+  CHECK(it.asked() == (free ? Texts{"release ?"} : Texts{}));
+  it.now += 60s;
+  CHECK(it.asked().empty());
+  CHECK(it.news().empty());
+}
+
 TEST_CASE("a store that does not answer fails", "[unit][dedup]") {
   const bool run = GENERATE(true, false);
   Fixture it(by_id(run ? DedupSettings::OnStoreFailure::run : DedupSettings::OnStoreFailure::wait));
@@ -406,7 +438,7 @@ TEST_CASE("claims are renewed although the store has failed last", "[unit][dedup
   CHECK(it.asked() == Texts{"claim l"});
   it.answer({{.kind = Kind::failed, .token = it.tokens["l"]}}, "no store");
   it.now += 1h;
-  CHECK(it.asked() == Texts{"renew k"});
+  CHECK(it.asked() == Texts{"renew k", "claim ?"});
 }
 
 TEST_CASE("nothing waits longer than the interval, whatever the store's clock says",
