@@ -1,6 +1,7 @@
 #include "consumer/dedup.h"
 
 #include <algorithm>
+#include <limits>
 #include <utility>
 
 namespace lope::consumer {
@@ -18,6 +19,10 @@ constexpr milliseconds kLeaseWithoutTimeout{300'000};
 constexpr milliseconds kShortestWait{1000};
 constexpr milliseconds kLongestWait{30'000};
 constexpr Backoff kTries{milliseconds(200), milliseconds(10'000)};
+// The claim of no message, for a store that fails while nothing else is asked of it. Keys of
+// messages begin with a letter.
+constexpr std::uint64_t kTrial = std::numeric_limits<std::uint64_t>::max();
+constexpr const char* kTrialKey = "?";
 
 }  // namespace
 
@@ -193,6 +198,9 @@ void Dedup::fail(const std::string& trouble, TimePoint now) {
 }
 
 void Dedup::answer(const DedupAnswer& answer, TimePoint now) {
+  if (answer.token == kTrial && answer.kind == DedupAnswer::Kind::claimed) {
+    ops_.push_back({.kind = DedupOp::Kind::release, .token = kTrial, .key = kTrialKey});
+  }
   Entry* const entry = find(answer.token);
   if (entry == nullptr) return;  // it has gone meanwhile, and its release is on its way
   Delivery& delivery = *entry->delivery;
@@ -300,10 +308,16 @@ TimePoint Dedup::tend(TimePoint now) {
     }
     renew_at_ = now + times_.lease / 3;
   }
+  // Only what is answered tells whether it works again.
+  const bool idle =
+      !trouble_.empty() && in_flight_ == 0 && std::none_of(ops_.begin(), ops_.end(), is_answered);
+  if (idle && now >= retry_at_) {
+    ops_.push_back({.kind = DedupOp::Kind::claim, .token = kTrial, .key = kTrialKey});
+  }
   TimePoint next = renew_at_;
   for (const std::uint32_t index : waiting_) next = std::min(next, entries_[index].due);
   if (in_flight_ > 0 && !stuck_) next = std::min(next, progress_at_ + kPatience);
-  if (!trouble_.empty() && !ops_.empty() && !stuck_) next = std::min(next, retry_at_);
+  if (idle || (!trouble_.empty() && !ops_.empty() && !stuck_)) next = std::min(next, retry_at_);
   if (!trouble_.empty() && noting_ > 0) next = std::min(next, now + milliseconds(200));
   return next;
 }
@@ -312,7 +326,7 @@ std::vector<DedupOp>& Dedup::to_submit(TimePoint now) {
   if (ops_.empty() || stuck_ || !gate_open(now)) return none_;
   if (in_flight_ == 0) progress_at_ = now;
   for (const DedupOp& op : ops_) {
-    if (op.kind == DedupOp::Kind::claim || op.kind == DedupOp::Kind::done) ++in_flight_;
+    if (is_answered(op)) ++in_flight_;
   }
   return ops_;
 }

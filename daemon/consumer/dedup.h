@@ -65,12 +65,10 @@ class Dedup {
   // What has become due. Returns when to come again.
   TimePoint tend(TimePoint now);
   // What is to be submitted now, which empties it; nothing while the store fails and is not to be
-  // tried again yet.
+  // tried again yet. Then a trial, where nothing else is asked.
   std::vector<DedupOp>& to_submit(TimePoint now);
   const DedupTimes& times() const { return times_; }
 
-  // The store owes answers.
-  bool asking() const { return in_flight_ > 0; }
   // Why the store cannot be used; empty when it can.
   const std::string& trouble() const { return trouble_; }
 

@@ -1,11 +1,9 @@
 #include "consumer/dedup_key.h"
 
 #include <cstdint>
-#include <cstdio>
 #include <cstring>
 
 #include "common/hash.h"
-#include "common/text.h"
 
 namespace lope::consumer {
 
@@ -32,6 +30,8 @@ void append_hash(std::string& key, std::string_view bytes) {
   append_number(key, bytes.size());
 }
 
+// The name's hash is part of it: the same store may hold what was done by another header. The name
+// itself would make it too long for LMDB.
 std::string header_key(std::string_view headers, std::string_view name) {
   while (const auto header = next_header(headers)) {
     if (header->name != name) continue;
@@ -39,6 +39,7 @@ std::string header_key(std::string_view headers, std::string_view name) {
     const bool is_text = header->kind == HeaderKind::text || header->kind == HeaderKind::bytes;
     const bool is_long = is_text && header->value.size() > kLongestText;
     std::string key(1, is_long ? kLongHeader : kHeader);
+    append_number(key, hash128(name).low);
     key += static_cast<char>(header->kind);
     if (is_long) {
       append_hash(key, header->value);
@@ -50,16 +51,6 @@ std::string header_key(std::string_view headers, std::string_view name) {
     return key;
   }
   return {};
-}
-
-std::string hex(std::string_view bytes) {
-  std::string text;
-  for (const char c : bytes) {
-    char digits[3];
-    std::snprintf(digits, sizeof digits, "%02x", static_cast<unsigned char>(c));
-    text += digits;
-  }
-  return text;
 }
 
 }  // namespace
@@ -84,25 +75,6 @@ std::string dedup_key(const DedupSettings& settings, const DeliveryView& view,
       break;
   }
   return key;
-}
-
-std::string shown_key(std::string_view key) {
-  if (key.empty()) return {};
-  const std::string_view rest = key.substr(1);
-  switch (key.front()) {
-    case kMessageId: return "message_id " + escape(rest, 256);
-    case kBody: return "body " + hex(rest.substr(0, 16));
-    case kLongHeader: return "header " + hex(rest.substr(1, 16));
-    default: break;
-  }
-  const auto kind = static_cast<HeaderKind>(rest.empty() ? 0 : rest.front());
-  const std::string_view value = rest.empty() ? rest : rest.substr(1);
-  if (kind == HeaderKind::text) return "header " + escape(value, 256);
-  if (kind != HeaderKind::int64 && kind != HeaderKind::uint64) return "header " + hex(value);
-  std::uint64_t number = 0;
-  std::memcpy(&number, value.data(), std::min(value.size(), sizeof number));
-  return "header " + (kind == HeaderKind::int64 ? std::to_string(static_cast<std::int64_t>(number))
-                                                : std::to_string(number));
 }
 
 }  // namespace lope::consumer

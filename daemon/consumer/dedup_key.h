@@ -10,13 +10,10 @@
 namespace lope::consumer {
 
 // At most kLongestKey bytes; empty: the message has nothing of that kind. Headers differ that
-// differ in kind or value; long values are hashed. `body`: as it came.
+// differ in name, kind or value; long values are hashed. `body`: as it came.
 std::string dedup_key(const DedupSettings& settings, const DeliveryView& view,
                       std::string_view body);
 
-inline constexpr std::size_t kLongestKey = 258;
-
-// For the log.
-std::string shown_key(std::string_view key);
+inline constexpr std::size_t kLongestKey = 265;
 
 }  // namespace lope::consumer

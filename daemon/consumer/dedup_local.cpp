@@ -41,15 +41,17 @@ constexpr std::size_t kExpiredMore = 16;
 constexpr std::size_t kExpiredIdle = 1000;
 // Pages that were given out and never written need not be in the file.
 constexpr std::size_t kUnwrittenPages = 256;
+// What was noted so much later than it is now was noted before the clock was set back.
+constexpr std::int64_t kClockMarginMs = 60'000;
 
 struct ClaimRecord {
   std::uint64_t token;
   std::int64_t until_ms;  // since the machine was started: nobody can set that clock
 };                        // and the owner behind it
 struct DoneRecord {
-  std::int64_t until_ms;  // it is a double until then
+  std::int64_t until_ms;  // it is a double until then; 0: it was only begun
   std::int64_t next_ms;   // the key is not begun before
-  std::int64_t done_ms;   // 0: only begun
+  std::int64_t noted_ms;  // these three since 1970
   std::uint64_t key_size;
 };  // and behind it the key, then the message's id
 
@@ -131,7 +133,12 @@ Result<std::string> read_state(const UniqueFd& file, const std::string& path) {
   return state;
 }
 
-std::int64_t now_ms() { return static_cast<std::int64_t>(unix_ms()); }
+// Also after the clock was set back: otherwise it stands for as much longer, in the way of messages
+// that are no doubles and of all that was noted behind it.
+bool is_over(const DoneRecord& record, std::int64_t now) {
+  return record.noted_ms > now + kClockMarginMs || std::max(record.until_ms, record.next_ms) <= now;
+}
+
 std::int64_t uptime_ms() { return static_cast<std::int64_t>(monotonic_ns() / 1'000'000); }
 
 }  // namespace
@@ -144,9 +151,11 @@ struct DedupLocal::Turn {
   MDB_cursor* log = nullptr;
 };
 
-DedupLocal::DedupLocal(std::string folder, std::size_t map_bytes, std::size_t largest_map)
+DedupLocal::DedupLocal(std::string folder, std::size_t map_bytes, std::size_t largest_map,
+                       std::function<std::uint64_t()> wall_ms)
     : folder_(std::move(folder)),
       self_(own_name()),
+      wall_ms_(std::move(wall_ms)),
       map_bytes_(map_bytes),
       largest_map_(largest_map) {}
 
@@ -420,7 +429,7 @@ Result<void> DedupLocal::apply(std::span<const DedupOp> ops, const DedupTimes& t
 
 int DedupLocal::transact(std::span<const DedupOp> ops, const DedupTimes& times,
                          std::vector<DedupAnswer>& answers) {
-  Turn turn{nullptr, now_ms(), uptime_ms(), times};
+  Turn turn{nullptr, static_cast<std::int64_t>(wall_ms_()), uptime_ms(), times};
   if (const int error = ::mdb_txn_begin(env_, nullptr, 0, &turn.txn); error != 0) return error;
   dead_.clear();
   const std::uint64_t seen = seen_;
@@ -495,15 +504,13 @@ bool DedupLocal::find_done(Turn& turn, const std::string& key, DedupAnswer& answ
   std::string_view rest;
   if (error != 0 || !take(found, record, rest)) return false;
   if (rest.substr(0, record.key_size) != key) return false;  // of the same hash
-  answer.done_ms = record.done_ms;
+  if (is_over(record, turn.now)) return false;
+  answer.was_done = record.until_ms != 0;
+  answer.done_ms = answer.was_done ? record.noted_ms : 0;
   answer.id = rest.substr(record.key_size);
-  answer.was_done = record.done_ms != 0;
   answer.wait = std::chrono::milliseconds(record.next_ms - turn.now);
-  if (record.until_ms > turn.now) {
-    answer.kind = DedupAnswer::Kind::is_done;
-  } else if (record.next_ms > turn.now) {
-    answer.kind = DedupAnswer::Kind::too_soon;
-  }
+  answer.kind =
+      record.until_ms > turn.now ? DedupAnswer::Kind::is_done : DedupAnswer::Kind::too_soon;
   return true;
 }
 
@@ -550,14 +557,14 @@ int DedupLocal::claim(Turn& turn, const DedupOp& op, std::vector<DedupAnswer>& a
 int DedupLocal::done(Turn& turn, const DedupOp& op) {
   bool own = false;
   if (const int error = drop_claim(turn, op, own); error != 0) return error;
-  return note(turn, op, turn.now);
+  return note(turn, op, true);
 }
 
 int DedupLocal::release(Turn& turn, const DedupOp& op) {
   bool own = false;
   if (const int error = drop_claim(turn, op, own); error != 0) return error;
   // What another has made of it since is not overwritten.
-  return own && op.begun_ms != 0 ? note(turn, op, 0) : 0;
+  return own && op.begun_ms != 0 ? note(turn, op, false) : 0;
 }
 
 // Only what is this very claim.
@@ -593,12 +600,13 @@ int DedupLocal::renew(Turn& turn, const DedupOp& op) {
   return others ? 0 : put_claim(turn, op);
 }
 
-// `done_ms` 0: it was only begun.
-int DedupLocal::note(Turn& turn, const DedupOp& op, std::int64_t done_ms) {
-  const std::int64_t until = done_ms == 0 ? 0 : turn.now + turn.times.window.count();
-  const std::int64_t next = op.begun_ms == 0 ? 0 : op.begun_ms + turn.times.min_interval.count();
-  const std::int64_t expires = std::max(until, next);
-  if (expires <= turn.now) return 0;
+// `done` false: it was only begun.
+int DedupLocal::note(Turn& turn, const DedupOp& op, bool done) {
+  const std::int64_t until = done ? turn.now + turn.times.window.count() : 0;
+  const std::int64_t begun = std::min(op.begun_ms, turn.now);  // the clock may have been set back
+  const std::int64_t next = begun == 0 ? 0 : begun + turn.times.min_interval.count();
+  const DoneRecord noted{until, next, turn.now, op.key.size()};
+  if (is_over(noted, turn.now)) return 0;
   // Behind all others: what is written together lies together.
   std::uint64_t place = 1;
   MDB_val number{};
@@ -607,8 +615,7 @@ int DedupLocal::note(Turn& turn, const DedupOp& op, std::int64_t done_ms) {
   if (error == 0) place = number_of(number) + 1;
   if (error != 0 && error != MDB_NOTFOUND) return error;
   number = {sizeof place, &place};
-  const std::string bytes =
-      bytes_of(DoneRecord{until, next, done_ms, op.key.size()}, op.key + op.id);
+  const std::string bytes = bytes_of(noted, op.key + op.id);
   record = value_of(bytes);
   error = ::mdb_cursor_put(turn.log, &number, &record, MDB_APPEND);
   return error;
@@ -627,7 +634,7 @@ int DedupLocal::expire(Turn& turn, std::size_t at_most) {
     DoneRecord record{};
     std::string_view rest;
     if (!take(found, record, rest)) return MDB_CORRUPTED;
-    if (std::max(record.until_ms, record.next_ms) > turn.now || first >= seen_) break;
+    if (!is_over(record, turn.now) || first >= seen_) break;
     error = ::mdb_cursor_del(turn.log, 0);
     ++first;
   }

@@ -13,11 +13,13 @@
 #include <sys/types.h>
 
 #include <deque>
+#include <functional>
 #include <memory>
 #include <string>
 #include <unordered_map>
 #include <utility>
 
+#include "common/clock.h"
 #include "common/fd.h"
 #include "consumer/dedup_store.h"
 
@@ -32,9 +34,11 @@ class DedupLocal : public DedupStore {
   // Twice the space whenever it is full, up to this.
   static constexpr std::size_t kLargestMap = std::size_t{64} << 30;
 
-  // `folder` is made when it is first used. No two of one folder in one process.
+  // `folder` is made when it is first used. No two of one folder in one process. `wall_ms`: the
+  // time since 1970, which somebody may set.
   explicit DedupLocal(std::string folder, std::size_t map_bytes = kFirstMap,
-                      std::size_t largest_map = kLargestMap);
+                      std::size_t largest_map = kLargestMap,
+                      std::function<std::uint64_t()> wall_ms = unix_ms);
   DedupLocal(const DedupLocal&) = delete;
   DedupLocal& operator=(const DedupLocal&) = delete;
   // Syncs, so that it is trusted after the machine was started anew.
@@ -76,7 +80,7 @@ class DedupLocal : public DedupStore {
   int release(Turn& turn, const DedupOp& op);
   int renew(Turn& turn, const DedupOp& op);
   int put_claim(Turn& turn, const DedupOp& op);
-  int note(Turn& turn, const DedupOp& op, std::int64_t done_ms);
+  int note(Turn& turn, const DedupOp& op, bool done);
   int drop_claim(Turn& turn, const DedupOp& op, bool& own);
   int catch_up(Turn& turn);
   bool find_done(Turn& turn, const std::string& key, DedupAnswer& answer, int& error);
@@ -87,6 +91,7 @@ class DedupLocal : public DedupStore {
 
   const std::string folder_;
   const std::string self_;
+  const std::function<std::uint64_t()> wall_ms_;
   std::size_t map_bytes_;
   const std::size_t largest_map_;
   MDB_env* env_ = nullptr;

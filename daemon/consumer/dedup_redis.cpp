@@ -2,9 +2,11 @@
 
 #include <hiredis/hiredis.h>
 
+#include <algorithm>
 #include <charconv>
 #include <initializer_list>
 #include <string_view>
+#include <unordered_set>
 
 #include "common/clock.h"
 #include "consumer/dedup_owner.h"
@@ -137,10 +139,10 @@ void DedupRedis::send(const DedupOp& op, const DedupTimes& times, const std::str
   const std::string begun = "lope:begun:" + group_ + ":" + op.key;
   const std::string claim = claim_text(op.token, self_);
   const auto now = static_cast<std::int64_t>(unix_ms());
-  // What is left of min_interval.
+  // What is left of min_interval; the clock may have been set back since it was begun.
+  const std::int64_t begun_ms = std::min(op.begun_ms, now);
   const std::string left = std::to_string(
-      op.begun_ms == 0 ? 0
-                       : std::max<std::int64_t>(op.begun_ms + times.min_interval.count() - now, 0));
+      begun_ms == 0 ? 0 : std::max<std::int64_t>(begun_ms + times.min_interval.count() - now, 0));
   switch (op.kind) {
     case DedupOp::Kind::claim:
       append(*redis_, {"EVAL", kClaim, "2", key, begun, claim, instead,
@@ -218,15 +220,22 @@ Result<void> DedupRedis::exchange(std::span<const DedupOp> ops, const DedupTimes
     send(op, times, op.instead == 0 ? std::string() : claim_text(op.instead, self_));
   }
   struct Again {
-    const DedupOp& op;
-    std::size_t answer;
+    DedupOp op;
+    std::size_t answer = 0;
+    std::string dead = {};  // the claim that it takes the place of
   };
-  std::vector<Again> again;  // claimed by who is dead
-  std::vector<std::string> dead;
+  std::vector<Again> again;                  // claimed by who is dead
+  std::unordered_set<std::uint64_t> tokens;  // of those
   for (const DedupOp& op : ops) {
     std::shared_ptr<redisReply> reply;
     if (auto received = receive(reply); !received) return received;
-    if (op.kind != DedupOp::Kind::claim && op.kind != DedupOp::Kind::done) continue;
+    const bool ends = op.kind == DedupOp::Kind::release || op.kind == DedupOp::Kind::done;
+    if (ends && tokens.contains(op.token)) {
+      // It came before its claim was one: nobody else would let go of that.
+      again.push_back({.op = op});
+      again.back().op.kind = DedupOp::Kind::release;
+    }
+    if (!is_answered(op)) continue;
     std::string in_the_way;
     answers.push_back(answer(op, *reply, in_the_way));
     if (in_the_way.empty()) continue;
@@ -234,13 +243,14 @@ Result<void> DedupRedis::exchange(std::span<const DedupOp> ops, const DedupTimes
     next_word(owner);
     next_word(owner);
     if (life_of(owner) != OwnerLife::dead) continue;
-    again.push_back({op, answers.size() - 1});
-    dead.push_back(std::move(in_the_way));
+    again.push_back({op, answers.size() - 1, std::move(in_the_way)});
+    tokens.insert(op.token);
   }
-  for (std::size_t i = 0; i < again.size(); ++i) send(again[i].op, times, dead[i]);
+  for (const Again& each : again) send(each.op, times, each.dead);
   for (const Again& each : again) {
     std::shared_ptr<redisReply> reply;
     if (auto received = receive(reply); !received) return received;
+    if (each.op.kind != DedupOp::Kind::claim) continue;
     std::string in_the_way;
     answers[each.answer] = answer(each.op, *reply, in_the_way);
   }

@@ -27,6 +27,10 @@ struct DedupOp {
   std::string id = {};  // of done: the message's, for those who find it done
 };
 
+inline bool is_answered(const DedupOp& op) {
+  return op.kind == DedupOp::Kind::claim || op.kind == DedupOp::Kind::done;
+}
+
 struct DedupAnswer {
   enum class Kind : std::uint8_t { claimed, is_done, taken, too_soon, noted, failed };
   Kind kind = Kind::failed;

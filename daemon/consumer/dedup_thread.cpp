@@ -23,10 +23,6 @@ constexpr std::chrono::seconds kTend{1};
 // What nobody waits for an answer of is tried again so long after it has failed.
 constexpr std::chrono::seconds kAgain{2};
 
-bool is_answered(const DedupOp& op) {
-  return op.kind == DedupOp::Kind::claim || op.kind == DedupOp::Kind::done;
-}
-
 // Of what has failed, what is to be tried again: a claim that is not released stands in the way,
 // one that is not renewed lapses.
 void keep_unanswered(std::vector<DedupOp>& ops) {

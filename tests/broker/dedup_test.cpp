@@ -1,6 +1,8 @@
 // Messages that are done once: doubles, those that wait for one another, stores that fail, and
 // processes that are killed at any point.
 #include <signal.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <catch2/catch.hpp>
@@ -13,6 +15,7 @@
 #include <string>
 #include <vector>
 
+#include "consumer/dedup_redis.h"
 #include "support/courier.h"
 #include "support/ladder.h"
 #include "support/log_lines.h"
@@ -258,12 +261,10 @@ TEST_CASE("a store that is not there: messages wait, or run", "[broker][dedup]")
   }
   redis.start();
   if (!run) REQUIRE(it.wait_acked("m1", 30s));
-  // With `run` it is tried again by what comes.
-  int next = 2;
-  REQUIRE(eventually(40s, [&] {
-    if (lope.log().find("dedup store works again") != std::string::npos) return true;
-    it.publish("ack", "m" + std::to_string(next++));
-    return false;
+  // It is tried again though nothing comes.
+  REQUIRE(lope.wait_for_line("dedup store works again", 40s));
+  CHECK(eventually(10s, [&] {
+    return group_of(lope)["reason"].dump().find("dedup store") == std::string::npos;
   }));
   it.publish("ack", "last");
   REQUIRE(it.wait_acked("last"));
@@ -271,6 +272,46 @@ TEST_CASE("a store that is not there: messages wait, or run", "[broker][dedup]")
   REQUIRE(lope.wait_for_line("message is a double", 20s));
   REQUIRE(it.empty());
   CHECK(lope.stop() == exited(0));
+}
+
+TEST_CASE("what was claimed by who is dead, and is over in the same call, is free",
+          "[broker][dedup]") {
+  using lope::consumer::DedupOp;
+  using Kind = lope::consumer::DedupAnswer::Kind;
+  Redis redis;
+  redis.start();
+  constexpr lope::consumer::DedupTimes kTimes{60s, 0s, 0s};
+  const auto apply = [&](const std::vector<DedupOp>& ops) {
+    std::vector<lope::consumer::DedupAnswer> answers;
+    lope::consumer::DedupRedis store(redis.url(), "group");
+    std::vector<Kind> kinds;
+    if (!store.apply(ops, kTimes, answers)) return kinds;
+    for (const auto& answer : answers) kinds.push_back(answer.kind);
+    return kinds;
+  };
+  const auto op = [](DedupOp::Kind kind, std::uint64_t token) {
+    return DedupOp{.kind = kind, .token = token, .key = "k"};
+  };
+  const DedupOp claim_of_another = op(DedupOp::Kind::claim, 1);
+  const pid_t pid = ::fork();
+  if (pid == 0) ::_exit(apply({claim_of_another}) == std::vector{Kind::claimed} ? 0 : 1);
+  int status = -1;
+  ::waitpid(pid, &status, 0);
+  REQUIRE(status == 0);
+  SECTION("released") {
+    CHECK(apply({op(DedupOp::Kind::claim, 7), op(DedupOp::Kind::release, 7)}) ==
+          std::vector{Kind::claimed});
+  }
+  SECTION("released, and claimed by the next") {
+    CHECK(apply({op(DedupOp::Kind::claim, 7), op(DedupOp::Kind::release, 7),
+                 op(DedupOp::Kind::claim, 8), op(DedupOp::Kind::release, 8)}) ==
+          std::vector{Kind::claimed, Kind::claimed});
+  }
+  SECTION("done, and nothing is a double") {
+    CHECK(apply({op(DedupOp::Kind::claim, 7), op(DedupOp::Kind::done, 7)}) ==
+          std::vector{Kind::claimed, Kind::noted});
+  }
+  CHECK(apply({op(DedupOp::Kind::claim, 9)}) == std::vector{Kind::claimed});
 }
 
 TEST_CASE("a connection that died while nothing was asked is no failure", "[broker][dedup]") {
@@ -312,6 +353,7 @@ TEST_CASE("a server that hangs is a store that fails, and what was done is acked
   it.publish("ack", "m2");
   redis.signal(SIGCONT);
   REQUIRE(it.wait_acked("m2", 40s));
+  REQUIRE(lope.wait_for_line("dedup store works again", 20s));
   REQUIRE(it.empty());
   CHECK(lope.stop() == exited(0));
 }

@@ -192,6 +192,34 @@ TEST_CASE("min_interval: a key is not begun again before", "[unit][dedup]") {
   CHECK(claim(store, "long ago", 8, kEvery) == Kind::claimed);
 }
 
+TEST_CASE("a clock that is set back: what was noted before is over", "[unit][dedup]") {
+  const TempDir dir;
+  std::uint64_t now = unix_ms();
+  DedupLocal store(dir.file("group"), DedupLocal::kFirstMap, DedupLocal::kLargestMap,
+                   [&] { return now; });
+  constexpr DedupTimes kBoth{60s, 600s, 5s};
+  const auto begun = static_cast<std::int64_t>(now);
+  ask(store, {claim_of("a", 1), done_of("a", 1, "m1", begun)}, kBoth);
+  ask(store, {claim_of("b", 2), release_of("b", 2, begun)}, kBoth);
+  ask(store, {claim_of("open", 3)}, kBoth);
+  now -= 30'000;  // as a clock is corrected
+  CHECK(claim(store, "a", 4, kBoth) == Kind::is_done);
+  CHECK(claim(store, "b", 5, kBoth) == Kind::too_soon);
+  now -= 24 * 3600 * 1000;
+  CHECK(claim(store, "a", 6, kBoth) == Kind::claimed);
+  CHECK(claim(store, "b", 7, kBoth) == Kind::claimed);
+  // What was begun before it was set back is noted now: the interval counts from now.
+  ask(store, {done_of("open", 3, "m3", begun)}, {60s, 0s, 5s});
+  const DedupAnswer soon = ask(store, {claim_of("open", 8)}, kBoth).front();
+  CHECK(soon.kind == Kind::too_soon);
+  CHECK(soon.wait == 5s);
+  // What was before does not keep what came since from being removed.
+  store.tend();
+  CHECK(store.size()->done == 1);
+  now += 5000;
+  CHECK(claim(store, "open", 9, kBoth) == Kind::claimed);
+}
+
 TEST_CASE("a claim of a process that lives stands, of one that died it does not", "[unit][dedup]") {
   const TempDir dir;
   const std::string folder = dir.file("group");
