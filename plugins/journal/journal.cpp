@@ -43,19 +43,6 @@ struct SharedStore {
   std::unique_ptr<Store> store;
 };
 
-bool is_url(const std::string& store) {
-  return store.rfind("postgresql://", 0) == 0 || store.rfind("postgres://", 0) == 0;
-}
-
-std::unique_ptr<Store> open_store(const std::string& store, int busy_ms) {
-  if (!is_url(store)) return lope::plugins::open_sqlite_store(store, busy_ms);
-#ifdef LOPE_WITH_POSTGRESQL
-  return lope::plugins::open_postgres_store(store);
-#else
-  throw std::runtime_error("option 'store': this build has no PostgreSQL");
-#endif
-}
-
 std::shared_ptr<SharedStore> shared_store(const std::string& store, int busy_ms) {
   static std::mutex mutex;
   static std::map<std::string, std::weak_ptr<SharedStore>> stores;
@@ -65,7 +52,7 @@ std::shared_ptr<SharedStore> shared_store(const std::string& store, int busy_ms)
   if (shared) return shared;
   shared = std::make_shared<SharedStore>();
   try {
-    shared->store = open_store(store, busy_ms);
+    shared->store = lope::plugins::open_store(store, busy_ms);
   } catch (const StoreError&) {
     throw;  // it is tried again
   } catch (const std::runtime_error& error) {

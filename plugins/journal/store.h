@@ -44,8 +44,9 @@ class Store {
   virtual std::uint64_t forget(std::int64_t time_us, std::uint64_t most) = 0;
 };
 
-// Both throw std::runtime_error with what was expected and found when what is there is no journal,
-// or a newer one; StoreError otherwise.
+// A path, or postgresql://…. Each throws std::runtime_error with what was expected and found when
+// what is there is no journal, or a newer one; StoreError otherwise. A path is shown, no URL is.
+std::unique_ptr<Store> open_store(const std::string& store, int busy_ms);
 std::unique_ptr<Store> open_sqlite_store(const std::string& path, int busy_ms);
 // Of a URL. Not there in a build without libpq.
 std::unique_ptr<Store> open_postgres_store(const std::string& url);

@@ -401,3 +401,16 @@ TEST_CASE("what is no journal is told apart", "[unit][journal]") {
   CHECK_THROWS_WITH(plugins::open_sqlite_store(newer, 1000),
                     Contains("expected a journal of version 1, found one of version 2"));
 }
+
+TEST_CASE("a URL of another kind is no path, and nothing of it is shown", "[unit][journal]") {
+  const auto* const url =
+      GENERATE("postgresql+psycopg2://lope:secret@db/x", "Postgresql://lope:secret@db/x",
+               " postgresql://lope:secret@db/x", "mysql://lope:secret@db/x");
+  CAPTURE(url);
+  CHECK_THROWS_WITH(plugins::open_store(url, 0),
+                    "option 'store': expected the path of a file or postgresql://…, found another "
+                    "kind of URL");
+  const auto opened = journal::open_journal(url);
+  REQUIRE_FALSE(opened);
+  CHECK_THAT(opened.error(), !Contains("secret"));
+}
