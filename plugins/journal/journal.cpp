@@ -102,7 +102,8 @@ class Journal final : public lope::Handler {
   struct Lines {
     int read = 0, unreadable = 0;
     std::string problem;  // of the first that is no event
-    std::string refused;  // why the store never takes them
+    std::string refused;  // why the store does not take them
+    bool for_ever = false;
   };
 
   void write() {
@@ -153,6 +154,7 @@ class Journal final : public lope::Handler {
       if (messages.size() == 1) {
         lines.front() = {};
         lines.front().refused = error.what();
+        lines.front().for_ever = error.for_ever();
         return;
       }
     }
@@ -180,15 +182,29 @@ class Journal final : public lope::Handler {
     return lines;
   }
 
-  // The good lines of a message are stored; only one without any, or that the store refuses, is a
-  // dead letter.
+  // Of several none was stored: that is not what is in them.
+  static bool refuses_all(const std::vector<Lines>& lines) {
+    int refused = 0;
+    for (const Lines& each : lines) {
+      if (each.read > 0) return false;
+      if (!each.refused.empty()) ++refused;
+    }
+    return refused > 1;
+  }
+
+  // The good lines of a message are stored; only one without any, or that the store never takes, is
+  // a dead letter.
   void settle(const std::vector<lope::Message>& messages, const std::vector<Lines>& lines) {
-    int unreadable = 0;
-    std::string problem;
+    int unreadable = 0, again = 0;
+    std::string problem, refused;
+    const bool all_refused = refuses_all(lines);
     for (std::size_t i = 0; i < messages.size(); ++i) {
       if (!lines[i].refused.empty()) {
         messages[i].explain(lines[i].refused);
-        host_.settle(messages[i].id(), lope::Outcome::reject);
+        const bool never = lines[i].for_ever && !all_refused;
+        host_.settle(messages[i].id(), never ? lope::Outcome::reject : lope::Outcome::retry);
+        if (never) continue;
+        if (++again == 1) refused = lines[i].refused;
       } else if (lines[i].read == 0) {
         messages[i].explain("no event in it: " + (lines[i].problem.empty()
                                                       ? "expected lines of JSON, found none"
@@ -200,6 +216,7 @@ class Journal final : public lope::Handler {
         host_.settle(messages[i].id(), lope::Outcome::ack);
       }
     }
+    if (again > 0) host_.error(std::to_string(again) + " messages not stored: " + refused);
     if (unreadable == 0) return;
     unreadable_.record(unreadable);
     host_.warn(std::to_string(unreadable) + " lines were no events, the first: " + problem);

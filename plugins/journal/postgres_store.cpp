@@ -42,6 +42,17 @@ CREATE INDEX IF NOT EXISTS lope_events_queue ON lope_events (queue, time_us);
 CREATE INDEX IF NOT EXISTS lope_events_time ON lope_events (time_us);
 )";
 
+// As add() writes them. Further columns of the table are somebody else's.
+constexpr std::string_view kColumns =
+    "source, n, time_us, event, kind, host, \"group\", queue, message_id, parent_id, trace_id,"
+    " exchange, routing_key, content_type, type, app_id, outcome, reason, code, worker, handler,"
+    " handler_version, fate, headers, body, body_encoding, attempt, size, waited_us, ran_us,"
+    " delay_ms, crashes, timestamp, redelivered, body_cut";
+
+std::string with_columns(std::string_view before, std::string_view behind) {
+  return std::string(before).append(kColumns).append(behind);
+}
+
 // libpq, loaded when there is such a journal: one in a file does without it.
 struct Libpq {
   decltype(&PQconninfoParse) conninfoParse;
@@ -99,6 +110,9 @@ struct Libpq {
   }
 };
 
+// What a server says to what it is given.
+enum class Refusal { none, of_event, by_table };
+
 class PostgresStore final : public Store {
  public:
   explicit PostgresStore(std::string url) : url_(std::move(url)) {
@@ -110,7 +124,7 @@ class PostgresStore final : public Store {
   void begin() override {
     connect();
     run("BEGIN");
-    run("COPY lope_incoming FROM STDIN", PGRES_COPY_IN);
+    run(with_columns("COPY lope_incoming (", ") FROM STDIN"), PGRES_COPY_IN);
     rows_.clear();
   }
 
@@ -160,12 +174,13 @@ class PostgresStore final : public Store {
     for (PGresult* result = pq_.getResult(connection_); result != nullptr;
          result = pq_.getResult(connection_)) {
       const bool copied = pq_.resultStatus(result) == PGRES_COMMAND_OK;
-      const bool refused = is_refused(result);
+      const Refusal refusal = refusal_of(result);
       pq_.clear(result);
-      if (!copied) fail("COPY", refused);
+      if (!copied) fail("COPY", refusal);
     }
     const std::uint64_t stored =
-        run("INSERT INTO lope_events SELECT * FROM lope_incoming ON CONFLICT DO NOTHING");
+        run(with_columns("INSERT INTO lope_events (", ")") +
+            with_columns(" SELECT ", " FROM lope_incoming ON CONFLICT DO NOTHING"));
     // When its answer is lost the events come again, and are there already.
     run("COMMIT");
     return stored;
@@ -184,10 +199,9 @@ class PostgresStore final : public Store {
   std::uint64_t forget(std::int64_t time_us, std::uint64_t most) override {
     connect();
     return run(
-        ("DELETE FROM lope_events e USING (SELECT source, n FROM lope_events WHERE time_us < " +
-         std::to_string(time_us) + " ORDER BY time_us LIMIT " + std::to_string(most) +
-         ") o WHERE e.source = o.source AND e.n = o.n")
-            .c_str());
+        "DELETE FROM lope_events e USING (SELECT source, n FROM lope_events WHERE time_us < " +
+        std::to_string(time_us) + " ORDER BY time_us LIMIT " + std::to_string(most) +
+        ") o WHERE e.source = o.source AND e.n = o.n");
   }
 
  private:
@@ -217,7 +231,8 @@ class PostgresStore final : public Store {
     run(kSchema);
     check_version();
     run(kIndexes);
-    run("CREATE TEMPORARY TABLE lope_incoming (LIKE lope_events) ON COMMIT DELETE ROWS");
+    run(with_columns("CREATE TEMPORARY TABLE lope_incoming ON COMMIT DELETE ROWS AS SELECT ",
+                     " FROM lope_events WITH NO DATA"));
     run("COMMIT");
   }
 
@@ -238,34 +253,40 @@ class PostgresStore final : public Store {
     connection_ = nullptr;
   }
 
-  // Data that it does not take, as in an index whose rows have their limit: classes of SQLSTATE.
-  bool is_refused(const PGresult* result) const {
+  // By the classes of SQLSTATE. The journal's own table has no constraint that an event could
+  // violate: somebody has given it one, or partitions that are not there.
+  Refusal refusal_of(const PGresult* result) const {
     const char* const state = pq_.resultErrorField(result, PG_DIAG_SQLSTATE);
-    const std::string_view kind = std::string_view(state == nullptr ? "" : state).substr(0, 2);
-    return kind == "22" || kind == "23" || kind == "54";
+    const std::string_view code = state == nullptr ? "" : state;
+    if (code == "22P04") return Refusal::none;  // how it was copied, not what
+    const std::string_view kind = code.substr(0, 2);
+    if (kind == "22" || kind == "54") return Refusal::of_event;
+    return kind == "23" ? Refusal::by_table : Refusal::none;
   }
 
-  [[noreturn]] void fail(const std::string& what, bool refused = false) {
+  [[noreturn]] void fail(const std::string& what, Refusal refusal = Refusal::none) {
     std::string problem = pq_.errorMessage(connection_);
     while (!problem.empty() && problem.back() == '\n') problem.pop_back();
-    if (refused) {
+    problem.insert(0, "PostgreSQL: " + what + ": ");
+    if (refusal != Refusal::none) {
       refused_ = true;
-      throw RefusedError("PostgreSQL: " + what + ": " + problem);
+      throw RefusedError(problem, refusal == Refusal::of_event);
     }
     disconnect();
-    throw StoreError("PostgreSQL: " + what + ": " + problem);
+    throw StoreError(problem);
   }
 
   // How many rows it was about.
-  std::uint64_t run(const char* sql, ExecStatusType expected = PGRES_COMMAND_OK) {
-    PGresult* const result = pq_.exec(connection_, sql);
+  std::uint64_t run(const std::string& sql, ExecStatusType expected = PGRES_COMMAND_OK) {
+    PGresult* const result = pq_.exec(connection_, sql.c_str());
     const ExecStatusType status = pq_.resultStatus(result);
     const std::uint64_t rows = std::strtoull(pq_.cmdTuples(result), nullptr, 10);
-    const bool refused = is_refused(result);
+    const Refusal refusal = refusal_of(result);
     pq_.clear(result);
     if (status != expected && status != PGRES_TUPLES_OK) {
-      const std::string_view text(sql);
-      fail(std::string(text.substr(0, text.find_first_of("\n(", 1))), refused);
+      std::string what = sql.substr(0, sql.find_first_of("\n(", 1));
+      if (what.back() == ' ') what.pop_back();
+      fail(what, refusal);
     }
     return rows;
   }

@@ -18,10 +18,15 @@ class StoreError : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-// It never will: what is to be stored is to blame. The store goes on after a roll_back().
+// One of the events of the transaction is not taken. The store goes on after a roll_back().
 class RefusedError : public StoreError {
  public:
-  using StoreError::StoreError;
+  // `for_ever`: the event is to blame; otherwise a rule that others have made.
+  RefusedError(const std::string& text, bool for_ever) : StoreError(text), for_ever_(for_ever) {}
+  bool for_ever() const { return for_ever_; }
+
+ private:
+  bool for_ever_;
 };
 
 // Every function throws StoreError, those of a transaction RefusedError too. Used by one thread at

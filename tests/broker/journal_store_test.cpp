@@ -324,6 +324,55 @@ TEST_CASE("what PostgreSQL refuses is a dead letter, and nothing else", "[broker
   CHECK(daemon.stop() == exited(kExitOk));
 }
 
+TEST_CASE("a table of PostgreSQL that others have changed costs no message",
+          "[broker][journal_store]") {
+  Postgres postgres;
+  Journalling j;
+  j.store = postgres.url();
+  const std::string dead = j.broker.make_queue("dead");
+  Lope daemon(j.options(
+      "", "    retry: { attempts: 100, delay: 1s }\n    dead_letter: { queue: " + dead + " }\n",
+      kWithRelay));
+  REQUIRE(daemon.wait_ready(60s));
+  const auto stored = [&](const std::string& count) {
+    return eventually(
+        60s, [&] { return postgres.ask("SELECT count(*) FROM lope_events") == count + "\n"; });
+  };
+  j.broker.publish(j.queue, event("received", 1, "a"));
+  CHECK(stored("1"));
+  postgres.ask(
+      "ALTER TABLE lope_events ADD COLUMN note text, ADD COLUMN place text NOT NULL DEFAULT 'x'");
+  j.broker.publish(j.queue, event("received", 2, "b"));
+  CHECK(stored("2"));
+  // A new connection looks at the table as it is now.
+  postgres.ask(
+      "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = "
+      "'lope journal'");
+  j.broker.publish(j.queue, event("received", 3, "c"));
+  CHECK(stored("3"));
+  // One alone, and then several that the table does not take.
+  postgres.ask("ALTER TABLE lope_events ADD CHECK (n < 4)");
+  j.broker.publish(j.queue, event("received", 4, "d"));
+  CHECK(daemon.wait_for_line("1 messages not stored: PostgreSQL: INSERT INTO lope_events: ", 20s));
+  for (int n = 5; n < 10; ++n) j.broker.publish(j.queue, event("received", n, "e"));
+  j.broker.publish(j.queue, event("received", 3, "c"));
+  CHECK(stored("3"));
+  postgres.ask("ALTER TABLE lope_events DROP CONSTRAINT lope_events_n_check");
+  CHECK(stored("9"));
+  // No column of the journal's takes any of these, for what is in them as it seems.
+  postgres.ask("ALTER TABLE lope_events ALTER COLUMN host TYPE varchar(2) USING left(host, 2)");
+  Publisher publisher = j.broker.publisher();
+  for (int n = 10; n < 30; ++n) {
+    publisher.send({.routing_key = j.queue, .body = event("received", n, "f")});
+  }
+  publisher.wait_confirmed();
+  CHECK(daemon.wait_for_line("value too long for type", 20s));
+  postgres.ask("ALTER TABLE lope_events ALTER COLUMN host TYPE text");
+  CHECK(stored("29"));
+  CHECK(j.broker.message_count(dead) == 0);
+  CHECK(daemon.stop() == exited(kExitOk));
+}
+
 TEST_CASE("a journal in PostgreSQL, over a server that dies", "[broker][journal_store]") {
   Postgres postgres;
   Journalling j;
