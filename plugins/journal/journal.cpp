@@ -37,6 +37,13 @@ constexpr std::size_t kMostBytes = 8 << 20;  // that are kept
 constexpr std::uint64_t kForgottenForEach = 2;
 constexpr std::uint64_t kForgottenAtLeast = 2000;
 
+// A clock may be wrong by that much.
+constexpr std::chrono::hours kMostAhead{24};
+
+std::int64_t unix_us(std::chrono::system_clock::time_point time) {
+  return std::chrono::duration_cast<std::chrono::microseconds>(time.time_since_epoch()).count();
+}
+
 // One writer for each store in a process: its threads would only wait for one another's locks.
 struct SharedStore {
   std::mutex mutex;
@@ -166,13 +173,14 @@ class Journal final : public lope::Handler {
   Lines add_lines(std::string_view body, Store& store) {
     Lines lines;
     int number = 0;
+    const std::int64_t latest_us = unix_us(host_.now() + kMostAhead);
     while (!body.empty()) {
       const std::size_t end = body.find('\n');
       const std::string_view line = body.substr(0, end);
       body.remove_prefix(end == std::string_view::npos ? body.size() : end + 1);
       ++number;
       if (line.find_first_not_of(" \t\r") == std::string_view::npos) continue;
-      if (lope::plugins::parse_event(line, event_, problem_)) {
+      if (lope::plugins::parse_event(line, event_, problem_, latest_us)) {
         store.add(event_);
         ++lines.read;
       } else if (++lines.unreadable == 1) {
@@ -226,11 +234,10 @@ class Journal final : public lope::Handler {
     if (!retention_) return;
     std::uint64_t written = 0;
     for (const Lines& each : lines) written += static_cast<std::uint64_t>(each.read);
-    const auto before = host_.now() - *retention_;
     try {
-      const std::uint64_t gone = store.forget(
-          std::chrono::duration_cast<std::chrono::microseconds>(before.time_since_epoch()).count(),
-          std::max(kForgottenAtLeast, kForgottenForEach * written));
+      const std::uint64_t gone =
+          store.forget(unix_us(host_.now() - *retention_),
+                       std::max(kForgottenAtLeast, kForgottenForEach * written));
       forgotten_.record(static_cast<std::int64_t>(gone));
     } catch (const std::exception& error) {
       host_.warn(std::string("old events are not deleted: ") + error.what());

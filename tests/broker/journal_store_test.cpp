@@ -9,7 +9,6 @@
 #include <cstdlib>
 #include <nlohmann/json.hpp>
 #include <optional>
-#include <random>
 #include <string>
 #include <vector>
 
@@ -113,11 +112,11 @@ class Postgres {
     server_->wait_exit(20s);
     server_.reset();
   }
-  std::string url() const {
-    return "postgresql:///postgres?host=" + dir_.path().string() + "&user=postgres";
+  std::string url(const std::string& database = "postgres") const {
+    return "postgresql:///" + database + "?host=" + dir_.path().string() + "&user=postgres";
   }
-  std::string ask(const std::string& sql) const {
-    return run({"psql", "-XAtq", "-d", url(), "-c", sql}).output;
+  std::string ask(const std::string& sql, const std::string& database = "postgres") const {
+    return run({"psql", "-XAtq", "-d", url(database), "-c", sql}).output;
   }
 
  private:
@@ -300,27 +299,21 @@ TEST_CASE("what is older than the retention goes", "[broker][journal_store]") {
 
 TEST_CASE("what PostgreSQL refuses is a dead letter, and nothing else", "[broker][journal_store]") {
   Postgres postgres;
+  REQUIRE(postgres.ask("CREATE DATABASE latin ENCODING LATIN1 LOCALE 'C' TEMPLATE template0") ==
+          "");
   Journalling j;
-  j.store = postgres.url();
+  j.store = postgres.url("latin");
   const std::string dead = j.broker.make_queue("dead");
   Lope daemon(j.options("", "    dead_letter: { queue: " + dead + " }\n"));
   REQUIRE(daemon.wait_ready(60s));
-  // No index takes it, and it cannot be made smaller.
-  std::mt19937_64 random(1);  // NOLINT: always the same
-  std::string too_long;
-  while (too_long.size() < 9000) too_long += std::to_string(random());
   for (int i = 1; i <= 40; ++i) {
-    const std::string name = i == 17 ? too_long : "m" + std::to_string(i);
-    j.broker.publish(j.queue, event("received", i, name));
-    if (i != 23) continue;
-    j.broker.publish(j.queue,
-                     R"({"event":"received","time_us":5,"n":1,"source":")" + too_long + "\"}\n");
+    j.broker.publish(j.queue, event("received", i, i == 17 ? "no rabbit 🐇" : std::to_string(i)));
   }
   CHECK(eventually(20s, [&] { return j.broker.is_empty(j.queue); }));
   CHECK(eventually(20s, [&] { return j.broker.message_count(dead) == 1; }));
-  CHECK(postgres.ask("SELECT count(*), max(length(message_id)) FROM lope_events") == "40|1024\n");
+  CHECK(postgres.ask("SELECT count(*) FROM lope_events", "latin") == "39\n");
   CHECK_THAT(run_lope({"dlq", "list", dead, "--broker", j.broker.url()}).output,
-             Contains("rejected it: PostgreSQL: INSERT"));
+             Contains("rejected it: PostgreSQL: COPY"));
   CHECK(daemon.stop() == exited(kExitOk));
 }
 

@@ -162,6 +162,37 @@ TEST_CASE("what is no event says why", "[unit][journal]") {
   CHECK_FALSE(plugins::parse_event(std::string(100'000, '['), event, problem));
 }
 
+TEST_CASE("an event from the future is none, and no text is endless", "[unit][journal]") {
+  plugins::Event event;
+  std::string problem;
+  const auto at = [](std::int64_t time_us) {
+    return R"({"event":"handled","source":"a","n":1,"time_us":)" + std::to_string(time_us) + "}";
+  };
+  CHECK(plugins::parse_event(at(kBegin), event, problem, kBegin));
+  CHECK_FALSE(plugins::parse_event(at(kBegin + 1), event, problem, kBegin));
+  CHECK_THAT(problem, Contains("time_us: expected at most a day ahead"));
+  const std::string endless = std::string(1023, 'x') + "ä" + std::string(5000, 'y');
+  Json json = Json::parse(at(kBegin));
+  for (const char* const name :
+       {"source", "message_id", "queue", "worker", "outcome", "routing_key", "reason", "body"}) {
+    json[name] = endless;
+  }
+  json["waited_us"] = -5;
+  json["ran_us"] = INT64_MAX;
+  REQUIRE(plugins::parse_event(json.dump(), event, problem, kBegin));
+  for (const std::string& text : {event.source, event.message_id, event.queue, event.worker,
+                                  event.outcome, event.routing_key}) {
+    CHECK(text == std::string(1023, 'x'));
+  }
+  CHECK(event.reason == endless.substr(0, 2000));
+  CHECK(event.body == endless);
+  CHECK(event.waited_us == 0);
+  CHECK(event.ran_us < INT64_MAX / 1000);
+  json["event"] = endless;
+  CHECK_FALSE(plugins::parse_event(json.dump(), event, problem, kBegin));
+  CHECK(problem.size() < 1200);
+}
+
 TEST_CASE("what is stored is found again, by any id of the tree", "[unit][journal]") {
   const TempDir dir;
   const std::string path = dir.file("journal.db");
