@@ -2,6 +2,7 @@
 // only then is it on disk.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <memory>
 #include <stdexcept>
@@ -53,7 +54,8 @@ class Store {
 // what is there is no journal, or a newer one; StoreError otherwise. A path is shown, no URL is.
 std::unique_ptr<Store> open_store(const std::string& store, int busy_ms);
 std::unique_ptr<Store> open_sqlite_store(const std::string& path, int busy_ms);
-// Of a URL. Not there in a build without libpq.
-std::unique_ptr<Store> open_postgres_store(const std::string& url);
+// Of a URL. `patience`: for an answer of the server. Not there in a build without libpq.
+std::unique_ptr<Store> open_postgres_store(
+    const std::string& url, std::chrono::milliseconds patience = std::chrono::minutes(1));
 
 }  // namespace lope::plugins
