@@ -314,6 +314,11 @@ TEST_CASE("what PostgreSQL refuses is a dead letter, and nothing else", "[broker
   CHECK(postgres.ask("SELECT count(*) FROM lope_events", "latin") == "39\n");
   CHECK_THAT(run_lope({"dlq", "list", dead, "--broker", j.broker.url()}).output,
              Contains("rejected it: PostgreSQL: COPY"));
+  // Whatever a database keeps its texts in, they are read as UTF-8.
+  j.broker.publish(j.queue, event("received", 41, "grüße"));
+  CHECK(eventually(
+      20s, [&] { return postgres.ask("SELECT count(*) FROM lope_events", "latin") == "40\n"; }));
+  CHECK_THAT(run_lope({"trace", "grüße", "--journal", j.store}).output, Contains("\ngrüße\n"));
   CHECK(daemon.stop() == exited(kExitOk));
 }
 
@@ -384,6 +389,37 @@ TEST_CASE("a journal in PostgreSQL, over a server that dies", "[broker][journal_
         std::string("2 messages in 1 queue, 6.0 ms from 2026-11-18T11:06:40.001Z\n") + kText);
   CHECK(Json::parse(http_get(port, "/api/journal/trace?id=root").body)["messages"].size() == 2);
   CHECK(Json::parse(http_get(port, "/api/journal/search?queue=orders").body)["events"].size() == 3);
+
+  // What an older version has stored, or others have.
+  postgres.ask(
+      "INSERT INTO lope_events (source, n, time_us, event, outcome, message_id, reason)"
+      " SELECT 'forged', n, 9000000000000000000, 'handled', 'odd', 'forged', repeat('x', 20000000)"
+      " FROM generate_series(1, 20) n");
+  const Json odd = Json::parse(http_get(port, "/api/journal/search?outcome=odd").body)["events"];
+  REQUIRE(odd.size() == 20);
+  CHECK(odd[0]["reason"] == std::string(2000, 'x'));
+  CHECK(run_lope({"trace", "forged", "--journal", j.store}).output.size() < 100'000);
+  CHECK(http_get(port, "/api/journal/trace?id=%ff%01").status == 400);
+  CHECK(daemon.log().find("the journal cannot be read") == std::string::npos);
+  // One deadline for all of it.
+  Process locked({"psql", "-XAtq", "-d", postgres.url(), "-c",
+                  "BEGIN; LOCK TABLE lope_events; SELECT 'locked'; SELECT pg_sleep(60)"});
+  REQUIRE(eventually(20s, [&] {
+    return postgres.ask(
+               "SELECT count(*) FROM pg_locks WHERE mode = 'AccessExclusiveLock'"
+               " AND granted AND relation = 'lope_events'::regclass") == "1\n";
+  }));
+  const auto asked = Clock::now();
+  CHECK(http_get(port, "/api/journal/search").body ==
+        "the journal cannot be read: it took too long\n");
+  CHECK(Clock::now() - asked > 4s);
+  CHECK(Clock::now() - asked < 8s);
+  locked.signal_group(SIGKILL);
+  locked.wait_exit(20s);
+  postgres.ask(
+      "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE '%pg_sleep(60)'"
+      " AND pid <> pg_backend_pid()");
+  postgres.ask("DELETE FROM lope_events WHERE source = 'forged'");
 
   postgres.kill();
   j.broker.publish(j.queue, event("received", 8, "tab\\t \\\\ \\u0000 new\\nline"));
