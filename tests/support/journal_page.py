@@ -75,8 +75,9 @@ def main(url):
                              f"'{count or 'Nothing'}')")
         print("ok: times are UTC")
         kinds = browser.evaluate("['ack', 'crash', 'dead', 'double', 'skipped', 'handed_back', 'lost', 'constructor', '']"
-                                 ".map(kind).join(' ')")
-        expect("red for what is given up", kinds, kinds == "ack retry dead none none none none none open")
+                                 ".map(outcome => kind({ outcome })).concat(kind({ outcome: 'crash', code: 'crashes' }))"
+                                 ".join(' ')")
+        expect("red for what is given up", kinds, kinds == "ack retry dead none none none none none open dead")
         offered = browser.evaluate("[...document.getElementById('outcome').options].map(each => each.value)")
         expect("every outcome to choose", offered, {"double", "skipped", "handed_back", "lost"} <= set(offered))
         late = browser.evaluate("clock(9e18)")
