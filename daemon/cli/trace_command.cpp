@@ -21,6 +21,7 @@ namespace {
 constexpr const char* kDefaultConfig = "/etc/lope/lope.yaml";
 constexpr std::size_t kMostMessages = 100'000;
 constexpr std::size_t kEventsOfEach = 20;
+constexpr std::size_t kBytesOfEach = 800;
 constexpr std::chrono::seconds kTimeLimit{60};
 
 constexpr const char* kHelp =
@@ -63,12 +64,15 @@ int run(const TraceCommand& command) {
                   " has no monitor.journal; --journal says where it is");
     }
   }
-  const auto opened = journal::open_journal(store);
+  const journal::Limits standard;
+  const std::size_t events = std::max(standard.events, kEventsOfEach * command.most);
+  const journal::Limits limits{.until = Clock::now() + kTimeLimit,
+                               .messages = command.most,
+                               .events = events,
+                               .bytes = std::max(standard.bytes, kBytesOfEach * events)};
+  const auto opened = journal::open_journal(store, limits);
   if (!opened) return fail(opened.error());
-  const auto story = (*opened)->story(
-      command.id, {.time = kTimeLimit,
-                   .messages = command.most,
-                   .events = std::max(journal::Limits{}.events, kEventsOfEach * command.most)});
+  const auto story = (*opened)->story(command.id, limits);
   if (!story) return fail("the journal cannot be read: " + story.error());
   if (story->events.empty()) {
     return fail("the journal has nothing of '" + escape(command.id, 256) +

@@ -2,9 +2,36 @@
 
 namespace lope::journal {
 
-Result<std::unique_ptr<Reader>> open_journal(const std::string& store) {
+std::size_t text_bytes(const Event& event) {
+  std::size_t bytes = 0;
+  for (const std::string* const text : {&event.event,
+                                        &event.kind,
+                                        &event.host,
+                                        &event.group,
+                                        &event.queue,
+                                        &event.message_id,
+                                        &event.parent_id,
+                                        &event.trace_id,
+                                        &event.exchange,
+                                        &event.routing_key,
+                                        &event.content_type,
+                                        &event.type,
+                                        &event.app_id,
+                                        &event.outcome,
+                                        &event.reason,
+                                        &event.code,
+                                        &event.worker,
+                                        &event.handler,
+                                        &event.handler_version,
+                                        &event.fate}) {
+    bytes += text->size();
+  }
+  return bytes;
+}
+
+Result<std::unique_ptr<Reader>> open_journal(const std::string& store, const Limits& limits) {
   if (store.starts_with("postgresql://") || store.starts_with("postgres://")) {
-    return open_postgres_journal(store);
+    return open_postgres_journal(store, limits);
   }
   if (store.find("://") != std::string::npos) {
     return Error{"expected the path of a file or postgresql://…, found another kind of URL"};

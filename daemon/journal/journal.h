@@ -2,7 +2,6 @@
 // only, while others write.
 #pragma once
 
-#include <atomic>
 #include <chrono>
 #include <cstdint>
 #include <memory>
@@ -42,17 +41,19 @@ struct Search {
   std::size_t limit = 100;
 };
 
-// A statement is given up at its deadline.
+// For one question, opening the store among it. What is not answered in time is given up.
 struct Limits {
-  std::chrono::milliseconds time{10'000};
+  TimePoint until = Clock::now() + std::chrono::seconds(10);
   std::size_t messages = 1000;
-  std::size_t events = 20'000;  // of a story
+  std::size_t events = 20'000;     // of a story
+  std::size_t bytes = 16U << 20U;  // that the texts of events have; of a search the latest are kept
 };
 
 inline constexpr const char* kTookTooLong = "it took too long";
 
-// Each function is an error when the store does not answer, and when `limits.time` is over:
-// kTookTooLong.
+// Each function is an error when the store does not answer, and when `limits.until` is over:
+// kTookTooLong. Of an event's reason at most kMostOfReason characters are read, of each other text
+// kMostOfText.
 class Reader {
  public:
   virtual ~Reader() = default;
@@ -64,11 +65,16 @@ class Reader {
 };
 
 // A path, or postgresql://…. Errors say what is there instead of a journal; no password is in them.
-Result<std::unique_ptr<Reader>> open_journal(const std::string& store);
+Result<std::unique_ptr<Reader>> open_journal(const std::string& store, const Limits& limits);
 
 // For open_journal().
 Result<std::unique_ptr<Reader>> open_sqlite_journal(const std::string& path);
-Result<std::unique_ptr<Reader>> open_postgres_journal(const std::string& url);
+Result<std::unique_ptr<Reader>> open_postgres_journal(const std::string& url, const Limits& limits);
+
+inline constexpr std::size_t kMostOfReason = 2000;
+inline constexpr std::size_t kMostOfText = 1024;
+// Of all the texts of an event.
+std::size_t text_bytes(const Event& event);
 
 // More messages than this are not even counted.
 inline constexpr std::size_t kMostCounted = 100'000;

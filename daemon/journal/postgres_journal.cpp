@@ -5,8 +5,10 @@
 #ifdef LOPE_WITH_POSTGRESQL
 #include <dlfcn.h>
 #include <libpq-fe.h>
+#include <poll.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <charconv>
 #include <unordered_set>
 #include <utility>
@@ -29,7 +31,14 @@ struct Library {
   decltype(&PQfinish) finish;
   decltype(&PQstatus) status;
   decltype(&PQerrorMessage) error;
-  decltype(&PQexecParams) execute;
+  decltype(&PQsetnonblocking) set_nonblocking;
+  decltype(&PQsocket) socket;
+  decltype(&PQsendQueryParams) send;
+  decltype(&PQsetSingleRowMode) set_single_rows;
+  decltype(&PQflush) flush;
+  decltype(&PQconsumeInput) consume;
+  decltype(&PQisBusy) busy;
+  decltype(&PQgetResult) next;
   decltype(&PQresultStatus) result_status;
   decltype(&PQresultErrorField) error_field;
   decltype(&PQntuples) rows;
@@ -55,7 +64,14 @@ Result<Library> load_library() {
   find(library.finish, "PQfinish");
   find(library.status, "PQstatus");
   find(library.error, "PQerrorMessage");
-  find(library.execute, "PQexecParams");
+  find(library.set_nonblocking, "PQsetnonblocking");
+  find(library.socket, "PQsocket");
+  find(library.send, "PQsendQueryParams");
+  find(library.set_single_rows, "PQsetSingleRowMode");
+  find(library.flush, "PQflush");
+  find(library.consume, "PQconsumeInput");
+  find(library.busy, "PQisBusy");
+  find(library.next, "PQgetResult");
   find(library.result_status, "PQresultStatus");
   find(library.error_field, "PQresultErrorField");
   find(library.rows, "PQntuples");
@@ -115,11 +131,22 @@ std::string array_of(const Texts& list) {
   return array + "}";
 }
 
-constexpr const char* kEventColumns =
-    "event, kind, host, \"group\", queue, message_id, parent_id, trace_id, exchange, routing_key,"
-    " content_type, type, app_id, outcome, reason, code, worker, handler, handler_version, fate,"
-    " time_us, n, attempt, size, waited_us, ran_us, delay_ms, crashes, timestamp,"
-    " CASE WHEN redelivered THEN 1 ELSE 0 END";
+// What is too long for a reader does not leave the server.
+std::string event_columns() {
+  std::string columns;
+  for (const char* const name :
+       {"event", "kind", "host", "\"group\"", "queue", "message_id", "parent_id", "trace_id",
+        "exchange", "routing_key", "content_type", "type", "app_id", "outcome"}) {
+    columns += "left(" + std::string(name) + ", " + std::to_string(kMostOfText) + "), ";
+  }
+  columns += "left(reason, " + std::to_string(kMostOfReason) + "), ";
+  for (const char* const name : {"code", "worker", "handler", "handler_version", "fate"}) {
+    columns += "left(" + std::string(name) + ", " + std::to_string(kMostOfText) + "), ";
+  }
+  return columns +
+         "time_us, n, attempt, size, waited_us, ran_us, delay_ms, crashes, timestamp,"
+         " CASE WHEN redelivered THEN 1 ELSE 0 END";
+}
 
 class PostgresReader final : public Reader {
  public:
@@ -130,11 +157,11 @@ class PostgresReader final : public Reader {
     return within<Story>(limits, [&] { return story_of(id, limits); });
   }
   Result<std::vector<Event>> search(const Search& search, const Limits& limits) override {
-    return within<std::vector<Event>>(limits, [&] { return found_by(search); });
+    return within<std::vector<Event>>(limits, [&] { return found_by(search, limits.bytes); });
   }
   // A journal that this version knows is there.
-  Result<void> look() {
-    const auto looked = within<bool>({}, [this] {
+  Result<void> look(const Limits& limits) {
+    const auto looked = within<bool>(limits, [this] {
       if (rows_of("SELECT to_regclass('lope_journal') IS NOT NULL AND"
                   " to_regclass('lope_events') IS NOT NULL",
                   {})
@@ -158,12 +185,12 @@ class PostgresReader final : public Reader {
   template <typename T, typename Function>
   Result<T> within(const Limits& limits, Function function) {
     try {
-      deadline_ = Clock::now() + limits.time;
+      deadline_ = limits.until;
       connect();
       result_of("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY", {});
       statement_time_ = std::chrono::hours(24);
       T result = function();
-      result_of("COMMIT", {});
+      if (connection_ != nullptr) result_of("COMMIT", {});
       return result;
     } catch (const Failure& failure) {
       disconnect();
@@ -180,17 +207,21 @@ class PostgresReader final : public Reader {
     library_.free_parsed(parsed);
     library_.free_memory(words);
     if (!fits) throw Failure{"expected a URL that libpq reads, found another"};
+    const auto left = std::chrono::duration_cast<std::chrono::seconds>(time_left());
+    // Of each address; two of them are tried in time. libpq knows no less than 2 s.
+    const std::string patience = std::to_string(std::clamp<std::int64_t>(left.count() / 2, 2, 5));
     // What the URL says itself counts more.
-    const char* const keys[] = {
-        "connect_timeout",     "application_name", "tcp_user_timeout", "keepalives_idle",
-        "keepalives_interval", "keepalives_count", "dbname",           nullptr};
+    const char* const keys[] = {"connect_timeout",  "application_name", "client_encoding",
+                                "tcp_user_timeout", "keepalives_idle",  "keepalives_interval",
+                                "keepalives_count", "dbname",           nullptr};
     // A server that vanishes is noticed within some seconds.
-    const char* const values[] = {"5", "lope", "5000", "2", "2", "2", url_.c_str(), nullptr};
+    const char* const values[] = {patience.c_str(), "lope", "UTF8", "5000", "2", "2", "2",
+                                  url_.c_str(),     nullptr};
     connection_ = library_.connect(keys, values, 1);
     if (connection_ == nullptr) throw Failure{"out of memory"};
-    if (library_.status(connection_) != CONNECTION_OK) {
-      const std::string problem = one_line(library_.error(connection_));
-      throw Failure{problem};
+    if (library_.status(connection_) != CONNECTION_OK ||
+        library_.set_nonblocking(connection_, 1) != 0) {
+      fail();
     }
   }
   void disconnect() {
@@ -198,29 +229,100 @@ class PostgresReader final : public Reader {
     connection_ = nullptr;
   }
 
-  // Within what is left of the time for all of them.
-  std::unique_ptr<Rows> rows_of(const char* sql, const Texts& values) {
-    const auto left =
-        std::chrono::duration_cast<std::chrono::milliseconds>(deadline_ - Clock::now());
+  [[noreturn]] void fail() { throw Failure{one_line(library_.error(connection_))}; }
+
+  // Of the time for all of it; none: it is given up.
+  std::chrono::milliseconds time_left() const {
+    const auto left = std::chrono::ceil<std::chrono::milliseconds>(deadline_ - Clock::now());
     if (left.count() <= 0) throw Failure{kTookTooLong};
-    if (left < statement_time_ * 9 / 10) {
-      result_of(("SET LOCAL statement_timeout = " + std::to_string(left.count())).c_str(), {});
-      statement_time_ = left;
+    return left;
+  }
+
+  // A server may be there and say nothing.
+  void wait(short events) {
+    pollfd descriptor{library_.socket(connection_), events, 0};
+    constexpr std::chrono::milliseconds kMost = std::chrono::hours(1);
+    while (true) {
+      const int ready =
+          ::poll(&descriptor, 1, static_cast<int>(std::min(time_left(), kMost).count()));
+      if (ready > 0) return;
+      if (ready < 0 && errno != EINTR) throw Failure{errno_text("poll", errno)};
     }
-    return result_of(sql, values);
+  }
+
+  void send(const char* sql, const Texts& values) {
+    std::vector<const char*> raw;
+    for (const std::string& value : values) raw.push_back(value.c_str());
+    if (library_.send(connection_, sql, static_cast<int>(raw.size()), nullptr, raw.data(), nullptr,
+                      nullptr, 0) != 1) {
+      fail();
+    }
+  }
+
+  // The next result of what was sent; nullptr: there is no other.
+  std::unique_ptr<Rows> receive() {
+    int unsent = library_.flush(connection_);
+    while (unsent != 0 || library_.busy(connection_) != 0) {
+      if (unsent < 0) fail();
+      wait(unsent != 0 ? POLLIN | POLLOUT : POLLIN);
+      if (library_.consume(connection_) != 1) fail();
+      unsent = library_.flush(connection_);
+    }
+    PGresult* const result = library_.next(connection_);
+    if (result == nullptr) return nullptr;
+    auto rows = std::make_unique<Rows>(library_, result);
+    switch (library_.result_status(result)) {
+      case PGRES_TUPLES_OK:
+      case PGRES_SINGLE_TUPLE:
+      case PGRES_COMMAND_OK: return rows;
+      default: break;
+    }
+    const char* const state = library_.error_field(result, PG_DIAG_SQLSTATE);
+    if (state != nullptr && std::string_view(state) == "57014") throw Failure{kTookTooLong};
+    fail();
   }
 
   std::unique_ptr<Rows> result_of(const char* sql, const Texts& values) {
-    std::vector<const char*> raw;
-    for (const std::string& value : values) raw.push_back(value.c_str());
-    PGresult* const result = library_.execute(connection_, sql, static_cast<int>(raw.size()),
-                                              nullptr, raw.data(), nullptr, nullptr, 0);
-    auto rows = std::make_unique<Rows>(library_, result);
-    const ExecStatusType status = library_.result_status(result);
-    if (status == PGRES_TUPLES_OK || status == PGRES_COMMAND_OK) return rows;
-    const char* const state = library_.error_field(result, PG_DIAG_SQLSTATE);
-    if (state != nullptr && std::string_view(state) == "57014") throw Failure{kTookTooLong};
-    throw Failure{one_line(library_.error(connection_))};
+    send(sql, values);
+    auto rows = receive();
+    if (!rows) fail();
+    while (receive() != nullptr) continue;
+    return rows;
+  }
+
+  // A server gives a statement up by itself, too.
+  void limit_statement() {
+    const auto left = time_left();
+    if (left >= statement_time_ * 9 / 10) return;
+    result_of(("SET LOCAL statement_timeout = " + std::to_string(left.count())).c_str(), {});
+    statement_time_ = left;
+  }
+
+  std::unique_ptr<Rows> rows_of(const char* sql, const Texts& values) {
+    limit_statement();
+    return result_of(sql, values);
+  }
+
+  // One after another, for as long as `most_bytes` are enough for their texts. False: they were
+  // not.
+  bool read_events(const char* sql, const Texts& values, std::size_t most_bytes,
+                   std::vector<Event>& events) {
+    limit_statement();
+    send(sql, values);
+    library_.set_single_rows(connection_);
+    std::size_t bytes = 0;
+    while (const auto rows = receive()) {
+      for (int row = 0; row < rows->size(); ++row) {
+        Event event = event_of(*rows, row);
+        bytes += text_bytes(event);
+        if (bytes > most_bytes) {
+          disconnect();  // the rest would have to be read
+          return false;
+        }
+        events.push_back(std::move(event));
+      }
+    }
+    return true;
   }
 
   Story story_of(const std::string& id, const Limits& limits) {
@@ -228,18 +330,16 @@ class PostgresReader final : public Reader {
     const Texts messages = related(id, story.more_left_out);
     const std::size_t taken = std::min(limits.messages, messages.size());
     const Texts asked(messages.begin(), messages.begin() + static_cast<std::ptrdiff_t>(taken));
-    const auto rows = rows_of(("SELECT " + std::string(kEventColumns) +
-                               " FROM lope_events WHERE message_id = ANY($1::text[])"
-                               " ORDER BY time_us, source, n LIMIT " +
-                               std::to_string(limits.events + 1))
-                                  .c_str(),
-                              {array_of(asked)});
-    for (int row = 0; row < rows->size(); ++row) {
-      if (story.events.size() == limits.events) {
-        story.more_left_out = true;
-        break;
-      }
-      story.events.push_back(event_of(*rows, row));
+    const std::string sql = "SELECT " + event_columns() +
+                            " FROM lope_events WHERE message_id = ANY($1::text[])"
+                            " ORDER BY time_us, source, n LIMIT " +
+                            std::to_string(limits.events + 1);
+    if (!read_events(sql.c_str(), {array_of(asked)}, limits.bytes, story.events)) {
+      story.more_left_out = true;
+    }
+    if (story.events.size() > limits.events) {
+      story.events.pop_back();
+      story.more_left_out = true;
     }
     story.messages = taken;
     story.left_out = messages.size() - taken;
@@ -291,17 +391,17 @@ class PostgresReader final : public Reader {
     return found;
   }
 
-  std::vector<Event> found_by(const Search& search) {
-    std::string sql = "SELECT " + std::string(kEventColumns) +
-                      " FROM lope_events WHERE event = $1 AND time_us >= $2 AND time_us < $3"
-                      " AND ($4 = '' OR queue = $4) AND ($5 = '' OR outcome = $5)"
-                      " ORDER BY time_us DESC LIMIT " +
-                      std::to_string(search.limit);
-    const auto rows =
-        rows_of(sql.c_str(), {search.event, std::to_string(search.from_us),
-                              std::to_string(search.to_us), search.queue, search.outcome});
+  std::vector<Event> found_by(const Search& search, std::size_t most_bytes) {
+    const std::string sql = "SELECT " + event_columns() +
+                            " FROM lope_events WHERE event = $1 AND time_us >= $2 AND time_us < $3"
+                            " AND ($4 = '' OR queue = $4) AND ($5 = '' OR outcome = $5)"
+                            " ORDER BY time_us DESC LIMIT " +
+                            std::to_string(search.limit);
     std::vector<Event> events;
-    for (int row = 0; row < rows->size(); ++row) events.push_back(event_of(*rows, row));
+    read_events(sql.c_str(),
+                {search.event, std::to_string(search.from_us), std::to_string(search.to_us),
+                 search.queue, search.outcome},
+                most_bytes, events);
     return events;
   }
 
@@ -348,14 +448,15 @@ class PostgresReader final : public Reader {
 
 }  // namespace
 
-Result<std::unique_ptr<Reader>> open_postgres_journal(const std::string& url) {
+Result<std::unique_ptr<Reader>> open_postgres_journal(const std::string& url,
+                                                      const Limits& limits) {
   if (const auto unfit = unfit_in_postgres_url(url); !unfit.empty()) {
     return Error{"journal in PostgreSQL: the URL: " + std::string(unfit)};
   }
   const auto library = load_library();
   if (!library) return Error{"journal in PostgreSQL: " + library.error()};
   auto reader = std::make_unique<PostgresReader>(*library, url);
-  if (const auto looked = reader->look(); !looked) {
+  if (const auto looked = reader->look(limits); !looked) {
     return Error{"journal in PostgreSQL: " + looked.error()};
   }
   return std::unique_ptr<Reader>(std::move(reader));
@@ -367,7 +468,7 @@ Result<std::unique_ptr<Reader>> open_postgres_journal(const std::string& url) {
 
 namespace lope::journal {
 
-Result<std::unique_ptr<Reader>> open_postgres_journal(const std::string&) {
+Result<std::unique_ptr<Reader>> open_postgres_journal(const std::string&, const Limits&) {
   return Error{"journal in PostgreSQL: this build has no PostgreSQL"};
 }
 

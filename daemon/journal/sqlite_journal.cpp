@@ -19,7 +19,7 @@ namespace {
 constexpr int kApplication = 0x4C6F7065;  // "Lope"
 constexpr int kVersion = 1;
 constexpr int kBusyMs = 2000;
-constexpr int kStepsBetweenLooks = 20'000;
+constexpr int kStepsBetweenLooks = 1000;  // at the clock; a step may read a large text
 
 // Of one function of the reader, inside which nothing is done when something went wrong.
 struct Failure {
@@ -61,10 +61,16 @@ class Statement {
     place_ = 0;
   }
   std::int64_t number_at(int column) { return sqlite3_column_int64(get(), column); }
-  std::string text_at(int column) {
+  // At most so much of it, and no part of a character.
+  std::string text_at(int column, std::size_t most = kMostOfText) {
     const auto* const bytes = static_cast<const char*>(sqlite3_column_blob(get(), column));
-    const int size = sqlite3_column_bytes(get(), column);
-    return bytes == nullptr ? "" : std::string(bytes, static_cast<std::size_t>(size));
+    auto size = static_cast<std::size_t>(sqlite3_column_bytes(get(), column));
+    if (bytes == nullptr) return {};
+    if (size > most) {
+      size = most;
+      while (size > 0 && (static_cast<unsigned char>(bytes[size]) & 0xC0U) == 0x80U) --size;
+    }
+    return {bytes, size};
   }
   bool is_bytes(int column) { return sqlite3_column_type(get(), column) == SQLITE_BLOB; }
 
@@ -126,14 +132,14 @@ class SqliteReader final : public Reader {
     return within<Story>(limits, [&] { return story_of(id, limits); });
   }
   Result<std::vector<Event>> search(const Search& search, const Limits& limits) override {
-    return within<std::vector<Event>>(limits, [&] { return found_by(search); });
+    return within<std::vector<Event>>(limits, [&] { return found_by(search, limits.bytes); });
   }
 
  private:
   // Everything is read as it was at one moment.
   template <typename T, typename Function>
   Result<T> within(const Limits& limits, Function function) {
-    deadline_ = Clock::now() + limits.time;
+    deadline_ = limits.until;
     sqlite3_progress_handler(get(), kStepsBetweenLooks, &SqliteReader::is_late, this);
     ids_.clear();
     contexts_.clear();
@@ -175,19 +181,21 @@ class SqliteReader final : public Reader {
     Statement of_message(get(), ("SELECT " + std::string(kEventColumns) +
                                  " FROM events e WHERE e.message = ? ORDER BY e.time, e.n LIMIT ?")
                                     .c_str());
+    std::size_t bytes = 0;
     for (const std::int64_t message : messages) {
-      const std::size_t room =
-          story.messages == limits.messages ? 0 : limits.events - story.events.size();
+      const bool full = story.messages == limits.messages || bytes >= limits.bytes;
+      const std::size_t room = full ? 0 : limits.events - story.events.size();
       of_message.number(message).number(static_cast<std::int64_t>(room + 1));
       const std::size_t before = story.events.size();
       bool any = false;
       while (of_message.row()) {
         any = true;
-        if (story.events.size() - before == room) {
+        if (story.events.size() - before == room || bytes >= limits.bytes) {
           story.more_left_out = story.more_left_out || story.messages < limits.messages;
           break;
         }
         story.events.push_back(event_of(of_message));
+        bytes += text_bytes(story.events.back());
       }
       of_message.reset();
       if (any) ++(story.events.size() == before ? story.left_out : story.messages);
@@ -237,7 +245,7 @@ class SqliteReader final : public Reader {
     return found;
   }
 
-  std::vector<Event> found_by(const Search& search) {
+  std::vector<Event> found_by(const Search& search, std::size_t most_bytes) {
     std::string sql = "SELECT id FROM contexts WHERE event = ?1";
     if (!search.queue.empty()) sql += " AND queue = ?2";
     if (!search.outcome.empty()) sql += " AND outcome = ?3";
@@ -264,6 +272,12 @@ class SqliteReader final : public Reader {
       latest.reset();
     }
     std::ranges::sort_heap(heap, later);
+    std::size_t bytes = 0;
+    const auto beyond = std::ranges::find_if(heap, [&](const Event& event) {
+      bytes += text_bytes(event);
+      return bytes > most_bytes;
+    });
+    heap.erase(beyond, heap.end());
     return heap;
   }
 
@@ -285,7 +299,7 @@ class SqliteReader final : public Reader {
     event.crashes = row.number_at(8);
     event.timestamp = row.number_at(9);
     event.routing_key = row.text_at(10);
-    event.reason = row.text_at(11);
+    event.reason = row.text_at(11, kMostOfReason);
     return event;
   }
 

@@ -23,7 +23,8 @@ constexpr std::string_view kSearchPath = "/api/journal/search";
 constexpr std::string_view kTracePath = "/api/journal/trace";
 constexpr std::size_t kMostQuestions = 8;
 constexpr std::size_t kMostRows = 1000;
-constexpr journal::Limits kLimits{.time = std::chrono::seconds(5), .messages = 2000};
+constexpr std::chrono::seconds kTimeLimit{5};
+constexpr std::size_t kMostMessages = 2000;
 
 HttpAnswer json_answer(const std::string& json) {
   return {.type = "application/json", .body = json + "\n"};
@@ -48,12 +49,12 @@ Result<std::int64_t> time_of(const HttpRequest& request, const char* name, std::
 
 }  // namespace
 
-JournalDesk::JournalDesk(EventLoop&, std::string store, Answered answered)
+JournalDesk::JournalDesk(std::string store, Answered answered)
     : store_(std::move(store)), answered_(std::move(answered)) {}
 
 Result<std::unique_ptr<JournalDesk>> JournalDesk::create(EventLoop& loop, std::string store,
                                                          Answered answered) {
-  std::unique_ptr<JournalDesk> desk(new JournalDesk(loop, std::move(store), std::move(answered)));
+  std::unique_ptr<JournalDesk> desk(new JournalDesk(std::move(store), std::move(answered)));
   if (desk->store_.empty()) return desk;
   desk->wake_ = UniqueFd(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   if (!desk->wake_.valid()) return Error{errno_text("eventfd", errno)};
@@ -89,6 +90,16 @@ Result<JournalDesk::Question> JournalDesk::question_of(std::uint64_t id,
   journal::Search& search = question.search;
   search.queue = query_value(request.query, "queue").value_or("");
   search.outcome = query_value(request.query, "outcome").value_or("");
+  // No name in a journal is anything else, and a server would be troubled with it.
+  for (const auto& [name, text] :
+       {std::pair<const char*, const std::string&>{"id", question.message},
+        {"queue", search.queue},
+        {"outcome", search.outcome}}) {
+    if (first_invalid_utf8(text) != std::string_view::npos ||
+        text.find('\0') != std::string::npos) {
+      return wrong(name, "UTF-8 without a zero byte", text);
+    }
+  }
   const auto from = time_of(request, "from", search.from_us);
   if (!from) return Error{from.error()};
   search.from_us = *from;
@@ -142,14 +153,15 @@ void JournalDesk::run() {
 
 // Opened each time: the file, or the server, may be another one by then.
 HttpAnswer JournalDesk::answer_for(const Question& question, std::string& trouble) const {
-  const auto reader = journal::open_journal(store_);
+  const journal::Limits limits{.until = Clock::now() + kTimeLimit, .messages = kMostMessages};
+  const auto reader = journal::open_journal(store_, limits);
   if (!reader) return unanswered(reader.error(), trouble);
   const auto failed = [&](const std::string& reason) { return unanswered(reason, trouble); };
   if (question.message.empty()) {
-    const auto events = (*reader)->search(question.search, kLimits);
+    const auto events = (*reader)->search(question.search, limits);
     return events ? json_answer(journal::to_json(*events)) : failed(events.error());
   }
-  const auto story = (*reader)->story(question.message, kLimits);
+  const auto story = (*reader)->story(question.message, limits);
   if (!story) return failed(story.error());
   if (question.whole_trace) {
     if (story->events.empty()) {

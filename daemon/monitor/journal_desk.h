@@ -2,7 +2,6 @@
 // loop never waits for a disk or a server.
 #pragma once
 
-#include <atomic>
 #include <condition_variable>
 #include <cstdint>
 #include <deque>
@@ -46,7 +45,7 @@ class JournalDesk {
     journal::Search search;
   };
 
-  JournalDesk(EventLoop& loop, std::string store, Answered answered);
+  JournalDesk(std::string store, Answered answered);
   static Result<Question> question_of(std::uint64_t id, const HttpRequest& request);
   void run();
   // Why the store does not answer, for the log alone when that may show where it is.

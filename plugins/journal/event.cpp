@@ -167,13 +167,28 @@ class Reader {
 };
 
 // A consumer cuts them too; an index of PostgreSQL takes about 2700 bytes.
-constexpr std::size_t kMostOfId = 1024;
+constexpr std::size_t kMostOfText = 1024;
+constexpr std::size_t kMostOfReason = 2000;
 
-void cut(std::string& id) {
-  if (id.size() <= kMostOfId) return;
-  std::size_t end = kMostOfId;
-  while (end > 0 && (static_cast<unsigned char>(id[end]) & 0xC0) == 0x80) --end;
-  id.resize(end);
+// 30 years; a reader may add such numbers to times.
+constexpr std::int64_t kLongestUs = 30LL * 366 * 86'400 * 1'000'000;
+
+void cut(std::string& text, std::size_t most) {
+  if (text.size() <= most) return;
+  std::size_t end = most;
+  while (end > 0 && (static_cast<unsigned char>(text[end]) & 0xC0) == 0x80) --end;
+  text.resize(end);
+}
+
+void limit(Event& event) {
+  for (const TextField& field : kTexts) {
+    if (field.member == &Event::body) continue;
+    cut(event.*field.member, field.member == &Event::reason ? kMostOfReason : kMostOfText);
+  }
+  for (std::int64_t* const took : {&event.waited_us, &event.ran_us}) {
+    *took = std::clamp<std::int64_t>(*took, 0, kLongestUs);
+  }
+  event.delay_ms = std::clamp<std::int64_t>(event.delay_ms, 0, kLongestUs / 1000);
 }
 
 void clear(Event& event) {
@@ -185,7 +200,8 @@ void clear(Event& event) {
 
 }  // namespace
 
-bool parse_event(std::string_view line, Event& event, std::string& problem) {
+bool parse_event(std::string_view line, Event& event, std::string& problem,
+                 std::int64_t latest_us) {
   clear(event);
   problem.clear();
   Reader reader(event, problem);
@@ -194,14 +210,18 @@ bool parse_event(std::string_view line, Event& event, std::string& problem) {
     return false;
   }
   if (event.event != "received" && event.event != "handled" && event.event != "published") {
+    cut(event.event, kMostOfText);
     problem = "event: expected received, handled or published, found '" + event.event + "'";
     return false;
   }
-  for (std::string* const id : {&event.message_id, &event.parent_id, &event.trace_id}) cut(*id);
+  limit(event);
   if (event.source.empty()) problem = "source: expected a text, found none";
   if (event.n <= 0) problem = "n: expected a number above 0, found " + std::to_string(event.n);
   if (event.time_us <= 0) {
     problem = "time_us: expected a number above 0, found " + std::to_string(event.time_us);
+  } else if (event.time_us > latest_us) {
+    problem = "time_us: expected at most a day ahead of this machine's clock, found " +
+              std::to_string(event.time_us);
   }
   return problem.empty();
 }

@@ -15,9 +15,10 @@ struct Event {
   std::int64_t n = 0;
   std::int64_t time_us = 0;
 
-  // Empty, and 0, where it does not have them.
+  // Empty, and 0, where it does not have them. A reason is cut at 2000 bytes, a body not at all,
+  // each other text at 1024; how long something took is from 0 to 30 years.
   std::string kind, host, group, queue;
-  std::string message_id, parent_id, trace_id;  // cut at 1024 bytes
+  std::string message_id, parent_id, trace_id;
   std::string exchange, routing_key, content_type, type, app_id;
   std::string outcome, reason, code, worker, handler, handler_version, fate;
   std::string headers;  // an object, as JSON
@@ -28,7 +29,9 @@ struct Event {
 };
 
 // Fills `event`, whose memory is used again. False: the line is none, and `problem` says why.
-// Fields that are not known are passed over.
-bool parse_event(std::string_view line, Event& event, std::string& problem);
+// One after `latest_us` is none: it would be the latest for ever, and never go. Fields that are not
+// known are passed over.
+bool parse_event(std::string_view line, Event& event, std::string& problem,
+                 std::int64_t latest_us = INT64_MAX);
 
 }  // namespace lope::plugins

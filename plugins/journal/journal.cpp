@@ -37,24 +37,18 @@ constexpr std::size_t kMostBytes = 8 << 20;  // that are kept
 constexpr std::uint64_t kForgottenForEach = 2;
 constexpr std::uint64_t kForgottenAtLeast = 2000;
 
+// A clock may be wrong by that much.
+constexpr std::chrono::hours kMostAhead{24};
+
+std::int64_t unix_us(std::chrono::system_clock::time_point time) {
+  return std::chrono::duration_cast<std::chrono::microseconds>(time.time_since_epoch()).count();
+}
+
 // One writer for each store in a process: its threads would only wait for one another's locks.
 struct SharedStore {
   std::mutex mutex;
   std::unique_ptr<Store> store;
 };
-
-bool is_url(const std::string& store) {
-  return store.rfind("postgresql://", 0) == 0 || store.rfind("postgres://", 0) == 0;
-}
-
-std::unique_ptr<Store> open_store(const std::string& store, int busy_ms) {
-  if (!is_url(store)) return lope::plugins::open_sqlite_store(store, busy_ms);
-#ifdef LOPE_WITH_POSTGRESQL
-  return lope::plugins::open_postgres_store(store);
-#else
-  throw std::runtime_error("option 'store': this build has no PostgreSQL");
-#endif
-}
 
 std::shared_ptr<SharedStore> shared_store(const std::string& store, int busy_ms) {
   static std::mutex mutex;
@@ -65,7 +59,7 @@ std::shared_ptr<SharedStore> shared_store(const std::string& store, int busy_ms)
   if (shared) return shared;
   shared = std::make_shared<SharedStore>();
   try {
-    shared->store = open_store(store, busy_ms);
+    shared->store = lope::plugins::open_store(store, busy_ms);
   } catch (const StoreError&) {
     throw;  // it is tried again
   } catch (const std::runtime_error& error) {
@@ -115,7 +109,8 @@ class Journal final : public lope::Handler {
   struct Lines {
     int read = 0, unreadable = 0;
     std::string problem;  // of the first that is no event
-    std::string refused;  // why the store never takes them
+    std::string refused;  // why the store does not take them
+    bool for_ever = false;
   };
 
   void write() {
@@ -166,6 +161,7 @@ class Journal final : public lope::Handler {
       if (messages.size() == 1) {
         lines.front() = {};
         lines.front().refused = error.what();
+        lines.front().for_ever = error.for_ever();
         return;
       }
     }
@@ -177,13 +173,14 @@ class Journal final : public lope::Handler {
   Lines add_lines(std::string_view body, Store& store) {
     Lines lines;
     int number = 0;
+    const std::int64_t latest_us = unix_us(host_.now() + kMostAhead);
     while (!body.empty()) {
       const std::size_t end = body.find('\n');
       const std::string_view line = body.substr(0, end);
       body.remove_prefix(end == std::string_view::npos ? body.size() : end + 1);
       ++number;
       if (line.find_first_not_of(" \t\r") == std::string_view::npos) continue;
-      if (lope::plugins::parse_event(line, event_, problem_)) {
+      if (lope::plugins::parse_event(line, event_, problem_, latest_us)) {
         store.add(event_);
         ++lines.read;
       } else if (++lines.unreadable == 1) {
@@ -193,15 +190,29 @@ class Journal final : public lope::Handler {
     return lines;
   }
 
-  // The good lines of a message are stored; only one without any, or that the store refuses, is a
-  // dead letter.
+  // Of several none was stored: that is not what is in them.
+  static bool refuses_all(const std::vector<Lines>& lines) {
+    int refused = 0;
+    for (const Lines& each : lines) {
+      if (each.read > 0) return false;
+      if (!each.refused.empty()) ++refused;
+    }
+    return refused > 1;
+  }
+
+  // The good lines of a message are stored; only one without any, or that the store never takes, is
+  // a dead letter.
   void settle(const std::vector<lope::Message>& messages, const std::vector<Lines>& lines) {
-    int unreadable = 0;
-    std::string problem;
+    int unreadable = 0, again = 0;
+    std::string problem, refused;
+    const bool all_refused = refuses_all(lines);
     for (std::size_t i = 0; i < messages.size(); ++i) {
       if (!lines[i].refused.empty()) {
         messages[i].explain(lines[i].refused);
-        host_.settle(messages[i].id(), lope::Outcome::reject);
+        const bool never = lines[i].for_ever && !all_refused;
+        host_.settle(messages[i].id(), never ? lope::Outcome::reject : lope::Outcome::retry);
+        if (never) continue;
+        if (++again == 1) refused = lines[i].refused;
       } else if (lines[i].read == 0) {
         messages[i].explain("no event in it: " + (lines[i].problem.empty()
                                                       ? "expected lines of JSON, found none"
@@ -213,6 +224,7 @@ class Journal final : public lope::Handler {
         host_.settle(messages[i].id(), lope::Outcome::ack);
       }
     }
+    if (again > 0) host_.error(std::to_string(again) + " messages not stored: " + refused);
     if (unreadable == 0) return;
     unreadable_.record(unreadable);
     host_.warn(std::to_string(unreadable) + " lines were no events, the first: " + problem);
@@ -222,11 +234,10 @@ class Journal final : public lope::Handler {
     if (!retention_) return;
     std::uint64_t written = 0;
     for (const Lines& each : lines) written += static_cast<std::uint64_t>(each.read);
-    const auto before = host_.now() - *retention_;
     try {
-      const std::uint64_t gone = store.forget(
-          std::chrono::duration_cast<std::chrono::microseconds>(before.time_since_epoch()).count(),
-          std::max(kForgottenAtLeast, kForgottenForEach * written));
+      const std::uint64_t gone =
+          store.forget(unix_us(host_.now() - *retention_),
+                       std::max(kForgottenAtLeast, kForgottenForEach * written));
       forgotten_.record(static_cast<std::int64_t>(gone));
     } catch (const std::exception& error) {
       host_.warn(std::string("old events are not deleted: ") + error.what());

@@ -158,8 +158,7 @@ class Statement {
 
 class SqliteStore final : public Store {
  public:
-  SqliteStore(const std::string& path, int busy_ms)
-      : path_(path), database_(opened(path, busy_ms)) {}
+  SqliteStore(const std::string& path, int busy_ms) : database_(opened(path, busy_ms)) {}
 
   void begin() override {
     database_.run("BEGIN IMMEDIATE");
@@ -412,7 +411,6 @@ class SqliteStore final : public Store {
     return latest != 0;
   }
 
-  const std::string path_;
   Database database_;
   Statement forgotten_{database_, "SELECT times FROM forgotten"};
   Statement add_event_{database_,

@@ -2,6 +2,7 @@
 // only then is it on disk.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <memory>
 #include <stdexcept>
@@ -18,10 +19,15 @@ class StoreError : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-// It never will: what is to be stored is to blame. The store goes on after a roll_back().
+// One of the events of the transaction is not taken. The store goes on after a roll_back().
 class RefusedError : public StoreError {
  public:
-  using StoreError::StoreError;
+  // `for_ever`: the event is to blame; otherwise a rule that others have made.
+  RefusedError(const std::string& text, bool for_ever) : StoreError(text), for_ever_(for_ever) {}
+  bool for_ever() const { return for_ever_; }
+
+ private:
+  bool for_ever_;
 };
 
 // Every function throws StoreError, those of a transaction RefusedError too. Used by one thread at
@@ -44,10 +50,12 @@ class Store {
   virtual std::uint64_t forget(std::int64_t time_us, std::uint64_t most) = 0;
 };
 
-// Both throw std::runtime_error with what was expected and found when what is there is no journal,
-// or a newer one; StoreError otherwise.
+// A path, or postgresql://…. Each throws std::runtime_error with what was expected and found when
+// what is there is no journal, or a newer one; StoreError otherwise. A path is shown, no URL is.
+std::unique_ptr<Store> open_store(const std::string& store, int busy_ms);
 std::unique_ptr<Store> open_sqlite_store(const std::string& path, int busy_ms);
-// Of a URL. Not there in a build without libpq.
-std::unique_ptr<Store> open_postgres_store(const std::string& url);
+// Of a URL. `patience`: for an answer of the server. Not there in a build without libpq.
+std::unique_ptr<Store> open_postgres_store(
+    const std::string& url, std::chrono::milliseconds patience = std::chrono::minutes(1));
 
 }  // namespace lope::plugins

@@ -9,7 +9,6 @@
 #include <cstdlib>
 #include <nlohmann/json.hpp>
 #include <optional>
-#include <random>
 #include <string>
 #include <vector>
 
@@ -113,11 +112,11 @@ class Postgres {
     server_->wait_exit(20s);
     server_.reset();
   }
-  std::string url() const {
-    return "postgresql:///postgres?host=" + dir_.path().string() + "&user=postgres";
+  std::string url(const std::string& database = "postgres") const {
+    return "postgresql:///" + database + "?host=" + dir_.path().string() + "&user=postgres";
   }
-  std::string ask(const std::string& sql) const {
-    return run({"psql", "-XAtq", "-d", url(), "-c", sql}).output;
+  std::string ask(const std::string& sql, const std::string& database = "postgres") const {
+    return run({"psql", "-XAtq", "-d", url(database), "-c", sql}).output;
   }
 
  private:
@@ -300,27 +299,75 @@ TEST_CASE("what is older than the retention goes", "[broker][journal_store]") {
 
 TEST_CASE("what PostgreSQL refuses is a dead letter, and nothing else", "[broker][journal_store]") {
   Postgres postgres;
+  REQUIRE(postgres.ask("CREATE DATABASE latin ENCODING LATIN1 LOCALE 'C' TEMPLATE template0") ==
+          "");
   Journalling j;
-  j.store = postgres.url();
+  j.store = postgres.url("latin");
   const std::string dead = j.broker.make_queue("dead");
   Lope daemon(j.options("", "    dead_letter: { queue: " + dead + " }\n"));
   REQUIRE(daemon.wait_ready(60s));
-  // No index takes it, and it cannot be made smaller.
-  std::mt19937_64 random(1);  // NOLINT: always the same
-  std::string too_long;
-  while (too_long.size() < 9000) too_long += std::to_string(random());
   for (int i = 1; i <= 40; ++i) {
-    const std::string name = i == 17 ? too_long : "m" + std::to_string(i);
-    j.broker.publish(j.queue, event("received", i, name));
-    if (i != 23) continue;
-    j.broker.publish(j.queue,
-                     R"({"event":"received","time_us":5,"n":1,"source":")" + too_long + "\"}\n");
+    j.broker.publish(j.queue, event("received", i, i == 17 ? "no rabbit 🐇" : std::to_string(i)));
   }
   CHECK(eventually(20s, [&] { return j.broker.is_empty(j.queue); }));
   CHECK(eventually(20s, [&] { return j.broker.message_count(dead) == 1; }));
-  CHECK(postgres.ask("SELECT count(*), max(length(message_id)) FROM lope_events") == "40|1024\n");
+  CHECK(postgres.ask("SELECT count(*) FROM lope_events", "latin") == "39\n");
   CHECK_THAT(run_lope({"dlq", "list", dead, "--broker", j.broker.url()}).output,
-             Contains("rejected it: PostgreSQL: INSERT"));
+             Contains("rejected it: PostgreSQL: COPY"));
+  // Whatever a database keeps its texts in, they are read as UTF-8.
+  j.broker.publish(j.queue, event("received", 41, "grüße"));
+  CHECK(eventually(
+      20s, [&] { return postgres.ask("SELECT count(*) FROM lope_events", "latin") == "40\n"; }));
+  CHECK_THAT(run_lope({"trace", "grüße", "--journal", j.store}).output, Contains("\ngrüße\n"));
+  CHECK(daemon.stop() == exited(kExitOk));
+}
+
+TEST_CASE("a table of PostgreSQL that others have changed costs no message",
+          "[broker][journal_store]") {
+  Postgres postgres;
+  Journalling j;
+  j.store = postgres.url();
+  const std::string dead = j.broker.make_queue("dead");
+  Lope daemon(j.options(
+      "", "    retry: { attempts: 100, delay: 1s }\n    dead_letter: { queue: " + dead + " }\n",
+      kWithRelay));
+  REQUIRE(daemon.wait_ready(60s));
+  const auto stored = [&](const std::string& count) {
+    return eventually(
+        60s, [&] { return postgres.ask("SELECT count(*) FROM lope_events") == count + "\n"; });
+  };
+  j.broker.publish(j.queue, event("received", 1, "a"));
+  CHECK(stored("1"));
+  postgres.ask(
+      "ALTER TABLE lope_events ADD COLUMN note text, ADD COLUMN place text NOT NULL DEFAULT 'x'");
+  j.broker.publish(j.queue, event("received", 2, "b"));
+  CHECK(stored("2"));
+  // A new connection looks at the table as it is now.
+  postgres.ask(
+      "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = "
+      "'lope journal'");
+  j.broker.publish(j.queue, event("received", 3, "c"));
+  CHECK(stored("3"));
+  // One alone, and then several that the table does not take.
+  postgres.ask("ALTER TABLE lope_events ADD CHECK (n < 4)");
+  j.broker.publish(j.queue, event("received", 4, "d"));
+  CHECK(daemon.wait_for_line("1 messages not stored: PostgreSQL: INSERT INTO lope_events: ", 20s));
+  for (int n = 5; n < 10; ++n) j.broker.publish(j.queue, event("received", n, "e"));
+  j.broker.publish(j.queue, event("received", 3, "c"));
+  CHECK(stored("3"));
+  postgres.ask("ALTER TABLE lope_events DROP CONSTRAINT lope_events_n_check");
+  CHECK(stored("9"));
+  // No column of the journal's takes any of these, for what is in them as it seems.
+  postgres.ask("ALTER TABLE lope_events ALTER COLUMN host TYPE varchar(2) USING left(host, 2)");
+  Publisher publisher = j.broker.publisher();
+  for (int n = 10; n < 30; ++n) {
+    publisher.send({.routing_key = j.queue, .body = event("received", n, "f")});
+  }
+  publisher.wait_confirmed();
+  CHECK(daemon.wait_for_line("value too long for type", 20s));
+  postgres.ask("ALTER TABLE lope_events ALTER COLUMN host TYPE text");
+  CHECK(stored("29"));
+  CHECK(j.broker.message_count(dead) == 0);
   CHECK(daemon.stop() == exited(kExitOk));
 }
 
@@ -342,6 +389,37 @@ TEST_CASE("a journal in PostgreSQL, over a server that dies", "[broker][journal_
         std::string("2 messages in 1 queue, 6.0 ms from 2026-11-18T11:06:40.001Z\n") + kText);
   CHECK(Json::parse(http_get(port, "/api/journal/trace?id=root").body)["messages"].size() == 2);
   CHECK(Json::parse(http_get(port, "/api/journal/search?queue=orders").body)["events"].size() == 3);
+
+  // What an older version has stored, or others have.
+  postgres.ask(
+      "INSERT INTO lope_events (source, n, time_us, event, outcome, message_id, reason)"
+      " SELECT 'forged', n, 9000000000000000000, 'handled', 'odd', 'forged', repeat('x', 20000000)"
+      " FROM generate_series(1, 20) n");
+  const Json odd = Json::parse(http_get(port, "/api/journal/search?outcome=odd").body)["events"];
+  REQUIRE(odd.size() == 20);
+  CHECK(odd[0]["reason"] == std::string(2000, 'x'));
+  CHECK(run_lope({"trace", "forged", "--journal", j.store}).output.size() < 100'000);
+  CHECK(http_get(port, "/api/journal/trace?id=%ff%01").status == 400);
+  CHECK(daemon.log().find("the journal cannot be read") == std::string::npos);
+  // One deadline for all of it.
+  Process locked({"psql", "-XAtq", "-d", postgres.url(), "-c",
+                  "BEGIN; LOCK TABLE lope_events; SELECT 'locked'; SELECT pg_sleep(60)"});
+  REQUIRE(eventually(20s, [&] {
+    return postgres.ask(
+               "SELECT count(*) FROM pg_locks WHERE mode = 'AccessExclusiveLock'"
+               " AND granted AND relation = 'lope_events'::regclass") == "1\n";
+  }));
+  const auto asked = Clock::now();
+  CHECK(http_get(port, "/api/journal/search").body ==
+        "the journal cannot be read: it took too long\n");
+  CHECK(Clock::now() - asked > 4s);
+  CHECK(Clock::now() - asked < 8s);
+  locked.signal_group(SIGKILL);
+  locked.wait_exit(20s);
+  postgres.ask(
+      "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE '%pg_sleep(60)'"
+      " AND pid <> pg_backend_pid()");
+  postgres.ask("DELETE FROM lope_events WHERE source = 'forged'");
 
   postgres.kill();
   j.broker.publish(j.queue, event("received", 8, "tab\\t \\\\ \\u0000 new\\nline"));

@@ -32,6 +32,7 @@ def picture(browser, url, file):
 def main(url):
     with Browser() as browser:
         browser.show_as(1240, 900)
+        browser.call("Emulation.setTimezoneOverride", timezoneId="Asia/Kolkata")
         if len(sys.argv) > 2:
             return picture(browser, url, sys.argv[2])
         browser.open(url + "journal")
@@ -63,6 +64,24 @@ def main(url):
                          "new KeyboardEvent('keydown', { key: 'Enter', bubbles: true }))")
         details = browser.wait_for("document.getElementById('details').innerText")
         expect("the keyboard chooses", details, details.startswith("child") and "<img src=x" in details)
+
+        # The latest is of 11:06:40.007, wherever the browser is.
+        for begin, count in (("2026-11-18T11:06", 3), ("2026-11-18T11:06:41", 0)):
+            browser.open(url + "journal")
+            browser.wait_for(f"{ROWS}.length == 3")
+            browser.evaluate(f"document.getElementById('from').value = '{begin}'; "
+                             "document.querySelector('#search button').click()")
+            browser.wait_for("document.getElementById('foundTitle').innerText.startsWith("
+                             f"'{count or 'Nothing'}')")
+        print("ok: times are UTC")
+        kinds = browser.evaluate("['ack', 'crash', 'dead', 'double', 'skipped', 'handed_back', 'lost', 'constructor', '']"
+                                 ".map(outcome => kind({ outcome })).concat(kind({ outcome: 'crash', code: 'crashes' }))"
+                                 ".join(' ')")
+        expect("red for what is given up", kinds, kinds == "ack retry dead none none none none none open dead")
+        offered = browser.evaluate("[...document.getElementById('outcome').options].map(each => each.value)")
+        expect("every outcome to choose", offered, {"double", "skipped", "handed_back", "lost"} <= set(offered))
+        late = browser.evaluate("clock(9e18)")
+        expect("a time that is none", late, late.endswith("µs"))
 
         browser.open(url + "journal#id=child")
         browser.wait_for(f"{DRAWN}.length == 2")

@@ -9,8 +9,11 @@
 #include <string>
 #include <vector>
 
+#include "common/event_loop.h"
 #include "journal/tree.h"
+#include "monitor/journal_desk.h"
 #include "store.h"
+#include "support/tcp_server.h"
 #include "support/temp_dir.h"
 
 using namespace lope;
@@ -48,7 +51,7 @@ void write(plugins::Store& store, const std::vector<std::string>& lines) {
 }
 
 std::unique_ptr<journal::Reader> reader(const std::string& path) {
-  auto opened = journal::open_journal(path);
+  auto opened = journal::open_journal(path, {});
   INFO((opened ? "" : opened.error()));
   REQUIRE(opened);
   return std::move(*opened);
@@ -160,6 +163,37 @@ TEST_CASE("what is no event says why", "[unit][journal]") {
   CHECK_FALSE(plugins::parse_event(row.line, event, problem));
   CHECK_THAT(problem, Contains(row.problem));
   CHECK_FALSE(plugins::parse_event(std::string(100'000, '['), event, problem));
+}
+
+TEST_CASE("an event from the future is none, and no text is endless", "[unit][journal]") {
+  plugins::Event event;
+  std::string problem;
+  const auto at = [](std::int64_t time_us) {
+    return R"({"event":"handled","source":"a","n":1,"time_us":)" + std::to_string(time_us) + "}";
+  };
+  CHECK(plugins::parse_event(at(kBegin), event, problem, kBegin));
+  CHECK_FALSE(plugins::parse_event(at(kBegin + 1), event, problem, kBegin));
+  CHECK_THAT(problem, Contains("time_us: expected at most a day ahead"));
+  const std::string endless = std::string(1023, 'x') + "ä" + std::string(5000, 'y');
+  Json json = Json::parse(at(kBegin));
+  for (const char* const name :
+       {"source", "message_id", "queue", "worker", "outcome", "routing_key", "reason", "body"}) {
+    json[name] = endless;
+  }
+  json["waited_us"] = -5;
+  json["ran_us"] = INT64_MAX;
+  REQUIRE(plugins::parse_event(json.dump(), event, problem, kBegin));
+  for (const std::string& text : {event.source, event.message_id, event.queue, event.worker,
+                                  event.outcome, event.routing_key}) {
+    CHECK(text == std::string(1023, 'x'));
+  }
+  CHECK(event.reason == endless.substr(0, 2000));
+  CHECK(event.body == endless);
+  CHECK(event.waited_us == 0);
+  CHECK(event.ran_us < INT64_MAX / 1000);
+  json["event"] = endless;
+  CHECK_FALSE(plugins::parse_event(json.dump(), event, problem, kBegin));
+  CHECK(problem.size() < 1200);
 }
 
 TEST_CASE("what is stored is found again, by any id of the tree", "[unit][journal]") {
@@ -372,10 +406,81 @@ TEST_CASE("a search has the latest first", "[unit][journal]") {
   CHECK(ids({.queue = "none"}) == "");
 }
 
+TEST_CASE("of texts without end the beginning is read, and not all of them", "[unit][journal]") {
+  const TempDir dir;
+  const std::string path = dir.file("journal.db");
+  const auto store = plugins::open_sqlite_store(path, 1000);
+  store->begin();
+  plugins::Event event;
+  std::string problem;
+  for (int n = 1; n <= 20; ++n) {
+    REQUIRE(plugins::parse_event(line("handled", n, n, "q", "m"), event, problem));
+    // As an older version has stored it.
+    event.reason = std::string(1999, 'x') + "ä" + std::string(100'000, 'y');
+    event.routing_key = std::string(3000, 'k');
+    store->add(event);
+  }
+  store->commit();
+  const journal::Limits few{.bytes = 10'000};
+  const auto some = reader(path)->story("m", few);
+  REQUIRE(some);
+  CHECK(some->events.size() == 4);
+  CHECK(some->more_left_out);
+  CHECK(some->events[0].reason == std::string(1999, 'x'));
+  CHECK(some->events[0].routing_key.size() == 1024);
+  CHECK(story(path, "m").events.size() == 20);
+  CHECK_FALSE(story(path, "m").more_left_out);
+  const auto found = reader(path)->search({}, few);
+  REQUIRE(found);
+  REQUIRE(found->size() == 3);
+  CHECK((*found)[0].n == 20);
+}
+
+TEST_CASE("a question with what is no text is refused before it is asked", "[unit][journal]") {
+  auto loop = EventLoop::create();
+  REQUIRE(loop);
+  std::vector<int> answers;
+  const auto desk = monitor::JournalDesk::create(
+      **loop, "/nonexistent/journal.db", [&](std::uint64_t, const monitor::HttpAnswer& answer) {
+        CHECK_THAT(answer.body, Contains("expected UTF-8 without a zero byte"));
+        answers.push_back(answer.status);
+      });
+  REQUIRE(desk);
+  const auto ask = [&](std::uint64_t id, const std::string& path, const std::string& query) {
+    monitor::HttpRequest request;
+    request.path = path;
+    request.query = query;
+    (*desk)->ask(id, request);
+  };
+  ask(1, "/api/journal/trace", "id=%ff%01");
+  ask(2, "/api/journal/trace", "id=a%00b");
+  ask(3, "/api/journal/search", "queue=%c3");
+  ask(4, "/api/journal/search", "outcome=%00");
+  CHECK(answers == std::vector<int>(4, 400));
+}
+
+#ifdef LOPE_WITH_POSTGRESQL
+TEST_CASE("a server of PostgreSQL that says nothing more is given up", "[unit][journal]") {
+  // It lets everybody in.
+  const std::string welcome("R\0\0\0\x08\0\0\0\0Z\0\0\0\x05I", 15);
+  const TcpServer server("", {{"lope", welcome}});
+  const std::string url =
+      "postgresql" + server.url().substr(4) + "/x?user=lope&sslmode=disable&gssencmode=disable";
+  const auto begin = Clock::now();
+  const auto opened = journal::open_journal(url, {.until = begin + std::chrono::milliseconds(300)});
+  REQUIRE_FALSE(opened);
+  CHECK_THAT(opened.error(), Contains(journal::kTookTooLong));
+  CHECK(server.has_received("BEGIN"));
+  CHECK_THROWS_AS(plugins::open_postgres_store(url, std::chrono::milliseconds(300)),
+                  plugins::StoreError);
+  CHECK(Clock::now() - begin < std::chrono::seconds(10));
+}
+#endif
+
 TEST_CASE("what is no journal is told apart", "[unit][journal]") {
   const TempDir dir;
   const auto refused = [](const std::string& path) {
-    const auto opened = journal::open_journal(path);
+    const auto opened = journal::open_journal(path, {});
     REQUIRE_FALSE(opened);
     return opened.error();
   };
@@ -400,4 +505,17 @@ TEST_CASE("what is no journal is told apart", "[unit][journal]") {
   CHECK_THAT(refused(newer), Contains("expected a journal of version 1, found one of version 2"));
   CHECK_THROWS_WITH(plugins::open_sqlite_store(newer, 1000),
                     Contains("expected a journal of version 1, found one of version 2"));
+}
+
+TEST_CASE("a URL of another kind is no path, and nothing of it is shown", "[unit][journal]") {
+  const auto* const url =
+      GENERATE("postgresql+psycopg2://lope:secret@db/x", "Postgresql://lope:secret@db/x",
+               " postgresql://lope:secret@db/x", "mysql://lope:secret@db/x");
+  CAPTURE(url);
+  CHECK_THROWS_WITH(plugins::open_store(url, 0),
+                    "option 'store': expected the path of a file or postgresql://…, found another "
+                    "kind of URL");
+  const auto opened = journal::open_journal(url, {});
+  REQUIRE_FALSE(opened);
+  CHECK_THAT(opened.error(), !Contains("secret"));
 }
