@@ -1596,7 +1596,7 @@ void Consumer::on_fate(std::unique_ptr<Outbound> outbound, Fate fate, const std:
     return;
   }
   // The others are published or not: the next attempt publishes them all again.
-  publisher_->forget(outbound->cause);
+  forget_publications(*delivery);
   const Publication& publication = outbound->publication;
   const std::string to = publication.exchange.empty()
                              ? "queue '" + escape(publication.routing_key, 128) + "'"
@@ -2016,8 +2016,14 @@ void Consumer::hand_back_waiting() {
 
 // Nobody waits for its confirms any more.
 void Consumer::stop_publishing(Delivery& delivery) {
-  publisher_->forget(delivery.sequence);
+  forget_publications(delivery);
   --publishing_;
+}
+
+void Consumer::forget_publications(const Delivery& delivery) {
+  publisher_->forget(delivery.sequence, [&](const Outbound& outbound) {
+    if (witness_) witness_->published(delivery, outbound, "not waited for");
+  });
 }
 
 void Consumer::log_handed_back(std::size_t messages, std::string_view reason) const {

@@ -175,6 +175,7 @@ class Consumer {
   std::size_t hand_back_claiming();
   void hand_back_publishing();
   void stop_publishing(Delivery& delivery);
+  void forget_publications(const Delivery& delivery);
   void log_handed_back(std::size_t messages, std::string_view reason) const;
   void advance_drain();
   void on_deadline();
