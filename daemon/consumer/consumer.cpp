@@ -228,9 +228,11 @@ Result<void> Consumer::set_up() {
     return steps_for(need, settings_.delays, settings_.group.dead_letter,
                      first.stream || (first.declare && first.declaration.type == "quorum"));
   };
-  auto witness = Witness::create(*loop_, settings_, host_, board_, [this] {
-    return HandlerName{pool_->handler_name(), pool_->handler_version()};
-  });
+  auto witness =
+      Witness::create(*loop_, settings_, host_, board_, [this](const Delivery& delivery) {
+        const HandlerIdentity& handler = pool_->handler_of(delivery);
+        return HandlerName{handler.name, handler.version};
+      });
   if (!witness) return Error{witness.error()};
   witness_ = std::move(*witness);
   auto publisher = Publisher::create(*loop_, settings_.broker, connection_name + " publishing",
@@ -1372,9 +1374,9 @@ Attempt Consumer::attempt_of(const Delivery& delivery, std::string_view reason) 
   return {delivery.attempt, unix_ms(), worker + " on " + host_, std::string(reason)};
 }
 
-Author Consumer::author() const {
-  return {settings_.group.name, pool_->handler_name(), pool_->handler_version(),
-          pool_->handler_file(), host_};
+Author Consumer::author_of(const Delivery& delivery) const {
+  const HandlerIdentity& handler = pool_->handler_of(delivery);
+  return {settings_.group.name, handler.name, handler.version, handler.path, host_};
 }
 
 void Consumer::retry(Delivery& delivery, const Failure& failure) {
@@ -1524,8 +1526,9 @@ void Consumer::dead_letter(Delivery& delivery, const DeadLetter& letter) {
     settle(delivery, Verdict::reject);
     return;
   }
-  publish_copy(delivery, dead_letter_copy(settings_.group.dead_letter, parking, delivery, queue,
-                                          letter, author(), attempt_of(delivery, letter.reason)));
+  publish_copy(delivery,
+               dead_letter_copy(settings_.group.dead_letter, parking, delivery, queue, letter,
+                                author_of(delivery), attempt_of(delivery, letter.reason)));
 }
 
 // ---- Publishing

@@ -137,7 +137,7 @@ class Consumer {
   void log_message(LogLevel level, std::string_view event, const Delivery& delivery,
                    std::string_view reason);
   Attempt attempt_of(const Delivery& delivery, std::string_view reason) const;
-  Author author() const;
+  Author author_of(const Delivery& delivery) const;
   bool dead_letters_by_broker(std::uint16_t queue) const;
   const std::string& home_of(std::uint16_t queue) const;
   void on_probed(std::uint16_t queue, const DeadLetterProbe& probe);

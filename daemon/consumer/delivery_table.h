@@ -40,6 +40,7 @@ struct Delivery {
   std::uint64_t sequence = 0;  // of the present hand-over to a worker; 0: none
   int worker = -1;             // slot of the pool, while at_worker or held
   int ran_at = -1;             // the latest such slot
+  int ran_by = -1;             // what that had loaded: one of the WorkerPool's handlers
   int batch = -1;              // WorkerProcess's: which of its batches it is in; -1: alone
   TimePoint since;             // while waiting for a batch to fill: since then
   TimePoint due;               // while delayed or resting; no attempt before

@@ -223,6 +223,35 @@ TEST_CASE("what is published beside something that fails is told of too", "[brok
   CHECK(lope.stop() == exited(0));
 }
 
+TEST_CASE("a message that an old worker has is told of with its handler, not the new one",
+          "[broker][journal]") {
+  Told it;
+  const std::string go = it.files.file("go");
+  Lope lope(it.journaled());
+  REQUIRE(lope.wait_ready());
+  it.publish("until " + go + " reject", "old");
+  REQUIRE(it.wait_attempts("old", 1));
+  LopeOptions changed = it.journaled();
+  const std::size_t at = changed.groups.find("handler: courier");
+  changed.groups.replace(
+      at, std::string::npos,
+      "handler: append_id\n    options: { file: " + it.files.file("new") + " }\n");
+  lope.dir().write("lope.yaml", config_text(changed));
+  CHECK_THAT(told(lope, {"reload", "--wait"}), Catch::Contains("new workers"));
+  it.files.write("go", "");
+  const auto old = it.wait("handled", "old");
+  REQUIRE(old.size() == 1);
+  CHECK(old[0]["handler"] == "courier");
+  const auto dead = it.take(it.dead(), 1);
+  REQUIRE(dead.size() == 1);
+  CHECK(dead[0].header("x-lope-dead-handler") == "courier");
+  it.publish("x", "new");
+  const auto next = it.wait("handled", "new");
+  REQUIRE(next.size() == 1);
+  CHECK(next[0]["handler"] == "append_id");
+  CHECK(lope.stop() == exited(0));
+}
+
 TEST_CASE("a tree of messages has one trace, with ids or without", "[broker][journal]") {
   Told it;
   const std::string second = it.broker.make_queue("second");
