@@ -1102,10 +1102,7 @@ void Consumer::claim(Delivery& delivery) {
   const auto view = decode_delivery(delivery.frame.bytes());
   if (view) {
     id = (*view)[TextProperty::message_id];
-    key = dedup_key(settings_.group.dedup, *view,
-                    delivery.body == nullptr
-                        ? view->body
-                        : std::string_view(delivery.body->data, view->segment_body_size));
+    key = dedup_key(settings_.group.dedup, *view, body_of(delivery, *view));
   }
   if (key.empty()) {
     add(board_.unchecked);

@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <string_view>
 #include <vector>
 
 #include "common/clock.h"
@@ -71,6 +72,12 @@ struct Delivery {
   ByteBuffer properties;               // as they came; for a copy
   BodyStore::Segment* body = nullptr;  // where a large one is; otherwise it is in the frame
 };
+
+// All of its body, wherever that is; `view` is that of its frame. Valid as long as the frame.
+inline std::string_view body_of(const Delivery& delivery, const DeliveryView& view) {
+  return delivery.body != nullptr ? std::string_view(delivery.body->data, view.segment_body_size)
+                                  : view.body;
+}
 
 class DeliveryTable {
  public:

@@ -20,11 +20,6 @@ DeliveryView view_of(const Delivery& delivery) {
   return view ? *view : DeliveryView{};
 }
 
-std::string_view body_of(const Delivery& delivery, const DeliveryView& view) {
-  return delivery.body != nullptr ? std::string_view(delivery.body->data, view.segment_body_size)
-                                  : view.body;
-}
-
 }  // namespace
 
 Result<std::unique_ptr<Witness>> Witness::create(EventLoop& loop, const ConsumerSettings& settings,
