@@ -2059,7 +2059,7 @@ void Consumer::advance_drain() {
   if (phase_ == Phase::draining && session_->ending() && pool_->in_flight() == 0 &&
       (publishing_ + noting_ == 0 || overtime_) && session_->flushed()) {
     if (witness_ && !overtime_ && !witness_->finish(Clock::now())) {
-      publisher_->flush();
+      publisher_->flush();  // with what that has just passed on
       if (!witness_->finish(Clock::now())) return;
     }
     if (witness_) witness_->abandon();
