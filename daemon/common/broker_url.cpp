@@ -29,41 +29,24 @@ bool starts_without_case(std::string_view text, std::string_view prefix) {
                     [](char a, char b) { return a == (b >= 'A' && b <= 'Z' ? b + 32 : b); });
 }
 
-int hex_digit(char c) {
-  if (c >= '0' && c <= '9') return c - '0';
-  if (c >= 'a' && c <= 'f') return c - 'a' + 10;
-  if (c >= 'A' && c <= 'F') return c - 'A' + 10;
-  return -1;
-}
-
 // `what` names the part: its text may be a secret.
-Result<std::string> percent_decode(std::string_view text, const std::string& what) {
-  std::string result;
-  for (std::size_t i = 0; i < text.size(); ++i) {
-    if (text[i] != '%') {
-      result += text[i];
-      continue;
-    }
-    const int high = i + 2 < text.size() ? hex_digit(text[i + 1]) : -1;
-    const int low = i + 2 < text.size() ? hex_digit(text[i + 2]) : -1;
-    if (high < 0 || low < 0) {
-      return Error{"URL: " + what +
-                   ": expected two hexadecimal digits after each '%' ('%25' is '%')"};
-    }
-    result += static_cast<char>(high * 16 + low);
-    i += 2;
+Result<std::string> decode(std::string_view text, const std::string& what) {
+  auto result = percent_decoded(text);
+  if (!result) {
+    return Error{"URL: " + what +
+                 ": expected two hexadecimal digits after each '%' ('%25' is '%')"};
   }
-  if (result.find('\0') != std::string::npos) {
+  if (result->find('\0') != std::string::npos) {
     return Error{"URL: " + what + ": expected text, found a NUL character"};
   }
-  if (first_invalid_utf8(result) != std::string::npos) {
+  if (first_invalid_utf8(*result) != std::string::npos) {
     return Error{"URL: " + what + ": expected UTF-8, found other bytes"};
   }
-  if (result.size() > kMaxName) {
+  if (result->size() > kMaxName) {
     return Error{"URL: " + what + ": expected at most 255 bytes, found " +
-                 std::to_string(result.size())};
+                 std::to_string(result->size())};
   }
-  return result;
+  return std::move(*result);
 }
 
 Result<int> parse_port(std::string_view text) {
@@ -131,7 +114,7 @@ Result<BrokerUrl> parse_broker_url(std::string_view url) {
     if (path.find('/') != std::string_view::npos) {
       return Error{"URL: expected one '/' before the vhost (in the vhost '/' is written %2F)"};
     }
-    auto vhost = percent_decode(path, "vhost");
+    auto vhost = decode(path, "vhost");
     if (!vhost) return Error{vhost.error()};
     result.address.vhost = std::move(*vhost);
   }
@@ -144,13 +127,13 @@ Result<BrokerUrl> parse_broker_url(std::string_view url) {
           "URL: expected one '@', before the host (in user and password '@' is written %40)"};
     }
     const std::size_t colon = login.find(':');
-    auto user = percent_decode(login.substr(0, colon), "user");
+    auto user = decode(login.substr(0, colon), "user");
     if (!user) return Error{user.error()};
     if (user->empty()) return Error{"URL: expected a user before '@', found none"};
     result.address.user = std::move(*user);
     result.has_user = true;
     if (colon != std::string_view::npos) {
-      auto password = percent_decode(login.substr(colon + 1), "password");
+      auto password = decode(login.substr(colon + 1), "password");
       if (!password) return Error{password.error()};
       result.address.password = std::move(*password);
       result.has_password = true;

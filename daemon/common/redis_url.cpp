@@ -3,6 +3,9 @@
 #include <algorithm>
 #include <charconv>
 #include <optional>
+#include <utility>
+
+#include "common/text.h"
 
 namespace lope {
 
@@ -18,26 +21,6 @@ std::optional<int> number(std::string_view text, int min, int max) {
     return std::nullopt;
   }
   return value;
-}
-
-std::optional<std::string> percent_decode(std::string_view text) {
-  std::string result;
-  for (std::size_t i = 0; i < text.size(); ++i) {
-    if (text[i] != '%') {
-      result += text[i];
-      continue;
-    }
-    int value = 0;
-    if (i + 2 >= text.size()) return std::nullopt;
-    const char* const digits = text.data() + i + 1;
-    if (const auto [end, error] = std::from_chars(digits, digits + 2, value, 16);
-        error != std::errc{} || end != digits + 2 || value == 0) {
-      return std::nullopt;
-    }
-    result += static_cast<char>(value);
-    i += 2;
-  }
-  return result;
 }
 
 }  // namespace
@@ -79,15 +62,18 @@ Result<RedisUrl> parse_redis_url(std::string_view url) {
     if (colon == std::string_view::npos) {
       return Error{"URL: expected user:password or :password before '@', found no ':'"};
     }
-    const auto user = percent_decode(login.substr(0, colon));
-    const auto password = percent_decode(login.substr(colon + 1));
+    auto user = percent_decoded(login.substr(0, colon));
+    auto password = percent_decoded(login.substr(colon + 1));
     if (!user || !password) {
       return Error{
           "URL: user and password: expected two hexadecimal digits after each '%' ('%25' is '%')"};
     }
+    if (user->find('\0') != std::string::npos || password->find('\0') != std::string::npos) {
+      return Error{"URL: user and password: expected text, found a NUL character"};
+    }
     if (password->empty()) return Error{"URL: expected a password before '@', found none"};
-    result.user = *user;
-    result.password = *password;
+    result.user = std::move(*user);
+    result.password = std::move(*password);
   }
   const bool bracketed = rest.starts_with('[');
   const std::size_t end = rest.find(bracketed ? ']' : ':');

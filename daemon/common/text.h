@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -32,6 +33,9 @@ bool is_plain_name(std::string_view text, std::size_t limit);
 bool same_word(std::string_view a, std::string_view b);
 // Without blanks at its ends.
 std::string_view trimmed(std::string_view text);
+
+// A part of a URL; nullopt where two hexadecimal digits are missing behind a '%'.
+std::optional<std::string> percent_decoded(std::string_view text);
 
 // The candidate nearest to `word` by edit distance, when near enough to be a slip; empty otherwise.
 std::string nearest(std::string_view word, std::span<const std::string_view> candidates);

@@ -228,9 +228,11 @@ Result<void> Consumer::set_up() {
     return steps_for(need, settings_.delays, settings_.group.dead_letter,
                      first.stream || (first.declare && first.declaration.type == "quorum"));
   };
-  auto witness = Witness::create(*loop_, settings_, host_, board_, [this] {
-    return HandlerName{pool_->handler_name(), pool_->handler_version()};
-  });
+  auto witness =
+      Witness::create(*loop_, settings_, host_, board_, [this](const Delivery& delivery) {
+        const HandlerIdentity& handler = pool_->handler_of(delivery);
+        return HandlerName{handler.name, handler.version};
+      });
   if (!witness) return Error{witness.error()};
   witness_ = std::move(*witness);
   auto publisher = Publisher::create(*loop_, settings_.broker, connection_name + " publishing",
@@ -1100,10 +1102,7 @@ void Consumer::claim(Delivery& delivery) {
   const auto view = decode_delivery(delivery.frame.bytes());
   if (view) {
     id = (*view)[TextProperty::message_id];
-    key = dedup_key(settings_.group.dedup, *view,
-                    delivery.body == nullptr
-                        ? view->body
-                        : std::string_view(delivery.body->data, view->segment_body_size));
+    key = dedup_key(settings_.group.dedup, *view, body_of(delivery, *view));
   }
   if (key.empty()) {
     add(board_.unchecked);
@@ -1372,9 +1371,9 @@ Attempt Consumer::attempt_of(const Delivery& delivery, std::string_view reason) 
   return {delivery.attempt, unix_ms(), worker + " on " + host_, std::string(reason)};
 }
 
-Author Consumer::author() const {
-  return {settings_.group.name, pool_->handler_name(), pool_->handler_version(),
-          pool_->handler_file(), host_};
+Author Consumer::author_of(const Delivery& delivery) const {
+  const HandlerIdentity& handler = pool_->handler_of(delivery);
+  return {settings_.group.name, handler.name, handler.version, handler.path, host_};
 }
 
 void Consumer::retry(Delivery& delivery, const Failure& failure) {
@@ -1524,8 +1523,9 @@ void Consumer::dead_letter(Delivery& delivery, const DeadLetter& letter) {
     settle(delivery, Verdict::reject);
     return;
   }
-  publish_copy(delivery, dead_letter_copy(settings_.group.dead_letter, parking, delivery, queue,
-                                          letter, author(), attempt_of(delivery, letter.reason)));
+  publish_copy(delivery,
+               dead_letter_copy(settings_.group.dead_letter, parking, delivery, queue, letter,
+                                author_of(delivery), attempt_of(delivery, letter.reason)));
 }
 
 // ---- Publishing
@@ -1596,7 +1596,7 @@ void Consumer::on_fate(std::unique_ptr<Outbound> outbound, Fate fate, const std:
     return;
   }
   // The others are published or not: the next attempt publishes them all again.
-  publisher_->forget(outbound->cause);
+  forget_publications(*delivery);
   const Publication& publication = outbound->publication;
   const std::string to = publication.exchange.empty()
                              ? "queue '" + escape(publication.routing_key, 128) + "'"
@@ -2016,8 +2016,14 @@ void Consumer::hand_back_waiting() {
 
 // Nobody waits for its confirms any more.
 void Consumer::stop_publishing(Delivery& delivery) {
-  publisher_->forget(delivery.sequence);
+  forget_publications(delivery);
   --publishing_;
+}
+
+void Consumer::forget_publications(const Delivery& delivery) {
+  publisher_->forget(delivery.sequence, [&](const Outbound& outbound) {
+    if (witness_) witness_->published(delivery, outbound, "not waited for");
+  });
 }
 
 void Consumer::log_handed_back(std::size_t messages, std::string_view reason) const {
@@ -2053,7 +2059,7 @@ void Consumer::advance_drain() {
   if (phase_ == Phase::draining && session_->ending() && pool_->in_flight() == 0 &&
       (publishing_ + noting_ == 0 || overtime_) && session_->flushed()) {
     if (witness_ && !overtime_ && !witness_->finish(Clock::now())) {
-      publisher_->flush();
+      publisher_->flush();  // with what that has just passed on
       if (!witness_->finish(Clock::now())) return;
     }
     if (witness_) witness_->abandon();

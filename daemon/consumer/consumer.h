@@ -137,7 +137,7 @@ class Consumer {
   void log_message(LogLevel level, std::string_view event, const Delivery& delivery,
                    std::string_view reason);
   Attempt attempt_of(const Delivery& delivery, std::string_view reason) const;
-  Author author() const;
+  Author author_of(const Delivery& delivery) const;
   bool dead_letters_by_broker(std::uint16_t queue) const;
   const std::string& home_of(std::uint16_t queue) const;
   void on_probed(std::uint16_t queue, const DeadLetterProbe& probe);
@@ -175,6 +175,7 @@ class Consumer {
   std::size_t hand_back_claiming();
   void hand_back_publishing();
   void stop_publishing(Delivery& delivery);
+  void forget_publications(const Delivery& delivery);
   void log_handed_back(std::size_t messages, std::string_view reason) const;
   void advance_drain();
   void on_deadline();

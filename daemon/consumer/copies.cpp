@@ -36,9 +36,7 @@ std::unique_ptr<Outbound> copy_of(const Delivery& delivery, DeliveryView& view) 
   auto outbound = std::make_unique<Outbound>();
   if (auto decoded = decode_delivery(delivery.frame.bytes())) view = *decoded;
   outbound->message_id = view[TextProperty::message_id];
-  const std::string_view body = delivery.body != nullptr
-                                    ? std::string_view(delivery.body->data, view.segment_body_size)
-                                    : view.body;
+  const std::string_view body = body_of(delivery, view);
   const std::string_view properties(delivery.properties.data(), delivery.properties.size());
   outbound->storage.reserve(properties.size() + body.size());
   outbound->storage.append(properties).append(body);

@@ -29,7 +29,7 @@ void DeliveryTable::free(Delivery& delivery) {
   delivery.state = Delivery::State::free;
   delivery.settled = false;
   delivery.sequence = 0;
-  delivery.worker = delivery.ran_at = -1;
+  delivery.worker = delivery.ran_at = delivery.ran_by = -1;
   delivery.batch = -1;
   delivery.alone = false;
   delivery.late = false;

@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <string_view>
 #include <vector>
 
 #include "common/clock.h"
@@ -40,6 +41,7 @@ struct Delivery {
   std::uint64_t sequence = 0;  // of the present hand-over to a worker; 0: none
   int worker = -1;             // slot of the pool, while at_worker or held
   int ran_at = -1;             // the latest such slot
+  int ran_by = -1;             // what that had loaded: one of the WorkerPool's handlers
   int batch = -1;              // WorkerProcess's: which of its batches it is in; -1: alone
   TimePoint since;             // while waiting for a batch to fill: since then
   TimePoint due;               // while delayed or resting; no attempt before
@@ -70,6 +72,12 @@ struct Delivery {
   ByteBuffer properties;               // as they came; for a copy
   BodyStore::Segment* body = nullptr;  // where a large one is; otherwise it is in the frame
 };
+
+// All of its body, wherever that is; `view` is that of its frame. Valid as long as the frame.
+inline std::string_view body_of(const Delivery& delivery, const DeliveryView& view) {
+  return delivery.body != nullptr ? std::string_view(delivery.body->data, view.segment_body_size)
+                                  : view.body;
+}
 
 class DeliveryTable {
  public:

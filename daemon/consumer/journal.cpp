@@ -27,10 +27,12 @@ std::int64_t us_between(TimePoint begin, TimePoint end) {
 }  // namespace
 
 Journal::Journal(const ConsumerSettings& settings, std::string_view host, GroupBoard& board)
-    : group_(settings.group), lane_(settings.group.journal, settings.group.name, board) {
+    : group_(settings.group.name),
+      settings_(settings.group.journal),
+      lane_(settings_, group_, board) {
   const std::string source = random_source();
-  for (const QueueSettings& queue : group_.queues) {
-    origins_.push_back(event_origin(source, host, group_.name, queue.name));
+  for (const QueueSettings& queue : settings.group.queues) {
+    origins_.push_back(event_origin(source, host, group_, queue.name));
   }
 }
 
@@ -49,15 +51,14 @@ void Journal::tell(const Delivery& delivery, const MessageIds& ids, std::uint64_
 
 void Journal::received(const Delivery& delivery, const DeliveryView& view,
                        std::optional<std::string_view> body) {
-  const JournalSettings& journal = group_.journal;
   tell(delivery, ids_of(view), view.received_unix_ns / 1000,
        ReceivedEvent{.view = view,
                      .size = delivery.body_size,
-                     .headers = journal.headers,
-                     .secret_headers = journal.secret_headers,
-                     .body = journal.bodies && body.has_value(),
+                     .headers = settings_.headers,
+                     .secret_headers = settings_.secret_headers,
+                     .body = settings_.bodies && body.has_value(),
                      .bytes = body.value_or(std::string_view()),
-                     .max_body = static_cast<std::size_t>(journal.max_body_bytes)});
+                     .max_body = static_cast<std::size_t>(settings_.max_body_bytes)});
 }
 
 void Journal::handled(const Delivery& delivery, const DeliveryView& view, const Handled& handled,
@@ -71,7 +72,7 @@ void Journal::handled(const Delivery& delivery, const DeliveryView& view, const 
   if (delivery.ended != TimePoint{}) {
     event.waited_us = us_between(delivery.arrived, delivery.began);
     event.ran_us = us_between(delivery.began, delivery.ended);
-    worker = group_.name;
+    worker = group_;
     worker += '/';
     worker += std::to_string(delivery.ran_at);
     event.worker = worker;

@@ -60,7 +60,8 @@ class Journal {
   void tell(const Delivery& delivery, const MessageIds& ids, std::uint64_t time_us,
             const Event& event);
 
-  const GroupSettings group_;
+  const std::string group_;
+  const JournalSettings settings_;
   std::vector<std::string> origins_;  // by queue
   std::uint64_t number_ = 0;
   std::string events_;

@@ -24,8 +24,9 @@ class JournalLane {
   static constexpr std::chrono::seconds kKept{10};
   static constexpr std::chrono::seconds kLookAgain{5};  // for an exchange that was not there
 
-  JournalLane(const JournalSettings& settings, std::string group, GroupBoard& board)
-      : settings_(settings), group_(std::move(group)), board_(board) {}
+  // All three have to live as long.
+  JournalLane(const JournalSettings& settings, const std::string& group, GroupBoard& board)
+      : settings_(settings), group_(group), board_(board) {}
 
   // A body of `events` lines.
   void add(std::string body, std::uint32_t events, TimePoint now);
@@ -67,8 +68,8 @@ class JournalLane {
   void drop(const Batch& batch, std::string_view reason);
   void take_back_unconfirmed();
 
-  const JournalSettings settings_;
-  const std::string group_;
+  const JournalSettings& settings_;
+  const std::string& group_;
   GroupBoard& board_;
   State state_ = State::down;
   bool asked_ = false;  // the request of this state has been sent

@@ -173,10 +173,8 @@ void Publisher::connection_lost(const std::string& reason) {
     (gone ? given_up : again).push_back(std::move(outbound));
   }
   route_again(std::move(again));
-  for (auto& outbound : given_up) {
-    conclude(std::move(outbound), Fate::lost,
-             "three connections were lost with it unconfirmed, the last: " + reason);
-  }
+  conclude_all(std::move(given_up), Fate::lost,
+               "three connections were lost with it unconfirmed, the last: " + reason);
 }
 
 void Publisher::reset_lane(Lane& lane) {
@@ -335,10 +333,11 @@ void Publisher::line_up(std::unique_ptr<Outbound> outbound) {
   (outbound->suspect ? suspects_ : ready_).push_back(std::move(outbound));
 }
 
-void Publisher::forget(std::uint64_t cause) {
+void Publisher::forget(std::uint64_t cause, const std::function<void(const Outbound&)>& on_each) {
   const auto drop = [&](Queue& queue) {
     std::erase_if(queue, [&](std::unique_ptr<Outbound>& outbound) {
       if (outbound->cause != cause) return false;
+      if (on_each) on_each(*outbound);
       --pending_;
       pending_bytes_ -= size_of(*outbound);
       return true;
@@ -346,11 +345,14 @@ void Publisher::forget(std::uint64_t cause) {
   };
   drop(ready_);
   drop(suspects_);
+  drop(concluding_);
   for (auto& [need, queue] : searching_) drop(queue);
   // What has been sent is confirmed into the void.
   for (Lane* lane : {&main_, &careful_}) {
     for (auto& outbound : lane->unconfirmed) {
-      if (outbound != nullptr && outbound->cause == cause) outbound->cause = 0;
+      if (outbound == nullptr || outbound->cause != cause) continue;
+      if (on_each) on_each(*outbound);
+      outbound->cause = 0;
     }
   }
 }
@@ -359,6 +361,16 @@ void Publisher::conclude(std::unique_ptr<Outbound> outbound, Fate fate, const st
   --pending_;
   pending_bytes_ -= size_of(*outbound);
   if (outbound->cause != 0) events_.on_fate(std::move(outbound), fate, reason);
+}
+
+// The owner may forget some of them when it hears of another.
+void Publisher::conclude_all(Queue outbounds, Fate fate, const std::string& reason) {
+  concluding_ = std::move(outbounds);
+  while (!concluding_.empty()) {
+    auto outbound = std::move(concluding_.front());
+    concluding_.pop_front();
+    conclude(std::move(outbound), fate, reason);
+  }
 }
 
 void Publisher::flush() {
@@ -430,7 +442,7 @@ void Publisher::need_failed(const std::string& reason) {
   miss(need, reason);
   Queue waiting = std::move(searching_[need]);
   searching_.erase(need);
-  for (auto& outbound : waiting) conclude(std::move(outbound), Fate::refused, reason);
+  conclude_all(std::move(waiting), Fate::refused, reason);
 }
 
 void Publisher::miss(const std::string& need, const std::string& reason) {

@@ -76,8 +76,8 @@ class Publisher final : private ConnectionEvents {
 
   void publish(std::unique_ptr<Outbound> outbound);
   // Nobody waits for the fates of this cause's publications any more: what has not been sent is not
-  // sent.
-  void forget(std::uint64_t cause);
+  // sent. Calls `on_each`, which may be empty, with each of them.
+  void forget(std::uint64_t cause, const std::function<void(const Outbound&)>& on_each = {});
 
   // Handles what has arrived, up to a bound. True: there is more.
   bool pump();
@@ -143,6 +143,7 @@ class Publisher final : private ConnectionEvents {
   void send_on(Lane& lane, std::unique_ptr<Outbound> outbound);
   void reset_lane(Lane& lane);
   void conclude(std::unique_ptr<Outbound> outbound, Fate fate, const std::string& reason);
+  void conclude_all(Queue outbounds, Fate fate, const std::string& reason);
   void take_unconfirmed(Lane& lane, Queue& into);
   Lane* lane_of(ChannelNumber number);
 
@@ -190,6 +191,7 @@ class Publisher final : private ConnectionEvents {
   std::unordered_map<std::string, Queue> searching_;  // what waits for each need
   Queue ready_;
   Queue suspects_;
+  Queue concluding_;  // the rest, while the owner hears of one
   RepeatedLog repeated_;
   std::size_t pending_ = 0;
   std::size_t pending_bytes_ = 0;

@@ -40,8 +40,7 @@ std::uint64_t Recollection::fingerprint(const Delivery& delivery) {
   add((*view)[TextProperty::correlation_id]);
   add((*view)[TextProperty::type]);
   sum += view->timestamp;
-  add(delivery.body != nullptr ? std::string_view(delivery.body->data, delivery.body_size)
-                               : view->body);
+  add(body_of(delivery, *view));
   return sum;
 }
 

@@ -64,6 +64,11 @@ std::string_view header_of(std::string_view headers, std::string_view name) {
 
 }  // namespace
 
+Telemetry::Telemetry(const ConsumerSettings& settings, std::unique_ptr<SpanExporter> exporter)
+    : sample_(settings.telemetry.sample), exporter_(std::move(exporter)) {
+  for (const QueueSettings& queue : settings.group.queues) queues_.push_back(queue.name);
+}
+
 Result<std::unique_ptr<Telemetry>> Telemetry::create(const ConsumerSettings& settings,
                                                      std::string_view host, GroupBoard& board) {
   const SpanAttribute resource[] = {
@@ -119,7 +124,7 @@ void Telemetry::handled(const Delivery& delivery, const DeliveryView& view,
   const DeliveryTrace& trace = delivery.trace;
   if (!trace.recorded) return;
   const Now now;
-  const std::string& queue = group_.queues[delivery.queue].name;
+  const std::string& queue = queues_[delivery.queue];
   const auto make = [&](SpanId id, SpanId parent, const char* what, TimePoint begin,
                         TimePoint end) {
     Span span;

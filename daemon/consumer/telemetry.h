@@ -6,6 +6,7 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "common/clock.h"
 #include "common/link.h"
@@ -36,12 +37,9 @@ class Telemetry {
   SpanExporter& exporter() { return *exporter_; }
 
  private:
-  Telemetry(const ConsumerSettings& settings, std::unique_ptr<SpanExporter> exporter)
-      : group_(settings.group),
-        sample_(settings.telemetry.sample),
-        exporter_(std::move(exporter)) {}
+  Telemetry(const ConsumerSettings& settings, std::unique_ptr<SpanExporter> exporter);
 
-  const GroupSettings group_;
+  std::vector<std::string> queues_;  // their names
   const double sample_;
   std::unique_ptr<SpanExporter> exporter_;
 };

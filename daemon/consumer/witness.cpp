@@ -20,19 +20,14 @@ DeliveryView view_of(const Delivery& delivery) {
   return view ? *view : DeliveryView{};
 }
 
-std::string_view body_of(const Delivery& delivery, const DeliveryView& view) {
-  return delivery.body != nullptr ? std::string_view(delivery.body->data, view.segment_body_size)
-                                  : view.body;
-}
-
 }  // namespace
 
 Result<std::unique_ptr<Witness>> Witness::create(EventLoop& loop, const ConsumerSettings& settings,
                                                  std::string_view host, GroupBoard& board,
-                                                 std::function<HandlerName()> handler) {
+                                                 HandlerOf handler_of) {
   const bool traced = !settings.telemetry.endpoint.empty();
   if (!settings.group.journal.on && !traced) return std::unique_ptr<Witness>();
-  std::unique_ptr<Witness> witness(new Witness(std::move(handler)));
+  std::unique_ptr<Witness> witness(new Witness(std::move(handler_of)));
   if (settings.group.journal.on) {
     witness->journal_ = std::make_unique<Journal>(settings, host, board);
   }
@@ -113,7 +108,7 @@ void Witness::handled(Delivery& delivery, const Handled& handled) {
   if (delivery.told != Delivery::Told::received) return;
   delivery.told = Delivery::Told::handled;
   const DeliveryView view = view_of(delivery);
-  if (journal_) journal_->handled(delivery, view, handled, handler_());
+  if (journal_) journal_->handled(delivery, view, handled, handler_of_(delivery));
   if (telemetry_) telemetry_->handled(delivery, view, handled);
 }
 

@@ -20,10 +20,13 @@ namespace lope::consumer {
 
 class Witness {
  public:
-  // nullptr: nothing is to be told. `handler`: what the workers have loaded.
+  // By what a delivery was handled.
+  using HandlerOf = std::function<HandlerName(const Delivery&)>;
+
+  // nullptr: nothing is to be told.
   static Result<std::unique_ptr<Witness>> create(EventLoop& loop, const ConsumerSettings& settings,
                                                  std::string_view host, GroupBoard& board,
-                                                 std::function<HandlerName()> handler);
+                                                 HandlerOf handler_of);
 
   // ---- The delivery's way
   // Before its frame is made: a message without an id gets one to go by, and all get their trace,
@@ -61,14 +64,14 @@ class Witness {
   JournalLane* lane() { return journal_ ? &journal_->lane() : nullptr; }
 
  private:
-  explicit Witness(std::function<HandlerName()> handler) : handler_(std::move(handler)) {}
+  explicit Witness(HandlerOf handler_of) : handler_of_(std::move(handler_of)) {}
 
   void name(DeliveryView& view);
   static void trace_again(Delivery& delivery);
 
   std::unique_ptr<Journal> journal_;  // one of the two may be none
   std::unique_ptr<Telemetry> telemetry_;
-  const std::function<HandlerName()> handler_;
+  const HandlerOf handler_of_;
   ByteBuffer named_, traced_;  // scratch of arrives()
   TimePoint finish_by_{};
   EventSource timer_;

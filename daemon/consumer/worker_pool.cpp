@@ -213,6 +213,19 @@ void WorkerPool::let_go(int index) {
   ease_out(slot);
 }
 
+int WorkerPool::number_of(const HandlerIdentity& handler) {
+  const auto found = std::ranges::find(handlers_, handler);
+  const auto number = static_cast<int>(found - handlers_.begin());
+  if (found == handlers_.end()) handlers_.push_back(handler);
+  return number;
+}
+
+const HandlerIdentity& WorkerPool::handler_of(const Delivery& delivery) const {
+  static const HandlerIdentity kUnknown;
+  const int number = delivery.ran_by >= 0 ? delivery.ran_by : handler_;
+  return number >= 0 ? handlers_[static_cast<std::size_t>(number)] : kUnknown;
+}
+
 void WorkerPool::start_worker(int index) {
   Slot& slot = slots_[static_cast<std::size_t>(index)];
   slot.ready = slot.exited = slot.hung = slot.refused = slot.probing = false;
@@ -242,9 +255,8 @@ void WorkerPool::start_worker(int index) {
     roster_due_ = true;
     if (it.leaving) it.kill_at = Clock::now() + leaving_grace();
     it.has_batch = handler.has_batch;
-    handler_name_ = handler.name;
-    handler_version_ = handler.version;
-    handler_file_ = handler.path;
+    handler_ = number_of(handler);
+    it.process->set_handler(handler_);
     board_.handler_name.set(handler.name);
     board_.handler_version.set(handler.version);
     board_.handler_file.set(handler.path);

@@ -117,10 +117,9 @@ class WorkerPool {
   void end_over(Delivery& delivery, const std::string& reason, std::chrono::milliseconds limit);
   // Takes a held delivery from its handler.
   void revoke(Delivery& held);
-  // What the workers said about their handler; empty before the first was ready.
-  const std::string& handler_name() const { return handler_name_; }
-  const std::string& handler_version() const { return handler_version_; }
-  const std::string& handler_file() const { return handler_file_; }
+  // What the worker said about its handler that has had this delivery; of one that none has had,
+  // the latest that was ready.
+  const HandlerIdentity& handler_of(const Delivery& delivery) const;
 
   // ---- Ending
   // From now on the dead are not replaced, and handlers hear stopping().
@@ -165,6 +164,7 @@ class WorkerPool {
   int free_place();
   void keep_roster(TimePoint now);
   void set_limits(Slot& slot) const;
+  int number_of(const HandlerIdentity& handler);
   void recycle(int index, TimePoint now);
   bool has_all_its_memory(const Slot& slot) const;
   void let_go(int index);
@@ -212,7 +212,8 @@ class WorkerPool {
   bool has_finished_ = false;  // a worker of the latest settings, a message
   bool has_batch_ = false;
   bool keep_fresh_ = false;
-  std::string handler_name_, handler_version_, handler_file_;
+  std::vector<HandlerIdentity> handlers_;  // each once: what workers have loaded
+  int handler_ = -1;                       // of them, the latest
   LogLevel log_level_;
   std::size_t orphans_ = 0;  // killed by the last sweep, not yet reaped
   EventSource wake_source_;

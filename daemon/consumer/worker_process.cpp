@@ -135,6 +135,7 @@ void WorkerProcess::give(DeliveryTable& table, std::span<Delivery* const> delive
     set_sequence(delivery->frame, table.new_sequence(*delivery), std::exchange(count, 0));
     delivery->state = Delivery::State::at_worker;
     delivery->worker = delivery->ran_at = slot_;
+    delivery->ran_by = handler_;
     delivery->batch = batch;
     unsent_.push_back({FrameType::delivery, delivery->index});
   }

@@ -27,6 +27,7 @@ namespace lope::consumer {
 struct HandlerIdentity {
   std::string name, version, path;
   bool has_batch = false, has_flush = false;
+  bool operator==(const HandlerIdentity&) const = default;
 };
 
 class WorkerProcess {
@@ -116,6 +117,8 @@ class WorkerProcess {
   std::uint64_t given() const { return given_; }
   // From what it said when it was ready.
   void set_can_flush(bool can) { can_flush_ = can; }
+  // What deliveries get as their ran_by.
+  void set_handler(int handler) { handler_ = handler; }
   // Threads that are in flush().
   std::size_t flushing() const;
   // Calls that wait behind others here and that take_back() would give back.
@@ -207,6 +210,7 @@ class WorkerProcess {
   TimePoint started_at_;
   std::string id_;
   bool link_closed_ = false;
+  int handler_ = -1;
 
   // Of a batch that is with it.
   struct Batch {

@@ -41,6 +41,10 @@ GroupChange change_between(const ConsumerSettings& before, const ConsumerSetting
   group.breaker = after.group.breaker;
   group.rate = after.group.rate;
   group.content.accept = after.group.content.accept;
+  // Where nothing is said it is max_body; and without these nobody goes by it.
+  if (!after.group.content.decode && !after.group.content.to_utf8) {
+    group.content.max_decoded_bytes = after.group.content.max_decoded_bytes;
+  }
   // Of another kind of key, or in another store, is another consumer's.
   group.dedup.window = after.group.dedup.window;
   group.dedup.on_store_failure = after.group.dedup.on_store_failure;

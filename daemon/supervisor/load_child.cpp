@@ -22,7 +22,9 @@ namespace lope::supervisor {
 namespace {
 
 constexpr std::chrono::seconds kLimit{60};
-constexpr std::size_t kMaxReport = 64 << 20;
+// Each group's schema is in it. It is parsed between two turns of the supervisor's loop.
+constexpr int kMaxReportMiB = 256;
+constexpr std::size_t kMaxReport = std::size_t{kMaxReportMiB} << 20;
 constexpr rlim_t kCpuSeconds = 30;
 #if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
 constexpr rlim_t kMemory = rlim_t{4} << 30;  // a handler's file is read whole
@@ -139,15 +141,19 @@ LoadChild::~LoadChild() {
 
 void LoadChild::read_report() {
   char bytes[65536];
-  while (true) {
+  while (!too_large_) {
     const ssize_t n = ::read(report_fd_.get(), bytes, sizeof bytes);
     if (n < 0 && errno == EINTR) continue;
-    if (n <= 0 || report_.size() > kMaxReport) {
-      if (n >= 0) report_source_.stop();
+    if (n <= 0) {
+      if (n == 0) report_source_.stop();
       return;
     }
     report_.append(bytes, static_cast<std::size_t>(n));
+    too_large_ = report_.size() > kMaxReport;
   }
+  report_source_.stop();
+  report_ = {};
+  if (child_.pid > 0) ::kill(child_.pid, SIGKILL);  // it may wait for us to read on
 }
 
 void LoadChild::on_exit() {
@@ -162,6 +168,10 @@ void LoadChild::on_exit() {
 Result<LoadReport> LoadChild::result() {
   const auto end = reap(child_);
   child_.pid = -1;
+  if (too_large_) {
+    return Error{"expected a configuration of at most " + std::to_string(kMaxReportMiB) +
+                 " MiB, found a larger one: each group has its schema's text (a start takes it)"};
+  }
   if (late_) {
     return Error{"expected the configuration to be read within " + std::to_string(kLimit.count()) +
                  " s, found that it was not"};

@@ -39,6 +39,7 @@ class LoadChild {
   UniqueFd report_fd_;
   std::string report_;
   bool late_ = false;
+  bool too_large_ = false;
   EventSource report_source_;
   EventSource exit_source_;
   EventSource timer_;

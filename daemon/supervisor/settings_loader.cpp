@@ -1758,7 +1758,7 @@ void Loader::dedup_store(const Value& value, DedupSettings& target) {
     if (!place) return;
     given = password(place);
     if (!given) return;
-    if (passwords_ == Passwords::not_needed && !place.is(YamlType::text)) {
+    if (!look_for_secrets_ && !place.is(YamlType::text)) {
       target.store = DedupSettings::Store::redis;
       target.redis_url = kNoPassword;
       return;

@@ -447,7 +447,8 @@ TEST_CASE("in an order min_interval counts for attempts that are made here", "[b
   const auto starts = it.starts();
   REQUIRE(starts.size() == 2);
   CHECK(starts[1].attempt == 2);
-  CHECK(starts[1].now_ms - starts[0].now_ms >= 3000);
+  // It runs from when the first was given to a worker, which began it a little later.
+  CHECK(starts[1].now_ms - starts[0].now_ms >= 2900);
   CHECK(lope.stop() == exited(0));
 }
 

@@ -198,6 +198,60 @@ TEST_CASE("retries, crashes, rejects and dead letters are told with their reason
   CHECK(it.numbers_are_whole());
 }
 
+TEST_CASE("what is published beside something that fails is told of too", "[broker][journal]") {
+  Told it;
+  const std::string second = it.broker.make_queue("second");
+  Lope lope(it.journaled("    retry: { attempts: 1 }\n    dead_letter: broker\n"));
+  REQUIRE(lope.wait_ready());
+  const auto fates = [&](const std::string& id) {
+    std::multiset<std::string> found;
+    for (const Json& event : it.wait("published", id)) {
+      const std::string fate = event["fate"];
+      found.insert(fate.substr(0, fate.find(':')));
+    }
+    return found;
+  };
+  it.publish("publish " + it.queue + ".absent 1 publish " + second + " 1", "one-returned");
+  CHECK(it.wait("handled", "one-returned").size() == 1);
+  CHECK(fates("one-returned.0") == std::multiset<std::string>{"not waited for", "returned"});
+  CHECK(it.take(second, 1).size() == 1);
+  it.publish("to " + it.queue + ".absent publish a 3", "all-refused");
+  CHECK(it.wait("handled", "all-refused").size() == 1);
+  CHECK(fates("all-refused.0") == std::multiset<std::string>{"refused"});
+  CHECK(fates("all-refused.1") == std::multiset<std::string>{"not waited for"});
+  CHECK(fates("all-refused.2") == std::multiset<std::string>{"not waited for"});
+  CHECK(lope.stop() == exited(0));
+}
+
+TEST_CASE("a message that an old worker has is told of with its handler, not the new one",
+          "[broker][journal]") {
+  Told it;
+  const std::string go = it.files.file("go");
+  Lope lope(it.journaled());
+  REQUIRE(lope.wait_ready());
+  it.publish("until " + go + " reject", "old");
+  REQUIRE(it.wait_attempts("old", 1));
+  LopeOptions changed = it.journaled();
+  const std::size_t at = changed.groups.find("handler: courier");
+  changed.groups.replace(
+      at, std::string::npos,
+      "handler: append_id\n    options: { file: " + it.files.file("new") + " }\n");
+  lope.dir().write("lope.yaml", config_text(changed));
+  CHECK_THAT(told(lope, {"reload", "--wait"}), Catch::Contains("new workers"));
+  it.files.write("go", "");
+  const auto old = it.wait("handled", "old");
+  REQUIRE(old.size() == 1);
+  CHECK(old[0]["handler"] == "courier");
+  const auto dead = it.take(it.dead(), 1);
+  REQUIRE(dead.size() == 1);
+  CHECK(dead[0].header("x-lope-dead-handler") == "courier");
+  it.publish("x", "new");
+  const auto next = it.wait("handled", "new");
+  REQUIRE(next.size() == 1);
+  CHECK(next[0]["handler"] == "append_id");
+  CHECK(lope.stop() == exited(0));
+}
+
 TEST_CASE("a tree of messages has one trace, with ids or without", "[broker][journal]") {
   Told it;
   const std::string second = it.broker.make_queue("second");

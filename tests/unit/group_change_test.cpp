@@ -58,7 +58,9 @@ TEST_CASE("what has to be done for a change of settings", "[unit][group_change]"
       {"dedup.key", [](auto& s) { s.group.dedup.key = DedupSettings::Key::body; }, C::consumer},
       {"dedup.store", [](auto& s) { s.group.dedup.store = DedupSettings::Store::redis; },
        C::consumer},
-      {"max_body", [](auto& s) { s.group.max_body_bytes = 9; }, C::settings},
+      {"max_body",  // as it is loaded
+       [](auto& s) { s.group.max_body_bytes = s.group.content.max_decoded_bytes = 9; },
+       C::settings},
       {"content types", [](auto& s) { s.group.content.accept = {"a/b"}; }, C::settings},
       {"batch wait", [](auto& s) { s.group.batch_wait = 9s; }, C::settings},
       {"recycle by age", [](auto& s) { s.group.recycle.age = 9s; }, C::settings},
@@ -124,6 +126,20 @@ TEST_CASE("batches of another size, or another amount of memory, need no new wor
   after.group.batch_size = 20;
   after.group.recycle.memory_bytes = 200;
   CHECK(change_between(before, after) == GroupChange::settings);
+}
+
+TEST_CASE("what a body may come to is the workers' where they decode or convert it",
+          "[unit][group_change]") {
+  for (const bool decodes : {false, true}) {
+    ConsumerSettings before = plain();
+    (decodes ? before.group.content.decode : before.group.content.to_utf8) = true;
+    ConsumerSettings after = before;
+    after.group.max_body_bytes = after.group.content.max_decoded_bytes = 9;
+    CHECK(change_between(before, after) == GroupChange::workers);
+    after = before;
+    after.group.max_body_bytes = 9;  // with a max_size of its own
+    CHECK(change_between(before, after) == GroupChange::settings);
+  }
 }
 
 TEST_CASE("the relay goes by all of delays", "[unit][group_change]") {

@@ -507,6 +507,25 @@ TEST_CASE("the URL of a dedup store may come from elsewhere, and is not shown",
           "of url, found a list");
 }
 
+TEST_CASE("what needs no secret, or the journal's alone, does not miss the others",
+          "[unit][settings]") {
+  const Variable store("LOPE_TEST_STORE", "postgresql://mq1/lope");
+  const Variable unset("LOPE_TEST_ABSENT", nullptr);
+  const std::string absent = "{env: LOPE_TEST_ABSENT}";
+  const std::string dedup = "dedup: {key: body, store: {url: " + absent + "}}";
+  const TempDir dir;
+  const std::string path = dir.write(
+      "lope.yaml", "broker: {user: app, password: " + absent + "}\n" +
+                       "monitor: {listen: 127.0.0.1:9419, journal: {env: "
+                       "LOPE_TEST_STORE}}\ndefaults: {" +
+                       dedup + "}\ngroups: {a: {handler: h}, b: {handler: h, " + dedup + "}}\n");
+  const LoadedSettings journal = load_settings(path, Passwords::of_journal_alone);
+  CHECK(joined(journal.errors) == "");
+  CHECK(journal.settings.monitor_journal == "postgresql://mq1/lope");
+  CHECK(joined(load_settings(path, Passwords::not_needed).errors) == "");
+  CHECK_FALSE(load_settings(path).errors.empty());
+}
+
 TEST_CASE("retry, dead_letter and breaker have short forms", "[unit][settings]") {
   RetrySettings three;
   three.attempts = 3;

@@ -84,6 +84,18 @@ TEST_CASE("nearest finds the word that was meant, or none", "[unit][text]") {
   CHECK(nearest(std::string(1 << 20, 'a'), words).empty());
 }
 
+TEST_CASE("a percent sign of a URL has two hexadecimal digits behind it", "[unit][text]") {
+  using lope::percent_decoded;
+  CHECK(percent_decoded("") == "");
+  CHECK(percent_decoded("a%2Fb%25%c3%BC+") == "a/b%ü+");
+  CHECK(percent_decoded("%00") == std::string(1, '\0'));
+  for (const char* const wrong :
+       {"%", "%4", "a%", "%zz", "%-1", "%+1", "% 1", "%1-", "%0x", "%%41"}) {
+    INFO(wrong);
+    CHECK_FALSE(percent_decoded(wrong));
+  }
+}
+
 TEST_CASE("signals have names", "[unit][text]") {
   CHECK(lope::signal_name(SIGSEGV) == "SIGSEGV");
   CHECK(lope::signal_name(SIGKILL) == "SIGKILL");
