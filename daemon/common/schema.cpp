@@ -52,6 +52,20 @@ std::string problem_of(const json::parse_error& error, std::string_view text) {
 
 constexpr const char* kHugeNumber = "expected numbers up to 1.8e308, found a larger one";
 
+std::string told(const schema::TooMuch& much, std::size_t size) {
+  switch (much.of) {
+    case schema::TooMuch::steps: break;
+    case schema::TooMuch::depth:
+      return "expected at most " + std::to_string(schema::kMaxDepth) +
+             " schemas to be gone into, one inside the other, found more";
+    case schema::TooMuch::memory:
+      return "expected to be matched with a pattern in " +
+             std::to_string(schema::Matcher::kMaxMib) + " MiB, found that it takes more";
+  }
+  return "expected to be held against the schema in " + std::to_string(max_schema_steps(size)) +
+         " steps, found that it takes more";
+}
+
 }  // namespace
 
 struct Schema::Compiled {
@@ -93,9 +107,8 @@ std::optional<std::string> Schema::mismatch(std::string_view text) const {
     return problem_of(error, text);
   } catch (const json::out_of_range&) {
     return kHugeNumber;
-  } catch (const schema::TooMuch&) {
-    return "takes more than " + std::to_string(max_schema_steps(text.size())) +
-           " steps to be held against the schema, or more than 64 MiB for a pattern";
+  } catch (const schema::TooMuch& much) {
+    return told(much, text.size());
   }
 }
 

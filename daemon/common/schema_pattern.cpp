@@ -9,7 +9,6 @@ namespace lope::schema {
 
 namespace {
 
-constexpr std::uint32_t kMaxMatchKib = 64 * 1024;
 constexpr std::size_t kBytesAStep = 16;  // that a match goes over
 
 bool is_letter(char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z'); }
@@ -174,7 +173,9 @@ Matcher::Found Matcher::find(const Pattern& pattern, std::string_view text, std:
     context_.reset(pcre2_match_context_create(nullptr));
     data_.reset(pcre2_match_data_create(1, nullptr));
     if (!context_ || !data_) throw std::bad_alloc();
-    pcre2_set_heap_limit(context_.get(), kMaxMatchKib);
+    pcre2_set_heap_limit(context_.get(), kMaxMib * 1024);
+    pcre2_set_match_limit(context_.get(), UINT32_MAX);  // count_work() does that
+    pcre2_set_depth_limit(context_.get(), UINT32_MAX);
   }
   Work work{steps};
   pcre2_set_callout(context_.get(), count_work, &work);
@@ -183,7 +184,8 @@ Matcher::Found Matcher::find(const Pattern& pattern, std::string_view text, std:
   steps = work.steps;
   if (result == PCRE2_ERROR_NOMEMORY) throw std::bad_alloc();
   if (result >= 0) return Found::yes;
-  return result == PCRE2_ERROR_NOMATCH ? Found::no : Found::too_much;
+  if (result == PCRE2_ERROR_NOMATCH) return Found::no;
+  return result == PCRE2_ERROR_HEAPLIMIT ? Found::too_much_memory : Found::too_many_steps;
 }
 
 }  // namespace lope::schema

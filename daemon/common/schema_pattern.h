@@ -35,9 +35,10 @@ class Pattern {
 // Of one thread, for one message.
 class Matcher {
  public:
-  enum class Found { no, yes, too_much };
-  // Is there a match anywhere in `text`, which is UTF-8? Takes from `steps` what it costs, and says
-  // that it is too much when that does not suffice, or the memory. Throws std::bad_alloc.
+  static constexpr std::uint32_t kMaxMib = 64;
+  enum class Found { no, yes, too_many_steps, too_much_memory };
+  // Is there a match anywhere in `text`, which is UTF-8? Takes from `steps` what it costs, as far
+  // as they suffice. Throws std::bad_alloc.
   Found find(const Pattern& pattern, std::string_view text, std::uint64_t& steps);
 
  private:

@@ -17,10 +17,12 @@ inline constexpr std::uint8_t kIntegerType = 1 << 2;
 std::uint8_t types_of(const nlohmann::json& value);
 const char* kind_of(const nlohmann::json& value);
 
-// Nothing is left of the steps that one message may cost.
-struct TooMuch {};
+// A message costs more than one may.
+struct TooMuch {
+  enum { steps, depth, memory } of;
+};
 inline void spend(std::uint64_t& steps, std::uint64_t cost) {
-  if (cost > steps) throw TooMuch{};
+  if (cost > steps) throw TooMuch{TooMuch::steps};
   steps -= cost;
 }
 

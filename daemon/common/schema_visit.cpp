@@ -10,7 +10,6 @@ namespace {
 
 using nlohmann::json;
 
-constexpr int kMaxDepth = 1024;  // of schemas inside one another: each takes stack
 constexpr std::size_t kShown = 80;
 constexpr std::size_t kMaxPlace = 300, kMaxWhat = 400;
 constexpr std::size_t kBytesAStep = 64;  // of a text that is looked at
@@ -94,7 +93,8 @@ bool Visit::fits_quietly(const Node& node, const json& value) {
 
 bool Visit::matches(const Pattern& pattern, std::string_view text) {
   const Matcher::Found found = matcher_.find(pattern, text, steps_);
-  if (found == Matcher::Found::too_much) throw TooMuch{};
+  if (found == Matcher::Found::too_many_steps) throw TooMuch{TooMuch::steps};
+  if (found == Matcher::Found::too_much_memory) throw TooMuch{TooMuch::memory};
   return found == Matcher::Found::yes;
 }
 
@@ -106,7 +106,7 @@ bool Visit::is_among(const std::vector<json>& values, const json& value) {
 
 bool Visit::fits(const Node& node, const json& value) {
   spend(steps_, 1);
-  if (depth_ >= kMaxDepth) throw TooMuch{};
+  if (depth_ >= kMaxDepth) throw TooMuch{TooMuch::depth};
   ++depth_;
   const auto of_its_type = [&] {
     if (value.is_number()) return number_fits(node, value);

@@ -9,6 +9,8 @@
 
 namespace lope::schema {
 
+constexpr int kMaxDepth = 1024;  // of schemas inside one another: each takes stack
+
 class Visit {
  public:
   explicit Visit(std::uint64_t max_steps) : steps_(max_steps) {}
