@@ -211,9 +211,9 @@ class Compiler {
     if (value == nullptr || *value == true) return nullptr;
     if (*value != false) return node_of(*value);
     if (never_ == nullptr) {
-      static const json kNever = false;
+      static const json never = false;
       never_ = &nodes_.nodes.emplace_back();
-      sources_.push_back(&kNever);
+      sources_.push_back(&never);
     }
     return never_;
   }
@@ -240,9 +240,9 @@ class Compiler {
   }
 
   const json& object_at(const json& schema, const char* name) const {
-    static const json kNone = json::object();
+    static const json none = json::object();
     const json* const value = keyword(schema, name);
-    if (value == nullptr) return kNone;
+    if (value == nullptr) return none;
     if (!value->is_object()) refuse_value(*value, "an object");
     return *value;
   }

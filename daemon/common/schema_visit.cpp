@@ -92,6 +92,7 @@ bool Visit::fits_quietly(const Node& node, const json& value) {
 }
 
 bool Visit::matches(const Pattern& pattern, std::string_view text) {
+  spend(steps_, 1 + text.size() / kBytesAStep);  // PCRE2 may find out without trying an item
   const Matcher::Found found = matcher_.find(pattern, text, steps_);
   if (found == Matcher::Found::too_many_steps) throw TooMuch{TooMuch::steps};
   if (found == Matcher::Found::too_much_memory) throw TooMuch{TooMuch::memory};
