@@ -170,7 +170,7 @@ Result<void> check_schema(int worker_program_fd, const std::string& schema,
   }
   if (answer->end.to_string() == "exit 0") return {};
   if (!answer->text.ends_with('\n')) {
-    return Error{"expected a schema that comes to an end, found " + answer->end.to_string() +
+    return Error{"expected a schema that can be judged, found " + answer->end.to_string() +
                  " of who tried it"};
   }
   return Error{plugin_description_from_json(answer->text).error()};

@@ -1,6 +1,7 @@
-// JSON Schema, drafts 4 to 7. The only place that knows valijson.
+// JSON Schema, drafts 4, 6 and 7.
 #pragma once
 
+#include <cstdint>
 #include <memory>
 #include <optional>
 #include <string>
@@ -12,10 +13,14 @@ namespace lope {
 
 inline constexpr int kMaxJsonDepth = 256;
 
+// What a message of `size` bytes may cost: each schema that a value is held against is a step, each
+// 16 to 64 bytes of a text that are looked at, each item of a pattern that is tried.
+constexpr std::uint64_t max_schema_steps(std::size_t size) { return 10'000'000 + 50ull * size; }
+
 class Schema {
  public:
-  // An error says where in `text` and what: no JSON, no schema, a reference to another document.
-  // Recursion without end in a schema ends the process: to be judged where that does no harm.
+  // An error says where in `text` and what: no JSON, no schema, a reference to another document, no
+  // end.
   static Result<Schema> compile(std::string_view text);
   Schema(Schema&&) noexcept;
   Schema& operator=(Schema&&) noexcept;

@@ -1,0 +1,191 @@
+#include "common/schema_pattern.h"
+
+#define PCRE2_CODE_UNIT_WIDTH 8
+#include <pcre2.h>
+
+#include <new>
+
+namespace lope::schema {
+
+namespace {
+
+constexpr std::size_t kBytesAStep = 16;  // that a match goes over
+
+bool is_letter(char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z'); }
+
+int hex_digit(char c) {
+  if (c >= '0' && c <= '9') return c - '0';
+  if (c >= 'a' && c <= 'f') return c - 'a' + 10;
+  return c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
+}
+
+// The code unit of \uXXXX at the start of `text`; -1 without one.
+int code_unit(std::string_view text) {
+  if (text.size() < 6 || !text.starts_with("\\u")) return -1;
+  int unit = 0;
+  for (const char c : text.substr(2, 4)) {
+    if (hex_digit(c) < 0) return -1;
+    unit = unit * 16 + hex_digit(c);
+  }
+  return unit;
+}
+
+// The length of {3}, {3,} or {3,5} at the start of `text`; 0 without one.
+std::size_t counted_length(std::string_view text) {
+  const std::size_t end = text.find_first_not_of("0123456789", 1);
+  if (end == 1 || end == std::string_view::npos) return 0;
+  if (text[end] == '}') return end + 1;
+  const std::size_t last = text.find_first_not_of("0123456789", end + 1);
+  return text[end] == ',' && last != std::string_view::npos && text[last] == '}' ? last + 1 : 0;
+}
+
+// In PCRE2's words what it and ECMAScript read differently. What only PCRE2 knows is refused: it
+// would mean something else to everybody else who reads the schema.
+class Translation {
+ public:
+  explicit Translation(std::string_view pattern) : rest_(pattern) {}
+
+  Result<std::string> make() {
+    while (!rest_.empty()) {
+      const bool after_quantifier = std::exchange(after_quantifier_, false);
+      const char c = rest_.front();
+      if (c == '\\') {
+        if (auto taken = take_escape(); !taken) return Error{taken.error()};
+      } else if (in_class_) {
+        if (c == '[') out_ += '\\';  // no POSIX class
+        in_class_ = c != ']';
+        take(1);
+      } else if (c == '[') {
+        in_class_ = true;
+        take(rest_.starts_with("[^") ? 2 : 1);
+      } else if (c == '(') {
+        const bool plain = !rest_.starts_with("(?") && !rest_.starts_with("(*");
+        const char kind = rest_.size() > 2 ? rest_[2] : ' ';
+        if (!plain && (rest_[1] == '*' || std::string_view(":=!<").find(kind) == std::string::npos))
+          return Error{"'" + std::string(rest_.substr(0, plain ? 1 : 2)) +
+                       "' is none of its groups"};
+        take(1);
+      } else {
+        const std::size_t counted = c == '{' ? counted_length(rest_) : 0;
+        if (after_quantifier && (c == '+' || c == '*' || counted > 0))
+          return Error{"there is nothing that '" + std::string(1, c) + "' could repeat"};
+        after_quantifier_ = c == '*' || c == '+' || (c == '?' && !after_quantifier) || counted > 0;
+        take(counted > 0 ? counted : 1);
+      }
+    }
+    return std::move(out_);
+  }
+
+ private:
+  void take(std::size_t size) {
+    out_ += rest_.substr(0, size);
+    rest_.remove_prefix(size);
+  }
+  void put(std::string_view text, std::size_t size) {
+    out_ += text;
+    rest_.remove_prefix(size);
+  }
+
+  Result<void> take_escape() {
+    const char c = rest_.size() > 1 ? rest_[1] : '\0';
+    const char next = rest_.size() > 2 ? rest_[2] : '\0';
+    const bool known = std::string_view("bBdDsSwWfnrtvcxu").find(c) != std::string_view::npos ||
+                       ((c == 'p' || c == 'P') && next == '{') || (c == 'k' && next == '<');
+    if (is_letter(c) && !known) return Error{std::string("it knows no \\") + c};
+    const int high = code_unit(rest_);
+    const int low = high >= 0 ? code_unit(rest_.substr(6)) : -1;
+    constexpr std::string_view kBlanks = "[\\s\\p{Z}\\ufeff]", kNoBlanks = "[^\\s\\p{Z}\\ufeff]";
+    if (c == 's') {
+      put(in_class_ ? kBlanks.substr(1, kBlanks.size() - 2) : kBlanks, 2);
+    } else if (c == 'S' && !in_class_) {
+      put(kNoBlanks, 2);
+    } else if (c == 'v') {
+      put("\\x0b", 2);
+    } else if (high >= 0xd800 && high < 0xdc00 && low >= 0xdc00 && low < 0xe000) {
+      char text[16];
+      std::snprintf(text, sizeof text, "\\u{%x}", 0x10000 + (high - 0xd800) * 0x400 + low - 0xdc00);
+      put(text, 12);
+    } else {
+      take(rest_.size() > 1 ? 2 : 1);
+    }
+    return {};
+  }
+
+  std::string_view rest_;
+  std::string out_;
+  bool in_class_ = false;
+  bool after_quantifier_ = false;
+};
+
+struct Work {
+  std::uint64_t steps;
+  std::size_t position = 0;
+};
+
+// At each item of a pattern. PCRE2's own limit is for one place in the text, and does not count how
+// far an item goes.
+int count_work(pcre2_callout_block* at, void* data) {
+  Work& work = *static_cast<Work*>(data);
+  const std::size_t position = at->current_position;
+  const std::size_t moved =
+      position > work.position ? position - work.position : work.position - position;
+  const std::uint64_t cost = 1 + moved / kBytesAStep;
+  work.position = position;
+  if (cost > work.steps) return PCRE2_ERROR_CALLOUT;
+  work.steps -= cost;
+  return 0;
+}
+
+}  // namespace
+
+void Pattern::Free::operator()(pcre2_real_code_8* code) const { pcre2_code_free(code); }
+void Matcher::Free::operator()(pcre2_real_match_context_8* context) const {
+  pcre2_match_context_free(context);
+}
+void Matcher::Free::operator()(pcre2_real_match_data_8* data) const { pcre2_match_data_free(data); }
+
+Result<Pattern> Pattern::compile(std::string_view text) {
+  auto translated = Translation(text).make();
+  if (!translated) return Error{translated.error()};
+  const std::unique_ptr<pcre2_compile_context, decltype(&pcre2_compile_context_free)> context(
+      pcre2_compile_context_create(nullptr), pcre2_compile_context_free);
+  if (!context) throw std::bad_alloc();
+  pcre2_set_compile_extra_options(context.get(), PCRE2_EXTRA_ALT_BSUX);
+  pcre2_set_newline(context.get(), PCRE2_NEWLINE_ANYCRLF);  // what '.' does not stand for
+  constexpr std::uint32_t kOptions = PCRE2_UTF | PCRE2_DOLLAR_ENDONLY | PCRE2_ALT_BSUX |
+                                     PCRE2_ALLOW_EMPTY_CLASS | PCRE2_MATCH_UNSET_BACKREF |
+                                     PCRE2_AUTO_CALLOUT;
+  int error = 0;
+  PCRE2_SIZE offset = 0;
+  Pattern pattern;
+  pattern.text_ = text;
+  pattern.code_.reset(pcre2_compile(reinterpret_cast<PCRE2_SPTR>(translated->data()),
+                                    translated->size(), kOptions, &error, &offset, context.get()));
+  if (pattern.code_) return pattern;
+  if (error == PCRE2_ERROR_NOMEMORY) throw std::bad_alloc();
+  char words[160] = {};
+  pcre2_get_error_message(error, reinterpret_cast<PCRE2_UCHAR*>(words), sizeof words);
+  return Error{words};
+}
+
+Matcher::Found Matcher::find(const Pattern& pattern, std::string_view text, std::uint64_t& steps) {
+  if (!data_) {
+    context_.reset(pcre2_match_context_create(nullptr));
+    data_.reset(pcre2_match_data_create(1, nullptr));
+    if (!context_ || !data_) throw std::bad_alloc();
+    pcre2_set_heap_limit(context_.get(), kMaxMib * 1024);
+    pcre2_set_match_limit(context_.get(), UINT32_MAX);  // count_work() does that
+    pcre2_set_depth_limit(context_.get(), UINT32_MAX);
+  }
+  Work work{steps};
+  pcre2_set_callout(context_.get(), count_work, &work);
+  const int result = pcre2_match(pattern.code_.get(), reinterpret_cast<PCRE2_SPTR>(text.data()),
+                                 text.size(), 0, 0, data_.get(), context_.get());
+  steps = work.steps;
+  if (result == PCRE2_ERROR_NOMEMORY) throw std::bad_alloc();
+  if (result >= 0) return Found::yes;
+  if (result == PCRE2_ERROR_NOMATCH) return Found::no;
+  return result == PCRE2_ERROR_HEAPLIMIT ? Found::too_much_memory : Found::too_many_steps;
+}
+
+}  // namespace lope::schema
