@@ -379,7 +379,7 @@ void Consumer::quiet() {
 // What no handler has begun is for others, now that it cannot come straight back to us. What is
 // acked already is ours alone.
 void Consumer::hand_back_while_quiet() {
-  if (phase_ != Phase::running || !session_->paused() || !session_->cancelled()) return;
+  if (phase_ != Phase::running || !session_->paused() || !session_->quiet()) return;
   std::size_t count = 0;
   for (std::deque<std::uint32_t>* const line : {&waiting_, &suspects_}) {
     std::erase_if(*line, [&](std::uint32_t index) {

@@ -247,6 +247,63 @@ TEST_CASE("a queue that was consumed from and answers at no address is left to i
   CHECK_FALSE(run.until(2s, [&] { return broker.connections() > 3; }));
 }
 
+TEST_CASE("handlers that run keep their connection while their queue is not consumed from",
+          "[unit][session]") {
+  bool fresh = false;  // the broker's thread's
+  const FakeBroker broker([&](const Asked& asked) -> std::string {
+    if (asked.channel == 2 && asked.is(60, 20)) return "";
+    if (asked.channel == 1 && asked.is(20, 10)) fresh = true;
+    if (asked.channel != 1 || !asked.is(60, 20)) return usual_answer(asked);
+    // One delivery; and the consumer is cancelled each time.
+    const std::string delivery = std::exchange(fresh, false) ? deliver(1, 1, 0) : "";
+    return usual_answer(asked) + delivery + method(1, 60, 30, short_text("tag") + number(1, 1));
+  });
+  Run run(broker.settings(2), group_with(2));
+  REQUIRE(run.until(20s, [&] { return broker.connections() == 3; }));
+  CHECK_FALSE(run.until(3s, [&] { return broker.connections() > 3; }));
+}
+
+TEST_CASE("a queue that never answers keeps no group from a pause, at the cost of no connection",
+          "[unit][session]") {
+  std::atomic<bool> answers = false;
+  const FakeBroker broker([&](const Asked& asked) {
+    return asked.channel == 2 && asked.is(60, 20) && !answers ? "" : usual_answer(asked);
+  });
+  Run run(broker.settings(2), group_with(2));
+  const bool left = GENERATE(true, false);
+  if (left) {
+    REQUIRE(run.until(20s, [&] { return run.session->trouble().ends_with("at any address"); }));
+  } else {
+    REQUIRE(run.until(20s, [&] { return run.session->trouble().starts_with("queue 'q2'"); }));
+  }
+  const int connections = broker.connections();
+  run.session->pause();
+  CHECK_FALSE(run.session->quiet());
+  CHECK(run.until(5s, [&] { return run.session->quiet(); }));
+  CHECK_FALSE(run.until(2s, [&] { return broker.connections() > connections; }));
+  CHECK(run.session->quiet());
+  run.session->resume();
+  CHECK(run.until(5s, [&] { return run.session->trouble().starts_with("queue 'q2'"); }));
+}
+
+TEST_CASE("a queue that never answers keeps no group from its end", "[unit][session]") {
+  const auto silent = GENERATE(as<std::pair<int, int>>{}, std::pair(60, 20), std::pair(60, 30));
+  const FakeBroker broker([&](const Asked& asked) {
+    return asked.channel == 2 && asked.is(silent.first, silent.second) ? "" : usual_answer(asked);
+  });
+  BrokerSettings settings = broker.settings(1);
+  settings.heartbeat = std::chrono::seconds(0);
+  Run run(settings, group_with(2));
+  REQUIRE(run.until(20s, [&] {
+    return silent.second == 20 ? run.session->trouble() == "queue 'q2': subscribing"
+                               : run.session->consuming();
+  }));
+  run.session->cancel();
+  CHECK(run.until(5s, [&] { return run.session->ending(); }));
+  run.session->close(Clock::now() + 10s);
+  CHECK(run.until(5s, [&] { return run.session->closed(); }));
+}
+
 TEST_CASE("a broker that answers nothing is left each time", "[unit][session]") {
   const FakeBroker broker([&](const Asked&) { return ""; });
   Run run(broker.settings(2), group_with(2));
