@@ -347,9 +347,9 @@ void Publisher::route(std::unique_ptr<Outbound> outbound) {
     line_up(std::move(outbound));
     return;
   }
-  Queue& waiting = searching_[need];
-  if (waiting.empty()) search_.needs.push_back(need);
-  waiting.push_back(std::move(outbound));
+  const auto [searched, added] = searching_.try_emplace(need);
+  if (added) search_.needs.push_back(need);
+  searched->second.push_back(std::move(outbound));
 }
 
 void Publisher::line_up(std::unique_ptr<Outbound> outbound) {

@@ -403,6 +403,23 @@ TEST_CASE("a publisher leaves a node that does not make what it needs", "[unit][
       20s, [&] { return broker.connections() >= 2; }, false));
 }
 
+TEST_CASE("a need that was forgotten and comes again is looked for once", "[unit][publisher]") {
+  std::atomic<int> declared = 0;
+  Confirming confirms(true);
+  const FakeBroker broker([&](const Asked& asked) {
+    if (asked.is(50, 10)) ++declared;
+    return confirms(asked);
+  });
+  PublisherRun run(broker.settings(1));
+  run.publish("q");
+  run.publisher->forget(1);
+  run.publish("q");
+  run.until(
+      500ms, [] { return false; }, false);
+  CHECK(declared == 1);
+  CHECK(run.publisher->pending_bytes() == 0);
+}
+
 TEST_CASE("what is never confirmed has each address tried once, though others are confirmed",
           "[unit][publisher]") {
   const FakeBroker broker(Confirming(false));
