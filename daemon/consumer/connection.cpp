@@ -957,7 +957,10 @@ amqp_field_value_t field_of(const HeaderView& header) {
   return field;
 }
 
-std::optional<AmqpValue> value_of(const amqp_field_value_t& field) {
+// A publisher may nest its values as deep as a frame allows, which is deeper than our stack.
+constexpr int kDeepest = 32;
+
+std::optional<AmqpValue> value_of(const amqp_field_value_t& field, int depth = 0) {
   switch (field.kind) {
     case AMQP_FIELD_KIND_BOOLEAN: return AmqpValue{field.value.boolean != 0};
     case AMQP_FIELD_KIND_I8: return AmqpValue{std::int64_t{field.value.i8}};
@@ -974,17 +977,21 @@ std::optional<AmqpValue> value_of(const amqp_field_value_t& field) {
     case AMQP_FIELD_KIND_UTF8:
     case AMQP_FIELD_KIND_BYTES: return AmqpValue{std::string(view(field.value.bytes))};
     case AMQP_FIELD_KIND_ARRAY: {
+      if (depth == kDeepest) return std::nullopt;
       AmqpArray array;
       for (int i = 0; i < field.value.array.num_entries; ++i) {
-        if (auto value = value_of(field.value.array.entries[i])) array.push_back(std::move(*value));
+        if (auto value = value_of(field.value.array.entries[i], depth + 1)) {
+          array.push_back(std::move(*value));
+        }
       }
       return AmqpValue{std::move(array)};
     }
     case AMQP_FIELD_KIND_TABLE: {
+      if (depth == kDeepest) return std::nullopt;
       AmqpTable table;
       for (int i = 0; i < field.value.table.num_entries; ++i) {
         const amqp_table_entry_t& entry = field.value.table.entries[i];
-        if (auto value = value_of(entry.value)) {
+        if (auto value = value_of(entry.value, depth + 1)) {
           table.emplace_back(std::string(view(entry.key)), std::move(*value));
         }
       }

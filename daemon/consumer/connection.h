@@ -140,7 +140,8 @@ struct Publication {
 };
 
 // The headers among these properties (of IncomingDelivery) whose names begin with `prefix`; values
-// of a kind that AmqpValue does not know are left out, times are numbers (of seconds since 1970).
+// of a kind that AmqpValue does not know are left out, and lists and tables within 32 others; times
+// are numbers (of seconds since 1970).
 AmqpTable decode_headers(std::string_view properties, std::string_view prefix);
 
 class Connection {

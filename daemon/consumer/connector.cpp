@@ -33,7 +33,6 @@ Connector::Connector(const BrokerSettings& settings, std::string connection_name
       rotation_(settings.addresses.size(), random_fraction) {}
 
 void Connector::start() {
-  busy_ = true;
   const BrokerAddress address = settings_.addresses[rotation_.current()];
   const auto finish = [](Shared& shared, Result<std::unique_ptr<Connection>> opened) {
     const std::lock_guard<std::mutex> lock(shared.mutex);
@@ -58,7 +57,6 @@ std::unique_ptr<Result<std::unique_ptr<Connection>>> Connector::take() {
   std::uint64_t count = 0;
   [[maybe_unused]] const ssize_t n = ::read(shared_->event.get(), &count, sizeof count);
   const std::lock_guard<std::mutex> lock(shared_->mutex);
-  if (shared_->result != nullptr) busy_ = false;
   return std::move(shared_->result);
 }
 

@@ -20,7 +20,7 @@ class Connector {
   static Result<std::unique_ptr<Connector>> create(const BrokerSettings& settings,
                                                    std::string connection_name);
 
-  // Tries one address; see AddressRotation. Only when !busy().
+  // Tries one address; see AddressRotation. Not before the attempt before has ended.
   void start();
   // That address has not answered, or what was connected is lost: the next one is next. Returns how
   // long to wait before.
@@ -29,7 +29,6 @@ class Connector {
   void lasted() { rotation_.lasted(); }
   std::size_t addresses() const { return settings_.addresses.size(); }
   bool has_other_address() const { return addresses() > 1; }
-  bool busy() const { return busy_; }
   int event_fd() const;
   // The result of the attempt, once event_fd() is readable; nothing while it goes on.
   std::unique_ptr<Result<std::unique_ptr<Connection>>> take();
@@ -44,7 +43,6 @@ class Connector {
   // Shared with the thread of an attempt, which may outlive us: a resolver cannot be stopped.
   std::shared_ptr<Shared> shared_;
   AddressRotation rotation_;
-  bool busy_ = false;
 };
 
 }  // namespace lope::consumer

@@ -381,7 +381,7 @@ void Consumer::quiet() {
 // What no handler has begun is for others, now that it cannot come straight back to us. What is
 // acked already is ours alone.
 void Consumer::hand_back_while_quiet() {
-  if (phase_ != Phase::running || !session_->paused() || !session_->cancelled()) return;
+  if (phase_ != Phase::running || !session_->paused() || !session_->quiet()) return;
   std::size_t count = 0;
   for (std::deque<std::uint32_t>* const line : {&waiting_, &suspects_}) {
     std::erase_if(*line, [&](std::uint32_t index) {
@@ -702,6 +702,7 @@ void Consumer::line_up_for_worker(Delivery& delivery) {
 }
 
 void Consumer::on_channel_lost(std::uint16_t queue) {
+  streams_->not_short(queue);
   // What no handler has begun is the broker's again; what runs goes on, and its outcome is dropped.
   if (pool_ == nullptr) return;
   pool_->collect();
@@ -1872,7 +1873,7 @@ void Consumer::hand_back_delayed_that_are_due() {
 bool Consumer::takes_from_stream(std::uint16_t queue, const IncomingDelivery& incoming,
                                  bool& only_compare) {
   StreamProgress& progress = *streams_->of(queue);
-  streams_->is_long_enough(queue);
+  streams_->not_short(queue);
   const auto arrival = progress.arrived(incoming.stream_offset);
   if (progress.lost() > 0) {
     log_error("a stream has dropped messages before they were read",
@@ -1940,7 +1941,7 @@ void Consumer::start_over(std::uint16_t queue, const std::string& reason) {
            {{"group", settings_.group.name},
             {"queue", settings_.group.queues[queue].name},
             {"reason", reason}});
-  streams_->is_long_enough(queue);
+  streams_->not_short(queue);
   streams_->of(queue)->start_over();
   table_.for_each([queue](Delivery& delivery) {
     if (delivery.queue == queue) delivery.offset = -1;

@@ -129,6 +129,7 @@ void JournalLane::send(Connection& connection, ChannelNumber number, std::size_t
 }
 
 void JournalLane::on_ok(Reply reply) {
+  ++moves_;
   if (state_ == State::opening && reply == Reply::channel_open) {
     enter(State::looking);
   } else if (state_ == State::looking && reply == Reply::exchange_declare) {
@@ -165,6 +166,7 @@ void JournalLane::on_connection_lost() {
 }
 
 void JournalLane::reset() {
+  ++moves_;
   state_ = State::down;
   asked_ = false;
   next_tag_ = 1;
@@ -194,6 +196,7 @@ void JournalLane::on_confirmed(std::uint64_t tag, bool multiple, bool ack) {
     if (end == begin || std::prev(end)->tag != tag) return;
     begin = std::prev(end);
   }
+  if (begin == unconfirmed_.begin()) ++moves_;
   std::deque<Batch> refused;
   for (auto each = begin; each != end; ++each) {
     if (!ack) {

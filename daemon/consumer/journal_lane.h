@@ -34,6 +34,9 @@ class JournalLane {
   bool has_work() const { return !waiting_.empty(); }
   // Everything has been sent, and confirmed where that is asked for.
   bool empty() const { return waiting_.empty() && unconfirmed_.empty(); }
+  // For an answer to what was sent; and what grows whenever the oldest of that is answered.
+  bool waits() const { return (asked_ && state_ != State::open) || !unconfirmed_.empty(); }
+  std::uint64_t moves() const { return moves_; }
   // Nothing is sent before this.
   TimePoint not_before() const { return not_before_; }
   // Gives up what has waited for too long.
@@ -79,6 +82,7 @@ class JournalLane {
   std::deque<Batch> unconfirmed_;  // ascending tags
   std::size_t bytes_ = 0;          // in both
   std::uint64_t next_tag_ = 1;
+  std::uint64_t moves_ = 0;
   RepeatedLog repeated_;
 };
 

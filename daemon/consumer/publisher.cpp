@@ -22,6 +22,8 @@ constexpr int kMostConnectionsLost = 3;
 constexpr std::chrono::seconds kLasting{10};
 // Of a quarter of the heartbeat each: no confirm or other answer comes, while some are waited for.
 constexpr int kTicksStill = 6;
+// And so long everything comes in time until what did not is forgotten.
+constexpr int kTicksCalm = 24;
 // What was not there is not looked for again before this.
 constexpr std::chrono::milliseconds kMissingFor{1000};
 // Of what handlers name; what was there, or was not, is forgotten beyond that.
@@ -124,7 +126,8 @@ void Publisher::on_connect_ended() {
                                     {"broker", connection_->peer()},
                                     {"cluster", connection_->cluster_name()}});
   tick_ = connection_->heartbeat() / 4;
-  ticks_still_ = 0;
+  all_still_.ticks = 0;
+  for (Still& still : still_) still.ticks = 0;
   next_tick_ = Clock::now() + tick_;
   arm_timer();
 }
@@ -230,9 +233,9 @@ void Publisher::on_timer() {
   if (connection_ != nullptr && tick_.count() > 0 && now >= next_tick_) {
     readable_ = true;  // pump() serves the heartbeats
     next_tick_ = now + tick_;
-    if (stands_still()) {
-      connection_lost("broker " + connection_->peer() +
-                      ": it confirms nothing: is the node cut off from its cluster?");
+    if (const std::string reason = stands_still(); !reason.empty()) {
+      connection_lost("broker " + connection_->peer() + ": " + reason +
+                      ": is the node cut off from its cluster?");
       return;
     }
   }
@@ -241,20 +244,38 @@ void Publisher::on_timer() {
 
 // So long that another node may do better. A node that is cut off from its cluster takes what is
 // published for a queue that has no majority here, and never confirms it; nor does it declare what
-// has to be there.
-bool Publisher::stands_still() {
-  const bool searches = search_.state == Search::State::opening
-                            ? search_.asked
-                            : !search_.steps.empty() && search_.sent > search_.answered;
-  const bool waits =
-      (main_.in_flight + careful_.in_flight > 0 || main_.asked || careful_.asked || searches) &&
-      connection_->unwritten() == 0;
-  const bool moves = std::exchange(answers_seen_, answers_) != answers_;
-  if (!waits || moves || !blocked_.empty() || !connector_->has_other_address()) {
-    ticks_still_ = 0;
-    return false;
+// has to be there. Empty: no.
+std::string Publisher::stands_still() {
+  const bool may_move = blocked_.empty() && connector_->has_other_address();
+  const bool written = connection_->unwritten() == 0;
+  const bool waits = main_.waits() || careful_.waits() || search_.waits();
+  all_still_.tick(may_move && written && waits, answers_);
+  if (all_still_.ticks >= kTicksStill) return "it confirms nothing";
+  if (may_move && !written) return {};  // what is not sent is not missed
+
+  // It may still confirm what goes to a queue of its own.
+  auto& [main, careful, search, journal] = still_;
+  main.tick(may_move && main_.waits(), main_.moves);
+  careful.tick(may_move && careful_.waits(), careful_.moves);
+  search.tick(may_move && search_.waits(), search_.moves);
+  if (journal_ != nullptr) journal.tick(may_move && journal_->waits(), journal_->moves());
+  const int longest = std::ranges::max(still_, {}, &Still::ticks).ticks;
+  ticks_calm_ = longest == 0 ? ticks_calm_ + 1 : 0;
+  if (ticks_calm_ >= kTicksCalm) suspicion_.answered();
+  if (longest < kTicksStill) return {};
+  if (!suspicion_.silent(connector_->addresses(), true)) {
+    if (longest == kTicksStill) {
+      log_warn("some of what is published is confirmed at no address",
+               {{"group", group_}, {"retry", "none: its confirm is waited for"}});
+    }
+    return {};
   }
-  return ++ticks_still_ >= kTicksStill;
+  // The others first, next time.
+  if (search.ticks >= kTicksStill && search_.needs.size() > 1) {
+    search_.needs.push_back(std::move(search_.needs.front()));
+    search_.needs.pop_front();
+  }
+  return "it does not confirm everything";
 }
 
 bool Publisher::pump() {
@@ -324,9 +345,9 @@ void Publisher::route(std::unique_ptr<Outbound> outbound) {
     line_up(std::move(outbound));
     return;
   }
-  Queue& waiting = searching_[need];
-  if (waiting.empty()) search_.needs.push_back(need);
-  waiting.push_back(std::move(outbound));
+  const auto [searched, added] = searching_.try_emplace(need);
+  if (added) search_.needs.push_back(need);
+  searched->second.push_back(std::move(outbound));
 }
 
 void Publisher::line_up(std::unique_ptr<Outbound> outbound) {
@@ -520,6 +541,7 @@ void Publisher::on_ok(ChannelNumber number, Reply reply, std::string_view) {
   }
   if (number != kJournal) ++answers_;
   if (number == kSearch) {
+    ++search_.moves;
     if (search_.state == Search::State::opening && reply == Reply::channel_open) {
       search_.state = Search::State::open;
     } else if (!search_.steps.empty() && ++search_.answered == search_.steps.size()) {
@@ -533,6 +555,7 @@ void Publisher::on_ok(ChannelNumber number, Reply reply, std::string_view) {
   }
   Lane* lane = lane_of(number);
   if (lane == nullptr) return;
+  ++lane->moves;
   lane->asked = false;
   if (lane->state == Lane::State::opening && reply == Reply::channel_open) {
     lane->state = Lane::State::confirming;
@@ -545,6 +568,7 @@ void Publisher::on_channel_closed(ChannelNumber number, int code, std::string_vi
   const std::string reason = std::to_string(code) + " " + escape(text);
   if (number != kJournal) ++answers_;
   if (number == kSearch) {
+    ++search_.moves;
     search_.state = Search::State::down;
     search_.asked = false;
     if (!search_.steps.empty()) {
@@ -565,6 +589,7 @@ void Publisher::on_channel_closed(ChannelNumber number, int code, std::string_vi
                                                             {"times", count},
                                                             {"unconfirmed", lane->in_flight}});
   }
+  ++lane->moves;
   // Perhaps something that was there is not there any more.
   there_.clear();
   Queue unconfirmed;
@@ -646,6 +671,7 @@ void Publisher::on_confirmed(ChannelNumber number, std::uint64_t tag, bool multi
   while (!lane->unconfirmed.empty() && lane->unconfirmed.front() == nullptr) {
     lane->unconfirmed.pop_front();
     ++lane->first_tag;
+    ++lane->moves;
   }
 }
 

@@ -9,12 +9,14 @@
 // is given up, unless the broker was blocking publishers. Never blocks.
 #pragma once
 
+#include <array>
 #include <deque>
 #include <functional>
 #include <memory>
 #include <set>
 #include <string>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "common/clock.h"
@@ -24,6 +26,7 @@
 #include "consumer/connection.h"
 #include "consumer/connector.h"
 #include "consumer/journal_lane.h"
+#include "consumer/queue_check.h"
 #include "consumer/trace_context.h"
 
 namespace lope::consumer {
@@ -108,6 +111,8 @@ class Publisher final : private ConnectionEvents {
     Queue unconfirmed;            // those confirmed out of turn are nullptr
     std::uint64_t first_tag = 1;  // of unconfirmed
     std::size_t in_flight = 0;    // of unconfirmed, those that are not nullptr
+    std::uint64_t moves = 0;      // grows when the oldest is confirmed, or anything else answered
+    bool waits() const { return in_flight > 0 || asked; }
   };
 
   // What has to be there for publications, one after another.
@@ -118,6 +123,20 @@ class Publisher final : private ConnectionEvents {
     std::deque<std::string> needs;  // the first is being looked for
     std::vector<Request> steps;     // of the first
     std::size_t sent = 0, answered = 0;
+    std::uint64_t moves = 0;  // grows with every answer
+    bool waits() const {
+      return state == State::opening ? asked : !steps.empty() && sent > answered;
+    }
+  };
+
+  // For how many ticks in a row something is waited for, and does not move.
+  struct Still {
+    int ticks = 0;
+    std::uint64_t seen = 0;
+    void tick(bool waits, std::uint64_t moves) {
+      const bool same = std::exchange(seen, moves) == moves;
+      ticks = waits && same ? ticks + 1 : 0;
+    }
   };
 
   Publisher(EventLoop& loop, std::string group, Events events);
@@ -128,7 +147,7 @@ class Publisher final : private ConnectionEvents {
   void connection_lost(const std::string& reason);
   void on_timer();
   void arm_timer();
-  bool stands_still();
+  std::string stands_still();
   void watch_socket();
   void route(std::unique_ptr<Outbound> outbound);
   void line_up(std::unique_ptr<Outbound> outbound);
@@ -172,9 +191,11 @@ class Publisher final : private ConnectionEvents {
   TimePoint reconnect_at_{};
   std::chrono::milliseconds tick_{0};
   TimePoint next_tick_{};
-  std::uint64_t answers_ = 0;       // confirms, and whatever else came on our channels
-  std::uint64_t answers_seen_ = 0;  // at the latest tick
-  int ticks_still_ = 0;             // in a row without any, while some are waited for
+  std::uint64_t answers_ = 0;  // confirms, and whatever else came on our channels
+  Still all_still_;
+  std::array<Still, 4> still_;  // each for itself: lanes, search, journal
+  Suspicion suspicion_;         // that a node is cut off, though it answers something
+  int ticks_calm_ = 0;          // in a row without any of still_
   std::vector<std::string> reported_;
 
   Lane main_;     // everything

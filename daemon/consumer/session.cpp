@@ -22,7 +22,8 @@ constexpr std::chrono::milliseconds kSettleWithin{2};
 constexpr std::size_t kOpsPerTurn = 64;
 // A connection that lasted so long was a good one.
 constexpr std::chrono::seconds kLasting{10};
-// So long, at most, a queue may take to say that it has the last acks.
+// So long, at most, a queue may take to say that it has the last acks, or, at the end, to answer
+// what it was asked before.
 constexpr std::chrono::milliseconds kSecuring{2000};
 // And a stream's first message, once its lookout has had one.
 constexpr std::chrono::milliseconds kFirstWithin{2000};
@@ -326,6 +327,7 @@ void Session::subscription_failed(Channel& channel, const std::string& reason) {
                      kResubscribe.full_jitter(channel.failures++, random_fraction()) +
                      kResubscribe.base;
   channel.state = is_to_be_quiet() ? Channel::State::cancelled : Channel::State::down;
+  channel.step_sent = false;
   arm_timer();
   events_.on_change();
 }
@@ -397,7 +399,7 @@ Session::Channel* Session::checked(ChannelNumber number_) {
              : nullptr;
 }
 
-// At each tick. False: the connection has been given up.
+// At each tick of a session that consumes. False: the connection has been given up.
 bool Session::check_queues() {
   if (probe_unanswered()) {
     const Channel& channel = channels_[probe_for_.first];
@@ -409,13 +411,16 @@ bool Session::check_queues() {
   bool others = false;
   for (Channel& channel : channels_) {
     reasons.push_back(unanswered(channel));
-    others = others || (channel.state == Channel::State::consuming && reasons.back().empty());
+    const bool in_use = channel.state == Channel::State::consuming ||
+                        channel.state == Channel::State::cancelling ||
+                        channel.settlement.unfinished() > 0;
+    others = others || (channel.open && in_use && reasons.back().empty());
   }
   std::string lost;  // the first reason
   for (std::size_t i = 0; i < channels_.size(); ++i) {
     Channel& channel = channels_[i];
     if (reasons[i].empty()) continue;
-    if (cancelling_ || !channel.suspicion.silent(connector_->addresses(), others)) {
+    if (!channel.suspicion.silent(connector_->addresses(), others)) {
       leave(channel, reasons[i]);
     } else if (lost.empty()) {
       lost = reasons[i];
@@ -466,13 +471,10 @@ bool Session::probe_unanswered() {
 
 // The heartbeat alone tells now whether the connection is good.
 void Session::leave(Channel& channel, const std::string& reason) {
-  if (cancelling_ && channel.state == Channel::State::setting_up) {
-    channel.state = Channel::State::cancelled;
-  }
   if (std::exchange(channel.left, true)) return;
   const bool consuming = channel.state == Channel::State::consuming;
   const std::string trouble = (consuming ? "it does not answer" : reason) + " at any address";
-  if (!cancelling_ && trouble != channel.trouble) {
+  if (trouble != channel.trouble) {
     log_warn("cannot consume", {{"group", group_},
                                 {"queue", channel.settings.name},
                                 {"reason", trouble},
@@ -556,6 +558,7 @@ void Session::on_ok(ChannelNumber number_, Reply reply, std::string_view text) {
   if (reply == Reply::cancel && text == kLookoutTag) return;
   if (it.state == Channel::State::cancelling && reply == Reply::cancel) {
     it.state = Channel::State::cancelled;
+    it.step_sent = false;
     if (!is_to_be_quiet()) begin_subscription(it);  // resumed meanwhile, or ended only for this
     return;
   }
@@ -852,12 +855,21 @@ void Session::subscribe_again(std::uint16_t queue) {
 }
 
 void Session::cancel() {
-  cancelling_ = true;
+  if (!std::exchange(cancelling_, true)) answered_by_ = Clock::now() + kSecuring;
   for (Channel& channel : channels_) end_subscription(channel);
   if (state_ == State::connecting || state_ == State::waiting || state_ == State::idle) {
     state_ = State::closed;
     timer_.disarm();
   }
+  if (state_ == State::connected) arm_timer();
+}
+
+bool Session::quiet() const {
+  return state_ == State::closed ||
+         std::all_of(channels_.begin(), channels_.end(), [](const Channel& channel) {
+           return channel.state == Channel::State::cancelled ||
+                  (channel.state == Channel::State::setting_up && channel.consumer_tag.empty());
+         });
 }
 
 bool Session::cancelled() const {
@@ -890,6 +902,11 @@ std::chrono::milliseconds Session::close(TimePoint deadline) {
     const bool classic = channel.settings.declare && channel.settings.declaration.type == "classic";
     if (keeps_order_) channel.state = Channel::State::cancelled;  // with the connection
     if (!channel.open || !channel.settled || classic || channel.settings.stream) continue;
+    if (channel.step_sent) {  // a late answer must not be taken for the barrier's
+      channel.state = Channel::State::cancelled;
+      not_secured(channel, "the broker has not answered what it was asked before");
+      continue;
+    }
     channel.steps = ack_barrier(channel.settings.name);
     channel.step = 0;
     channel.step_sent = false;
@@ -926,6 +943,7 @@ void Session::arm_timer() {
       if (channel.state == Channel::State::down) when = std::min(when, channel.retry_at);
       if (channel.state == Channel::State::consuming) when = std::min(when, channel.ends_before_at);
       if (channel.state == Channel::State::securing) when = std::min(when, secured_by_);
+      if (cancelling_ && channel.keeps_end_waiting()) when = std::min(when, answered_by_);
     }
   }
   if (when == TimePoint::max()) {
@@ -945,7 +963,14 @@ void Session::on_timer() {
     if (tick_.count() > 0 && now >= next_tick_) {
       readable_ = true;  // pump() sends a heartbeat that is due and misses those that did not come
       next_tick_ = now + tick_;
-      if (may_move_ && state_ == State::connected && !check_queues()) return;
+      // While it is quiet nothing is waited for, and handlers may still run.
+      const bool consumes = state_ == State::connected && !is_to_be_quiet();
+      if (may_move_ && consumes && !check_queues()) return;
+    }
+    for (Channel& channel : channels_) {
+      if (!cancelling_ || !channel.keeps_end_waiting() || now < answered_by_) continue;
+      channel.state = Channel::State::cancelled;
+      channel.left = true;
     }
     for (Channel& channel : channels_) {
       if (channel.state == Channel::State::securing && now >= secured_by_) {

@@ -101,6 +101,9 @@ class Session final : private ConnectionEvents {
   void pause();
   void resume();
   bool paused() const { return paused_; }
+  // All that pause() is to bring has happened, but where the broker still owes the answer to a
+  // subscription that was begun: when that comes, it is ended.
+  bool quiet() const;
   // Begins a queue's subscription anew. One that has ended is about to begin, or not to.
   void subscribe_again(std::uint16_t queue);
   // Ends consuming on all queues and does not begin again. In a group that keeps an order, those
@@ -163,11 +166,14 @@ class Session final : private ConnectionEvents {
       bool has_step_to_send() const { return !steps.empty() && !sent; }
     } check;
     Suspicion suspicion;
-    bool left = false;  // silent at every address: nobody waits for its answer
+    bool left = false;  // silent at every address, or to the end: nobody waits for its answer
     bool has_step_to_send() const {
       return lookout == Lookout::to_cancel ||
              (!step_sent && (state == State::setting_up || state == State::cancelling ||
                              state == State::securing));
+    }
+    bool keeps_end_waiting() const {
+      return state == State::setting_up || state == State::cancelling;
     }
     bool probe_is_next() const {
       return probe.has_value() && state == State::setting_up && step == probe_before;
@@ -262,7 +268,8 @@ class Session final : private ConnectionEvents {
   std::vector<std::string> reported_;  // reasons logged since the last connection
   std::vector<OutgoingOp> outgoing_;
   std::size_t outgoing_sent_ = 0;
-  TimePoint secured_by_{};  // while closing: not later
+  TimePoint answered_by_{};  // since cancel(): what is not answered then is left
+  TimePoint secured_by_{};   // while closing: not later
   bool close_sent_ = false;
   bool probe_open_ = false;
   bool probe_asked_ = false;

@@ -157,11 +157,6 @@ void StreamKeeper::save(const std::string& queue, const StreamPosition& position
   shared_->changed.notify_all();
 }
 
-bool StreamKeeper::idle() {
-  const std::lock_guard lock(shared_->mutex);
-  return shared_->waiting.empty() && !shared_->writing;
-}
-
 bool StreamKeeper::finish(std::chrono::milliseconds patience) {
   std::unique_lock lock(shared_->mutex);
   patient_ = shared_->changed.wait_for(

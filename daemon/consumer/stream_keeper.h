@@ -31,9 +31,7 @@ class StreamKeeper {
   Result<std::optional<StreamPosition>> load(const std::string& queue) const;
   // Keeps it, soon. Of several for one stream the latest counts.
   void save(const std::string& queue, const StreamPosition& position);
-  // True: all that was handed over is written, or could not be.
-  bool idle();
-  // Waits for that. False: it takes too long.
+  // Waits until all that was handed over is written, or could not be. False: it takes too long.
   bool finish(std::chrono::milliseconds patience = kPatience);
   // Why writing failed, since this was asked last; empty: it has not.
   std::string take_trouble();

@@ -203,7 +203,9 @@ StreamProgress::Arrival StreamProgress::arrived(std::int64_t offset) {
   }
   Entry* const entry = find(offset);
   if (entry == nullptr || entry->state != State::given_back) {
-    return compare ? Arrival::compare : Arrival::skip;
+    // One that was kept as done behind another that was open has no print yet.
+    const bool unknown = offset == seen_ && seen_print_ == 0;
+    return compare || unknown ? Arrival::compare : Arrival::skip;
   }
   entry->state = State::in_hand;
   return Arrival::take;
@@ -214,8 +216,11 @@ bool StreamProgress::complete(std::int64_t offset, std::uint64_t print) {
     comparing_ = false;
     if (print != expected_) return false;
   }
-  if (offset == seen_) seen_print_ = print;
-  if (Entry* const entry = find(offset); entry != nullptr) entry->print = print;
+  const auto learn = [&](std::uint64_t& known) {
+    if (std::exchange(known, print) != print) ++changes_;
+  };
+  if (offset == seen_) learn(seen_print_);
+  if (Entry* const entry = find(offset); entry != nullptr) learn(entry->print);
   return true;
 }
 

@@ -56,7 +56,7 @@ class StreamProgress {
 
   enum class Arrival {
     take,
-    compare,  // settled or in hand; taken only to be compared
+    compare,  // settled or in hand; taken only to be compared, or for its print
     skip,     // settled or in hand
   };
   Arrival arrived(std::int64_t offset);

@@ -8,8 +8,16 @@ namespace lope::consumer {
 namespace {
 
 constexpr std::chrono::seconds kStaysShort{20};
+// A subscription takes two or three until it is seen, or longer with a slow broker.
+constexpr std::chrono::seconds kSeenWithin{10};
 
 }  // namespace
+
+bool Shortness::stays(TimePoint now) {
+  const TimePoint before = std::exchange(latest_, now);
+  if (before == TimePoint{} || now - before > kSeenWithin) since_ = now;
+  return now - since_ >= kStaysShort;
+}
 
 Result<std::unique_ptr<Streams>> Streams::open(const ConsumerSettings& settings) {
   auto streams = std::make_unique<Streams>();
@@ -71,9 +79,7 @@ void Streams::show(GroupBoard& board) const {
 }
 
 bool Streams::stays_short(std::uint16_t queue, TimePoint now) {
-  TimePoint& since = streams_[queue].short_since;
-  if (since == TimePoint{}) since = now;
-  return now - since >= kStaysShort;
+  return streams_[queue].shortness.stays(now);
 }
 
 }  // namespace lope::consumer

@@ -16,6 +16,16 @@
 
 namespace lope::consumer {
 
+// For how long something has seemed to be so each time one looked. Pure.
+class Shortness {
+ public:
+  // It seems so now. True: it has for 20 s, and was looked at every 10 s at least.
+  bool stays(TimePoint now);
+
+ private:
+  TimePoint since_{}, latest_{};
+};
+
 class Streams {
  public:
   // How far a group has come is kept so often.
@@ -39,16 +49,18 @@ class Streams {
   // How far each has come.
   void show(GroupBoard& board) const;
 
-  // That a stream ends too early is believed when it stays so: a replica may only be behind.
+  // That a stream ends too early, as it seems now, is believed when it stays so: a replica may only
+  // be behind.
   bool stays_short(std::uint16_t queue, TimePoint now);
-  void is_long_enough(std::uint16_t queue) { streams_[queue].short_since = {}; }
+  // It does not; or what comes is of another node, which may have more.
+  void not_short(std::uint16_t queue) { streams_[queue].shortness = {}; }
 
  private:
   struct Stream {
     std::string name;
     std::unique_ptr<StreamProgress> progress;
     std::uint64_t kept = 0;  // StreamProgress::changes() then
-    TimePoint short_since{};
+    Shortness shortness;
   };
   std::vector<Stream> streams_;  // by queue
   bool begun_ = false;           // the latest keep() has

@@ -211,10 +211,10 @@ class Hostile {
         }
         break;
       case 1:  // deep, of lists
-        for (std::size_t depth = 500 + below(12'000); depth > 0; --depth) {
-          fields = 'A' + long_text(fields);
+        fields = short_text(maybe(2) ? "x-lope-history" : "list");
+        for (std::size_t depth = 500 + below(25'500); depth > 0; --depth) {
+          fields += 'A' + number(5 * (depth - 1), 4);
         }
-        fields = short_text("list") + fields;
         break;
       case 2:  // wide
         while (fields.size() < 120'000) fields += field(std::to_string(fields.size()), 'V', "");

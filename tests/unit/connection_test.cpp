@@ -473,4 +473,35 @@ TEST_CASE("headers are decoded by the beginning of their names", "[unit][connect
   CHECK(decode_headers("\xff\xff garbage", "").empty());
 }
 
+TEST_CASE("headers that are nested as deep as a frame allows do no harm", "[unit][connection]") {
+  constexpr std::size_t kDepth = 26'000;
+  const auto deep_list = [](std::size_t depth) {
+    std::string list;
+    for (; depth > 0; --depth) list += 'A' + number(5 * (depth - 1), 4);
+    return list;
+  };
+  const auto list_of = [](AmqpTable headers) {
+    REQUIRE(headers.size() == 1);
+    return headers.front().second;
+  };
+  Properties properties;
+  properties.headers = short_text("x-lope-history") + deep_list(kDepth);
+  const std::string encoded = properties.encode();
+  REQUIRE(encoded.size() < kFrameMax - 1000);
+  properties.headers = short_text("x-lope-history") + deep_list(32);
+  const std::string cut = properties.encode();
+  CHECK(list_of(decode_headers(encoded, "x-lope-history")) == list_of(decode_headers(cut, "")));
+
+  Properties table;
+  std::string fields;
+  for (int depth = 0; depth < 2'000; ++depth) fields = field("d", 'F', long_text(fields));
+  table.headers = fields;
+  CHECK(decode_headers(table.encode(), "d").size() == 1);
+
+  const TcpServer broker(login());
+  const auto connection = connect(broker);
+  REQUIRE(send(*connection, copy(encoded)).ok());
+  CHECK(arrives(broker, deep_list(kDepth)));
+}
+
 }  // namespace lope::consumer

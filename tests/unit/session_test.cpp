@@ -206,6 +206,63 @@ struct Run {
   std::unique_ptr<Session> session;
 };
 
+struct PublisherRun {
+  // Each need is a queue to be declared.
+  explicit PublisherRun(const BrokerSettings& broker) {
+    auto made = EventLoop::create();
+    REQUIRE(made.ok());
+    loop = std::move(*made);
+    Publisher::Events events;
+    events.on_fate = [](std::unique_ptr<Outbound>, Fate, const std::string&) {};
+    events.steps_for = [](const std::string& need) {
+      return std::vector<Request>{QueueDeclare{need, {}, false}};
+    };
+    auto created = Publisher::create(*loop, broker, "test", "g", std::move(events));
+    REQUIRE(created.ok());
+    publisher = std::move(*created);
+  }
+
+  void publish(const std::string& need = "") {
+    auto outbound = std::make_unique<Outbound>();
+    outbound->cause = 1;
+    outbound->need = need;
+    publisher->publish(std::move(outbound));
+  }
+
+  // Something that needs nothing is published each time. False: not within that time.
+  bool until(std::chrono::milliseconds limit, const std::function<bool()>& reached,
+             bool publishes = true) {
+    for (const TimePoint end = Clock::now() + limit; Clock::now() < end;) {
+      if (reached()) return true;
+      if (publishes) publish();
+      REQUIRE(loop->run_once(10ms).ok());
+      while (publisher->pump()) {
+      }
+      publisher->flush();
+    }
+    return false;
+  }
+
+  std::unique_ptr<GroupBoard> board = std::make_unique<GroupBoard>();
+  std::unique_ptr<EventLoop> loop;
+  std::unique_ptr<Publisher> publisher;
+};
+
+// Confirms what is published on the first channel, the first on each connection perhaps not.
+class Confirming {
+ public:
+  explicit Confirming(bool first_too) : first_too_(first_too) {}
+  std::string operator()(const Asked& asked) {
+    if (asked.channel == 1 && asked.is(85, 10)) tag_ = 0;
+    if (asked.channel != 1 || !asked.is(60, 40)) return usual_answer(asked);
+    return ++tag_ > 1 || first_too_ ? method(1, 60, 80, number(tag_, 8) + number(0, 1)) : "";
+  }
+
+ private:
+  const bool first_too_;
+  std::uint64_t tag_ = 0;
+};
+
 }  // namespace
 
 TEST_CASE("a queue that is silent at every address leaves the others their connection",
@@ -247,6 +304,63 @@ TEST_CASE("a queue that was consumed from and answers at no address is left to i
   CHECK_FALSE(run.until(2s, [&] { return broker.connections() > 3; }));
 }
 
+TEST_CASE("handlers that run keep their connection while their queue is not consumed from",
+          "[unit][session]") {
+  bool fresh = false;  // the broker's thread's
+  const FakeBroker broker([&](const Asked& asked) -> std::string {
+    if (asked.channel == 2 && asked.is(60, 20)) return "";
+    if (asked.channel == 1 && asked.is(20, 10)) fresh = true;
+    if (asked.channel != 1 || !asked.is(60, 20)) return usual_answer(asked);
+    // One delivery; and the consumer is cancelled each time.
+    const std::string delivery = std::exchange(fresh, false) ? deliver(1, 1, 0) : "";
+    return usual_answer(asked) + delivery + method(1, 60, 30, short_text("tag") + number(1, 1));
+  });
+  Run run(broker.settings(2), group_with(2));
+  REQUIRE(run.until(20s, [&] { return broker.connections() == 3; }));
+  CHECK_FALSE(run.until(3s, [&] { return broker.connections() > 3; }));
+}
+
+TEST_CASE("a queue that never answers keeps no group from a pause, at the cost of no connection",
+          "[unit][session]") {
+  std::atomic<bool> answers = false;
+  const FakeBroker broker([&](const Asked& asked) {
+    return asked.channel == 2 && asked.is(60, 20) && !answers ? "" : usual_answer(asked);
+  });
+  Run run(broker.settings(2), group_with(2));
+  const bool left = GENERATE(true, false);
+  if (left) {
+    REQUIRE(run.until(20s, [&] { return run.session->trouble().ends_with("at any address"); }));
+  } else {
+    REQUIRE(run.until(20s, [&] { return run.session->trouble().starts_with("queue 'q2'"); }));
+  }
+  const int connections = broker.connections();
+  run.session->pause();
+  CHECK_FALSE(run.session->quiet());
+  CHECK(run.until(5s, [&] { return run.session->quiet(); }));
+  CHECK_FALSE(run.until(2s, [&] { return broker.connections() > connections; }));
+  CHECK(run.session->quiet());
+  run.session->resume();
+  CHECK(run.until(5s, [&] { return run.session->trouble().starts_with("queue 'q2'"); }));
+}
+
+TEST_CASE("a queue that never answers keeps no group from its end", "[unit][session]") {
+  const auto silent = GENERATE(as<std::pair<int, int>>{}, std::pair(60, 20), std::pair(60, 30));
+  const FakeBroker broker([&](const Asked& asked) {
+    return asked.channel == 2 && asked.is(silent.first, silent.second) ? "" : usual_answer(asked);
+  });
+  BrokerSettings settings = broker.settings(1);
+  settings.heartbeat = std::chrono::seconds(0);
+  Run run(settings, group_with(2));
+  REQUIRE(run.until(20s, [&] {
+    return silent.second == 20 ? run.session->trouble() == "queue 'q2': subscribing"
+                               : run.session->consuming();
+  }));
+  run.session->cancel();
+  CHECK(run.until(5s, [&] { return run.session->ending(); }));
+  run.session->close(Clock::now() + 10s);
+  CHECK(run.until(5s, [&] { return run.session->closed(); }));
+}
+
 TEST_CASE("a broker that answers nothing is left each time", "[unit][session]") {
   const FakeBroker broker([&](const Asked&) { return ""; });
   Run run(broker.settings(2), group_with(2));
@@ -283,27 +397,69 @@ TEST_CASE("a close that is not answered does not keep an ordered group", "[unit]
 TEST_CASE("a publisher leaves a node that does not make what it needs", "[unit][publisher]") {
   const FakeBroker broker(
       [&](const Asked& asked) { return asked.is(50, 10) ? "" : usual_answer(asked); });
-  auto loop = EventLoop::create();
-  REQUIRE(loop.ok());
-  Publisher::Events events;
-  events.on_fate = [](std::unique_ptr<Outbound>, Fate, const std::string&) {};
-  events.steps_for = [](const std::string& need) {
-    return std::vector<Request>{QueueDeclare{need, {}, false}};
-  };
-  auto publisher = Publisher::create(**loop, broker.settings(2), "test", "g", std::move(events));
-  REQUIRE(publisher.ok());
-  auto outbound = std::make_unique<Outbound>();
-  outbound->cause = 1;
-  outbound->need = "q";
-  (*publisher)->publish(std::move(outbound));
-  for (const TimePoint end = Clock::now() + 20s; Clock::now() < end;) {
-    if (broker.connections() >= 2) break;
-    REQUIRE((*loop)->run_once(10ms).ok());
-    while ((*publisher)->pump()) {
-    }
-    (*publisher)->flush();
-  }
-  CHECK(broker.connections() >= 2);
+  PublisherRun run(broker.settings(2));
+  run.publish("q");
+  CHECK(run.until(
+      20s, [&] { return broker.connections() >= 2; }, false));
+}
+
+TEST_CASE("a need that was forgotten and comes again is looked for once", "[unit][publisher]") {
+  std::atomic<int> declared = 0;
+  Confirming confirms(true);
+  const FakeBroker broker([&](const Asked& asked) {
+    if (asked.is(50, 10)) ++declared;
+    return confirms(asked);
+  });
+  PublisherRun run(broker.settings(1));
+  run.publish("q");
+  run.publisher->forget(1);
+  run.publish("q");
+  run.until(
+      500ms, [] { return false; }, false);
+  CHECK(declared == 1);
+  CHECK(run.publisher->pending_bytes() == 0);
+}
+
+TEST_CASE("what is never confirmed has each address tried once, though others are confirmed",
+          "[unit][publisher]") {
+  const FakeBroker broker(Confirming(false));
+  PublisherRun run(broker.settings(2));
+  CHECK(run.until(20s, [&] { return broker.connections() == 3; }));
+  CHECK_FALSE(run.until(3s, [&] { return broker.connections() > 3; }));
+}
+
+TEST_CASE("a need that is never met has each address tried once, though others are confirmed",
+          "[unit][publisher]") {
+  Confirming confirms(true);
+  const FakeBroker broker(
+      [&](const Asked& asked) { return asked.is(50, 10) ? "" : confirms(asked); });
+  PublisherRun run(broker.settings(2));
+  run.publish("q");
+  CHECK(run.until(20s, [&] { return broker.connections() == 3; }));
+  CHECK_FALSE(run.until(3s, [&] { return broker.connections() > 3; }));
+}
+
+TEST_CASE("a journal that is not confirmed has each address tried once", "[unit][publisher]") {
+  const bool publishes = GENERATE(true, false);
+  const FakeBroker broker(Confirming(true));
+  JournalSettings settings;
+  settings.confirmed = true;
+  settings.routing_key = "journal";
+  PublisherRun run(broker.settings(2));
+  JournalLane journal(settings, "g", *run.board);
+  run.publisher->carry(&journal);
+  journal.add("event", 1, Clock::now());
+  CHECK(run.until(
+      20s, [&] { return broker.connections() == 3; }, publishes));
+  CHECK_FALSE(run.until(
+      3s, [&] { return broker.connections() > 3; }, publishes));
+  CHECK(run.board->journal_dropped == 0);
+}
+
+TEST_CASE("a publisher stays where everything is confirmed", "[unit][publisher]") {
+  const FakeBroker broker(Confirming(true));
+  PublisherRun run(broker.settings(2));
+  CHECK_FALSE(run.until(3s, [&] { return broker.connections() > 1; }));
 }
 
 }  // namespace lope::consumer

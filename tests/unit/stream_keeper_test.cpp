@@ -103,7 +103,6 @@ TEST_CASE("a disk that hangs keeps nobody from ending", "[unit][stream_keeper]")
   REQUIRE(::mkfifo((path + ".new").c_str(), 0600) == 0);
   keeper->save("s", seen(1));
   CHECK_FALSE(keeper->finish(std::chrono::milliseconds(10)));
-  CHECK_FALSE(keeper->idle());
   const auto before = std::chrono::steady_clock::now();
   keeper.reset();
   CHECK(std::chrono::steady_clock::now() - before < StreamKeeper::kPatience / 2);

@@ -74,6 +74,7 @@ TEST_CASE("a long open message costs no memory for those behind it", "[unit][str
   REQUIRE(progress.arrived(0) == Arrival::take);
   for (std::int64_t offset = 1; offset <= 100'000; ++offset) {
     REQUIRE(progress.arrived(offset) == Arrival::take);
+    REQUIRE(progress.complete(offset, 1));
     progress.settled(offset);
     REQUIRE(progress.arrived(offset) == Arrival::skip);
     REQUIRE(progress.entries() <= 200);
@@ -135,6 +136,33 @@ TEST_CASE("all settled: the last one is asked for, to be compared", "[unit][stre
     CHECK(next.subscribe(kNow) == StreamOffset{From::first, 0});
     CHECK(next.arrived(0) == Arrival::take);
   }
+}
+
+TEST_CASE("the last one's print is known again when it was done behind one that was not",
+          "[unit][stream_progress]") {
+  StreamProgress first(from_first());
+  first.subscribe(kNow);
+  deliver(first, 0, 3);
+  for (const std::int64_t offset : {0, 2, 3}) first.settled(offset);
+
+  StreamProgress progress(first.position());
+  CHECK(progress.subscribe(kNow) == StreamOffset{From::number, 1});
+  CHECK(progress.arrived(1) == Arrival::take);
+  CHECK(progress.complete(1, 1001));
+  progress.settled(1);
+  CHECK(progress.position().print == 0);
+  CHECK(progress.arrived(2) == Arrival::skip);
+  const std::uint64_t before = progress.changes();
+  CHECK(progress.arrived(3) == Arrival::compare);
+  CHECK(progress.complete(3, 1003));
+  CHECK(progress.changes() != before);  // to be kept
+  CHECK(progress.position().print == 1003);
+  CHECK(progress.arrived(3) == Arrival::skip);
+
+  StreamProgress of_another(progress.position());
+  of_another.subscribe(kNow);
+  CHECK(of_another.arrived(3) == Arrival::compare);
+  CHECK_FALSE(of_another.complete(3, 7));
 }
 
 TEST_CASE("what the stream has dropped is counted, and waited for no more",

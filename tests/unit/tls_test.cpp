@@ -139,6 +139,21 @@ TEST_CASE("a peer is trusted by its CA and its name", "[unit][tls]") {
   CHECK(meet(peer.port(), known, ".") == none);
 }
 
+TEST_CASE("any of the chain is enough to trust a peer", "[unit][tls]") {
+  const Certificates certificates;
+  certificates.sign("issuing", "DNS:issuing\\nbasicConstraints=CA:true");
+  certificates.sign("server", "IP:127.0.0.1", "issuing");
+  const Peer peer(certificates, "server", {"-cert_chain", certificates.at("issuing.pem")});
+  for (const char* known : {"ca.pem", "issuing.pem", "server.pem"}) {
+    INFO(known);
+    CHECK(meet(peer.port(), trusting(certificates.at(known))) == "TLSv1.3");
+  }
+  CHECK_THAT(meet(peer.port(), trusting(certificates.at("other.pem"))),
+             Contains("not signed by a known CA"));
+  CHECK_THAT(meet(peer.port(), trusting(certificates.at("issuing.pem")), "127.0.0.2"),
+             Contains("another name"));
+}
+
 TEST_CASE("a certificate's addresses are shown, whatever their lengths", "[unit][tls]") {
   const Certificates certificates;
   // Three IP addresses, of 1, 4 and 5 bytes.
