@@ -159,9 +159,10 @@ Result<void> Consumer::set_up() {
   if (auto made = timer(delay_timer_, [] {}); !made) return made;
   if (auto made = timer(batch_timer_, [] {}); !made) return made;
   if (auto made = timer(bodies_timer_, [this] { trim_bodies(); }); !made) return made;
-  if (auto made = timer(stuck_timer_, [this] { put_back(pool_->take_back_stuck()); }); !made) {
-    return made;
-  }
+  const auto spread = [this] {
+    if (phase_ == Phase::running) put_back(pool_->take_back_stuck());
+  };
+  if (auto made = timer(stuck_timer_, spread); !made) return made;
   if (auto made = timer(deadline_timer_, [this] { on_deadline(); }); !made) return made;
   if (auto made = timer(pause_timer_, [] {}); !made) return made;
   if (auto made = timer(positions_timer_, [this] { keep_positions(); }); !made) return made;
@@ -478,7 +479,7 @@ bool Consumer::turn() {
   if (table_.bodies().has_free() && !bodies_timer_.armed()) {
     bodies_timer_.arm(Clock::now() + kBodiesKept);
   }
-  if (pool_->may_be_stuck() && !stuck_timer_.armed()) {
+  if (phase_ == Phase::running && pool_->may_be_stuck() && !stuck_timer_.armed()) {
     stuck_timer_.arm(Clock::now() + kStuckCheck);
   }
   return more || pool_->tend_due() || !freed_.empty();
@@ -708,7 +709,7 @@ void Consumer::on_channel_lost(std::uint16_t queue) {
       if (delivery.queue == queue && !delivery.earlier.empty()) recollection_.keep(delivery);
     });
   }
-  std::size_t dropped = put_back(pool_->take_back());
+  std::size_t dropped = take_back();
   const auto drop = [&](std::uint32_t index) {
     Delivery& delivery = table_.at(index);
     if (delivery.queue != queue || delivery.settled) return false;  // auto_ack: it is ours alone
@@ -880,12 +881,17 @@ void Consumer::hand_out() {
 
 void Consumer::dispatch() {
   at_rate_ = false;
-  if (phase_ != Phase::running || is_quiet() || withdrawing_) return;
-  no_room_ = false;
-  if (breaker_.paused(turn_began_)) {
+  if (phase_ != Phase::running) {
+    if (!finishes_acked()) return;
+    hand_back_waiting();  // all but these
+  } else if (is_quiet() || withdrawing_) {
+    return;
+  } else if (breaker_.paused(turn_began_)) {
+    no_room_ = false;
     pause_timer_.arm(breaker_.resumes_at());
     return;
   }
+  no_room_ = false;
   probe_suspects();
   if (settings_.group.batch_size > 1 && pool_->has_batch()) {
     dispatch_batches();
@@ -955,6 +961,7 @@ bool Consumer::enough_at_workers() const {
 // Of one that is not full.
 bool Consumer::batch_is_due() const {
   if (waiting_.empty()) return false;
+  if (phase_ != Phase::running) return true;
   if (Clock::now() >= table_.at(waiting_.front()).since + settings_.group.batch_wait) return true;
   // Or when it cannot become fuller.
   if (pool_->in_flight() > pool_->held()) return false;
@@ -989,7 +996,8 @@ void Consumer::probe_suspects() {
 // When handlers keep so much that nothing more can come, they hear of it: once, until something is
 // settled.
 void Consumer::ask_flush_when_full() {
-  if (flush_asked_ || phase_ != Phase::running || pool_->held() == 0) return;
+  if (flush_asked_ || pool_->held() == 0) return;
+  if (phase_ != Phase::running && waiting_.empty()) return;  // a drain has its own
   bool full = no_room_ && pool_->held() == pool_->in_flight();
   for (std::size_t queue = 0; queue < held_.size(); ++queue) {
     full = full || held_[queue] >= static_cast<std::size_t>(settings_.group.queues[queue].prefetch);
@@ -1983,8 +1991,21 @@ void Consumer::begin_drain(std::chrono::milliseconds limit) {
   pool_->set_stopping();
   session_->cancel();
   pool_->collect();
-  // What is acked already nobody else can do.
-  if (!settings_.group.auto_ack) put_back(pool_->take_back());
+  take_back();
+}
+
+// What no handler has begun, from all workers, as put_back() says. Once we drain, what is acked
+// already stays there: it is begun all the same.
+std::size_t Consumer::take_back() {
+  if (settings_.group.auto_ack && phase_ != Phase::running) return 0;
+  return put_back(pool_->take_back());
+}
+
+// What is acked already nobody else can do: while there is time and a worker it is begun even in a
+// drain.
+bool Consumer::finishes_acked() const {
+  return settings_.group.auto_ack && phase_ == Phase::draining && !overtime_ && !stopped_ &&
+         pool_->may_begin_more();
 }
 
 void Consumer::hand_back(Delivery& delivery) {
@@ -1999,8 +2020,13 @@ void Consumer::hand_back(Delivery& delivery) {
 
 void Consumer::hand_back_waiting() {
   // What no handler has begun, and what waits for another attempt, is somebody else's now.
-  for (const std::uint32_t index : waiting_) hand_back(table_.at(index));
-  waiting_.clear();
+  const bool finishes = finishes_acked();
+  std::erase_if(waiting_, [&](std::uint32_t index) {
+    Delivery& delivery = table_.at(index);
+    if (finishes && delivery.settled) return false;
+    hand_back(delivery);
+    return true;
+  });
   for (const std::uint32_t index : suspects_) hand_back(table_.at(index));
   suspects_.clear();
   for (const std::uint32_t index : delayed_) settle(table_.at(index), Verdict::requeue);
@@ -2044,14 +2070,16 @@ void Consumer::hand_back_publishing() {
 void Consumer::advance_drain() {
   if (phase_ == Phase::running || phase_ == Phase::done) return;
   hand_back_waiting();
-  for (Delivery* kept : pool_->end_idle()) {
-    no_longer_held(*kept);
-    if (!drop_if_stale(*kept)) hand_back(*kept);
+  if (waiting_.empty()) {  // otherwise it is for these workers
+    for (Delivery* kept : pool_->end_idle()) {
+      no_longer_held(*kept);
+      if (!drop_if_stale(*kept)) hand_back(*kept);
+    }
   }
   session_->flush(true);
 
-  if (phase_ == Phase::draining && session_->ending() && pool_->in_flight() == 0 &&
-      (publishing_ + noting_ == 0 || overtime_) && session_->flushed()) {
+  if (phase_ == Phase::draining && session_->ending() && waiting_.empty() &&
+      pool_->in_flight() == 0 && (publishing_ + noting_ == 0 || overtime_) && session_->flushed()) {
     if (witness_ && !overtime_ && !witness_->finish(Clock::now())) {
       publisher_->flush();
       if (!witness_->finish(Clock::now())) return;

@@ -96,6 +96,7 @@ class Consumer {
   // Back to the head of the line, in their order; those of a channel that is gone are the broker's
   // again, and dropped. Returns how many were.
   std::size_t put_back(std::vector<Delivery*> deliveries);
+  std::size_t take_back();
   bool keep_body(std::uint16_t queue, const IncomingDelivery& incoming);
 
   // Done once
@@ -171,6 +172,7 @@ class Consumer {
   void drain_within(std::chrono::milliseconds limit);
   void begin_drain(std::chrono::milliseconds limit);
   void stop_now();
+  bool finishes_acked() const;
   void hand_back_waiting();
   std::size_t hand_back_claiming();
   void hand_back_publishing();
