@@ -461,10 +461,10 @@ bool Consumer::turn() {
   hand_back_while_quiet();
   // These outcomes made room: nothing else may wake us for it.
   if (!waiting_.empty() || !suspects_.empty() || !freed_.empty()) hand_out();
-  ask_flush_when_full();
   hand_back_delayed_that_are_due();  // arms the timer too, also for what was collected just now
   if (witness_) witness_->tend(turn_began_);
   if (dedup_ != nullptr) submit_dedup();
+  ask_flush_when_full();
   publisher_->flush();
   if (withdrawing_) advance_withdrawal();
   // What is finished is settled together with what is about to be, or what a body that is about to
@@ -998,9 +998,15 @@ void Consumer::probe_suspects() {
 void Consumer::ask_flush_when_full() {
   if (flush_asked_ || pool_->held() == 0) return;
   if (phase_ != Phase::running && waiting_.empty()) return;  // a drain has its own
-  bool full = no_room_ && pool_->held() == pool_->in_flight();
-  for (std::size_t queue = 0; queue < held_.size(); ++queue) {
-    full = full || held_[queue] >= static_cast<std::size_t>(settings_.group.queues[queue].prefetch);
+  const bool all_held = pool_->held() == pool_->in_flight();
+  bool full = no_room_ && all_held;
+  // The rest of a window may wait for what is kept, too: all behind it in their order.
+  const bool rests = all_held && waiting_.empty() && suspects_.empty() && freed_.empty() &&
+                     publishing_ == 0 && (dedup_ == nullptr || !dedup_->asking());
+  for (std::uint16_t queue = 0; queue < held_.size(); ++queue) {
+    const auto prefetch = static_cast<std::size_t>(settings_.group.queues[queue].prefetch);
+    full = full || held_[queue] >= prefetch ||
+           (rests && receiving_[queue] == nullptr && session_->window_full(queue));
   }
   if (!full) return;
   flush_asked_ = true;
