@@ -987,8 +987,9 @@ void Consumer::given_to_worker(Delivery& delivery) {
 void Consumer::probe_suspects() {
   pool_->keep_fresh_workers(!suspects_.empty());
   while (!suspects_.empty() && rate_allows(1) && pool_->probe(table_.at(suspects_.front()))) {
+    Delivery& suspect = table_.at(suspects_.front());
     suspects_.pop_front();
-    rate_.take(1);
+    given_to_worker(suspect);
   }
   if (suspects_.empty()) pool_->keep_fresh_workers(false);
 }
@@ -1025,6 +1026,7 @@ std::size_t Consumer::put_back(std::vector<Delivery*> deliveries) {
             [](const Delivery* a, const Delivery* b) { return a->sequence > b->sequence; });
   std::size_t stale = 0;
   for (Delivery* delivery : deliveries) {
+    if (dedup_ != nullptr && delivery->worker >= 0) dedup_->not_begun(*delivery);
     if (!delivery->settled && !is_current(*delivery)) {
       release(*delivery);
       ++stale;
@@ -1320,6 +1322,7 @@ void Consumer::on_death(WorkerProcess::Remains& remains, const std::string& how)
     } else if (ended && !late) {
       remains.waiting.push_back(delivery);  // beside a late one
       rate_.take(1);                        // it had begun, and does so once more
+      delivery->worker = -1;                // put_back() tells it by that from what had not
     } else if (guilty > 1 && !delivery->settled && !delivery->alone) {
       suspect(*delivery, how);
     } else if (late) {
