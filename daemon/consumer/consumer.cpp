@@ -50,8 +50,6 @@ constexpr std::chrono::nanoseconds kLongestNapWithWaiting{200'000};
 
 // Of what is published and not confirmed: with more, handlers get nothing to do.
 constexpr std::size_t kMostUnconfirmedBytes = 64 << 20;
-// What the broker would take back from us soon is handed back so long before.
-constexpr std::chrono::seconds kBeforeConsumerTimeout{30};
 // The ABI's outcomes; the consumer does not include the ABI.
 constexpr std::int32_t kAck = 1;
 constexpr std::int32_t kRetry = 2;
@@ -97,7 +95,7 @@ Consumer::Consumer(ConsumerSettings settings, GroupBoard& board)
     : settings_(std::move(settings)),
       board_(board),
       host_(host_name()),
-      patience_(patience(settings_)),
+      patience_(patience(settings_.broker.consumer_timeout, settings_.group.timeout)),
       breaker_(settings_.group.breaker),
       rate_(settings_.group.rate),
       receiving_(settings_.group.queues.size()),
@@ -315,7 +313,7 @@ void Consumer::take_settings(const ConsumerSettings& next, ReplaceWorkers replac
   if (next.group.breaker != settings_.group.breaker) breaker_ = Breaker(next.group.breaker);
   if (next.group.rate != settings_.group.rate) rate_.change(next.group.rate);
   settings_ = next;
-  patience_ = patience(settings_);
+  patience_ = patience(settings_.broker.consumer_timeout, settings_.group.timeout);
   if (dedup_ != nullptr) dedup_->take_settings(settings_.group);
   if (settings_.group.workers_max > settings_.group.workers) {
     autoscale_timer_.arm(Clock::now());
@@ -1675,18 +1673,6 @@ void Consumer::requeue_later(Delivery& delivery) {
 
 // ---- Time limits
 
-// How long a delivery may stay here before the broker closes its channel over it, by what becomes
-// of it.
-Consumer::Patience Consumer::patience(const ConsumerSettings& settings) {
-  const auto all = settings.broker.consumer_timeout;
-  const auto limit = settings.group.timeout;
-  const auto margin = std::min<std::chrono::milliseconds>(kBeforeConsumerTimeout, all / 4);
-  const auto worked = all - margin;
-  // There must be time left for a whole call.
-  const auto waited = limit.count() > 0 ? std::max(worked - limit, all / 8) : worked / 2;
-  return {waited, worked, all - margin / 2};
-}
-
 void Consumer::arm_time_limits() {
   TimePoint due = TimePoint::max();
   if (settings_.group.timeout.count() > 0 && pool_->in_flight() > 0) {
@@ -1740,11 +1726,9 @@ TimePoint Consumer::settle_in_time(TimePoint now) {
   if (ahead) put_back(pool_->take_back());
 
   std::size_t handed_back = 0;
-  // Those that came soon after go with them.
-  const auto soon = settings_.broker.consumer_timeout / 32;
   const auto overdue = [&](std::uint32_t index) {
     Delivery& delivery = table_.at(index);
-    if (!is_over(delivery, limits.waited - soon)) return false;
+    if (!is_over(delivery, limits.stays())) return false;
     ++handed_back;
     settle(delivery, Verdict::hand_back);
     return true;
@@ -1758,7 +1742,7 @@ TimePoint Consumer::settle_in_time(TimePoint now) {
   });
   if (claiming_ + noting_ > 0) {
     table_.for_each([&](Delivery& delivery) {
-      if (delivery.state == Delivery::State::claiming && is_over(delivery, limits.waited - soon)) {
+      if (delivery.state == Delivery::State::claiming && is_over(delivery, limits.stays())) {
         --claiming_;
         ++handed_back;
         settle(delivery, Verdict::hand_back);
@@ -1770,7 +1754,7 @@ TimePoint Consumer::settle_in_time(TimePoint now) {
   table_.for_each([&](const Delivery& delivery) {
     const bool stays =
         delivery.state == Delivery::State::behind || delivery.state == Delivery::State::resting;
-    if (stays && is_over(delivery, limits.waited - soon)) {
+    if (stays && is_over(delivery, limits.stays())) {
       withdraw("they have waited for nearly as long as the broker's consumer_timeout");
     }
   });

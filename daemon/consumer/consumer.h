@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "common/event_loop.h"
+#include "common/patience.h"
 #include "common/repeated_log.h"
 #include "common/scoreboard.h"
 #include "common/settings.h"
@@ -143,10 +144,6 @@ class Consumer {
   const std::string& home_of(std::uint16_t queue) const;
   void on_probed(std::uint16_t queue, const DeadLetterProbe& probe);
   void warn_of_parking(std::uint16_t queue, const std::string& reason);
-  struct Patience {
-    std::chrono::milliseconds waited, worked, published;
-  };
-  static Patience patience(const ConsumerSettings& settings);
   void check_time_limits();
   TimePoint settle_in_time(TimePoint now);
   void take_from_handler(Delivery& held, const std::string& reason);
