@@ -379,19 +379,7 @@ void Consumer::quiet() {
 // acked already is ours alone.
 void Consumer::hand_back_while_quiet() {
   if (phase_ != Phase::running || !session_->paused() || !session_->cancelled()) return;
-  std::size_t count = 0;
-  for (std::deque<std::uint32_t>* const line : {&waiting_, &suspects_}) {
-    std::erase_if(*line, [&](std::uint32_t index) {
-      Delivery& delivery = table_.at(index);
-      if (delivery.settled) return false;
-      settle(delivery, Verdict::hand_back);
-      ++count;
-      return true;
-    });
-  }
-  for (const std::uint32_t index : delayed_) settle(table_.at(index), Verdict::requeue);
-  delayed_.clear();
-  count += hand_back_claiming();
+  const std::size_t count = hand_back_waiting(true);
   if (count == 0) return;
   log_info("messages handed back",
            {{"group", settings_.group.name},
@@ -708,50 +696,49 @@ void Consumer::on_channel_lost(std::uint16_t queue) {
     });
   }
   std::size_t dropped = take_back();
-  const auto drop = [&](std::uint32_t index) {
-    Delivery& delivery = table_.at(index);
-    if (delivery.queue != queue || delivery.settled) return false;  // auto_ack: it is ours alone
-    release(delivery);
-    ++dropped;
-    return true;
+  std::size_t running = 0;
+  std::size_t unconfirmed = 0;
+  const auto goes = [&](std::uint32_t index) {
+    const Delivery& delivery = table_.at(index);
+    return delivery.queue == queue && !delivery.settled;  // auto_ack: it is ours alone
   };
-  std::erase_if(waiting_, drop);
-  std::erase_if(delayed_, drop);
-  std::erase_if(suspects_, drop);
-  table_.for_each([&](Delivery& delivery) {
-    if (delivery.state == Delivery::State::behind || delivery.state == Delivery::State::resting) {
-      drop(delivery.index);
-    }
-  });
+  std::erase_if(waiting_, goes);
+  std::erase_if(delayed_, goes);
+  std::erase_if(suspects_, goes);
   if (receiving_[queue] != nullptr) {
     release(*std::exchange(receiving_[queue], nullptr));
     ++dropped;
   }
-  std::size_t running = 0;
-  std::size_t unconfirmed = 0;
   table_.for_each([&](Delivery& delivery) {
-    if (delivery.queue == queue && delivery.state == Delivery::State::publishing &&
-        !delivery.settled && delivery.offset < 0) {
-      stop_publishing(delivery);
-      ++unconfirmed;
-      release(delivery);
-      return;
+    if (delivery.queue != queue) return;
+    switch (delivery.state) {
+      case Delivery::State::free:
+      case Delivery::State::receiving: return;
+      case Delivery::State::at_worker:
+      case Delivery::State::held: ++running; return;
+      case Delivery::State::publishing:
+        if (delivery.settled || delivery.offset >= 0) return;
+        stop_publishing(delivery);
+        ++unconfirmed;
+        break;
+      case Delivery::State::noting:
+        if (delivery.offset >= 0) return;
+        --noting_;
+        break;
+      case Delivery::State::claiming:
+        --claiming_;
+        ++dropped;
+        break;
+      case Delivery::State::waiting:
+      case Delivery::State::suspect:
+      case Delivery::State::delayed:
+      case Delivery::State::behind:
+      case Delivery::State::resting:
+        if (delivery.settled) return;
+        ++dropped;
+        break;
     }
-    if (delivery.queue == queue && delivery.state == Delivery::State::claiming) {
-      --claiming_;
-      ++dropped;
-      release(delivery);
-      return;
-    }
-    if (delivery.queue == queue && delivery.state == Delivery::State::noting &&
-        delivery.offset < 0) {
-      --noting_;
-      release(delivery);
-      return;
-    }
-    const bool at_worker =
-        delivery.state == Delivery::State::at_worker || delivery.state == Delivery::State::held;
-    if (delivery.queue == queue && at_worker) ++running;
+    release(delivery);
   });
   if (withdrawing_) add(board_.handed_back, dropped);
   if (dropped + running + unconfirmed > 0) {
@@ -881,7 +868,7 @@ void Consumer::dispatch() {
   at_rate_ = false;
   if (phase_ != Phase::running) {
     if (!finishes_acked()) return;
-    hand_back_waiting();  // all but these
+    hand_back_in_drain();  // all but these
   } else if (is_quiet() || withdrawing_) {
     return;
   } else if (breaker_.paused(turn_began_)) {
@@ -1193,15 +1180,6 @@ void Consumer::log_without_dedup(const Delivery& delivery, bool done) {
   add(board_.unchecked);
   log_repeated(LogLevel::warn, done ? "message done and not noted" : "message run without dedup",
                delivery, dedup_->trouble());
-}
-
-std::size_t Consumer::hand_back_claiming() {
-  if (claiming_ == 0) return 0;
-  const std::size_t count = std::exchange(claiming_, 0);
-  table_.for_each([&](Delivery& delivery) {
-    if (delivery.state == Delivery::State::claiming) settle(delivery, Verdict::hand_back);
-  });
-  return count;
 }
 
 // ---- Outcomes
@@ -2011,20 +1989,30 @@ void Consumer::hand_back(Delivery& delivery) {
   settle(delivery, Verdict::hand_back);
 }
 
-void Consumer::hand_back_waiting() {
-  // What no handler has begun, and what waits for another attempt, is somebody else's now.
-  const bool finishes = finishes_acked();
-  std::erase_if(waiting_, [&](std::uint32_t index) {
-    Delivery& delivery = table_.at(index);
-    if (finishes && delivery.settled) return false;
-    hand_back(delivery);
-    return true;
-  });
-  for (const std::uint32_t index : suspects_) hand_back(table_.at(index));
-  suspects_.clear();
+// What no handler has begun, and what waits for another attempt, is somebody else's now.
+std::size_t Consumer::hand_back_waiting(bool acked_stays) {
+  std::size_t count = 0;
+  for (std::deque<std::uint32_t>* const line : {&waiting_, &suspects_}) {
+    std::erase_if(*line, [&](std::uint32_t index) {
+      Delivery& delivery = table_.at(index);
+      if (acked_stays && delivery.settled) return false;
+      hand_back(delivery);
+      ++count;
+      return true;
+    });
+  }
   for (const std::uint32_t index : delayed_) settle(table_.at(index), Verdict::requeue);
   delayed_.clear();
-  hand_back_claiming();
+  if (claiming_ == 0) return count;
+  count += std::exchange(claiming_, 0);
+  table_.for_each([&](Delivery& delivery) {
+    if (delivery.state == Delivery::State::claiming) hand_back(delivery);
+  });
+  return count;
+}
+
+void Consumer::hand_back_in_drain() {
+  hand_back_waiting(finishes_acked());
   if (behind_ == 0 && resting_.empty()) return;
   table_.for_each([&](Delivery& delivery) {
     if (delivery.state == Delivery::State::behind || delivery.state == Delivery::State::resting) {
@@ -2062,7 +2050,7 @@ void Consumer::hand_back_publishing() {
 
 void Consumer::advance_drain() {
   if (phase_ == Phase::running || phase_ == Phase::done) return;
-  hand_back_waiting();
+  hand_back_in_drain();
   if (waiting_.empty()) {  // otherwise it is for these workers
     for (Delivery* kept : pool_->end_idle()) {
       no_longer_held(*kept);
@@ -2132,7 +2120,7 @@ void Consumer::stop_now() {
   for (int i = 0; i < kLastFlushes && !session_->flushed(); ++i) session_->flush(true);
   // The rest goes back with the connection.
   put_back(pool_->take_back());
-  hand_back_waiting();
+  hand_back_in_drain();
   const std::size_t running = pool_->in_flight();
   log_info("stopping now", {{"group", settings_.group.name}, {"running", running}});
   if (running > 0) {

@@ -170,8 +170,9 @@ class Consumer {
   void begin_drain(std::chrono::milliseconds limit);
   void stop_now();
   bool finishes_acked() const;
-  void hand_back_waiting();
-  std::size_t hand_back_claiming();
+  // Returns how many. `acked_stays`: what is acked already is ours alone.
+  std::size_t hand_back_waiting(bool acked_stays);
+  void hand_back_in_drain();
   void hand_back_publishing();
   void stop_publishing(Delivery& delivery);
   void log_handed_back(std::size_t messages, std::string_view reason) const;
