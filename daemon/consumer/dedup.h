@@ -99,7 +99,7 @@ class Dedup {
     std::uint64_t behind = 0;  // while waiting: the claim of ours that it waits for; 0: another's
     std::int64_t begun_ms = 0;
     std::int64_t begun_before_ms = 0;  // what that was before the latest begun()
-    TimePoint since{};  // when it first had to wait; while noting: when it was done
+    TimePoint since{};                 // when it first had to wait; while noting: when it was done
     TimePoint due{};
     Delivery* delivery = nullptr;
     std::string key, id;
