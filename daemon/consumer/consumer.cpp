@@ -50,8 +50,6 @@ constexpr std::chrono::nanoseconds kLongestNapWithWaiting{200'000};
 
 // Of what is published and not confirmed: with more, handlers get nothing to do.
 constexpr std::size_t kMostUnconfirmedBytes = 64 << 20;
-// What the broker would take back from us soon is handed back so long before.
-constexpr std::chrono::seconds kBeforeConsumerTimeout{30};
 // The ABI's outcomes; the consumer does not include the ABI.
 constexpr std::int32_t kAck = 1;
 constexpr std::int32_t kRetry = 2;
@@ -97,7 +95,7 @@ Consumer::Consumer(ConsumerSettings settings, GroupBoard& board)
     : settings_(std::move(settings)),
       board_(board),
       host_(host_name()),
-      patience_(patience(settings_)),
+      patience_(patience(settings_.broker.consumer_timeout, settings_.group.timeout)),
       breaker_(settings_.group.breaker),
       rate_(settings_.group.rate),
       receiving_(settings_.group.queues.size()),
@@ -159,9 +157,10 @@ Result<void> Consumer::set_up() {
   if (auto made = timer(delay_timer_, [] {}); !made) return made;
   if (auto made = timer(batch_timer_, [] {}); !made) return made;
   if (auto made = timer(bodies_timer_, [this] { trim_bodies(); }); !made) return made;
-  if (auto made = timer(stuck_timer_, [this] { put_back(pool_->take_back_stuck()); }); !made) {
-    return made;
-  }
+  const auto spread = [this] {
+    if (phase_ == Phase::running) put_back(pool_->take_back_stuck());
+  };
+  if (auto made = timer(stuck_timer_, spread); !made) return made;
   if (auto made = timer(deadline_timer_, [this] { on_deadline(); }); !made) return made;
   if (auto made = timer(pause_timer_, [] {}); !made) return made;
   if (auto made = timer(positions_timer_, [this] { keep_positions(); }); !made) return made;
@@ -316,7 +315,7 @@ void Consumer::take_settings(const ConsumerSettings& next, ReplaceWorkers replac
   if (next.group.breaker != settings_.group.breaker) breaker_ = Breaker(next.group.breaker);
   if (next.group.rate != settings_.group.rate) rate_.change(next.group.rate);
   settings_ = next;
-  patience_ = patience(settings_);
+  patience_ = patience(settings_.broker.consumer_timeout, settings_.group.timeout);
   if (dedup_ != nullptr) dedup_->take_settings(settings_.group);
   if (settings_.group.workers_max > settings_.group.workers) {
     autoscale_timer_.arm(Clock::now());
@@ -382,19 +381,7 @@ void Consumer::quiet() {
 // acked already is ours alone.
 void Consumer::hand_back_while_quiet() {
   if (phase_ != Phase::running || !session_->paused() || !session_->quiet()) return;
-  std::size_t count = 0;
-  for (std::deque<std::uint32_t>* const line : {&waiting_, &suspects_}) {
-    std::erase_if(*line, [&](std::uint32_t index) {
-      Delivery& delivery = table_.at(index);
-      if (delivery.settled) return false;
-      settle(delivery, Verdict::hand_back);
-      ++count;
-      return true;
-    });
-  }
-  for (const std::uint32_t index : delayed_) settle(table_.at(index), Verdict::requeue);
-  delayed_.clear();
-  count += hand_back_claiming();
+  const std::size_t count = hand_back_waiting(true);
   if (count == 0) return;
   log_info("messages handed back",
            {{"group", settings_.group.name},
@@ -462,10 +449,10 @@ bool Consumer::turn() {
   hand_back_while_quiet();
   // These outcomes made room: nothing else may wake us for it.
   if (!waiting_.empty() || !suspects_.empty() || !freed_.empty()) hand_out();
-  ask_flush_when_full();
   hand_back_delayed_that_are_due();  // arms the timer too, also for what was collected just now
   if (witness_) witness_->tend(turn_began_);
   if (dedup_ != nullptr) submit_dedup();
+  ask_flush_when_full();
   publisher_->flush();
   if (withdrawing_) advance_withdrawal();
   // What is finished is settled together with what is about to be, or what a body that is about to
@@ -480,7 +467,7 @@ bool Consumer::turn() {
   if (table_.bodies().has_free() && !bodies_timer_.armed()) {
     bodies_timer_.arm(Clock::now() + kBodiesKept);
   }
-  if (pool_->may_be_stuck() && !stuck_timer_.armed()) {
+  if (phase_ == Phase::running && pool_->may_be_stuck() && !stuck_timer_.armed()) {
     stuck_timer_.arm(Clock::now() + kStuckCheck);
   }
   return more || pool_->tend_due() || !freed_.empty();
@@ -711,51 +698,50 @@ void Consumer::on_channel_lost(std::uint16_t queue) {
       if (delivery.queue == queue && !delivery.earlier.empty()) recollection_.keep(delivery);
     });
   }
-  std::size_t dropped = put_back(pool_->take_back());
-  const auto drop = [&](std::uint32_t index) {
-    Delivery& delivery = table_.at(index);
-    if (delivery.queue != queue || delivery.settled) return false;  // auto_ack: it is ours alone
-    release(delivery);
-    ++dropped;
-    return true;
+  std::size_t dropped = take_back();
+  std::size_t running = 0;
+  std::size_t unconfirmed = 0;
+  const auto goes = [&](std::uint32_t index) {
+    const Delivery& delivery = table_.at(index);
+    return delivery.queue == queue && !delivery.settled;  // auto_ack: it is ours alone
   };
-  std::erase_if(waiting_, drop);
-  std::erase_if(delayed_, drop);
-  std::erase_if(suspects_, drop);
-  table_.for_each([&](Delivery& delivery) {
-    if (delivery.state == Delivery::State::behind || delivery.state == Delivery::State::resting) {
-      drop(delivery.index);
-    }
-  });
+  std::erase_if(waiting_, goes);
+  std::erase_if(delayed_, goes);
+  std::erase_if(suspects_, goes);
   if (receiving_[queue] != nullptr) {
     release(*std::exchange(receiving_[queue], nullptr));
     ++dropped;
   }
-  std::size_t running = 0;
-  std::size_t unconfirmed = 0;
   table_.for_each([&](Delivery& delivery) {
-    if (delivery.queue == queue && delivery.state == Delivery::State::publishing &&
-        !delivery.settled && delivery.offset < 0) {
-      stop_publishing(delivery);
-      ++unconfirmed;
-      release(delivery);
-      return;
+    if (delivery.queue != queue) return;
+    switch (delivery.state) {
+      case Delivery::State::free:
+      case Delivery::State::receiving: return;
+      case Delivery::State::at_worker:
+      case Delivery::State::held: ++running; return;
+      case Delivery::State::publishing:
+        if (delivery.settled || delivery.offset >= 0) return;
+        stop_publishing(delivery);
+        ++unconfirmed;
+        break;
+      case Delivery::State::noting:
+        if (delivery.offset >= 0) return;
+        --noting_;
+        break;
+      case Delivery::State::claiming:
+        --claiming_;
+        ++dropped;
+        break;
+      case Delivery::State::waiting:
+      case Delivery::State::suspect:
+      case Delivery::State::delayed:
+      case Delivery::State::behind:
+      case Delivery::State::resting:
+        if (delivery.settled) return;
+        ++dropped;
+        break;
     }
-    if (delivery.queue == queue && delivery.state == Delivery::State::claiming) {
-      --claiming_;
-      ++dropped;
-      release(delivery);
-      return;
-    }
-    if (delivery.queue == queue && delivery.state == Delivery::State::noting &&
-        delivery.offset < 0) {
-      --noting_;
-      release(delivery);
-      return;
-    }
-    const bool at_worker =
-        delivery.state == Delivery::State::at_worker || delivery.state == Delivery::State::held;
-    if (delivery.queue == queue && at_worker) ++running;
+    release(delivery);
   });
   if (withdrawing_) add(board_.handed_back, dropped);
   if (dropped + running + unconfirmed > 0) {
@@ -883,12 +869,17 @@ void Consumer::hand_out() {
 
 void Consumer::dispatch() {
   at_rate_ = false;
-  if (phase_ != Phase::running || is_quiet() || withdrawing_) return;
-  no_room_ = false;
-  if (breaker_.paused(turn_began_)) {
+  if (phase_ != Phase::running) {
+    if (!finishes_acked()) return;
+    hand_back_in_drain();  // all but these
+  } else if (is_quiet() || withdrawing_) {
+    return;
+  } else if (breaker_.paused(turn_began_)) {
+    no_room_ = false;
     pause_timer_.arm(breaker_.resumes_at());
     return;
   }
+  no_room_ = false;
   probe_suspects();
   if (settings_.group.batch_size > 1 && pool_->has_batch()) {
     dispatch_batches();
@@ -958,6 +949,7 @@ bool Consumer::enough_at_workers() const {
 // Of one that is not full.
 bool Consumer::batch_is_due() const {
   if (waiting_.empty()) return false;
+  if (phase_ != Phase::running) return true;
   if (Clock::now() >= table_.at(waiting_.front()).since + settings_.group.batch_wait) return true;
   // Or when it cannot become fuller.
   if (pool_->in_flight() > pool_->held()) return false;
@@ -983,8 +975,9 @@ void Consumer::given_to_worker(Delivery& delivery) {
 void Consumer::probe_suspects() {
   pool_->keep_fresh_workers(!suspects_.empty());
   while (!suspects_.empty() && rate_allows(1) && pool_->probe(table_.at(suspects_.front()))) {
+    Delivery& suspect = table_.at(suspects_.front());
     suspects_.pop_front();
-    rate_.take(1);
+    given_to_worker(suspect);
   }
   if (suspects_.empty()) pool_->keep_fresh_workers(false);
 }
@@ -992,10 +985,17 @@ void Consumer::probe_suspects() {
 // When handlers keep so much that nothing more can come, they hear of it: once, until something is
 // settled.
 void Consumer::ask_flush_when_full() {
-  if (flush_asked_ || phase_ != Phase::running || pool_->held() == 0) return;
-  bool full = no_room_ && pool_->held() == pool_->in_flight();
-  for (std::size_t queue = 0; queue < held_.size(); ++queue) {
-    full = full || held_[queue] >= static_cast<std::size_t>(settings_.group.queues[queue].prefetch);
+  if (flush_asked_ || pool_->held() == 0) return;
+  if (phase_ != Phase::running && waiting_.empty()) return;  // a drain has its own
+  const bool all_held = pool_->held() == pool_->in_flight();
+  bool full = no_room_ && all_held;
+  // The rest of a window may wait for what is kept, too: all behind it in their order.
+  const bool rests = all_held && waiting_.empty() && suspects_.empty() && freed_.empty() &&
+                     publishing_ == 0 && (dedup_ == nullptr || !dedup_->asking());
+  for (std::uint16_t queue = 0; queue < held_.size(); ++queue) {
+    const auto prefetch = static_cast<std::size_t>(settings_.group.queues[queue].prefetch);
+    full = full || held_[queue] >= prefetch ||
+           (rests && receiving_[queue] == nullptr && session_->window_full(queue));
   }
   if (!full) return;
   flush_asked_ = true;
@@ -1014,6 +1014,7 @@ std::size_t Consumer::put_back(std::vector<Delivery*> deliveries) {
             [](const Delivery* a, const Delivery* b) { return a->sequence > b->sequence; });
   std::size_t stale = 0;
   for (Delivery* delivery : deliveries) {
+    if (dedup_ != nullptr && delivery->worker >= 0) dedup_->not_begun(*delivery);
     if (!delivery->settled && !is_current(*delivery)) {
       release(*delivery);
       ++stale;
@@ -1181,15 +1182,6 @@ void Consumer::log_without_dedup(const Delivery& delivery, bool done) {
                delivery, dedup_->trouble());
 }
 
-std::size_t Consumer::hand_back_claiming() {
-  if (claiming_ == 0) return 0;
-  const std::size_t count = std::exchange(claiming_, 0);
-  table_.for_each([&](Delivery& delivery) {
-    if (delivery.state == Delivery::State::claiming) settle(delivery, Verdict::hand_back);
-  });
-  return count;
-}
-
 // ---- Outcomes
 
 bool Consumer::drop_if_stale(Delivery& delivery) {
@@ -1306,6 +1298,7 @@ void Consumer::on_death(WorkerProcess::Remains& remains, const std::string& how)
     } else if (ended && !late) {
       remains.waiting.push_back(delivery);  // beside a late one
       rate_.take(1);                        // it had begun, and does so once more
+      delivery->worker = -1;                // put_back() tells it by that from what had not
     } else if (guilty > 1 && !delivery->settled && !delivery->alone) {
       suspect(*delivery, how);
     } else if (late) {
@@ -1659,18 +1652,6 @@ void Consumer::requeue_later(Delivery& delivery) {
 
 // ---- Time limits
 
-// How long a delivery may stay here before the broker closes its channel over it, by what becomes
-// of it.
-Consumer::Patience Consumer::patience(const ConsumerSettings& settings) {
-  const auto all = settings.broker.consumer_timeout;
-  const auto limit = settings.group.timeout;
-  const auto margin = std::min<std::chrono::milliseconds>(kBeforeConsumerTimeout, all / 4);
-  const auto worked = all - margin;
-  // There must be time left for a whole call.
-  const auto waited = limit.count() > 0 ? std::max(worked - limit, all / 8) : worked / 2;
-  return {waited, worked, all - margin / 2};
-}
-
 void Consumer::arm_time_limits() {
   TimePoint due = TimePoint::max();
   if (settings_.group.timeout.count() > 0 && pool_->in_flight() > 0) {
@@ -1724,11 +1705,9 @@ TimePoint Consumer::settle_in_time(TimePoint now) {
   if (ahead) put_back(pool_->take_back());
 
   std::size_t handed_back = 0;
-  // Those that came soon after go with them.
-  const auto soon = settings_.broker.consumer_timeout / 32;
   const auto overdue = [&](std::uint32_t index) {
     Delivery& delivery = table_.at(index);
-    if (!is_over(delivery, limits.waited - soon)) return false;
+    if (!is_over(delivery, limits.stays())) return false;
     ++handed_back;
     settle(delivery, Verdict::hand_back);
     return true;
@@ -1742,7 +1721,7 @@ TimePoint Consumer::settle_in_time(TimePoint now) {
   });
   if (claiming_ + noting_ > 0) {
     table_.for_each([&](Delivery& delivery) {
-      if (delivery.state == Delivery::State::claiming && is_over(delivery, limits.waited - soon)) {
+      if (delivery.state == Delivery::State::claiming && is_over(delivery, limits.stays())) {
         --claiming_;
         ++handed_back;
         settle(delivery, Verdict::hand_back);
@@ -1754,7 +1733,7 @@ TimePoint Consumer::settle_in_time(TimePoint now) {
   table_.for_each([&](const Delivery& delivery) {
     const bool stays =
         delivery.state == Delivery::State::behind || delivery.state == Delivery::State::resting;
-    if (stays && is_over(delivery, limits.waited - soon)) {
+    if (stays && is_over(delivery, limits.stays())) {
       withdraw("they have waited for nearly as long as the broker's consumer_timeout");
     }
   });
@@ -1984,8 +1963,21 @@ void Consumer::begin_drain(std::chrono::milliseconds limit) {
   pool_->set_stopping();
   session_->cancel();
   pool_->collect();
-  // What is acked already nobody else can do.
-  if (!settings_.group.auto_ack) put_back(pool_->take_back());
+  take_back();
+}
+
+// What no handler has begun, from all workers, as put_back() says. Once we drain, what is acked
+// already stays there: it is begun all the same.
+std::size_t Consumer::take_back() {
+  if (settings_.group.auto_ack && phase_ != Phase::running) return 0;
+  return put_back(pool_->take_back());
+}
+
+// What is acked already nobody else can do: while there is time and a worker it is begun even in a
+// drain.
+bool Consumer::finishes_acked() const {
+  return settings_.group.auto_ack && phase_ == Phase::draining && !overtime_ && !stopped_ &&
+         pool_->may_begin_more();
 }
 
 void Consumer::hand_back(Delivery& delivery) {
@@ -1998,15 +1990,30 @@ void Consumer::hand_back(Delivery& delivery) {
   settle(delivery, Verdict::hand_back);
 }
 
-void Consumer::hand_back_waiting() {
-  // What no handler has begun, and what waits for another attempt, is somebody else's now.
-  for (const std::uint32_t index : waiting_) hand_back(table_.at(index));
-  waiting_.clear();
-  for (const std::uint32_t index : suspects_) hand_back(table_.at(index));
-  suspects_.clear();
+// What no handler has begun, and what waits for another attempt, is somebody else's now.
+std::size_t Consumer::hand_back_waiting(bool acked_stays) {
+  std::size_t count = 0;
+  for (std::deque<std::uint32_t>* const line : {&waiting_, &suspects_}) {
+    std::erase_if(*line, [&](std::uint32_t index) {
+      Delivery& delivery = table_.at(index);
+      if (acked_stays && delivery.settled) return false;
+      hand_back(delivery);
+      ++count;
+      return true;
+    });
+  }
   for (const std::uint32_t index : delayed_) settle(table_.at(index), Verdict::requeue);
   delayed_.clear();
-  hand_back_claiming();
+  if (claiming_ == 0) return count;
+  count += std::exchange(claiming_, 0);
+  table_.for_each([&](Delivery& delivery) {
+    if (delivery.state == Delivery::State::claiming) hand_back(delivery);
+  });
+  return count;
+}
+
+void Consumer::hand_back_in_drain() {
+  hand_back_waiting(finishes_acked());
   if (behind_ == 0 && resting_.empty()) return;
   table_.for_each([&](Delivery& delivery) {
     if (delivery.state == Delivery::State::behind || delivery.state == Delivery::State::resting) {
@@ -2050,15 +2057,17 @@ void Consumer::hand_back_publishing() {
 
 void Consumer::advance_drain() {
   if (phase_ == Phase::running || phase_ == Phase::done) return;
-  hand_back_waiting();
-  for (Delivery* kept : pool_->end_idle()) {
-    no_longer_held(*kept);
-    if (!drop_if_stale(*kept)) hand_back(*kept);
+  hand_back_in_drain();
+  if (waiting_.empty()) {  // otherwise it is for these workers
+    for (Delivery* kept : pool_->end_idle()) {
+      no_longer_held(*kept);
+      if (!drop_if_stale(*kept)) hand_back(*kept);
+    }
   }
   session_->flush(true);
 
-  if (phase_ == Phase::draining && session_->ending() && pool_->in_flight() == 0 &&
-      (publishing_ + noting_ == 0 || overtime_) && session_->flushed()) {
+  if (phase_ == Phase::draining && session_->ending() && waiting_.empty() &&
+      pool_->in_flight() == 0 && (publishing_ + noting_ == 0 || overtime_) && session_->flushed()) {
     if (witness_ && !overtime_ && !witness_->finish(Clock::now())) {
       publisher_->flush();  // with what that has just passed on
       if (!witness_->finish(Clock::now())) return;
@@ -2118,7 +2127,7 @@ void Consumer::stop_now() {
   for (int i = 0; i < kLastFlushes && !session_->flushed(); ++i) session_->flush(true);
   // The rest goes back with the connection.
   put_back(pool_->take_back());
-  hand_back_waiting();
+  hand_back_in_drain();
   const std::size_t running = pool_->in_flight();
   log_info("stopping now", {{"group", settings_.group.name}, {"running", running}});
   if (running > 0) {

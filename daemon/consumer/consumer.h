@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "common/event_loop.h"
+#include "common/patience.h"
 #include "common/repeated_log.h"
 #include "common/scoreboard.h"
 #include "common/settings.h"
@@ -96,6 +97,7 @@ class Consumer {
   // Back to the head of the line, in their order; those of a channel that is gone are the broker's
   // again, and dropped. Returns how many were.
   std::size_t put_back(std::vector<Delivery*> deliveries);
+  std::size_t take_back();
   bool keep_body(std::uint16_t queue, const IncomingDelivery& incoming);
 
   // Done once
@@ -142,10 +144,6 @@ class Consumer {
   const std::string& home_of(std::uint16_t queue) const;
   void on_probed(std::uint16_t queue, const DeadLetterProbe& probe);
   void warn_of_parking(std::uint16_t queue, const std::string& reason);
-  struct Patience {
-    std::chrono::milliseconds waited, worked, published;
-  };
-  static Patience patience(const ConsumerSettings& settings);
   void check_time_limits();
   TimePoint settle_in_time(TimePoint now);
   void take_from_handler(Delivery& held, const std::string& reason);
@@ -171,8 +169,10 @@ class Consumer {
   void drain_within(std::chrono::milliseconds limit);
   void begin_drain(std::chrono::milliseconds limit);
   void stop_now();
-  void hand_back_waiting();
-  std::size_t hand_back_claiming();
+  bool finishes_acked() const;
+  // Returns how many. `acked_stays`: what is acked already is ours alone.
+  std::size_t hand_back_waiting(bool acked_stays);
+  void hand_back_in_drain();
   void hand_back_publishing();
   void stop_publishing(Delivery& delivery);
   void forget_publications(const Delivery& delivery);

@@ -65,7 +65,7 @@ void Dedup::claim(Delivery& delivery, std::string key, std::string_view message_
   entry.delivery = &delivery;
   entry.key = std::move(key);
   entry.id = message_id;
-  entry.begun_ms = 0;
+  entry.begun_ms = entry.begun_before_ms = 0;
   entry.behind = 0;
   entry.since = {};
   if (runs_anyway() && (stuck_ || !gate_open(now))) {
@@ -85,7 +85,14 @@ void Dedup::ask(Entry& entry, std::uint64_t instead) {
 void Dedup::note_begun(const Delivery& delivery) {
   Entry& entry = entry_of(delivery);
   if (entry.stage == Stage::claimed || entry.stage == Stage::free) {
-    entry.begun_ms = static_cast<std::int64_t>(unix_ms());
+    entry.begun_before_ms = std::exchange(entry.begun_ms, static_cast<std::int64_t>(unix_ms()));
+  }
+}
+
+void Dedup::not_begun(const Delivery& delivery) {
+  Entry& entry = entry_of(delivery);
+  if (entry.stage == Stage::claimed || entry.stage == Stage::free) {
+    entry.begun_ms = entry.begun_before_ms;
   }
 }
 

@@ -50,6 +50,8 @@ class Dedup {
   void begun(const Delivery& delivery) {
     if (times_.min_interval.count() > 0) note_begun(delivery);
   }
+  // Nor has it begun there: what was before begun() holds.
+  void not_begun(const Delivery& delivery);
   enum class Noting {
     nothing,  // there is nothing to note
     begun,    // on_noted() comes, and it must not be acked before
@@ -94,7 +96,8 @@ class Dedup {
     std::uint64_t token = 0;
     std::uint64_t behind = 0;  // while waiting: the claim of ours that it waits for; 0: another's
     std::int64_t begun_ms = 0;
-    TimePoint since{};  // when it first had to wait; while noting: when it was done
+    std::int64_t begun_before_ms = 0;  // what that was before the latest begun()
+    TimePoint since{};                 // when it first had to wait; while noting: when it was done
     TimePoint due{};
     Delivery* delivery = nullptr;
     std::string key, id;

@@ -33,7 +33,6 @@ void KeyOrder::join(std::uint32_t message, std::string_view key) {
   places_[message] = {&row, row.second.last, kNone};
   (row.second.last == kNone ? row.second.first : places_[row.second.last].behind) = message;
   row.second.last = message;
-  ++messages_;
 }
 
 bool KeyOrder::is_first(std::uint32_t message) const {
@@ -45,7 +44,6 @@ std::optional<std::uint32_t> KeyOrder::leave(std::uint32_t message) {
   if (message >= places_.size() || places_[message].row == nullptr) return std::nullopt;
   const Place place = places_[message];
   places_[message] = {};
-  --messages_;
   Row& row = place.row->second;
   (place.before == kNone ? row.first : places_[place.before].behind) = place.behind;
   (place.behind == kNone ? row.last : places_[place.behind].before) = place.before;

@@ -30,8 +30,6 @@ class KeyOrder {
   // first by that.
   std::optional<std::uint32_t> leave(std::uint32_t message);
 
-  // Messages behind the first of their key.
-  std::size_t behind() const { return messages_ - rows_.size(); }
   std::size_t keys() const { return rows_.size(); }
 
  private:
@@ -48,7 +46,6 @@ class KeyOrder {
 
   Rows rows_;
   std::vector<Place> places_;  // by message
-  std::size_t messages_ = 0;
 };
 
 }  // namespace lope::consumer

@@ -625,6 +625,14 @@ bool WorkerPool::dispatch(std::span<Delivery* const> deliveries) {
   return true;
 }
 
+bool WorkerPool::may_begin_more() const {
+  return std::ranges::any_of(slots_, [this](const Slot& slot) {
+    return slot.process != nullptr && !slot.exited && !slot.hung && !slot.leaving &&
+           !slot.probing && slot.link_trouble.empty() && !slot.process->link_closed() &&
+           !has_all_its_memory(slot);
+  });
+}
+
 bool WorkerPool::probe(Delivery& delivery) {
   const auto fresh = std::find_if(slots_.begin(), slots_.end(), [](const Slot& slot) {
     return slot.process != nullptr && slot.ready && !slot.leaving && !slot.exited &&

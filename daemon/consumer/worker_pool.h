@@ -69,6 +69,9 @@ class WorkerPool {
     roster_due_ = roster_due_ || want != keep_fresh_;
     keep_fresh_ = want;
   }
+  // Is there a worker that dispatch() may give something, now or later? Not one that is still to
+  // be started.
+  bool may_begin_more() const;
   // Can its handler take several at once?
   bool has_batch() const { return has_batch_; }  // and that of every other worker
   void flush();

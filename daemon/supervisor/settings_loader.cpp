@@ -25,6 +25,7 @@
 #include "common/control_path.h"
 #include "common/fd.h"
 #include "common/json.h"
+#include "common/patience.h"
 #include "common/postgres_url.h"
 #include "common/redis_url.h"
 #include "common/text.h"
@@ -402,7 +403,7 @@ class Loader {
   void order(const Map& keys, GroupSettings& group);
   void check_order(const Map& keys, const Value& place, GroupSettings& group);
   void check_order_of_queues(const Value& place, GroupSettings& group);
-  void check_order_of_retries(const Map& keys, const Value& place, const GroupSettings& group);
+  void check_order_of_waits(const Map& keys, const Value& place, const GroupSettings& group);
   void rate(const Value& value, RateSettings& target);
   void dedup(const Value& value, DedupSettings& target);
   void dedup_key(const Value& value, DedupSettings& target);
@@ -1915,7 +1916,7 @@ void Loader::order(const Map& keys, GroupSettings& group) {
   const Value& place = by ? by : strict;
   check_order(keys, place, group);
   check_order_of_queues(place, group);
-  check_order_of_retries(keys, place, group);
+  check_order_of_waits(keys, place, group);
   const Value own = keys["prefetch"];
   int window = 0;
   for (const QueueSettings& queue : group.queues) window += queue.prefetch;
@@ -1980,29 +1981,35 @@ void Loader::check_order_of_queues(const Value& place, GroupSettings& group) {
   }
 }
 
-// A message waits here for its next attempt, while the broker counts.
-void Loader::check_order_of_retries(const Map& keys, const Value& place,
-                                    const GroupSettings& group) {
+// A message waits here for its next attempt, and for its dedup key, while the broker counts.
+void Loader::check_order_of_waits(const Map& keys, const Value& place, const GroupSettings& group) {
   const milliseconds all = loaded_.settings.broker.consumer_timeout;
-  const RetrySettings& retry = group.retry;
-  const Value own = keys["retry"];
-  if (all == 0ms || !timeouts_known_ || retry.attempts < 2 || is_wrong(own) ||
-      is_wrong(keys["timeout"]) || group.timeout >= all) {
-    return;
-  }
-  const double grown =
-      static_cast<double>(retry.delay.count()) * std::pow(retry.backoff, retry.attempts - 2);
-  const double most = std::min(grown, static_cast<double>(retry.max_delay.count()));
-  const milliseconds longest(static_cast<std::int64_t>(most * (1 + retry.jitter)));
+  if (all == 0ms || !timeouts_known_ || is_wrong(keys["timeout"]) || group.timeout >= all) return;
   const milliseconds limit =
-      all - std::min<milliseconds>(kConsumerTimeoutMargin, all / 4) - group.timeout;
-  if (longest <= limit) return;
-  error(own ? own : place,
-        "expected no delay of a retry to be longer than broker.consumer_timeout (" +
-            duration_text(all) + ") less timeout (" + duration_text(group.timeout) +
-            ") and 30s, found up to " + duration_text(longest) + ": with " + place.key->text +
-            " a message waits here for its next attempt: write a shorter "
-            "max_delay");
+      std::chrono::floor<std::chrono::seconds>(patience(all, group.timeout).stays());
+  const auto check = [&](const Value& own, const std::string& what, milliseconds longest,
+                         const std::string& why) {
+    if (longest <= limit) return;
+    error(own ? own : place, "expected " + what + " to be longer than " + duration_text(limit) +
+                                 ", which broker.consumer_timeout (" + duration_text(all) +
+                                 ") and timeout (" + duration_text(group.timeout) +
+                                 ") leave, found " + why);
+  };
+  const std::string with = ": with " + std::string(place.key->text) + " ";
+  const RetrySettings& retry = group.retry;
+  if (retry.attempts >= 2 && !is_wrong(keys["retry"])) {
+    const double grown =
+        static_cast<double>(retry.delay.count()) * std::pow(retry.backoff, retry.attempts - 2);
+    const double most = std::min(grown, static_cast<double>(retry.max_delay.count()));
+    const milliseconds longest(static_cast<std::int64_t>(most * (1 + retry.jitter)));
+    check(keys["retry"], "no delay of a retry", longest,
+          "up to " + duration_text(longest) + with +
+              "a message waits here for its next attempt: write a shorter max_delay");
+  }
+  if (group.dedup.key != DedupSettings::Key::none && !is_wrong(keys["dedup"])) {
+    check(keys["dedup"], "no min_interval", group.dedup.min_interval,
+          duration_text(group.dedup.min_interval) + with + "what comes too soon waits here");
+  }
 }
 
 // The broker closes the channel of who holds a message for longer than its consumer_timeout, and

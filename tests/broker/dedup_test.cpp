@@ -15,6 +15,7 @@
 #include <string>
 #include <vector>
 
+#include "common/clock.h"
 #include "consumer/dedup_redis.h"
 #include "support/courier.h"
 #include "support/ladder.h"
@@ -409,6 +410,55 @@ TEST_CASE("min_interval: what comes too soon is late, or dropped", "[broker][ded
   }
   REQUIRE(it.empty());
   CHECK(it.runs_of("two") == (drop ? 0 : 1));
+  CHECK(lope.stop() == exited(0));
+}
+
+TEST_CASE("min_interval: what only waited at a worker has not begun", "[broker][dedup]") {
+  Once it;
+  Lope lope(it.once("{ key: header:k, min_interval: 20s }", "    prefetch: 300\n"));
+  REQUIRE(lope.wait_ready());
+  Publisher publisher = it.broker.publisher();
+  const auto publish = [&](const std::string& id, const std::string& body) {
+    publisher.publish(
+        {.routing_key = it.queue, .body = body, .message_id = id, .headers = {{"k", id}}});
+  };
+  // Short ones first: then the worker is given messages ahead.
+  for (int i = 0; i < 200; ++i) publish("a" + std::to_string(i), "ack");
+  REQUIRE(eventually(10s, [&] { return it.ends().size() == 200; }));
+  publish("long", "sleep 2000");
+  for (int i = 0; i < 8; ++i) publish("b" + std::to_string(i), "ack");
+  REQUIRE(it.wait_attempts("long", 1));
+  REQUIRE(eventually(5s, [&] { return it.broker.message_count(it.queue) == 0; }));
+  it.broker.close_all_connections();
+  CHECK(eventually(12s, [&] { return it.ends().size() == 209; }));
+  CHECK(lope.process().count_lines("message waits") == 0);
+  CHECK(lope.stop() == exited(0));
+}
+
+TEST_CASE("min_interval counts from the latest run of one whose worker died", "[broker][dedup]") {
+  Once it;
+  Lope lope(it.once("{ key: header:k, window: 0, min_interval: 3s }", "    threads: 2\n"));
+  REQUIRE(lope.wait_ready());
+  const auto publish = [&](const std::string& id, const std::string& body, const std::string& key) {
+    it.broker.publisher().publish(
+        {.routing_key = it.queue, .body = body, .message_id = id, .headers = {{"k", key}}});
+  };
+  const std::string gate = it.files.file("gate");
+  publish("first", "sleep 1500", "v");
+  publish("beside", "until " + gate + " dies 1", "w");
+  REQUIRE(it.wait_attempts("first", 1));
+  const std::uint64_t came = lope::unix_ms();
+  REQUIRE(eventually(10s, [&] { return lope::unix_ms() > came + 1000; }));
+  touch(gate);
+  REQUIRE(it.wait_attempts("first", 2));  // alone
+  publish("next", "ack", "v");
+  REQUIRE(it.wait_acked("next", 30s));
+  std::vector<long> began;
+  for (const CourierStart& start : it.starts()) {
+    if (start.id == "first" || start.id == "next") began.push_back(start.now_ms);
+  }
+  REQUIRE(began.size() == 3);
+  CHECK(began[2] - began[1] >= 3000);
   CHECK(lope.stop() == exited(0));
 }
 

@@ -293,6 +293,21 @@ TEST_CASE("what is kept when its connection is lost is settled for nothing, and 
   CHECK(it.broker.message_count(it.queue) == 0);
 }
 
+TEST_CASE("in an order a window that is full of what waits for the kept is full, too",
+          "[broker][hold]") {
+  Gathered it;
+  const std::string type = GENERATE(as<std::string>{}, "order: strict", "order_by: routing_key");
+  it.publish(std::vector<std::string>(12, "hold"));
+  Lope lope(it.options("    flush_interval: 1h\n    prefetch: 5\n    " + type + "\n"));
+  // Of the last four the window is not full.
+  REQUIRE(it.wait_for("done", 8));
+  CHECK(it.lines("done") ==
+        std::vector<std::string>{"m0", "m1", "m2", "m3", "m4", "m5", "m6", "m7"});
+  for (const std::string& line : it.lines("flush")) CHECK(line.starts_with("2 "));
+  CHECK(lope.stop() == exited(0));
+  CHECK(it.broker.message_count(it.queue) == 3);
+}
+
 TEST_CASE("in an order what is kept after a pause has begun is asked for, too", "[broker][hold]") {
   Gathered it;
   LopeOptions options = it.options(

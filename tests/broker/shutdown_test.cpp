@@ -12,6 +12,7 @@
 #include "support/log_lines.h"
 #include "support/lope.h"
 #include "support/scripted.h"
+#include "support/talk.h"
 
 using namespace lope::test;
 using Clock = std::chrono::steady_clock;
@@ -244,6 +245,47 @@ TEST_CASE("TERM hands back at once what no handler has begun, and lets a running
   CHECK(it.wait_done("long", 0ms));
   CHECK(it.broker.message_count(it.queue) == 0);
   CHECK(lope.all_gone());
+}
+
+// The messages stand in a line that only this daemon knows: at a worker, or here.
+TEST_CASE("with auto_ack TERM loses nothing that was acked, begun or not", "[broker][shutdown]") {
+  Scripted it;
+  const int workers = GENERATE(1, 2);
+  CAPTURE(workers);
+  Lope lope(it.options(
+      "    auto_ack: true\n    prefetch: 100\n    workers: " + std::to_string(workers) + "\n"));
+  REQUIRE(lope.wait_ready());
+  Publisher publisher = it.broker.publisher();
+  // Short ones first: then the workers are given messages ahead.
+  publisher.publish_many(200, [&](int i) {
+    return Publication{
+        .routing_key = it.queue, .body = "ack", .message_id = "a" + std::to_string(i)};
+  });
+  REQUIRE(eventually(10s, [&] { return lines_of_file(it.done).size() == 200; }));
+  // One for each worker that takes long; with two, one is done sooner and could have the rest.
+  std::vector<std::string> bodies(30, "ack");
+  bodies[0] = "sleep:2000";
+  if (workers == 2) bodies[1] = "sleep:1000";
+  publisher.publish_many(static_cast<int>(bodies.size()), [&](int i) {
+    return Publication{.routing_key = it.queue,
+                       .body = bodies[static_cast<std::size_t>(i)],
+                       .message_id = "b" + std::to_string(i)};
+  });
+  REQUIRE(it.wait_started("b0"));
+  REQUIRE(eventually(5s, [&] { return it.broker.message_count(it.queue) == 0; }));
+
+  SECTION("as it is") {}
+  SECTION("when the group is paused") { told(lope, {"pause", "scripted"}); }
+  lope.process().signal_group(SIGTERM);
+  SECTION("when the connection is lost meanwhile") {
+    REQUIRE(lope.wait_for_line("draining"));
+    it.broker.close_all_connections();
+  }
+
+  CHECK(lope.process().wait_exit(15s) == exited(0));
+  CHECK(lope.process().count_lines("message given up (auto_ack)") == 0);
+  CHECK(lines_of_file(it.done).size() + it.broker.drain(it.queue).size() == 230);
+  CHECK(lines_of_file(it.done).size() > 200 + static_cast<std::size_t>(workers));
 }
 
 TEST_CASE("a handler that never returns is gone at shutdown_timeout, its message back in the queue",

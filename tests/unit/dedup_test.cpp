@@ -127,6 +127,35 @@ TEST_CASE("a claim that is over without being done is released", "[unit][dedup]"
   CHECK(it.asked().empty());
 }
 
+TEST_CASE("min_interval counts from what a handler has begun", "[unit][dedup]") {
+  GroupSettings group = by_id();
+  group.dedup.min_interval = 1s;
+  Fixture it(group);
+  const auto released = [&] {
+    it.dedup.over(it.all[0]);
+    const auto ops = it.submitted();
+    REQUIRE(ops.size() == 1);
+    CHECK(ops[0].kind == Op::release);
+    return ops[0].begun_ms;
+  };
+  it.claimed(0, "k");
+  CHECK(released() == 0);
+  it.claimed(0, "k");
+  it.dedup.begun(it.all[0]);
+  CHECK(released() > 0);
+  // A worker had it, and has not begun it.
+  it.claimed(0, "k");
+  it.dedup.begun(it.all[0]);
+  it.dedup.not_begun(it.all[0]);
+  CHECK(released() == 0);
+  // Nor did a second worker; but the first had.
+  it.claimed(0, "k");
+  it.dedup.begun(it.all[0]);
+  it.dedup.begun(it.all[0]);
+  it.dedup.not_begun(it.all[0]);
+  CHECK(released() > 0);
+}
+
 TEST_CASE("a double is told whose it is", "[unit][dedup]") {
   Fixture it;
   it.dedup.claim(it.all[0], "k", "", it.now);

@@ -54,7 +54,6 @@ TEST_CASE("only the first of a key may be begun", "[unit][order]") {
   CHECK(order.is_first(2));
   CHECK_FALSE(order.is_first(3));
   CHECK(order.is_first(99));  // has not joined
-  CHECK(order.behind() == 2);
   CHECK(order.leave(0) == 1u);
   CHECK(order.is_first(1));
   CHECK_FALSE(order.is_first(3));
@@ -63,7 +62,6 @@ TEST_CASE("only the first of a key may be begun", "[unit][order]") {
   CHECK(order.leave(1) == 3u);
   CHECK(order.leave(3) == std::nullopt);
   CHECK(order.keys() == 0);
-  CHECK(order.behind() == 0);
 }
 
 TEST_CASE("one that leaves from the middle frees nobody, and closes the gap", "[unit][order]") {
@@ -102,7 +100,6 @@ TEST_CASE("the same as a row for each key, whatever comes and leaves", "[unit][o
     if (row.empty()) rows.erase(known->second);
     joined.erase(known);
     REQUIRE(order.keys() == rows.size());
-    REQUIRE(order.behind() == joined.size() - rows.size());
   }
 }
 
@@ -111,7 +108,6 @@ TEST_CASE("100,000 keys are no trouble, and leave nothing behind", "[unit][order
   constexpr std::uint32_t kMany = 100'000;
   for (std::uint32_t i = 0; i < 2 * kMany; ++i) order.join(i, std::to_string(i % kMany));
   CHECK(order.keys() == kMany);
-  CHECK(order.behind() == kMany);
   for (std::uint32_t i = 0; i < kMany; ++i) REQUIRE(order.leave(i) == i + kMany);
   for (std::uint32_t i = kMany; i < 2 * kMany; ++i) REQUIRE_FALSE(order.leave(i));
   CHECK(order.keys() == 0);

@@ -1186,10 +1186,27 @@ TEST_CASE("order wants what keeps it", "[unit][settings]") {
        "x-single-active-consumer to be true, or left out, found another value"});
   check_bad({"groups: {a: {handler: h, order: strict, retry: {delay: 25m}}}",
              "lope.yaml:1:48: groups.a.retry: expected no delay of a retry to be longer than "
-             "broker.consumer_timeout (30m) less timeout (5m) and 30s, found up to 66m: with order "
-             "a message waits here for its next attempt: write a shorter max_delay"});
+             "1413s, which broker.consumer_timeout (30m) and timeout (5m) leave, found up to 66m: "
+             "with order a message waits here for its next attempt: write a shorter max_delay"});
   check_bad({"defaults: {retry: {delay: 25m}}\ngroups: {a: {handler: h, order: strict}}",
              "lope.yaml:2:33: groups.a.order: expected no delay of a retry to be longer…"});
+  // Without a timeout half of the time is for the call.
+  check_bad(
+      {"groups: {a: {handler: h, order: strict, timeout: 0s, retry: {attempts: 2, delay: "
+       "20m, jitter: 0}}}",
+       "lope.yaml:1:61: groups.a.retry: expected no delay of a retry to be longer than "
+       "828s, which broker.consumer_timeout (30m) and timeout (0s) leave, found up to 20m…"});
+  check_bad(
+      {"groups: {a: {handler: h, order: strict, dedup: {key: message_id, min_interval: 24m}}}",
+       "lope.yaml:1:48: groups.a.dedup: expected no min_interval to be longer than 1413s, "
+       "which broker.consumer_timeout (30m) and timeout (5m) leave, found 24m: with order "
+       "what comes too soon waits here"});
+  check_bad(
+      {"defaults: {dedup: {key: message_id, min_interval: 1h}}\n"
+       "groups: {a: {handler: h, order_by: routing_key}}",
+       "lope.yaml:2:36: groups.a.order_by: expected no min_interval to be longer…"});
+  good("groups: {a: {handler: h, order: strict, dedup: {key: message_id, min_interval: 23m}}}");
+  good("groups: {a: {handler: h, dedup: {key: message_id, min_interval: 1d}}}");
   // Not with what is the longest in theory, nor with a broker that waits for ever.
   good("groups: {a: {handler: h, order: strict}}");
   good("groups: {a: {handler: h, order: strict, retry: {attempts: 1, delay: 25m}}}");
