@@ -71,6 +71,8 @@ class Dedup {
   std::vector<DedupOp>& to_submit(TimePoint now);
   const DedupTimes& times() const { return times_; }
 
+  // The store owes answers.
+  bool asking() const { return in_flight_ > 0; }
   // Why the store cannot be used; empty when it can.
   const std::string& trouble() const { return trouble_; }
 
