@@ -20,6 +20,8 @@ class AddressRotation {
   // The current one does not answer, or has been lost: the next one is current. Returns the pause
   // before it is tried: none until each has failed once, then one for each round.
   std::chrono::milliseconds failed(double random);
+  // Each address has not failed yet, since the last good connection.
+  bool in_first_round() const { return failures_ < order_.size(); }
   // The connection to the current one was a good one: its end is the first failure.
   void lasted() { failures_ = 0; }
 

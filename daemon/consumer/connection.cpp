@@ -464,7 +464,7 @@ Result<void> Connection::Impl::log_in(const BrokerAddress& address, Login login,
 }
 
 Result<std::unique_ptr<Connection>> Connection::open(const BrokerAddress& address,
-                                                     std::chrono::milliseconds timeout,
+                                                     ConnectTimes times,
                                                      std::chrono::seconds heartbeat,
                                                      const std::string& name,
                                                      const TlsSettings& tls, Login login) {
@@ -485,8 +485,8 @@ Result<std::unique_ptr<Connection>> Connection::open(const BrokerAddress& addres
   Error last = failure("connect", "no address");
   bool met = false;  // somebody, of whom `last` tells
   for (const addrinfo* each = list.first; each != nullptr; each = each->ai_next) {
-    const TimePoint deadline = Clock::now() + timeout;
-    auto connected = connect_to(*each, deadline);
+    const TimePoint begins = Clock::now(), deadline = begins + times.all;
+    auto connected = connect_to(*each, begins + times.reached);
     if (!connected) {
       if (!met) last = failure("connect", connected.error());
       continue;

@@ -144,13 +144,18 @@ struct Publication {
 // are numbers (of seconds since 1970).
 AmqpTable decode_headers(std::string_view properties, std::string_view prefix);
 
+// For one of a host's addresses.
+struct ConnectTimes {
+  std::chrono::milliseconds all;      // login included
+  std::chrono::milliseconds reached;  // until it takes the connection
+};
+
 class Connection {
  public:
   // Resolves, connects and logs in, at the first of the host's addresses that answers: blocks, but
-  // (name resolution aside) never longer than `timeout` for each. An error names the step and the
-  // broker's own words, never the password.
-  static Result<std::unique_ptr<Connection>> open(const BrokerAddress& address,
-                                                  std::chrono::milliseconds timeout,
+  // (name resolution aside) never longer than `times` says for each. An error names the step and
+  // the broker's own words, never the password.
+  static Result<std::unique_ptr<Connection>> open(const BrokerAddress& address, ConnectTimes times,
                                                   std::chrono::seconds heartbeat,
                                                   const std::string& name,
                                                   const TlsSettings& tls = {},

@@ -2,12 +2,19 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <mutex>
 
 #include "common/backoff.h"
 #include "common/detached_thread.h"
 
 namespace lope::consumer {
+
+namespace {
+
+constexpr std::chrono::milliseconds kReached{1500};
+
+}  // namespace
 
 struct Connector::Shared {
   UniqueFd event;
@@ -34,18 +41,23 @@ Connector::Connector(const BrokerSettings& settings, std::string connection_name
 
 void Connector::start() {
   const BrokerAddress address = settings_.addresses[rotation_.current()];
+  ConnectTimes times{settings_.connect_timeout, settings_.connect_timeout};
+  // One that is cut off takes no connection; one that is good does in a round trip, or after the
+  // second, when a packet was lost.
+  if (addresses() > 1 && rotation_.in_first_round()) {
+    times.reached =
+        std::min(times.all, std::max(kReached, times.all / static_cast<int>(addresses())));
+  }
   const auto finish = [](Shared& shared, Result<std::unique_ptr<Connection>> opened) {
     const std::lock_guard<std::mutex> lock(shared.mutex);
     shared.result = std::make_unique<Result<std::unique_ptr<Connection>>>(std::move(opened));
     const std::uint64_t one = 1;
     [[maybe_unused]] const ssize_t n = ::write(shared.event.get(), &one, sizeof one);
   };
-  auto started =
-      start_detached_thread([shared = shared_, address, timeout = settings_.connect_timeout,
-                             heartbeat = settings_.heartbeat, name = connection_name_,
-                             tls = settings_.tls, login = settings_.login, finish] {
-        finish(*shared, Connection::open(address, timeout, heartbeat, name, tls, login));
-      });
+  auto started = start_detached_thread(
+      [shared = shared_, address, times, heartbeat = settings_.heartbeat, name = connection_name_,
+       tls = settings_.tls, login = settings_.login,
+       finish] { finish(*shared, Connection::open(address, times, heartbeat, name, tls, login)); });
   if (!started) finish(*shared_, Error{"connect: " + started.error()});
 }
 

@@ -1,11 +1,14 @@
 #include "consumer/queue_check.h"
 
+#include <algorithm>
+
 namespace lope::consumer {
 
 namespace {
 
 constexpr int kAskAfter = 2;
 constexpr int kLostAfter = 3;
+constexpr std::size_t kMostQuarters = 8;
 
 }  // namespace
 
@@ -26,6 +29,12 @@ QueueCheck::Next QueueCheck::tick(std::uint64_t deliveries) {
 void QueueCheck::answered() {
   asked_ = false;
   silent_ = 0;
+}
+
+std::chrono::milliseconds set_up_patience(std::chrono::milliseconds quarter, std::size_t unanswered,
+                                          std::size_t addresses) {
+  const std::size_t quarters = std::min(1 + unanswered / addresses, kMostQuarters);
+  return quarter * static_cast<int>(quarters);
 }
 
 bool Suspicion::silent(std::size_t addresses, bool others) {

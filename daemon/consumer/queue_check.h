@@ -4,6 +4,7 @@
 // that is silent is asked for what only itself can answer. Pure: time and events in, decisions out.
 #pragma once
 
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 
@@ -23,6 +24,15 @@ class QueueCheck {
   int silent_ = 0;      // ticks
   bool asked_ = false;  // and not answered
 };
+
+// How long a request that a queue is set up with may take until the next address is tried. What a
+// broker has begun for a queue without a leader it goes on with for seconds after there is one,
+// while an attempt after that is answered at once; a broker that is only slow needs its time. So it
+// is a quarter of a heartbeat at first, and one more for each round over the addresses, up to two
+// heartbeats. `quarter`: of a heartbeat; `unanswered`: how often it was not answered in time, in a
+// row; `addresses`: how many there are.
+std::chrono::milliseconds set_up_patience(std::chrono::milliseconds quarter, std::size_t unanswered,
+                                          std::size_t addresses);
 
 // Is a connection given up for a queue that does not answer? One that is silent at every address (a
 // quorum queue without a majority) is no sign that a node is cut off: the others do not pay for it

@@ -382,6 +382,7 @@ void Session::send_steps() {
                                 ? Request(Cancel{channel.consumer_tag})
                                 : channel.steps[channel.step];
     channel.step_sent = true;
+    channel.step_sent_at = Clock::now();
     if (auto sent = connection_->send(number(queue_of(channel)), request); !sent) {
       connection_lost(sent.error());
       return;
@@ -422,9 +423,10 @@ bool Session::check_queues() {
     if (reasons[i].empty()) continue;
     if (!channel.suspicion.silent(connector_->addresses(), others)) {
       leave(channel, reasons[i]);
-    } else if (lost.empty()) {
-      lost = reasons[i];
+      continue;
     }
+    if (channel.state == Channel::State::setting_up) ++channel.check.unanswered;
+    if (lost.empty()) lost = reasons[i];
   }
   if (lost.empty()) return true;
   connection_lost("broker " + connection_->peer() + ": " + lost +
@@ -435,14 +437,12 @@ bool Session::check_queues() {
 // At a tick: what a queue has had time to answer, and has not. Empty: nothing.
 std::string Session::unanswered(Channel& channel) {
   Channel::Check& check = channel.check;
-  std::optional<std::pair<std::uint64_t, std::size_t>> asked;
   if (channel.state == Channel::State::setting_up && channel.step_sent) {
-    asked.emplace(channel.subscription, channel.step);
-  }
-  // What a broker has begun for a queue without a leader it goes on with for seconds after there is
-  // one.
-  if (std::exchange(check.setting_up, asked) == asked && asked) {
-    return describe(channel.steps[channel.step]) + ": no answer";
+    const auto patience = set_up_patience(tick_, check.unanswered, connector_->addresses());
+    // It was sent a little after a tick.
+    if (Clock::now() >= channel.step_sent_at + patience - tick_ / 4) {
+      return describe(channel.steps[channel.step]) + ": no answer";
+    }
   }
   if (channel.state != Channel::State::consuming) return {};
   const bool stream = channel.settings.stream || channel.settings.declaration.type == "stream";
@@ -573,6 +573,7 @@ void Session::on_ok(ChannelNumber number_, Reply reply, std::string_view text) {
       it.lookout = it.first_came ? Channel::Lookout::to_cancel : Channel::Lookout::out;
     } else {
       it.consumer_tag = text;
+      it.check.unanswered = 0;
     }
   }
   it.step_sent = false;

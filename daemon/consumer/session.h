@@ -137,6 +137,7 @@ class Session final : private ConnectionEvents {
     std::vector<Request> steps;
     std::size_t step = 0;
     bool step_sent = false;
+    TimePoint step_sent_at{};
     Settlement settlement;
     TimePoint finished_since{};  // of what is not flushed, the oldest
     std::string consumer_tag;
@@ -161,8 +162,7 @@ class Session final : private ConnectionEvents {
       bool sent = false;           // the first of them
       bool open = false;           // its channel
       bool refused = false;        // by the broker, for this subscription
-      // What it waited for at the latest tick while it was set up: subscription and step.
-      std::optional<std::pair<std::uint64_t, std::size_t>> setting_up;
+      std::size_t unanswered = 0;  // times in a row that setting it up was given up for that
       bool has_step_to_send() const { return !steps.empty() && !sent; }
     } check;
     Suspicion suspicion;

@@ -25,8 +25,8 @@ kPatience = 60
 # Between two messages that are handled less is the machine's doing, not the fault's.
 kGap = 0.5
 kHome = 0  # the node of the classic queue
-# Nodes that have lost each other know it after 4 to 6 s. Before that no queue gets another leader.
-kConf = "cluster_partition_handling = pause_minority\nnet_ticktime = 5"
+# Nodes that have lost each other know it after 2.3 to 3.8 s. Then a queue gets another leader, within 4 s.
+kConf = "cluster_partition_handling = pause_minority\nnet_ticktime = 3"
 
 
 class Load:

@@ -2,7 +2,9 @@
 // broker is a script.
 #include "consumer/connection.h"
 
+#include <netinet/in.h>
 #include <poll.h>
+#include <sys/socket.h>
 
 #include <array>
 #include <catch2/catch.hpp>
@@ -27,7 +29,7 @@ constexpr ChannelNumber kChannel = 1;
 std::unique_ptr<Connection> connect(const TcpServer& broker) {
   const auto url = parse_broker_url(broker.url());
   REQUIRE(url.ok());
-  auto connection = Connection::open(url->address, 10s, std::chrono::seconds(0), "test");
+  auto connection = Connection::open(url->address, {10s, 10s}, std::chrono::seconds(0), "test");
   REQUIRE(connection.ok());
   return std::move(*connection);
 }
@@ -143,10 +145,34 @@ TEST_CASE("a login that fails says why", "[unit][connection]") {
   CAPTURE(row.expected);
   const TcpServer broker(row.answer);
   const auto url = parse_broker_url(broker.url());
-  const auto opened = Connection::open(url->address, 500ms, std::chrono::seconds(0), "test");
+  const auto opened =
+      Connection::open(url->address, {500ms, 500ms}, std::chrono::seconds(0), "test");
   REQUIRE_FALSE(opened);
   CHECK(opened.error() ==
         "broker " + broker.url().substr(7) + ": log in as 'guest' to vhost '/': " + row.expected);
+}
+
+TEST_CASE("a machine that takes no connection is left earlier than one that does not answer",
+          "[unit][connection]") {
+  // Once its backlog is full, a listening socket drops what else wants to connect.
+  const UniqueFd listener(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  socklen_t size = sizeof address;
+  auto* const generic = reinterpret_cast<sockaddr*>(&address);
+  REQUIRE(::bind(listener.get(), generic, size) == 0);
+  REQUIRE(::listen(listener.get(), 0) == 0);
+  REQUIRE(::getsockname(listener.get(), generic, &size) == 0);
+  const UniqueFd first(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  REQUIRE(::connect(first.get(), generic, size) == 0);
+
+  const auto url = parse_broker_url("amqp://127.0.0.1:" + std::to_string(ntohs(address.sin_port)));
+  const auto begun = Clock::now();
+  const auto opened = Connection::open(url->address, {60s, 200ms}, std::chrono::seconds(0), "test");
+  REQUIRE_FALSE(opened);
+  CHECK(opened.error().ends_with(": connect: Connection timed out"));
+  CHECK(Clock::now() - begun < 30s);
 }
 
 TEST_CASE("how many channels there may be is what the broker says", "[unit][connection]") {

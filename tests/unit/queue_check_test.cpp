@@ -64,6 +64,27 @@ TEST_CASE("a queue that is silent at every address costs the others no more conn
   CHECK(suspicion.silent(kAddresses, true));
 }
 
+TEST_CASE("what is not answered is tried soon elsewhere, and waited for longer in each round",
+          "[unit][queue_check]") {
+  struct Row {
+    std::size_t unanswered, addresses;
+    int quarters;
+  };
+  const auto row = GENERATE(values<Row>({
+      {0, 3, 1},
+      {2, 3, 1},
+      {3, 3, 2},
+      {5, 3, 2},
+      {6, 3, 3},
+      {1, 1, 2},
+      {20, 3, 7},
+      {1000, 3, 8},
+  }));
+  CAPTURE(row.unanswered, row.addresses);
+  constexpr std::chrono::milliseconds kQuarter{1250};
+  CHECK(set_up_patience(kQuarter, row.unanswered, row.addresses) == row.quarters * kQuarter);
+}
+
 TEST_CASE("a connection over which nothing comes is given up at each address",
           "[unit][queue_check]") {
   Suspicion suspicion;
