@@ -26,6 +26,10 @@ AddressRotation::AddressRotation(std::size_t count, const std::function<double()
 
 std::chrono::milliseconds AddressRotation::failed(double random) {
   next_ = (next_ + 1) % order_.size();
+  if (current() == passed_over_) {
+    passed_over_.reset();
+    next_ = (next_ + 1) % order_.size();
+  }
   if (++failures_ % order_.size() != 0) return std::chrono::milliseconds(0);
   const std::size_t rounds = failures_ / order_.size();
   return kReconnect.full_jitter(static_cast<int>(std::min<std::size_t>(rounds, 100)) - 1, random);

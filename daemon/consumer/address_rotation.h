@@ -6,6 +6,7 @@
 #include <chrono>
 #include <cstddef>
 #include <functional>
+#include <optional>
 #include <vector>
 
 namespace lope::consumer {
@@ -20,8 +21,11 @@ class AddressRotation {
   // The current one does not answer, or has been lost: the next one is current. Returns the pause
   // before it is tried: none until each has failed once, then one for each round.
   std::chrono::milliseconds failed(double random);
-  // Each address has not failed yet, since the last good connection.
-  bool in_first_round() const { return failures_ < order_.size(); }
+  // The current one has gone silent, as a node does that is cut off: when its turn comes again, the
+  // others have one more before.
+  void silent() { passed_over_ = current(); }
+  // No address has been tried twice since the last good connection.
+  bool in_first_round() const { return failures_ <= order_.size(); }
   // The connection to the current one was a good one: its end is the first failure.
   void lasted() { failures_ = 0; }
 
@@ -29,6 +33,7 @@ class AddressRotation {
   std::vector<std::size_t> order_;
   std::size_t next_ = 0;
   std::size_t failures_ = 0;  // in a row
+  std::optional<std::size_t> passed_over_;
 };
 
 }  // namespace lope::consumer

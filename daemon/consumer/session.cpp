@@ -425,7 +425,11 @@ bool Session::check_queues() {
       leave(channel, reasons[i]);
       continue;
     }
-    if (channel.state == Channel::State::setting_up) ++channel.check.unanswered;
+    if (channel.state == Channel::State::setting_up) {
+      ++channel.check.unanswered;
+    } else {
+      connector_->silent();
+    }
     if (lost.empty()) lost = reasons[i];
   }
   if (lost.empty()) return true;

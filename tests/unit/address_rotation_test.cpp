@@ -38,8 +38,9 @@ TEST_CASE("a connection that lasted lets the next address be tried at once",
   AddressRotation rotation(2, random_fraction);
   CHECK(rotation.in_first_round());
   CHECK(rotation.failed(1) == 0ms);
-  CHECK(rotation.in_first_round());
   CHECK(rotation.failed(1) == 200ms);
+  CHECK(rotation.in_first_round());
+  rotation.failed(1);
   CHECK_FALSE(rotation.in_first_round());
   const std::size_t good = rotation.current();
   rotation.lasted();
@@ -47,6 +48,19 @@ TEST_CASE("a connection that lasted lets the next address be tried at once",
   CHECK(rotation.current() == good);
   CHECK(rotation.failed(1) == 0ms);
   CHECK(rotation.current() != good);
+}
+
+TEST_CASE("before one that has gone silent the others are tried twice",
+          "[unit][address_rotation]") {
+  const auto count = GENERATE(1, 2, 3);
+  AddressRotation rotation(static_cast<std::size_t>(count), [] { return 0.99; });  // as they are
+  rotation.silent();
+  std::string tried;
+  for (int i = 0; i < 7; ++i) {
+    rotation.failed(0);
+    tried += std::to_string(rotation.current());
+  }
+  CHECK(tried == (count == 1 ? "0000000" : count == 2 ? "1101010" : "1212012"));
 }
 
 TEST_CASE("a round has every address, and what failed comes last", "[unit][address_rotation]") {
