@@ -19,7 +19,9 @@ import time
 from cluster import Cluster, Daemon, broker, kSource, with_hosts_of_nodes
 from container import eventually, in_own_namespaces
 
-kAhead = 300  # messages that are kept in each queue, so that there is always one to be handled
+# Messages that are kept in each queue, so that there is always one to be handled: at 20 ms each half a minute of them, as
+# publishers stand still longer than consumers.
+kAhead = 1500
 kWithin = 10  # of the full number of rounds
 kPatience = 60
 # Between two messages that are handled less is the machine's doing, not the fault's.
@@ -68,10 +70,13 @@ class Load:
     def handled(self):
         return self.handled_file.read_text(encoding="ascii").split()
 
+    def gaps(self, begin, end):
+        times = [begin, *[each for each in list(self.growth) if begin < each < end], end]
+        return [(a, b) for a, b in itertools.pairwise(times) if b - a > kGap]
+
     def outage(self, begin, end):
         """From `begin` until messages came steadily again; nothing when they did not before `end`."""
-        times = [begin, *[each for each in list(self.growth) if begin < each < end], end]
-        gaps = [(a, b) for a, b in itertools.pairwise(times) if b - a > kGap]
+        gaps = self.gaps(begin, end)
         if not gaps:
             return 0.0
         return gaps[-1][1] - begin if gaps[-1][1] < end else None
@@ -172,6 +177,10 @@ def one_round(cluster, daemon, loads, fault, of_leader, table):
         with open(daemon.log, encoding="utf-8") as log:
             log.seek(told)
             print(log.read())
+        for load in loads:
+            none = [f"{a - begin:.1f} to {b - begin:.1f} s" for a, b in load.gaps(begin, end)]
+            print(f"    {load.queue}: nothing was handled from {', '.join(none)}; {len(load.confirmed())} messages were confirmed, "
+                  f"{len(load.handled())} handled", flush=True)
 
 
 def is_late(outage):
