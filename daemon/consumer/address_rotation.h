@@ -24,8 +24,8 @@ class AddressRotation {
   // The current one has gone silent, as a node does that is cut off: when its turn comes again, the
   // others have one more before.
   void silent() { passed_over_ = current(); }
-  // No address has been tried twice since the last good connection.
-  bool in_first_round() const { return failures_ <= order_.size(); }
+  // Since the last good connection no address has been tried more than twice.
+  bool in_first_rounds() const { return failures_ <= 2 * order_.size(); }
   // The connection to the current one was a good one: its end is the first failure.
   void lasted() { failures_ = 0; }
 

@@ -44,7 +44,7 @@ void Connector::start() {
   ConnectTimes times{settings_.connect_timeout, settings_.connect_timeout};
   // One that is cut off takes no connection; one that is good does in a round trip, or after the
   // second, when a packet was lost.
-  if (addresses() > 1 && rotation_.in_first_round()) {
+  if (addresses() > 1 && rotation_.in_first_rounds()) {
     times.reached =
         std::min(times.all, std::max(kReached, times.all / static_cast<int>(addresses())));
   }

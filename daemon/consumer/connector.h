@@ -21,7 +21,7 @@ class Connector {
                                                    std::string connection_name);
 
   // Tries one address; see AddressRotation. Not before the attempt before has ended. In the first
-  // round over several a machine that takes no connection is left earlier.
+  // two rounds over several a machine that takes no connection is left earlier.
   void start();
   // That address has not answered, or what was connected is lost: the next one is next. Returns how
   // long to wait before.

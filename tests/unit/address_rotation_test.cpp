@@ -36,15 +36,16 @@ TEST_CASE("each address is tried once without a pause, then there is one for eac
 TEST_CASE("a connection that lasted lets the next address be tried at once",
           "[unit][address_rotation]") {
   AddressRotation rotation(2, random_fraction);
-  CHECK(rotation.in_first_round());
   CHECK(rotation.failed(1) == 0ms);
   CHECK(rotation.failed(1) == 200ms);
-  CHECK(rotation.in_first_round());
   rotation.failed(1);
-  CHECK_FALSE(rotation.in_first_round());
+  CHECK(rotation.failed(1) == 400ms);
+  CHECK(rotation.in_first_rounds());
+  rotation.failed(1);
+  CHECK_FALSE(rotation.in_first_rounds());
   const std::size_t good = rotation.current();
   rotation.lasted();
-  CHECK(rotation.in_first_round());
+  CHECK(rotation.in_first_rounds());
   CHECK(rotation.current() == good);
   CHECK(rotation.failed(1) == 0ms);
   CHECK(rotation.current() != good);
