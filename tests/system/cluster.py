@@ -67,6 +67,11 @@ class Cluster:
         name = dict(line.split("\t") for line in listed.splitlines())[queue]
         return next(i for i, node in enumerate(self.nodes) if f"lope-{node}-" in name)
 
+    def is_whole(self):
+        """Does each node see all of them?"""
+        return all(broker("ctl", node, "eval", "length(rabbit_mnesia:cluster_nodes(running)).") == str(len(self.nodes))
+                   for node in self.nodes)
+
     def __exit__(self, *_):
         for node in reversed(self.nodes):
             subprocess.run([kScript, "remove", node], check=False, stdout=subprocess.DEVNULL)

@@ -159,6 +159,7 @@ def one_round(cluster, daemon, loads, fault, of_leader, table):
     for load in loads:
         eventually(f"{load.queue}: messages come steadily", lambda: load.outage(end, time.monotonic()) is not None, 60)
     eventually("every group consumes", daemon.consumes, 30)
+    eventually("the cluster is whole again", cluster.is_whole, 60)  # or the next fault is of two nodes
     of = "leader" if of_leader else "own node"
     keys = []
     for load in loads:
