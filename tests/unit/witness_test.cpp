@@ -38,7 +38,8 @@ TEST_CASE("an attempt that is made here has spans of its own, in the same trace"
   settings.telemetry.endpoint = "http://127.0.0.1:1";
   settings.group.queues.resize(1);
   settings.group.queues[0].name = "q";
-  auto made = Witness::create(**loop, settings, "host", **board, [](const Delivery&) { return HandlerName{}; });
+  auto made = Witness::create(**loop, settings, "host", **board,
+                              [](const Delivery&) { return HandlerName{}; });
   REQUIRE(made.ok());
   Witness& witness = **made;
 
