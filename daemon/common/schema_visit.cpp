@@ -84,6 +84,17 @@ bool Visit::wrong_inside(std::string_view step) {
   return false;
 }
 
+bool Visit::is_within(std::uint64_t count, std::uint64_t least, std::uint64_t most, const char* one,
+                      const char* many) {
+  if (count >= least && count <= most) return true;
+  return wrong([&] {
+    return "expected at " +
+           (count < least ? "least " + counted(least, one, many)
+                          : "most " + counted(most, one, many)) +
+           ", found " + std::to_string(count);
+  });
+}
+
 bool Visit::fits_quietly(const Node& node, const json& value) {
   const bool before = std::exchange(quiet_, true);
   const bool fit = fits(node, value);
@@ -152,14 +163,8 @@ bool Visit::text_fits(const Node& node, const json& value) {
   spend(steps_, text.size() / kBytesAStep);
   if (node.min_length > 0 || node.max_length < UINT64_MAX) {
     const std::uint64_t length = code_points(text);
-    const auto expected = [&](const char* how, std::uint64_t bound) {
-      return wrong([&] {
-        return std::string("expected ") + how + counted(bound, "character", "characters") +
-               ", found " + std::to_string(length);
-      });
-    };
-    if (length < node.min_length) return expected("at least ", node.min_length);
-    if (length > node.max_length) return expected("at most ", node.max_length);
+    if (!is_within(length, node.min_length, node.max_length, "character", "characters"))
+      return false;
   }
   if (!has_format(text, node.format)) {
     return wrong([&] {
@@ -192,14 +197,7 @@ bool Visit::items_differ(const json& array) {
 
 bool Visit::array_fits(const Node& node, const json& value) {
   const std::size_t size = value.size();
-  if (size < node.min_items || size > node.max_items) {
-    return wrong([&] {
-      return "expected at " +
-             (size < node.min_items ? "least " + counted(node.min_items, "item", "items")
-                                    : "most " + counted(node.max_items, "item", "items")) +
-             ", found " + std::to_string(size);
-    });
-  }
+  if (!is_within(size, node.min_items, node.max_items, "item", "items")) return false;
   if (node.unique && !items_differ(value)) return false;
   const std::size_t first = std::min(size, node.first_items.size());
   for (std::size_t i = 0; i < (node.items != nullptr ? size : first); ++i) {
@@ -214,15 +212,8 @@ bool Visit::array_fits(const Node& node, const json& value) {
 
 bool Visit::object_fits(const Node& node, const json& value) {
   const auto& members = value.get_ref<const json::object_t&>();
-  const std::size_t size = members.size();
-  if (size < node.min_members || size > node.max_members) {
-    return wrong([&] {
-      return "expected at " +
-             (size < node.min_members ? "least " + counted(node.min_members, "member", "members")
-                                      : "most " + counted(node.max_members, "member", "members")) +
-             ", found " + std::to_string(size);
-    });
-  }
+  if (!is_within(members.size(), node.min_members, node.max_members, "member", "members"))
+    return false;
   for (const std::string& name : node.required) {
     spend(steps_, 1);
     if (!members.contains(name))

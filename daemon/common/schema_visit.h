@@ -44,6 +44,8 @@ class Visit {
     return false;
   }
   bool wrong_inside(std::string_view step);
+  bool is_within(std::uint64_t count, std::uint64_t least, std::uint64_t most, const char* one,
+                 const char* many);
 
   std::uint64_t steps_;  // that are left
   int depth_ = 0;
