@@ -4,28 +4,7 @@ namespace lope::journal {
 
 std::size_t text_bytes(const Event& event) {
   std::size_t bytes = 0;
-  for (const std::string* const text : {&event.event,
-                                        &event.kind,
-                                        &event.host,
-                                        &event.group,
-                                        &event.queue,
-                                        &event.message_id,
-                                        &event.parent_id,
-                                        &event.trace_id,
-                                        &event.exchange,
-                                        &event.routing_key,
-                                        &event.content_type,
-                                        &event.type,
-                                        &event.app_id,
-                                        &event.outcome,
-                                        &event.reason,
-                                        &event.code,
-                                        &event.worker,
-                                        &event.handler,
-                                        &event.handler_version,
-                                        &event.fate}) {
-    bytes += text->size();
-  }
+  for (const TextField& field : kTextFields) bytes += (event.*field.member).size();
   return bytes;
 }
 

@@ -73,6 +73,32 @@ Result<std::unique_ptr<Reader>> open_postgres_journal(const std::string& url, co
 
 inline constexpr std::size_t kMostOfReason = 2000;
 inline constexpr std::size_t kMostOfText = 1024;
+struct TextField {
+  const char* name;  // as a store calls its column
+  std::string Event::*member;
+};
+inline constexpr TextField kTextFields[] = {
+    {"event", &Event::event},
+    {"kind", &Event::kind},
+    {"host", &Event::host},
+    {"group", &Event::group},
+    {"queue", &Event::queue},
+    {"message_id", &Event::message_id},
+    {"parent_id", &Event::parent_id},
+    {"trace_id", &Event::trace_id},
+    {"exchange", &Event::exchange},
+    {"routing_key", &Event::routing_key},
+    {"content_type", &Event::content_type},
+    {"type", &Event::type},
+    {"app_id", &Event::app_id},
+    {"outcome", &Event::outcome},
+    {"reason", &Event::reason},
+    {"code", &Event::code},
+    {"worker", &Event::worker},
+    {"handler", &Event::handler},
+    {"handler_version", &Event::handler_version},
+    {"fate", &Event::fate},
+};
 // Of all the texts of an event.
 std::size_t text_bytes(const Event& event);
 

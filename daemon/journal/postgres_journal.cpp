@@ -134,14 +134,9 @@ std::string array_of(const Texts& list) {
 // What is too long for a reader does not leave the server.
 std::string event_columns() {
   std::string columns;
-  for (const char* const name :
-       {"event", "kind", "host", "\"group\"", "queue", "message_id", "parent_id", "trace_id",
-        "exchange", "routing_key", "content_type", "type", "app_id", "outcome"}) {
-    columns += "left(" + std::string(name) + ", " + std::to_string(kMostOfText) + "), ";
-  }
-  columns += "left(reason, " + std::to_string(kMostOfReason) + "), ";
-  for (const char* const name : {"code", "worker", "handler", "handler_version", "fate"}) {
-    columns += "left(" + std::string(name) + ", " + std::to_string(kMostOfText) + "), ";
+  for (const TextField& field : kTextFields) {
+    const std::size_t most = field.member == &Event::reason ? kMostOfReason : kMostOfText;
+    columns += "left(\"" + std::string(field.name) + "\", " + std::to_string(most) + "), ";
   }
   return columns +
          "time_us, n, attempt, size, waited_us, ran_us, delay_ms, crashes, timestamp,"
@@ -408,28 +403,7 @@ class PostgresReader final : public Reader {
   static Event event_of(const Rows& rows, int row) {
     Event event;
     int column = 0;
-    for (std::string* const field : {&event.event,
-                                     &event.kind,
-                                     &event.host,
-                                     &event.group,
-                                     &event.queue,
-                                     &event.message_id,
-                                     &event.parent_id,
-                                     &event.trace_id,
-                                     &event.exchange,
-                                     &event.routing_key,
-                                     &event.content_type,
-                                     &event.type,
-                                     &event.app_id,
-                                     &event.outcome,
-                                     &event.reason,
-                                     &event.code,
-                                     &event.worker,
-                                     &event.handler,
-                                     &event.handler_version,
-                                     &event.fate}) {
-      *field = rows.text(row, column++);
-    }
+    for (const TextField& field : kTextFields) event.*field.member = rows.text(row, column++);
     for (std::int64_t* const field :
          {&event.time_us, &event.n, &event.attempt, &event.size, &event.waited_us, &event.ran_us,
           &event.delay_ms, &event.crashes, &event.timestamp}) {
