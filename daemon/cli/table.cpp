@@ -1,31 +1,24 @@
 #include "cli/table.h"
 
 #include <algorithm>
-#include <string_view>
+
+#include "common/text.h"
 
 namespace lope::cli {
 
-namespace {
-
-// Columns on a terminal, near enough: one a character.
-std::size_t width(std::string_view text) {
-  return static_cast<std::size_t>(
-      std::ranges::count_if(text, [](char c) { return (c & 0xC0) != 0x80; }));
-}
-
-}  // namespace
-
 std::string table_text(const std::vector<std::vector<std::string>>& rows) {
   if (rows.empty()) return {};
+  // Columns on a terminal, near enough: one a character.
   std::vector<std::size_t> widths(rows.front().size());
   for (const auto& row : rows) {
-    for (std::size_t i = 0; i < row.size(); ++i) widths[i] = std::max(widths[i], width(row[i]));
+    for (std::size_t i = 0; i < row.size(); ++i)
+      widths[i] = std::max(widths[i], code_points(row[i]));
   }
   std::string text;
   for (const auto& row : rows) {
     for (std::size_t i = 0; i < row.size(); ++i) {
       text += row[i];
-      if (i + 1 < row.size()) text += std::string(widths[i] - width(row[i]) + 2, ' ');
+      if (i + 1 < row.size()) text += std::string(widths[i] - code_points(row[i]) + 2, ' ');
     }
     text += '\n';
   }

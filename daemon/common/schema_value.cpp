@@ -141,11 +141,6 @@ bool is_multiple(const json& value, const json& divisor) {
   return std::fabs(times - std::round(times)) <= 1e-14L * std::fabs(times);
 }
 
-std::size_t code_points(std::string_view utf8) {
-  return static_cast<std::size_t>(std::ranges::count_if(
-      utf8, [](char c) { return (static_cast<unsigned char>(c) & 0xc0) != 0x80; }));
-}
-
 Format format_named(std::string_view name) {
   for (const Format format : {Format::date, Format::time, Format::date_time}) {
     if (name == name_of(format)) return format;

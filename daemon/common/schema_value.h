@@ -33,8 +33,6 @@ int compare(const nlohmann::json& a, const nlohmann::json& b, std::uint64_t& ste
 // fractions: 4.35 is a multiple of 0.01.
 bool is_multiple(const nlohmann::json& value, const nlohmann::json& divisor);
 
-std::size_t code_points(std::string_view utf8);
-
 enum class Format : std::uint8_t { remark, date, time, date_time };
 Format format_named(std::string_view name);
 const char* name_of(Format format);

@@ -17,8 +17,7 @@ constexpr std::size_t kBytesAStep = 64;  // of a text that is looked at
 // In characters that are whole.
 std::string cut(std::string text, std::size_t limit) {
   if (text.size() <= limit) return text;
-  while (limit > 0 && (static_cast<unsigned char>(text[limit]) & 0xc0) == 0x80) --limit;
-  text.resize(limit);
+  text.resize(first_bytes(text, limit).size());
   return text + "…";
 }
 

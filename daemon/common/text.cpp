@@ -69,6 +69,11 @@ std::size_t edit_distance(std::string_view a, std::string_view b) {
   return previous[b.size()];
 }
 
+constexpr std::size_t kLongestSequence = 4;
+
+// Whether it is a byte of a character, but not its first.
+bool continues(char c) { return (static_cast<unsigned char>(c) & 0xC0) == 0x80; }
+
 }  // namespace
 
 void append_json_text(std::string& out, std::string_view text) {
@@ -120,7 +125,7 @@ std::size_t utf8_sequence_length(std::string_view text) {
   if (first >= 0xF0 && first <= 0xF4) length = 4;
   if (length == 0 || text.size() < length) return 0;
   for (std::size_t i = 1; i < length; ++i) {
-    if ((byte(i) & 0xC0) != 0x80) return 0;
+    if (!continues(text[i])) return 0;
   }
   const unsigned char second = byte(1);
   const bool overlong = (first == 0xE0 && second < 0xA0) || (first == 0xF0 && second < 0x90);
@@ -157,6 +162,18 @@ std::string escape(std::string_view text, std::size_t limit) {
     text.remove_prefix(character.size());
   }
   return result;
+}
+
+std::string_view first_bytes(std::string_view text, std::size_t limit) {
+  if (text.size() <= limit) return text;
+  std::size_t end = limit;
+  while (end > 0 && limit - end < kLongestSequence && continues(text[end])) --end;
+  return text.substr(0, end);
+}
+
+std::size_t code_points(std::string_view utf8) {
+  return static_cast<std::size_t>(
+      std::ranges::count_if(utf8, [](char c) { return !continues(c); }));
 }
 
 bool is_plain_name(std::string_view text, std::size_t limit) {

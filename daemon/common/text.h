@@ -25,6 +25,10 @@ void append_json_text(std::string& out, std::string_view text);
 std::size_t utf8_sequence_length(std::string_view text);
 // Where `text` stops being UTF-8; npos when it is all of it.
 std::size_t first_invalid_utf8(std::string_view text);
+// The first bytes of `text`, at most `limit`, without cutting a character in two.
+std::string_view first_bytes(std::string_view text, std::size_t limit);
+// How many characters there are; bytes that are no UTF-8 count as they come.
+std::size_t code_points(std::string_view utf8);
 
 // 1 to `limit` letters, digits, '.', '_' and '-'.
 bool is_plain_name(std::string_view text, std::size_t limit);

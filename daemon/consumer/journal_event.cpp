@@ -161,10 +161,7 @@ void add_body(Line& line, std::string_view body, std::size_t max) {
 // A header may be of any length, and no database has an index for that.
 MessageIds cut(MessageIds ids) {
   for (std::string_view* const id : {&ids.message, &ids.parent, &ids.trace}) {
-    if (id->size() <= kMostOfId) continue;
-    std::size_t end = kMostOfId;
-    while (end > kMostOfId - 4 && (static_cast<unsigned char>((*id)[end]) & 0xC0) == 0x80) --end;
-    *id = id->substr(0, end);
+    *id = first_bytes(*id, kMostOfId);
   }
   return ids;
 }

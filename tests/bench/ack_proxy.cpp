@@ -1,6 +1,5 @@
 #include "ack_proxy.h"
 
-#include <arpa/inet.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
@@ -24,14 +23,6 @@ constexpr std::uint32_t kBasicAck = (60u << 16) | 80u;
   throw std::runtime_error("proxy: " + call + ": " + std::generic_category().message(errno));
 }
 
-sockaddr_in loopback(int port) {
-  sockaddr_in address{};
-  address.sin_family = AF_INET;
-  address.sin_port = htons(static_cast<std::uint16_t>(port));
-  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  return address;
-}
-
 std::uint64_t big_endian(const char* bytes, int size) {
   std::uint64_t value = 0;
   for (int i = 0; i < size; ++i) value = value << 8 | static_cast<unsigned char>(bytes[i]);
@@ -51,16 +42,7 @@ bool send_all(int fd, const char* bytes, std::size_t size) {
 
 }  // namespace
 
-AckProxy::AckProxy(int broker_port) {
-  listener_.reset(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
-  sockaddr_in address = loopback(0);
-  socklen_t size = sizeof address;
-  auto* const generic = reinterpret_cast<sockaddr*>(&address);
-  if (!listener_.valid() || ::bind(listener_.get(), generic, size) < 0 ||
-      ::listen(listener_.get(), 1) < 0 || ::getsockname(listener_.get(), generic, &size) < 0) {
-    fail("listen");
-  }
-  port_ = ntohs(address.sin_port);
+AckProxy::AckProxy(int broker_port) : listener_(test::listen_on_loopback(1)) {
   auto stop = make_eventfd();
   if (!stop) throw std::runtime_error(stop.error());
   stop_ = std::move(*stop);
@@ -74,11 +56,11 @@ AckProxy::~AckProxy() {
 }
 
 void AckProxy::serve(int broker_port) {
-  pollfd waiting[3] = {{stop_.get(), POLLIN, 0}, {listener_.get(), POLLIN, 0}, {-1, POLLIN, 0}};
+  pollfd waiting[3] = {{stop_.get(), POLLIN, 0}, {listener_.fd.get(), POLLIN, 0}, {-1, POLLIN, 0}};
   if (::poll(waiting, 2, -1) < 0 || waiting[0].revents != 0) return;
-  const UniqueFd client(::accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC));
+  const UniqueFd client(::accept4(listener_.fd.get(), nullptr, nullptr, SOCK_CLOEXEC));
   const UniqueFd broker(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
-  const sockaddr_in address = loopback(broker_port);
+  const sockaddr_in address = test::loopback(broker_port);
   if (!client.valid() || !broker.valid() ||
       ::connect(broker.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) < 0) {
     return;

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "common/fd.h"
+#include "support/loopback.h"
 
 namespace lope::bench {
 
@@ -20,7 +21,7 @@ class AckProxy {
   AckProxy& operator=(const AckProxy&) = delete;
   ~AckProxy();
 
-  int port() const { return port_; }
+  int port() const { return listener_.port; }
   // CLOCK_MONOTONIC ns at which the tag was seen to be acknowledged, by itself or by a later one
   // with `multiple`; 0: not seen.
   std::uint64_t acked_at(std::uint64_t tag) const;
@@ -30,9 +31,8 @@ class AckProxy {
   void serve(int broker_port);
   void look_at(const char* bytes, std::size_t size, std::uint64_t now);
 
-  UniqueFd listener_;
+  test::Listener listener_;
   UniqueFd stop_;
-  int port_ = 0;
   std::string buffer_;        // the thread's: what came from the client and is not parsed
   bool past_header_ = false;  // "AMQP0091"
   mutable std::mutex mutex_;  // guards acks_

@@ -1,7 +1,5 @@
 // Whatever is said to the control socket, messages go on. In the campaign 100,000 times, and the
 // rate is held against that of a run beside a process that takes as much CPU.
-#include <arpa/inet.h>
-#include <netinet/in.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/un.h>
@@ -19,6 +17,7 @@
 #include "common/fd.h"
 #include "support/broker.h"
 #include "support/log_lines.h"
+#include "support/loopback.h"
 #include "support/lope.h"
 #include "support/talk.h"
 
@@ -94,10 +93,7 @@ void fuzz(const std::string& path, int requests, std::atomic<int>& sent) {
 // The same with HTTP.
 void fuzz_http(int port, int requests, std::atomic<int>& sent) {
   std::mt19937 random(11);
-  sockaddr_in address{};
-  address.sin_family = AF_INET;
-  address.sin_port = htons(static_cast<std::uint16_t>(port));
-  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  const sockaddr_in address = loopback(port);
   const auto below = [&random](std::size_t limit) {
     return std::uniform_int_distribution<std::size_t>(0, limit - 1)(random);
   };

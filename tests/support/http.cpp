@@ -1,7 +1,5 @@
 #include "support/http.h"
 
-#include <arpa/inet.h>
-#include <netinet/in.h>
 #include <poll.h>
 #include <sys/socket.h>
 
@@ -10,14 +8,13 @@
 #include <cstdlib>
 #include <stdexcept>
 
+#include "support/loopback.h"
+
 namespace lope::test {
 
 HttpClient::HttpClient(int port) : socket_(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)) {
-  sockaddr_in address{};
-  address.sin_family = AF_INET;
-  address.sin_port = htons(static_cast<in_port_t>(port));
-  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  if (::connect(socket_.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) < 0) {
+  const sockaddr_in address = loopback(port);
+  if (::connect(socket_.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) < 0) {
     throw std::runtime_error("connect to port " + std::to_string(port) + ": " +
                              std::to_string(errno));
   }

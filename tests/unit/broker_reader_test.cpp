@@ -15,6 +15,7 @@
 
 #include "common/fd.h"
 #include "support/amqp_frames.h"
+#include "support/loopback.h"
 
 using namespace lope;
 using namespace lope::consumer;
@@ -71,21 +72,12 @@ class Recorder final : public BrokerReader::Sink {
 class Wire {
  public:
   Wire() {
-    const UniqueFd listener(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
-    sockaddr_in address{};
-    address.sin_family = AF_INET;
-    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    socklen_t size = sizeof address;
-    auto* const generic = reinterpret_cast<sockaddr*>(&address);
-    // Not the smallest: the kernel calls a socket readable, too, when it is nearly full.
-    const int buffer = 1 << 20;
-    ::setsockopt(listener.get(), SOL_SOCKET, SO_RCVBUF, &buffer, sizeof buffer);
-    REQUIRE(::bind(listener.get(), generic, sizeof address) == 0);
-    REQUIRE(::listen(listener.get(), 1) == 0);
-    REQUIRE(::getsockname(listener.get(), generic, &size) == 0);
+    // Not the smallest buffer: the kernel calls a socket readable, too, when it is nearly full.
+    const Listener listener = listen_on_loopback(1, 1 << 20);
+    const sockaddr_in address = loopback(listener.port);
     broker = UniqueFd(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
-    ::connect(broker.get(), generic, sizeof address);
-    const int ours = ::accept4(listener.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK);
+    ::connect(broker.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address);
+    const int ours = ::accept4(listener.fd.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK);
     REQUIRE(ours >= 0);
     transport.emplace(UniqueFd(ours));
     // As after a login, which begins with a protocol header.

@@ -16,6 +16,7 @@
 #include "common/broker_url.h"
 #include "support/amqp_properties.h"
 #include "support/eventually.h"
+#include "support/loopback.h"
 #include "support/tcp_server.h"
 
 namespace lope::consumer {
@@ -155,19 +156,12 @@ TEST_CASE("a login that fails says why", "[unit][connection]") {
 TEST_CASE("a machine that takes no connection is left earlier than one that does not answer",
           "[unit][connection]") {
   // Once its backlog is full, a listening socket drops what else wants to connect.
-  const UniqueFd listener(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
-  sockaddr_in address{};
-  address.sin_family = AF_INET;
-  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  socklen_t size = sizeof address;
-  auto* const generic = reinterpret_cast<sockaddr*>(&address);
-  REQUIRE(::bind(listener.get(), generic, size) == 0);
-  REQUIRE(::listen(listener.get(), 0) == 0);
-  REQUIRE(::getsockname(listener.get(), generic, &size) == 0);
+  const Listener listener = listen_on_loopback(0);
+  const sockaddr_in address = loopback(listener.port);
   const UniqueFd first(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
-  REQUIRE(::connect(first.get(), generic, size) == 0);
+  REQUIRE(::connect(first.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) == 0);
 
-  const auto url = parse_broker_url("amqp://127.0.0.1:" + std::to_string(ntohs(address.sin_port)));
+  const auto url = parse_broker_url("amqp://127.0.0.1:" + std::to_string(listener.port));
   const auto begun = Clock::now();
   const auto opened = Connection::open(url->address, {60s, 200ms}, std::chrono::seconds(0), "test");
   REQUIRE_FALSE(opened);

@@ -1,8 +1,6 @@
 // How long a Session waits for whom. The broker is a thread that answers what it is told to.
 #include "consumer/session.h"
 
-#include <arpa/inet.h>
-#include <netinet/in.h>
 #include <poll.h>
 #include <sys/socket.h>
 
@@ -20,6 +18,7 @@
 #include "consumer/publisher.h"
 #include "support/amqp_properties.h"
 #include "support/eventually.h"
+#include "support/loopback.h"
 
 namespace lope::consumer {
 
@@ -55,16 +54,6 @@ class FakeBroker {
   // `late`: each answer on that channel comes so much later.
   explicit FakeBroker(Answer answer, int slow_channel = -1, std::chrono::milliseconds late = 0ms)
       : answer_(std::move(answer)), slow_channel_(slow_channel), late_(late) {
-    listener_ = UniqueFd(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
-    sockaddr_in address{};
-    address.sin_family = AF_INET;
-    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    socklen_t size = sizeof address;
-    auto* const name = reinterpret_cast<sockaddr*>(&address);
-    REQUIRE(::bind(listener_.get(), name, size) == 0);
-    REQUIRE(::listen(listener_.get(), 10) == 0);
-    REQUIRE(::getsockname(listener_.get(), name, &size) == 0);
-    port_ = ntohs(address.sin_port);
     thread_ = std::thread([this] { serve(); });
   }
   ~FakeBroker() {
@@ -76,7 +65,7 @@ class FakeBroker {
 
   BrokerSettings settings(std::size_t addresses) const {
     BrokerSettings settings;
-    const auto url = parse_broker_url("amqp://127.0.0.1:" + std::to_string(port_));
+    const auto url = parse_broker_url("amqp://127.0.0.1:" + std::to_string(listener_.port));
     settings.addresses.assign(addresses, url->address);
     settings.heartbeat = std::chrono::seconds(1);
     return settings;
@@ -86,11 +75,11 @@ class FakeBroker {
  private:
   void serve() {
     while (!stop_) {
-      std::vector<pollfd> wanted{{listener_.get(), POLLIN, 0}};
+      std::vector<pollfd> wanted{{listener_.fd.get(), POLLIN, 0}};
       for (const auto& [fd, peer] : peers_) wanted.push_back({fd, POLLIN, 0});
       ::poll(wanted.data(), wanted.size(), 5);
       if (wanted.front().revents != 0) {
-        UniqueFd fd(::accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC));
+        UniqueFd fd(::accept4(listener_.fd.get(), nullptr, nullptr, SOCK_CLOEXEC));
         ++connections_;
         const int number = fd.get();
         peers_[number].fd = std::move(fd);
@@ -153,8 +142,7 @@ class FakeBroker {
   const Answer answer_;
   const int slow_channel_;
   const std::chrono::milliseconds late_;
-  UniqueFd listener_;
-  int port_ = 0;
+  const Listener listener_ = listen_on_loopback(10);
   std::map<int, Peer> peers_;
   std::atomic<int> connections_ = 0;
   std::atomic<bool> stop_ = false;

@@ -56,6 +56,32 @@ TEST_CASE("the place where a text stops being UTF-8 is found", "[unit][text]") {
   CHECK(lope::first_invalid_utf8("ü\xc3") == 2);
 }
 
+TEST_CASE("the first bytes of a text end between characters", "[unit][text]") {
+  struct Row {
+    std::string text;
+    std::size_t limit;
+    std::string first;
+  };
+  const auto row = GENERATE(values<Row>({
+      {"", 0, ""},
+      {"abc", 3, "abc"},
+      {"abc", 2, "ab"},
+      {"abc", 0, ""},
+      {"äöü", 4, "äö"},
+      {"äöü", 3, "ä"},
+      {"a🐇", 4, "a"},
+      {"a🐇", 5, "a🐇"},
+      {"🐇", 3, ""},
+      {std::string(9, '\x80'), 7, std::string(3, '\x80')},  // no UTF-8: no more than a character
+  }));
+  CHECK(lope::first_bytes(row.text, row.limit) == row.first);
+}
+
+TEST_CASE("characters are counted, not bytes", "[unit][text]") {
+  CHECK(lope::code_points("") == 0);
+  CHECK(lope::code_points("grüße 日本 🐇") == 10);
+}
+
 TEST_CASE("nearest finds the word that was meant, or none", "[unit][text]") {
   const std::vector<std::string_view> words = {"broker", "handlers_dir", "workers", "queue",
                                                "queues", "prefetch",     "log",     "auto_ack"};

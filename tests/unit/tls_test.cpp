@@ -2,7 +2,6 @@
 // own server.
 #include "consumer/tls.h"
 
-#include <arpa/inet.h>
 #include <netinet/in.h>
 #include <poll.h>
 #include <sys/socket.h>
@@ -19,6 +18,7 @@
 #include "common/fd.h"
 #include "consumer/transport.h"
 #include "support/certificates.h"
+#include "support/loopback.h"
 #include "support/tcp_server.h"
 
 namespace lope::consumer {
@@ -58,11 +58,8 @@ class Peer {
 
 UniqueFd connect_to(int port) {
   UniqueFd fd(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
-  sockaddr_in address{};
-  address.sin_family = AF_INET;
-  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  address.sin_port = htons(static_cast<std::uint16_t>(port));
-  ::connect(fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof address);
+  const sockaddr_in address = loopback(port);
+  ::connect(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address);
   REQUIRE(*wait_for(fd.get(), POLLOUT, Clock::now() + 10s));
   return fd;
 }
@@ -171,16 +168,9 @@ TEST_CASE("a handshake has its end in time, however much the peer sends", "[unit
   std::string flood;
   for (int i = 0; i < 10'000; ++i) flood += record;
   std::atomic<bool> stop = false;
-  UniqueFd listener(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
-  sockaddr_in address{};
-  address.sin_family = AF_INET;
-  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  socklen_t size = sizeof address;
-  REQUIRE(::bind(listener.get(), reinterpret_cast<sockaddr*>(&address), size) == 0);
-  REQUIRE(::listen(listener.get(), 1) == 0);
-  REQUIRE(::getsockname(listener.get(), reinterpret_cast<sockaddr*>(&address), &size) == 0);
+  const Listener listener = listen_on_loopback(1);
   std::thread peer([&] {
-    const UniqueFd fd(::accept(listener.get(), nullptr, nullptr));
+    const UniqueFd fd(::accept(listener.fd.get(), nullptr, nullptr));
     const TimePoint end = Clock::now() + 10s;
     std::size_t at = 0;
     while (!stop && Clock::now() < end) {
@@ -192,7 +182,7 @@ TEST_CASE("a handshake has its end in time, however much the peer sends", "[unit
     }
   });
   const TimePoint begun = Clock::now();
-  const std::string met = meet(ntohs(address.sin_port), {}, "127.0.0.1", 300ms);
+  const std::string met = meet(listener.port, {}, "127.0.0.1", 300ms);
   const auto took = Clock::now() - begun;
   stop = true;
   peer.join();
