@@ -50,8 +50,8 @@ bool BrokerClient::connect(const BrokerSettings& broker) {
 }
 
 Result<void> BrokerClient::connect(const BrokerAddress& address, const BrokerSettings& broker) {
-  const consumer::ConnectTimes times{broker.connect_timeout, broker.connect_timeout};
-  auto opened = Connection::open(address, times, kHeartbeat, command_, broker.tls, broker.login);
+  auto opened = Connection::open(address, {broker.connect_timeout}, kHeartbeat, command_,
+                                 broker.tls, broker.login);
   if (!opened) return Error{opened.error()};
   connection_ = std::move(*opened);
   vhost_ = address.vhost;

@@ -35,4 +35,9 @@ std::chrono::milliseconds AddressRotation::failed(double random) {
   return kReconnect.full_jitter(static_cast<int>(std::min<std::size_t>(rounds, 100)) - 1, random);
 }
 
+void AddressRotation::lasted() {
+  failures_ = 0;
+  if (passed_over_ != current()) passed_over_.reset();  // that was long ago
+}
+
 }  // namespace lope::consumer

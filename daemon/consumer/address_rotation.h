@@ -23,11 +23,11 @@ class AddressRotation {
   std::chrono::milliseconds failed(double random);
   // The current one has gone silent, as a node does that is cut off: when its turn comes again, the
   // others have one more before.
-  void silent() { passed_over_ = current(); }
+  void pass_over() { passed_over_ = current(); }
   // Since the last good connection no address has been tried more than twice.
   bool in_first_rounds() const { return failures_ <= 2 * order_.size(); }
   // The connection to the current one was a good one: its end is the first failure.
-  void lasted() { failures_ = 0; }
+  void lasted();
 
  private:
   std::vector<std::size_t> order_;

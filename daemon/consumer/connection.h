@@ -146,8 +146,8 @@ AmqpTable decode_headers(std::string_view properties, std::string_view prefix);
 
 // For one of a host's addresses.
 struct ConnectTimes {
-  std::chrono::milliseconds all;      // login included
-  std::chrono::milliseconds reached;  // until it takes the connection
+  std::chrono::milliseconds all;            // login included
+  std::chrono::milliseconds reached = all;  // until it takes the connection
 };
 
 class Connection {

@@ -41,7 +41,7 @@ Connector::Connector(const BrokerSettings& settings, std::string connection_name
 
 void Connector::start() {
   const BrokerAddress address = settings_.addresses[rotation_.current()];
-  ConnectTimes times{settings_.connect_timeout, settings_.connect_timeout};
+  ConnectTimes times{settings_.connect_timeout};
   // One that is cut off takes no connection; one that is good does in a round trip, or after the
   // second, when a packet was lost.
   if (addresses() > 1 && rotation_.in_first_rounds()) {

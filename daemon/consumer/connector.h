@@ -29,7 +29,7 @@ class Connector {
   // What was connected was good for a while: the other addresses are tried at once when it is lost.
   void lasted() { rotation_.lasted(); }
   // It has gone silent: the others are tried twice before it is again.
-  void silent() { rotation_.silent(); }
+  void pass_over() { rotation_.pass_over(); }
   std::size_t addresses() const { return settings_.addresses.size(); }
   bool has_other_address() const { return addresses() > 1; }
   int event_fd() const;

@@ -234,7 +234,7 @@ void Publisher::on_timer() {
     readable_ = true;  // pump() serves the heartbeats
     next_tick_ = now + tick_;
     if (const std::string reason = stands_still(); !reason.empty()) {
-      connector_->silent();
+      connector_->pass_over();
       connection_lost("broker " + connection_->peer() + ": " + reason +
                       ": is the node cut off from its cluster?");
       return;

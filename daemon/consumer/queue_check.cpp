@@ -31,9 +31,9 @@ void QueueCheck::answered() {
   silent_ = 0;
 }
 
-std::chrono::milliseconds set_up_patience(std::chrono::milliseconds quarter, std::size_t unanswered,
+std::chrono::milliseconds set_up_patience(std::chrono::milliseconds quarter, std::size_t given_up,
                                           std::size_t addresses) {
-  const std::size_t quarters = std::min(1 + unanswered / addresses, kMostQuarters);
+  const std::size_t quarters = std::min(1 + given_up / addresses, kMostQuarters);
   return quarter * static_cast<int>(quarters);
 }
 

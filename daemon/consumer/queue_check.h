@@ -29,9 +29,9 @@ class QueueCheck {
 // broker has begun for a queue without a leader it goes on with for seconds after there is one,
 // while an attempt after that is answered at once; a broker that is only slow needs its time. So it
 // is a quarter of a heartbeat at first, and one more for each round over the addresses, up to two
-// heartbeats. `quarter`: of a heartbeat; `unanswered`: how often it was not answered in time, in a
-// row; `addresses`: how many there are.
-std::chrono::milliseconds set_up_patience(std::chrono::milliseconds quarter, std::size_t unanswered,
+// heartbeats. `quarter`: of a heartbeat; `given_up`: connections in a row, for such a request;
+// `addresses`: how many there are.
+std::chrono::milliseconds set_up_patience(std::chrono::milliseconds quarter, std::size_t given_up,
                                           std::size_t addresses);
 
 // Is a connection given up for a queue that does not answer? One that is silent at every address (a

@@ -159,6 +159,7 @@ void Session::on_connect_ended() {
   }
   attempts_ = 0;
   connected_at_ = Clock::now();
+  check_due_ = false;
   connect_trouble_.clear();
   reported_.clear();
   tick_ = connection_->heartbeat() / 4;
@@ -227,7 +228,8 @@ void Session::connection_lost(const std::string& reason) {
     down_since_ = Clock::now();
     state_ = State::waiting;
     // A broker that takes our login and then cuts us off is no better than one that is not there.
-    if (down_since_ - connected_at_ >= kLasting) connector_->lasted();
+    const bool lasted = down_since_ - connected_at_ >= kLasting;
+    if (lasted && slow_set_ups_ == 0) connector_->lasted();
     reconnect_at_ = down_since_ + connector_->failed();
     arm_timer();
   }
@@ -254,6 +256,7 @@ bool Session::pump() {
     return false;
   }
   readable_ = *pumped == Connection::Pumped::more;
+  if (!readable_ && std::exchange(check_due_, false)) check_queues();
   return readable_;
 }
 
@@ -400,13 +403,15 @@ Session::Channel* Session::checked(ChannelNumber number_) {
              : nullptr;
 }
 
-// At each tick of a session that consumes. False: the connection has been given up.
-bool Session::check_queues() {
+// At each tick. It may give up the connection.
+void Session::check_queues() {
+  // While it is quiet nothing is waited for, and handlers may still run.
+  if (state_ != State::connected || is_to_be_quiet()) return;
   if (probe_unanswered()) {
     const Channel& channel = channels_[probe_for_.first];
     connection_lost("broker " + connection_->peer() + ": look at queue '" + channel.settings.name +
                     "': no answer");
-    return false;
+    return;
   }
   std::vector<std::string> reasons;
   bool others = false;
@@ -418,6 +423,7 @@ bool Session::check_queues() {
     others = others || (channel.open && in_use && reasons.back().empty());
   }
   std::string lost;  // the first reason
+  bool slow_set_up = false;
   for (std::size_t i = 0; i < channels_.size(); ++i) {
     Channel& channel = channels_[i];
     if (reasons[i].empty()) continue;
@@ -426,25 +432,27 @@ bool Session::check_queues() {
       continue;
     }
     if (channel.state == Channel::State::setting_up) {
-      ++channel.check.unanswered;
+      slow_set_up = true;
     } else {
-      connector_->silent();
+      connector_->pass_over();
     }
     if (lost.empty()) lost = reasons[i];
   }
-  if (lost.empty()) return true;
+  if (lost.empty()) return;
+  if (slow_set_up) ++slow_set_ups_;
   connection_lost("broker " + connection_->peer() + ": " + lost +
                   ": is the node cut off from its cluster?");
-  return false;
 }
 
 // At a tick: what a queue has had time to answer, and has not. Empty: nothing.
 std::string Session::unanswered(Channel& channel) {
   Channel::Check& check = channel.check;
   if (channel.state == Channel::State::setting_up && channel.step_sent) {
-    const auto patience = set_up_patience(tick_, check.unanswered, connector_->addresses());
-    // It was sent a little after a tick.
-    if (Clock::now() >= channel.step_sent_at + patience - tick_ / 4) {
+    const auto patience = set_up_patience(tick_, slow_set_ups_, connector_->addresses());
+    // A broker that is asked for many queues at once answers for one after another. And what was
+    // sent soon after a tick need not wait for two.
+    const TimePoint since = std::max(channel.step_sent_at, set_up_at_);
+    if (Clock::now() >= since + patience - tick_ / 4) {
       return describe(channel.steps[channel.step]) + ": no answer";
     }
   }
@@ -577,10 +585,10 @@ void Session::on_ok(ChannelNumber number_, Reply reply, std::string_view text) {
       it.lookout = it.first_came ? Channel::Lookout::to_cancel : Channel::Lookout::out;
     } else {
       it.consumer_tag = text;
-      it.check.unanswered = 0;
     }
   }
   it.step_sent = false;
+  set_up_at_ = Clock::now();
   const bool last = ++it.step == it.steps.size();
   if (!setting_up) {
     if (last) it.state = Channel::State::cancelled;
@@ -602,6 +610,11 @@ void Session::on_ok(ChannelNumber number_, Reply reply, std::string_view text) {
   it.failures = 0;
   it.left = false;
   it.trouble.clear();
+  if (std::ranges::none_of(channels_, [](const Channel& each) {
+        return each.state == Channel::State::setting_up && !each.left;
+      })) {
+    slow_set_ups_ = 0;
+  }
   events_.on_change();
 }
 
@@ -968,9 +981,8 @@ void Session::on_timer() {
     if (tick_.count() > 0 && now >= next_tick_) {
       readable_ = true;  // pump() sends a heartbeat that is due and misses those that did not come
       next_tick_ = now + tick_;
-      // While it is quiet nothing is waited for, and handlers may still run.
-      const bool consumes = state_ == State::connected && !is_to_be_quiet();
-      if (may_move_ && consumes && !check_queues()) return;
+      // After it: an answer may have come while we were held up.
+      check_due_ = may_move_;
     }
     for (Channel& channel : channels_) {
       if (!cancelling_ || !channel.keeps_end_waiting() || now < answered_by_) continue;

@@ -162,7 +162,6 @@ class Session final : private ConnectionEvents {
       bool sent = false;           // the first of them
       bool open = false;           // its channel
       bool refused = false;        // by the broker, for this subscription
-      std::size_t unanswered = 0;  // times in a row that setting it up was given up for that
       bool has_step_to_send() const { return !steps.empty() && !sent; }
     } check;
     Suspicion suspicion;
@@ -221,7 +220,7 @@ class Session final : private ConnectionEvents {
     return static_cast<ChannelNumber>(probe_number() + 1u + queue);
   }
   Channel* checked(ChannelNumber number);
-  bool check_queues();
+  void check_queues();
   std::string unanswered(Channel& channel);
   bool probe_unanswered();
   void leave(Channel& channel, const std::string& reason);
@@ -257,9 +256,12 @@ class Session final : private ConnectionEvents {
   std::unique_ptr<Connection> connection_;
   std::chrono::milliseconds tick_{0};  // of the heartbeat; 0: none
   TimePoint next_tick_{};
-  bool may_move_ = false;  // to another address, if this one is no good
-  bool may_ask_ = false;   // queues for a sign of life
-  int attempts_ = 0;       // since the last connection
+  bool check_due_ = false;        // of the queues, once everything that has come is read
+  std::size_t slow_set_ups_ = 0;  // connections in a row that were given up for one
+  TimePoint set_up_at_{};         // when the latest step of any was answered
+  bool may_move_ = false;         // to another address, if this one is no good
+  bool may_ask_ = false;          // queues for a sign of life
+  int attempts_ = 0;              // since the last connection
   TimePoint connected_at_{};
   std::string protocol_error_;  // found inside pump(), which is no place to end the connection
   TimePoint reconnect_at_{};

@@ -63,9 +63,12 @@ class Cluster:
 
     def leader(self, queue, asked=0):
         """The index of the node that leads a queue, as one of them says."""
-        listed = broker("ctl", self.nodes[asked], "list_queues", "--quiet", "--no-table-headers", "name", "leader")
-        name = dict(line.split("\t") for line in listed.splitlines())[queue]
-        return next(i for i, node in enumerate(self.nodes) if f"lope-{node}-" in name)
+        def leader():
+            listed = broker("ctl", self.nodes[asked], "list_queues", "--quiet", "--no-table-headers", "name", "leader")
+            # A queue without one has nothing there.
+            name = dict(line.partition("\t")[::2] for line in listed.splitlines())[queue]
+            return next((node for node in self.nodes if f"lope-{node}-" in name), None)
+        return self.nodes.index(eventually(f"{queue} has a leader", leader, 60))
 
     def is_whole(self):
         """Does each node see all of them?"""

@@ -55,13 +55,30 @@ TEST_CASE("before one that has gone silent the others are tried twice",
           "[unit][address_rotation]") {
   const auto count = GENERATE(1, 2, 3);
   AddressRotation rotation(static_cast<std::size_t>(count), [] { return 0.99; });  // as they are
-  rotation.silent();
+  rotation.pass_over();
   std::string tried;
   for (int i = 0; i < 7; ++i) {
     rotation.failed(0);
     tried += std::to_string(rotation.current());
   }
   CHECK(tried == (count == 1 ? "0000000" : count == 2 ? "1101010" : "1212012"));
+}
+
+TEST_CASE("what was silent before a connection that lasted is tried like the others",
+          "[unit][address_rotation]") {
+  AddressRotation rotation(2, [] { return 0.99; });
+  rotation.pass_over();
+  rotation.failed(0);
+  REQUIRE(rotation.current() == 1);
+  rotation.lasted();
+  rotation.failed(0);
+  CHECK(rotation.current() == 0);
+  rotation.pass_over();  // this time it is the one that lasted
+  rotation.lasted();
+  rotation.failed(0);
+  CHECK(rotation.current() == 1);
+  rotation.failed(0);
+  CHECK(rotation.current() == 1);
 }
 
 TEST_CASE("a round has every address, and what failed comes last", "[unit][address_rotation]") {

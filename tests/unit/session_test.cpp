@@ -253,6 +253,36 @@ class Confirming {
 
 }  // namespace
 
+TEST_CASE("a broker that is only slow gets the time that it needs", "[unit][session]") {
+  const FakeBroker broker(usual_answer, 1, 400ms);  // a quarter of the heartbeat: 250 ms
+  Run run(broker.settings(2), group_with(1));
+  CHECK(run.until(20s, [&] { return run.session->consuming(); }));
+  CHECK(broker.connections() == 3);  // each address at first, then again with twice the time
+}
+
+TEST_CASE("many queues may be set up one after another", "[unit][session]") {
+  const FakeBroker broker([](const Asked& asked) {
+    if (asked.is(60, 20)) std::this_thread::sleep_for(25ms);
+    return usual_answer(asked);
+  });
+  Run run(broker.settings(2), group_with(25));
+  CHECK(run.until(20s, [&] { return run.session->consuming(); }));
+  CHECK(broker.connections() == 1);
+}
+
+TEST_CASE("an answer that has come is read before it is missed", "[unit][session]") {
+  std::atomic<bool> asked_to_consume = false;
+  const FakeBroker broker([&](const Asked& asked) {
+    if (asked.is(60, 20)) asked_to_consume = true;
+    return usual_answer(asked);
+  });
+  Run run(broker.settings(2), group_with(1));
+  REQUIRE(run.until(10s, [&] { return asked_to_consume.load(); }));
+  std::this_thread::sleep_for(900ms);  // as when the machine is busy
+  CHECK(run.until(10s, [&] { return run.session->consuming(); }));
+  CHECK(broker.connections() == 1);
+}
+
 TEST_CASE("a queue that is silent at every address leaves the others their connection",
           "[unit][session]") {
   std::atomic<bool> answers = false;
