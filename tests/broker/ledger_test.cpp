@@ -327,7 +327,7 @@ TEST_CASE(
   CHECK(wrong == 0);
   CHECK(early == 0);
   CHECK(unexplained == 0);
-  CHECK(it.broker.is_empty(it.queue));
+  CHECK(eventually(30s, [&] { return it.broker.is_empty(it.queue); }));
   CHECK(on_the_ladder() == 0);
   // How late is a matter of the machine; the campaign has it to itself.
   if (campaign()) CHECK(percentile(lateness, 1) <= kLatest);

@@ -120,7 +120,7 @@ TEST_CASE("each key in its order, through retries, crashes and a restart", "[bro
   lope = std::make_unique<Lope>(options);
   REQUIRE(all_acked(it, total, 600s));
   CHECK(lope->stop() == exited(0));
-  CHECK(it.broker.is_empty(it.queue));
+  CHECK(eventually(30s, [&] { return it.broker.is_empty(it.queue); }));
   const Sequence seen = sequence_of(lines_of_file(it.file));
   const auto starts = it.starts();
   const auto later = std::count_if(starts.begin(), starts.end(),
@@ -153,7 +153,7 @@ TEST_CASE("a retry holds back its key and no other", "[broker][order]") {
   CHECK(starts[2].now_ms - starts[0].now_ms >= 300);
   CHECK(starts[3].now_ms - starts[2].now_ms >= 600);  // twice as long
   CHECK(lope.stop() == exited(0));
-  CHECK(it.broker.is_empty(it.queue));
+  CHECK(eventually(30s, [&] { return it.broker.is_empty(it.queue); }));
 }
 
 TEST_CASE("a message that is given up leaves its key to the next, with its history",
@@ -314,7 +314,7 @@ TEST_CASE("the order outlives lost connections and killed consumers", "[broker][
   INFO(seen.out_of_order);
   CHECK(seen.out_of_order.empty());
   CHECK(seen.done == kMessages);
-  CHECK(it.broker.is_empty(it.queue));
+  CHECK(eventually(30s, [&] { return it.broker.is_empty(it.queue); }));
 }
 
 TEST_CASE("strict, on two daemons: one after another, whoever stops or is killed",
@@ -353,7 +353,7 @@ TEST_CASE("strict, on two daemons: one after another, whoever stops or is killed
   INFO(seen.out_of_order);
   CHECK(seen.out_of_order.empty());
   CHECK(seen.done == static_cast<std::size_t>(count));
-  CHECK(it.broker.is_empty(queue));
+  CHECK(eventually(30s, [&] { return it.broker.is_empty(queue); }));
   it.broker.delete_queue(queue);
 }
 
