@@ -313,7 +313,6 @@ TEST_CASE("the examples of the manual are as it says", "[process][config]") {
   const TempDir dir;
   ProcessOptions options;
   options.directory = dir.path();
-  options.env = {{"BROKER_PASSWORD", "x"}};
   dir.write("bad.yaml", block("With this `bad.yaml`", "```yaml\n"));
   const RunResult bad = run_lope({"check", "--config", "bad.yaml"}, options);
   CHECK(bad.status == exited(kExitRefused));
