@@ -1768,7 +1768,7 @@ void Loader::dedup_store(const Value& value, DedupSettings& target) {
     if (!place) return;
     given = password(place);
     if (!given) return;
-    if (*given == kNoPassword && !place.is(YamlType::text)) {
+    if (passwords_ != Passwords::read && *given == kNoPassword && !place.is(YamlType::text)) {
       target.store = DedupSettings::Store::redis;
       target.redis_url = kNoPassword;
       return;
