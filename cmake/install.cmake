@@ -46,14 +46,20 @@ install(FILES ${PROJECT_BINARY_DIR}/install/lope.pc DESTINATION ${lope_pc_dir})
 # What `lope new` makes projects of.
 install(DIRECTORY ${PROJECT_SOURCE_DIR}/plugins/new DESTINATION share/lope)
 
-# Documentation.
-install(FILES ${PROJECT_SOURCE_DIR}/config/lope.yaml ${PROJECT_SOURCE_DIR}/config/lope.schema.json
-  DESTINATION share/doc/lope/examples)
+# Documentation, laid out as it is here: it is full of links.
+set(lope_doc share/doc/lope)
+install(FILES ${PROJECT_SOURCE_DIR}/LICENSE ${PROJECT_SOURCE_DIR}/README.md ${PROJECT_SOURCE_DIR}/CHANGELOG.md
+  ${PROJECT_SOURCE_DIR}/CONTRIBUTING.md DESTINATION ${lope_doc})
 file(GLOB lope_docs CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/docs/*.md ${PROJECT_SOURCE_DIR}/docs/*.png)
-install(FILES ${PROJECT_SOURCE_DIR}/LICENSE ${PROJECT_SOURCE_DIR}/README.md ${PROJECT_SOURCE_DIR}/CHANGELOG.md ${lope_docs}
-  DESTINATION share/doc/lope)
-
-install(DIRECTORY ${PROJECT_SOURCE_DIR}/docs/monitoring DESTINATION share/doc/lope)
+install(FILES ${lope_docs} DESTINATION ${lope_doc}/docs)
+install(DIRECTORY ${PROJECT_SOURCE_DIR}/docs/monitoring DESTINATION ${lope_doc}/docs)
+install(FILES ${PROJECT_SOURCE_DIR}/config/lope.yaml ${PROJECT_SOURCE_DIR}/config/lope.schema.json
+  DESTINATION ${lope_doc}/config)
+file(GLOB lope_plugin_docs CONFIGURE_DEPENDS RELATIVE ${PROJECT_SOURCE_DIR} ${PROJECT_SOURCE_DIR}/plugins/*/README.md)
+foreach(file ${lope_plugin_docs})
+  get_filename_component(folder ${file} DIRECTORY)
+  install(FILES ${PROJECT_SOURCE_DIR}/${file} DESTINATION ${lope_doc}/${folder})
+endforeach()
 
 # lope.service, and lope@.service of which each instance has a configuration and folders of its own.
 # Not below /run/lope: that goes when lope.service stops.

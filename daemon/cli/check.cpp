@@ -174,10 +174,15 @@ std::vector<GroupReport> judge_groups(const LoadedSettings& loaded, int worker_p
   return reports;
 }
 
+const char* word_for(LogLevel level) {
+  if (level == LogLevel::error) return "error: ";
+  return level == LogLevel::warn ? "warning: " : "note: ";
+}
+
 void print_problem(const ConfigProblem& problem, LogLevel level) {
   ConfigProblem shown = problem;
   shown.file = escape(shown.file, 4096);
-  shown.text = (level == LogLevel::error ? "error: " : "warning: ") + shown.text;
+  shown.text = word_for(level) + shown.text;
   std::fprintf(stderr, "%s%s\n", journal_prefix(level).c_str(), shown.to_string().c_str());
 }
 
@@ -230,9 +235,10 @@ void print_json(const LoadedSettings& loaded, const std::vector<GroupReport>& re
   for (const GroupReport& report : reports) {
     errors.insert(errors.end(), report.errors.begin(), report.errors.end());
   }
-  std::printf("{\"ok\":%s,\"errors\":%s,\"warnings\":%s,\"groups\":%s}\n",
+  std::printf("{\"ok\":%s,\"errors\":%s,\"warnings\":%s,\"notes\":%s,\"groups\":%s}\n",
               errors.empty() ? "true" : "false", problems_json(errors).c_str(),
-              problems_json(loaded.warnings).c_str(), json_list(reports, report_json).c_str());
+              problems_json(loaded.warnings).c_str(), problems_json(loaded.notes).c_str(),
+              json_list(reports, report_json).c_str());
 }
 
 }  // namespace
@@ -240,10 +246,12 @@ void print_json(const LoadedSettings& loaded, const std::vector<GroupReport>& re
 void print_problems(const LoadedSettings& loaded) {
   for (const ConfigProblem& problem : loaded.errors) print_problem(problem, LogLevel::error);
   for (const ConfigProblem& problem : loaded.warnings) print_problem(problem, LogLevel::warn);
+  for (const ConfigProblem& problem : loaded.notes) print_problem(problem, LogLevel::info);
 }
 
-int check_command(const std::string& config_path, bool json) {
-  const LoadedSettings loaded = supervisor::load_settings(config_path);
+int check_command(const std::string& config_path, bool json, bool broker) {
+  const LoadedSettings loaded = supervisor::load_settings(
+      config_path, broker ? supervisor::Passwords::read : supervisor::Passwords::of_service);
   if (!json) print_problems(loaded);
   std::vector<GroupReport> reports;
   if (loaded.errors.empty()) {

@@ -19,8 +19,9 @@ inline constexpr const char* kDefaultConfigPath = "/etc/lope/lope.yaml";
 int run_command(const std::string& config_path);
 
 // Judges the configuration and each group's handler. Problems go to standard error, a line for each
-// group to standard output; with `json` everything to standard output, as one object.
-int check_command(const std::string& config_path, bool json);
+// group to standard output; with `json` everything to standard output, as one object. `broker`: it
+// is to be logged in to next, so credentials are missed that are only noted otherwise.
+int check_command(const std::string& config_path, bool json, bool broker);
 
 // Describes a handler file.
 int inspect_command(const std::string& path, bool json);

@@ -194,7 +194,7 @@ int run_local(int argc, char** argv) {
   }
   if (run.parsed()) return cli::run_command(config_path);
   if (check.parsed()) {
-    const int code = cli::check_command(config_path, json);
+    const int code = cli::check_command(config_path, json, broker);
     if (!broker || code != kExitOk) return code;
     std::fflush(stdout);
     return become_client(argv);

@@ -38,7 +38,7 @@ struct Language {
   std::string_view guide;    // below PREFIX/share
   std::string_view needs;    // below PREFIX/share/lope; empty: nothing
 };
-constexpr std::string_view kGuide = "doc/lope/writing-a-handler.md";
+constexpr std::string_view kGuide = "doc/lope/docs/writing-a-handler.md";
 constexpr Language kLanguages[] = {
     {"cpp", "C++", "lope-dev", "make cmake g++", kGuide, ""},
     {"c", "C", "lope-dev", "make cmake gcc", kGuide, ""},

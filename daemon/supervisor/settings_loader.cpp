@@ -271,7 +271,9 @@ struct Value {
 class Loader {
  public:
   explicit Loader(const std::string& path, Passwords passwords = Passwords::read)
-      : path_(path), passwords_(passwords), look_for_secrets_(passwords == Passwords::read) {
+      : path_(path),
+        passwords_(passwords),
+        look_for_secrets_(passwords == Passwords::read || passwords == Passwords::of_service) {
     group_defaults_.content.max_decoded_bytes = 0;  // a group's max_body, where nobody says more
   }
 
@@ -490,6 +492,7 @@ LoadedSettings Loader::load() {
   }
   sort_problems(loaded_.errors);
   sort_problems(loaded_.warnings);
+  sort_problems(loaded_.notes);
   return std::move(loaded_);
 }
 
@@ -1155,6 +1158,12 @@ std::optional<std::string> Loader::password(const Value& value) {
     if (!look_for_secrets_) return kNoPassword;
     const char* folder = std::getenv("CREDENTIALS_DIRECTORY");
     if (folder == nullptr || *folder == '\0') {
+      if (passwords_ == Passwords::of_service) {
+        loaded_.notes.push_back(
+            problem_at(*credential.node, value.path + ": the credential '" + shown(text_value) +
+                                             "' is there for the service alone: it was not read"));
+        return kNoPassword;
+      }
       error(credential,
             "expected $CREDENTIALS_DIRECTORY, which systemd sets for LoadCredential=, found none");
       return std::nullopt;
@@ -1759,7 +1768,7 @@ void Loader::dedup_store(const Value& value, DedupSettings& target) {
     if (!place) return;
     given = password(place);
     if (!given) return;
-    if (!look_for_secrets_ && !place.is(YamlType::text)) {
+    if (passwords_ != Passwords::read && *given == kNoPassword && !place.is(YamlType::text)) {
       target.store = DedupSettings::Store::redis;
       target.redis_url = kNoPassword;
       return;

@@ -41,13 +41,15 @@ struct LoadedSettings {
   Settings settings;                    // meaningful only when errors is empty
   std::vector<ConfigProblem> errors;    // every one, in the order of the files
   std::vector<ConfigProblem> warnings;  // for example a password written into the file
+  std::vector<ConfigProblem> notes;     // what was not looked at, and why
   std::vector<GroupPlaces> places;      // one for each of Settings::groups
 };
 
 // Passwords that are not needed are not looked for where they are kept; of_journal_alone: what
-// monitor.journal names is read, no other. Never throws; reads each file at most once; needs well
-// under a second whatever the file holds.
-enum class Passwords { read, not_needed, of_journal_alone };
+// monitor.journal names is read, no other; of_service: all are read, but credentials where systemd
+// has given none are noted. Never throws; reads each file at most once; needs well under a second
+// whatever the file holds.
+enum class Passwords { read, not_needed, of_journal_alone, of_service };
 LoadedSettings load_settings(const std::string& path, Passwords passwords = Passwords::read);
 
 // The options of a handler that stand elsewhere: in `map`, a part of the file.

@@ -286,6 +286,24 @@ TEST_CASE("a handler does not see the variable that held the password", "[proces
   CHECK(environment.find("hunter2") == std::string::npos);
 }
 
+TEST_CASE("lope check needs no credential, and lope check --broker does", "[process][config]") {
+  const TempDir dir;
+  dir.write("lope.yaml", kHandlers +
+                             "broker: { user: app, password: { credential: broker-password } }\n"
+                             "groups: { a: { handler: log } }\n");
+  ProcessOptions options;
+  options.directory = dir.path();
+  const RunResult checked = run_lope({"check", "--config", "lope.yaml"}, options);
+  CHECK(checked.status == exited(kExitOk));
+  CHECK_THAT(checked.output,
+             Catch::StartsWith("lope.yaml:2:46: note: broker.password: the credential "
+                               "'broker-password' is there for the service alone: it was not "
+                               "read\ngroup 'a': ok handler log "));
+  const RunResult asked = run_lope({"check", "--broker", "--config", "lope.yaml"}, options);
+  CHECK(asked.status == exited(kExitRefused));
+  CHECK_THAT(asked.output, Catch::Contains("expected $CREDENTIALS_DIRECTORY"));
+}
+
 TEST_CASE("the examples of the manual are as it says", "[process][config]") {
   const std::string manual = read_file(LOPE_SOURCE_DIR "/docs/configuration.md");
   const auto block = [&](const std::string& before, const std::string& fence) {
@@ -295,7 +313,6 @@ TEST_CASE("the examples of the manual are as it says", "[process][config]") {
   const TempDir dir;
   ProcessOptions options;
   options.directory = dir.path();
-  options.env = {{"BROKER_PASSWORD", "x"}};
   dir.write("bad.yaml", block("With this `bad.yaml`", "```yaml\n"));
   const RunResult bad = run_lope({"check", "--config", "bad.yaml"}, options);
   CHECK(bad.status == exited(kExitRefused));

@@ -138,6 +138,9 @@ class Steps:
         asked = self.machine.run("systemd-run", "--quiet", "--wait", "--pipe", "-p", f"LoadCredential={kCredential}",
                                  "lope", "check", "--broker")
         assert "group 'orders': ok on the broker" in asked.stdout, asked.stdout
+        assert "note: broker.password: the credential" in self.machine.run("sh", "-c", "lope check 2>&1").stdout
+        self.machine.run("env", "CREDENTIALS_DIRECTORY=/etc/lope", "lope", "dlq", "list", "--config",
+                         "/etc/lope/lope.yaml", kQueue)
 
     def test_it_runs_as_its_own_user_without_capabilities(self):
         m = self.machine
@@ -274,7 +277,7 @@ class Steps:
         assert not failures, failures
         assert "lope@" not in said, said  # neither a question about the configuration nor an error
         assert [m.unit(unit, "ActiveState") for unit in units] == ["active"] * 2
-        assert m.run("ls", "/usr/share/doc/lope/monitoring").stdout.split() == [
+        assert m.run("ls", "/usr/share/doc/lope/docs/monitoring").stdout.split() == [
             "alerts.yaml", "grafana.json", "journal.png", "status.png"]
         assert not set(mains) & {m.unit(unit, "MainPID") for unit in units}, "not started again"
         assert m.read("/etc/lope/lope.yaml") == configuration(), "the configuration was not kept"

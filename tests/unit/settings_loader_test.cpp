@@ -526,6 +526,28 @@ TEST_CASE("what needs no secret, or the journal's alone, does not miss the other
   CHECK_FALSE(load_settings(path).errors.empty());
 }
 
+TEST_CASE("a credential is missed by the service alone", "[unit][settings]") {
+  const Variable folder("CREDENTIALS_DIRECTORY", nullptr);
+  const TempDir dir;
+  const std::string path = dir.write("lope.yaml", R"(
+broker: {user: app, password: {credential: broker}}
+monitor: {listen: 9419, journal: {credential: journal}}
+telemetry: {endpoint: "http://localhost", headers: {authorization: {credential: token}}}
+groups: {a: {handler: h, dedup: {key: body, store: {url: {credential: store}}}}}
+)");
+  const LoadedSettings checked = load_settings(path, Passwords::of_service);
+  CHECK(joined(checked.errors) == "");
+  CHECK_THAT(joined(checked.notes),
+             Catch::Contains("lope.yaml:2:44: broker.password: the credential 'broker' is there "
+                             "for the service alone: it was not read\n"));
+  CHECK(checked.notes.size() == 4);
+  CHECK(load_settings(path).errors.size() == 4);
+
+  // In a service, what it was not given is an error.
+  const Variable empty("CREDENTIALS_DIRECTORY", dir.path().c_str());
+  CHECK(load_settings(path, Passwords::of_service).errors.size() == 4);
+}
+
 TEST_CASE("retry, dead_letter and breaker have short forms", "[unit][settings]") {
   RetrySettings three;
   three.attempts = 3;
