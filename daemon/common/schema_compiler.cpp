@@ -1,6 +1,7 @@
 #include "common/schema_compiler.h"
 
 #include <algorithm>
+#include <span>
 #include <unordered_map>
 #include <unordered_set>
 
@@ -11,6 +12,15 @@ namespace lope::schema {
 namespace {
 
 using nlohmann::json;
+
+constexpr std::string_view kNaming[] = {"$defs", "definitions", "dependencies", "patternProperties",
+                                        "properties"};  // their members are schemas
+constexpr std::string_view kHolding[] = {"const", "default", "enum",
+                                         "examples"};  // values, not schemas
+
+bool is_one_of(std::span<const std::string_view> keywords, std::string_view name) {
+  return std::ranges::find(keywords, name) != keywords.end();
+}
 
 // Schemas that apply to the same value, one through the other.
 constexpr int kMaxBeside = 256;
@@ -26,19 +36,45 @@ bool has_scheme(std::string_view uri) {
   return end != std::string_view::npos && end > 0 && uri[end] == ':';
 }
 
+std::size_t path_in(std::string_view uri) {
+  const std::size_t scheme = has_scheme(uri) ? uri.find(':') + 1 : 0;
+  if (uri.substr(scheme, 2) != "//") return scheme;
+  return std::min(uri.size(), uri.find_first_of("/?#", scheme + 2));
+}
+
+std::string without_dots(const std::string& uri) {
+  const std::size_t path = path_in(uri), end = std::min(uri.size(), uri.find_first_of("?#", path));
+  const std::size_t root = uri.compare(path, 1, "/") == 0 ? 1 : 0;
+  std::vector<std::string> steps;
+  for (std::size_t at = path, next = 0; at <= end; at = next + 1) {
+    next = std::min(end, uri.find('/', at));
+    const std::string step = uri.substr(at, next - at);
+    const bool is_dots = step == "." || step == "..";
+    if (step == ".." && steps.size() > root) steps.pop_back();
+    if (!is_dots || next == end) steps.push_back(is_dots ? "" : step);
+  }
+  std::string out = uri.substr(0, path);
+  for (std::size_t i = 0; i < steps.size(); ++i) out.append(i == 0 ? "" : "/").append(steps[i]);
+  return out.append(uri, end);
+}
+
 std::string resolve(std::string base, std::string_view reference) {
-  if (has_scheme(reference)) return std::string(reference);
+  if (has_scheme(reference)) return without_dots(std::string(reference));
   base.resize(std::min(base.size(), base.find('#')));
   if (reference.empty() || reference.starts_with('#')) return base.append(reference);
-  const std::size_t scheme = has_scheme(base) ? base.find(':') + 1 : 0;
-  if (reference.starts_with("//")) return base.substr(0, scheme).append(reference);
-  const bool has_host = base.compare(scheme, 2, "//") == 0;
-  const std::size_t path = has_host ? std::min(base.size(), base.find('/', scheme + 2)) : scheme;
-  if (reference.starts_with('/')) return base.substr(0, path).append(reference);
-  const std::size_t slash = base.rfind('/');
-  if (slash != std::string::npos && slash >= path)
-    return base.substr(0, slash + 1).append(reference);
-  return base.substr(0, path).append(has_host ? "/" : "").append(reference);
+  const std::size_t path = path_in(base);
+  if (reference.starts_with("//")) {
+    base.resize(has_scheme(base) ? base.find(':') + 1 : 0);
+  } else if (reference.starts_with('/')) {
+    base.resize(path);
+  } else {
+    const std::size_t slash = base.substr(0, base.find('?')).rfind('/');
+    const bool has_slash = slash != std::string::npos && slash >= path;
+    const bool has_host = base.substr(0, path).find("//") != std::string::npos;
+    base.resize(has_slash ? slash + 1 : path);
+    if (!has_slash && has_host) base += '/';
+  }
+  return without_dots(base.append(reference));
 }
 
 std::string percent_decoded(std::string_view text) {
@@ -83,7 +119,7 @@ class Compiler {
 
   Nodes compile() {
     read_draft();
-    find_ids(root_, bases_.emplace_back());
+    find_ids(root_, bases_.emplace_back(), false);
     ids_.try_emplace("", &root_);
     nodes_.root = node_of(root_);
     // Not by recursion: a chain of references may be long.
@@ -127,23 +163,25 @@ class Compiler {
     return reference != nullptr && reference->is_string() ? reference : nullptr;
   }
 
-  // Names what has an id, and remembers what references are relative to.
-  void find_ids(const json& at, const std::string& outer_base) {
+  // Names what has an id, and remembers what references are relative to. `is_names`: what `at` has
+  // are no keywords.
+  void find_ids(const json& at, const std::string& outer_base, bool is_names) {
     const std::string* base = &outer_base;
+    const json* const id =
+        at.is_object() && !is_names ? keyword(at, draft_ == 4 ? "id" : "$id") : nullptr;
     if (reference_in(at) != nullptr) {
       base_of_[&at] = base;
-    } else if (const json* const id =
-                   at.is_object() ? keyword(at, draft_ == 4 ? "id" : "$id") : nullptr;
-               id != nullptr && id->is_string()) {
+    } else if (id != nullptr && id->is_string()) {
       std::string uri = resolve(*base, id->get_ref<const std::string&>());
       if (uri.ends_with('#')) uri.pop_back();
-      ids_.try_emplace(uri, &at);
+      if (!ids_.try_emplace(uri, &at).second) refuse_value(*id, "an id that is nowhere else");
       uri.resize(std::min(uri.size(), uri.find('#')));
       base = &bases_.emplace_back(std::move(uri));
     }
     if (!at.is_structured()) return;
     for (const auto& [name, value] : at.items()) {
-      if (name != "enum" || !value.is_array()) find_ids(value, *base);
+      if (is_names || !is_one_of(kHolding, name))
+        find_ids(value, *base, !is_names && is_one_of(kNaming, name));
     }
   }
 
@@ -360,7 +398,7 @@ class Compiler {
     if (const std::string* const text = text_at(schema, "pattern"))
       node.pattern = pattern_of(*text, schema["pattern"]);
     if (const std::string* const name = text_at(schema, "format"))
-      node.format = format_named(*name);
+      node.format = format_named(*name, draft_);
   }
 
   void fill_for_arrays(Node& node, const json& schema) {

@@ -55,6 +55,8 @@ class Translation {
         if (c == '[') out_ += '\\';  // no POSIX class
         in_class_ = c != ']';
         take(1);
+      } else if (c == '.') {
+        put("[^\\n\\r\\u2028\\u2029]", 1);
       } else if (c == '[') {
         in_class_ = true;
         take(rest_.starts_with("[^") ? 2 : 1);
@@ -151,7 +153,7 @@ Result<Pattern> Pattern::compile(std::string_view text) {
       pcre2_compile_context_create(nullptr), pcre2_compile_context_free);
   if (!context) throw std::bad_alloc();
   pcre2_set_compile_extra_options(context.get(), PCRE2_EXTRA_ALT_BSUX);
-  pcre2_set_newline(context.get(), PCRE2_NEWLINE_ANYCRLF);  // what '.' does not stand for
+  pcre2_set_newline(context.get(), PCRE2_NEWLINE_LF);  // with others no match begins inside CR LF
   constexpr std::uint32_t kOptions = PCRE2_UTF | PCRE2_DOLLAR_ENDONLY | PCRE2_ALT_BSUX |
                                      PCRE2_ALLOW_EMPTY_CLASS | PCRE2_MATCH_UNSET_BACKREF |
                                      PCRE2_AUTO_CALLOUT;

@@ -10,6 +10,7 @@
 #include "common/text.h"
 
 using namespace lope;
+using namespace std::string_view_literals;
 
 namespace {
 
@@ -106,6 +107,29 @@ TEST_CASE("what is no JSON is told with its place", "[unit][schema]") {
   CHECK_THAT(wrong(schema, "\xff\xfe"), Catch::StartsWith("line 1, column 1: "));
   CHECK_THAT(wrong(schema, "{} {}"), Catch::StartsWith("line 1, column 4: "));
   CHECK(wrong(schema, "1e999") == "expected numbers up to 1.8e308, found a larger one");
+  CHECK(wrong(schema, "\xef\xbb\xbf{}") == "");
+}
+
+TEST_CASE("a NUL ends no JSON", "[unit][schema]") {
+  const Schema schema = compile("{}");
+  CHECK(wrong(schema, "{}\0"sv) == "line 1, column 3: expected JSON, found a NUL");
+  CHECK(wrong(schema, "{}\n \0{}"sv) == "line 2, column 2: expected JSON, found a NUL");
+  CHECK(wrong(schema, "\"a\0b\""sv) == "line 1, column 3: expected JSON, found a NUL");
+  CHECK(error_of("{}\0{"sv) == "line 1, column 3: expected JSON, found a NUL");
+}
+
+TEST_CASE("a member that is there twice is refused with its place", "[unit][schema]") {
+  const Schema schema = compile("{}");
+  CHECK(wrong(schema, R"({"a":1,"b":2,"\u0061":1})") ==
+        "(root): expected each member once, found 'a' twice");
+  CHECK(wrong(schema, R"([1,{"a":{"a":1}},{"b":{"x":[],"c'":1,"c'":{"y":1}}}])") ==
+        "/2/b: expected each member once, found 'c\'' twice");
+  CHECK(wrong(schema, R"([{"a":1},{"a":1,"b":{"a":1}}])") == "");
+  CHECK(error_of(R"({"properties":{"a":{"type":"null","type":"array"}}})") ==
+        "/properties/a: expected each member once, found 'type' twice");
+  std::string open;
+  for (int i = 0; i < 200; ++i) open += "{\"" + repeated("ä", 1000) + "\":";
+  CHECK(wrong(schema, open + R"({"a":1,"a":1)").size() < 500);
 }
 
 TEST_CASE("JSON that is nested without end is refused before it is read", "[unit][schema]") {
@@ -217,7 +241,7 @@ TEST_CASE("a schema that is none is refused with its place", "[unit][schema]") {
   CHECK(error_of(R"({"$schema": "https://json-schema.org/draft/2020-12/schema"})") ==
         "$schema: expected draft-04, draft-06 or draft-07, found "
         "'https://json-schema.org/draft/2020-12/schema'");
-  CHECK(error_of(repeated("[", 300)) == "expected at most 256 levels, found more");
+  CHECK(error_of(repeated("[", 300)) == "expected at most 256 levels of JSON, found more");
 }
 
 TEST_CASE("a reference to another document is refused", "[unit][schema]") {
@@ -245,6 +269,56 @@ TEST_CASE("a reference finds ids and pointers in its file", "[unit][schema]") {
            "d": {"$id": "part.json", "type": "integer"}}})");
     CHECK(wrong(schema, R"({"n": 1})") == "");
     CHECK(wrong(schema, R"({"n": "1"})") == "/n: expected integer, found string");
+  }
+}
+
+TEST_CASE("a value of a schema names nothing", "[unit][schema]") {
+  for (const char* const value : {R"("default": {"$id": "#a"})", R"("const": {"$id": "#a"})",
+                                  R"("enum": [{"$id": "#a"}])", R"("examples": [{"$id": "#a"}])"}) {
+    CAPTURE(value);
+    const Schema schema =
+        compile(R"({"definitions": {"a": {)" + std::string(value) +
+                R"(}, "x": {"$id": "#a", "type": "integer"}}, "items": {"$ref": "#a"}})");
+    CHECK(wrong(schema, "[\"x\"]") == "/0: expected integer, found string");
+  }
+  // As the names of members they are no keywords.
+  for (const char* const names : {"properties", "definitions", "dependencies", "$defs"}) {
+    CAPTURE(names);
+    const Schema schema =
+        compile("{\"" + std::string(names) +
+                R"(": {"default": {"$id": "#a", "type": "integer"}}, "items": {"$ref": "#a"}})");
+    CHECK(wrong(schema, "[1.5]") == "/0: expected integer, found number");
+  }
+}
+
+TEST_CASE("an id that is there twice is refused", "[unit][schema]") {
+  CHECK(error_of(R"({"definitions": {"a": {"$id": "#x"}, "b": {"not": {"$id": "#x"}}}})") ==
+        "/definitions/b/not/$id: expected an id that is nowhere else, found \\\"#x\\\"");
+  CHECK_THAT(error_of(R"({"$id": "http://a/b/c", "items": {"$id": "./d/../c"}})"),
+             Catch::StartsWith("/items/$id: expected an id that is nowhere else"));
+}
+
+TEST_CASE("a reference and its id are compared without dots", "[unit][schema]") {
+  struct Row {
+    const char *base, *id, *reference;
+  };
+  for (const Row& row : {
+           Row{"x.json", "./part.json", "part.json"},
+           Row{"x.json", "part.json", "./part.json"},
+           Row{"http://a/b/c/d", "http://a/b/part.json", "../part.json"},
+           Row{"http://a/b/c/d", "http://a/part.json", "../../../../part.json"},
+           Row{"http://a/b/c/d", "http://a/b/", ".."},
+           Row{"http://a/b/c/d", "http://a/b/c/", "."},
+           Row{"http://a/b/c/d", "http://a/b/c/e", "./x/../e"},
+           Row{"http://a/b/c/d", "http://a/b/c/e?y=/../z", "e?y=/../z"},
+           Row{"http://a/b/c/d", "http://a/b/c/..e/f.", "..e/f."},
+           Row{"http://a/b/c/d", "/x/./y", "http://a/x/z/../y"},
+       }) {
+    CAPTURE(row.base, row.id, row.reference);
+    const Schema schema =
+        compile(R"({"$id": ")" + std::string(row.base) + R"(", "definitions": {"x": {"$id": ")" +
+                row.id + R"(", "type": "integer"}}, "items": {"$ref": ")" + row.reference + "\"}}");
+    CHECK(wrong(schema, "[\"x\"]") == "/0: expected integer, found string");
   }
 }
 
@@ -314,6 +388,11 @@ TEST_CASE("each draft knows its own keywords", "[unit][schema]") {
         "(root): expected nothing, found number");
   CHECK(wrong(compile(of_draft(4, R"("minimum": 2, "exclusiveMinimum": true)")), "2") ==
         "(root): expected more than 2, found 2");
+  for (const int draft : {4, 6}) {
+    CHECK(wrong(compile(of_draft(draft, R"("format": "date")")), "\"x\"") == "");
+    CHECK(wrong(compile(of_draft(draft, R"("format": "time")")), "\"x\"") == "");
+    CHECK(wrong(compile(of_draft(draft, R"("format": "date-time")")), "\"x\"") != "");
+  }
   CHECK(error_of(of_draft(4, R"("exclusiveMinimum": 2)")) ==
         "/exclusiveMinimum: expected true or false, found 2");
   CHECK(error_of(of_draft(6, R"("exclusiveMinimum": true)")) ==
@@ -336,6 +415,14 @@ TEST_CASE("multiples of decimal fractions are what they look like", "[unit][sche
   CHECK(wrong(cents, "1e-12") != "");
   CHECK(wrong(cents, "[1e-12, \"x\"]") == "");
   CHECK(wrong(cents, "-0.29") == "");
+  CHECK(wrong(cents, "999999999999.99") == "");
+  CHECK(wrong(cents, "999999999999.995") != "");
+  CHECK(wrong(compile(R"({"multipleOf": 1e-8})"), "1000000.12345678") == "");
+  CHECK(wrong(compile(R"({"multipleOf": 1e-8})"), "1000000.123456789") != "");
+  CHECK(wrong(compile(R"({"multipleOf": 1.5})"), "1000000000000000.5") == "");
+  CHECK(wrong(compile(R"({"multipleOf": 1.5})"), "1000000000000000") != "");
+  CHECK(wrong(compile(R"({"multipleOf": 3})"), "3e16") == "");
+  CHECK(wrong(compile(R"({"multipleOf": 3})"), "2e16") != "");
 
   const Schema fives = compile(R"({"multipleOf": 5})");
   for (const char* const fits : {"10", "-10", "0", "10.0", "1e30", "18446744073709551615", "\"7\"",
@@ -343,6 +430,18 @@ TEST_CASE("multiples of decimal fractions are what they look like", "[unit][sche
     CHECK(wrong(fives, fits) == "");
   for (const char* const not_so : {"10.7", "7", "-1", "18446744073709551614", "5.0000000001"})
     CHECK(wrong(fives, not_so) != "");
+}
+
+TEST_CASE("a multiple stays one, however both are rounded", "[unit][schema]") {
+  std::mt19937_64 random(11);
+  for (int round = 0; round < 20'000; ++round) {
+    // DIVISOR and TIMES x DIVISOR as whole numbers, then both moved behind the point.
+    const std::uint64_t divisor = 1 + random() % 99'999, times = random() % 10'000'000'000;
+    const std::string places = "e-" + std::to_string(1 + random() % 12);
+    const Schema schema = compile("{\"multipleOf\": " + std::to_string(divisor) + places + "}");
+    const std::string multiple = std::to_string(divisor * times) + places;
+    if (wrong(schema, multiple) != "") FAIL(multiple << " is one of " << divisor << places);
+  }
 }
 
 TEST_CASE("numbers of whatever kind compare as numbers", "[unit][schema]") {
@@ -395,6 +494,14 @@ TEST_CASE("patterns are ECMAScript's", "[unit][schema]") {
            {"c$", "abc\n", false},
            {"^.$", "\n", false},
            {"^.$", "\r", false},
+           {"^.$", "\xe2\x80\xa8", false},
+           {"^.$", "\xe2\x80\xa9", false},
+           {"^[.]$", "a", false},
+           {"^\\.$", "a", false},
+           {"^\\s|\\s$", "abc\r\n", true},
+           {"[^a]$", "a\r\n", true},
+           {"\\W$", "a\r\n", true},
+           {"\n", "\r\n", true},
            {"^.$", "ä", true},
            {"^.$", "\xf0\x9f\x98\x80", true},
            {"^[^]$", "\n", true},
@@ -573,7 +680,7 @@ TEST_CASE("whatever a message holds does no harm to its schema", "[unit][schema]
   for (int round = 0; round < 3000; ++round) {
     std::string damaged = whole;
     for (std::uint32_t changes = 1 + random() % 3; changes > 0; --changes) {
-      constexpr std::string_view kBytes = "{}[]\",:0e-\\\x80\xff\0 nt";
+      constexpr std::string_view kBytes = "{}[]\",:0e-\\\x80\xff\0 nt"sv;
       damaged[random() % damaged.size()] = kBytes[random() % kBytes.size()];
     }
     CHECK(wrong(schema, damaged).size() < 1000);
