@@ -3,6 +3,8 @@
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include <pcre2.h>
 
+#include <algorithm>
+#include <charconv>
 #include <new>
 
 namespace lope::schema {
@@ -39,6 +41,13 @@ std::size_t counted_length(std::string_view text) {
   return text[end] == ',' && last != std::string_view::npos && text[last] == '}' ? last + 1 : 0;
 }
 
+// At the start of `text`, up to what a pattern may count to.
+std::uint32_t number_in(std::string_view text) {
+  std::uint32_t number = UINT16_MAX;  // for one that is too large
+  std::from_chars(text.data(), text.data() + text.size(), number);
+  return number;
+}
+
 // In PCRE2's words what it and ECMAScript read differently. What only PCRE2 knows is refused: it
 // would mean something else to everybody else who reads the schema.
 class Translation {
@@ -72,11 +81,15 @@ class Translation {
         if (after_quantifier && (c == '+' || c == '*' || counted > 0))
           return Error{"there is nothing that '" + std::string(1, c) + "' could repeat"};
         after_quantifier_ = c == '*' || c == '+' || (c == '?' && !after_quantifier) || counted > 0;
+        if (counted > 0) least_count_ = std::max(least_count_, number_in(rest_.substr(1)));
         take(counted > 0 ? counted : 1);
       }
     }
     return std::move(out_);
   }
+  std::uint32_t least_count() const {
+    return least_count_;
+  }  // of all that is repeated, the largest
 
  private:
   void take(std::size_t size) {
@@ -101,6 +114,11 @@ class Translation {
       put(in_class_ ? kBlanks.substr(1, kBlanks.size() - 2) : kBlanks, 2);
     } else if (c == 'S' && !in_class_) {
       put(kNoBlanks, 2);
+    } else if (c >= '1' && c <= '9' && !in_class_) {
+      // With more digits it might be an octal number.
+      const std::size_t end = std::min(rest_.find_first_not_of("0123456789", 1), rest_.size());
+      const std::string number(rest_.substr(1, end - 1));
+      put("\\g{" + number + "}", end);
     } else if (c == 'v') {
       put("\\x0b", 2);
     } else if (high >= 0xd800 && high < 0xdc00 && low >= 0xdc00 && low < 0xe000) {
@@ -115,14 +133,28 @@ class Translation {
 
   std::string_view rest_;
   std::string out_;
+  std::uint32_t least_count_ = 1;
   bool in_class_ = false;
   bool after_quantifier_ = false;
 };
 
 struct Work {
   std::uint64_t steps;
+  const std::string_view pattern;
+  const std::size_t least_count;
   std::size_t position = 0;
 };
+
+// What the item behind `at` may go over before it fails, which nobody hears of then.
+std::size_t reach_of(const Work& work, const pcre2_callout_block* at) {
+  std::size_t longest = 1;
+  const std::string_view item = work.pattern.substr(at->pattern_position);
+  if (item.starts_with("\\g") || item.starts_with("\\k")) {
+    for (std::size_t i = 1; i < at->capture_top; ++i)
+      longest = std::max(longest, at->offset_vector[2 * i + 1] - at->offset_vector[2 * i]);
+  }
+  return std::min(at->subject_length, work.least_count * longest);
+}
 
 // At each item of a pattern. PCRE2's own limit is for one place in the text, and does not count how
 // far an item goes.
@@ -131,7 +163,7 @@ int count_work(pcre2_callout_block* at, void* data) {
   const std::size_t position = at->current_position;
   const std::size_t moved =
       position > work.position ? position - work.position : work.position - position;
-  const std::uint64_t cost = 1 + moved / kBytesAStep;
+  const std::uint64_t cost = 1 + (moved + reach_of(work, at)) / kBytesAStep;
   work.position = position;
   if (cost > work.steps) return PCRE2_ERROR_CALLOUT;
   work.steps -= cost;
@@ -147,7 +179,8 @@ void Matcher::Free::operator()(pcre2_real_match_context_8* context) const {
 void Matcher::Free::operator()(pcre2_real_match_data_8* data) const { pcre2_match_data_free(data); }
 
 Result<Pattern> Pattern::compile(std::string_view text) {
-  auto translated = Translation(text).make();
+  Translation translation(text);
+  auto translated = translation.make();
   if (!translated) return Error{translated.error()};
   const std::unique_ptr<pcre2_compile_context, decltype(&pcre2_compile_context_free)> context(
       pcre2_compile_context_create(nullptr), pcre2_compile_context_free);
@@ -163,7 +196,12 @@ Result<Pattern> Pattern::compile(std::string_view text) {
   pattern.text_ = text;
   pattern.code_.reset(pcre2_compile(reinterpret_cast<PCRE2_SPTR>(translated->data()),
                                     translated->size(), kOptions, &error, &offset, context.get()));
-  if (pattern.code_) return pattern;
+  if (pattern.code_) {
+    pcre2_pattern_info(pattern.code_.get(), PCRE2_INFO_MAXLOOKBEHIND, &pattern.least_count_);
+    pattern.least_count_ = std::max(pattern.least_count_, translation.least_count());
+    pattern.translated_ = std::move(*translated);
+    return pattern;
+  }
   if (error == PCRE2_ERROR_NOMEMORY) throw std::bad_alloc();
   char words[160] = {};
   pcre2_get_error_message(error, reinterpret_cast<PCRE2_UCHAR*>(words), sizeof words);
@@ -179,7 +217,7 @@ Matcher::Found Matcher::find(const Pattern& pattern, std::string_view text, std:
     pcre2_set_match_limit(context_.get(), UINT32_MAX);  // count_work() does that
     pcre2_set_depth_limit(context_.get(), UINT32_MAX);
   }
-  Work work{steps};
+  Work work{steps, pattern.translated_, pattern.least_count_};
   pcre2_set_callout(context_.get(), count_work, &work);
   const int result = pcre2_match(pattern.code_.get(), reinterpret_cast<PCRE2_SPTR>(text.data()),
                                  text.size(), 0, 0, data_.get(), context_.get());

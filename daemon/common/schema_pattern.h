@@ -28,7 +28,10 @@ class Pattern {
     void operator()(pcre2_real_code_8* code) const;
   };
 
-  std::string text_;
+  std::string text_, translated_;
+  std::uint32_t least_count_ =
+      1;  // that an item is repeated, or a lookbehind goes back: the largest
+  std::uint32_t references_ = 0;  // to groups up to this one
   std::unique_ptr<pcre2_real_code_8, Free> code_;
 };
 

@@ -7,6 +7,7 @@
 #include <thread>
 #include <vector>
 
+#include "common/schema_pattern.h"
 #include "common/text.h"
 
 using namespace lope;
@@ -561,6 +562,7 @@ TEST_CASE("a pattern takes long texts, and says when one is too much", "[unit][s
                 text(repeated("a", 200'000) + "!d")) ==
           "expected to be held against the schema in 20000200 steps, found that it takes more");
   }
+  CHECK(max_schema_steps(128 << 20) == max_schema_steps(16 << 20));  // a handler's timeout is near
   CHECK(wrong(compile(R"({"pattern": "^(a+)+$"})"), text(repeated("a", 40) + "!")) ==
         "expected to be held against the schema in 10002150 steps, found that it takes more");
   CHECK(wrong(compile(R"({"pattern": "^(?:a|b)*$"})"), text(letters)) ==
@@ -569,6 +571,30 @@ TEST_CASE("a pattern takes long texts, and says when one is too much", "[unit][s
       wrong(compile(R"({"items": {"pattern": "^(a+)+$"}})"),
             "[" + repeated("\"aaaaaaaaaaaaaaaaaa\",", 10'000) + "\"" + repeated("a", 18) + "!\"]"),
       Catch::StartsWith("/10000: expected a match"));
+}
+
+TEST_CASE("what a pattern goes over in vain costs steps too", "[unit][schema]") {
+  const auto steps_for = [](std::string_view text, const std::string& in) {
+    const auto pattern = schema::Pattern::compile(text);
+    REQUIRE(pattern);
+    std::uint64_t left = UINT64_MAX;
+    CHECK(schema::Matcher().find(*pattern, in, left) != schema::Matcher::Found::too_many_steps);
+    return UINT64_MAX - left;
+  };
+  constexpr int kMany = 4000;
+  constexpr std::uint64_t kSquare = std::uint64_t{kMany} * kMany / 16;
+  const std::string letters(kMany, 'a');
+  // At each of so many places as far as that, or half as far on average.
+  CHECK(steps_for("^(a*c).*\\1$", letters + "c" + letters + letters) > kSquare);
+  CHECK(steps_for("^(?<x>a*c).*\\k<x>$", letters + "c" + letters + letters) > kSquare);
+  CHECK(steps_for("^(a).*\\1{4000}b$", letters + letters + "b" + letters) > kSquare);
+  CHECK(steps_for("a{4000}", letters.substr(1) + "b" + letters.substr(1)) > kSquare / 2);
+  CHECK(steps_for("(?<=b{4000})[ac]", letters) > kSquare / 2);
+  // What is short costs no more than its items.
+  const std::string marks(1000, '.');
+  CHECK(steps_for("^(['\"]).*\\1$", "'" + marks + "\"") < 3 * marks.size());
+  CHECK(steps_for("^(.*)=\\1$", marks + "=" + marks + "x") < 5 * marks.size());
+  CHECK(steps_for("^[0-9a-f]{64}$", std::string(64, 'f')) < 30);
 }
 
 TEST_CASE("a message may cost so many steps", "[unit][schema]") {
@@ -606,6 +632,13 @@ TEST_CASE("a large message that is honest meets no bound", "[unit][schema]") {
   CHECK_THAT(told, Catch::EndsWith("fits none of the 2 ways of oneOf; as for the first: expected "
                                    "string, found number"));
   CHECK(told.size() < 400);
+
+  const Schema objects = compile(R"({"items": {"type": "object", "required": ["id"],
+      "additionalProperties": false, "properties": {"id": {"type": "integer", "minimum": 0},
+      "name": {"type": "string", "pattern": "^[a-z]+$"}}}})");
+  std::string many = "[";
+  while (many.size() < 16 << 20) many += R"({"id":12,"name":"ab"},)";
+  CHECK(wrong(objects, many + R"({"id":12}])") == "");
 
   const Schema unique = compile(R"({"uniqueItems": true, "items": {"uniqueItems": true}})");
   std::string differing = "[", deep = "[";
