@@ -529,11 +529,35 @@ TEST_CASE("patterns are ECMAScript's", "[unit][schema]") {
            {"^x}+$", "x}}", true},
            {"^a+?$", "aa", true},
            {"^a\\/b$", "a/b", true},
+           {"^\\p{Script=Greek}\\P{Lu}$", "αa", true},
+           {"^\\p{sc=Greek}\\p{Alphabetic}$", "ab", false},
+           {"^\\0\\x41\\ca$", std::string("\0A\x01", 3), true},
+           {"^[\\s-]+[+\\-\\d-]+$", "- +-1-", true},
+           {"^(a)\\1(?:b|\\1)+?(?=c)c$", "aabac", true},
+           {"^()()()()()()()()()(a)\\10$", "aa", true},
            {std::string("^a") + "\\u0000b$", std::string("a\0b", 3), true},
        }) {
     CAPTURE(row.pattern, row.text);
     CHECK(fits(row.pattern, row.text) == row.fits);
   }
+  for (const std::string pattern :
+       {"\\\\p{^L}", "\\\\p{L&}", "\\\\p{Greek}", "\\\\p{Lc}", "\\\\p{bc=L}", "\\\\01",
+        "[\\\\1]",   "(a)\\\\12", "\\\\u12",      "\\\\u{}",   "\\\\x",       "\\\\x4",
+        "\\\\c1",    "(?=a)*",    "(?!a)+",       "(?<=a)?",   "(?<!a){2}",   "[\\\\s-\\\\uffff]",
+        "[\\\\s-.]", "[\\\\S-a]"}) {
+    CAPTURE(pattern);
+    CHECK_THAT(error_of("{\"pattern\": \"" + pattern + "\"}"),
+               Catch::StartsWith("/pattern: expected a regular expression, found '"));
+  }
+  CHECK_THAT(error_of(R"({"pattern": "[\\s-.]"})"),
+             Catch::EndsWith("': '-' behind a class makes no range"));
+  // PCRE2's own bounds.
+  CHECK_THAT(
+      error_of(R"({"pattern": "^(?:[0-9a-f]{2}:){1,1000}$"})"),
+      Catch::EndsWith("': it is too large: lower the counts of groups, {1,1000}, or leave them "
+                      "to maxLength"));
+  CHECK_THAT(error_of(R"({"pattern": "a{65536}"})"),
+             Catch::EndsWith("': a count goes up to 65535: leave a larger one to maxLength"));
   for (const std::string pattern :
        {"\\\\Z", "\\\\Aa", "\\\\Qa\\\\E", "\\\\h", "\\\\R",  "\\\\K",     "(?i)a",
         "(?>a)", "(?R)",   "(*UCP)a",     "a++",   "a{2}+",  "a**",       "(?P<n>a)",
