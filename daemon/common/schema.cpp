@@ -45,6 +45,8 @@ Result<Schema> Schema::compile(std::string_view text) {
   }
 }
 
+const std::vector<std::string>& Schema::notes() const { return compiled_->nodes.notes; }
+
 std::optional<std::string> Schema::mismatch(std::string_view text) const {
   const auto value = schema::parse(text);
   if (!value) return value.error();

@@ -7,6 +7,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "common/result.h"
 
@@ -29,6 +30,9 @@ class Schema {
   Schema(Schema&&) noexcept;
   Schema& operator=(Schema&&) noexcept;
   ~Schema();
+
+  // What is in it and is no keyword, each with its place, up to 20.
+  const std::vector<std::string>& notes() const;
 
   // [any thread] What is wrong with a JSON text, and where: "/items/3/price: expected number, found
   // string". Nothing: it fits. Throws std::bad_alloc.

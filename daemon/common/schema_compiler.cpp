@@ -13,6 +13,47 @@ namespace {
 
 using nlohmann::json;
 
+// Known in each draft, beside the id; $defs is in none, and a usual place for schemas.
+constexpr std::string_view kKeywords[] = {"$defs",
+                                          "$ref",
+                                          "$schema",
+                                          "additionalItems",
+                                          "additionalProperties",
+                                          "allOf",
+                                          "anyOf",
+                                          "default",
+                                          "definitions",
+                                          "dependencies",
+                                          "description",
+                                          "enum",
+                                          "exclusiveMaximum",
+                                          "exclusiveMinimum",
+                                          "format",
+                                          "items",
+                                          "maxItems",
+                                          "maxLength",
+                                          "maxProperties",
+                                          "maximum",
+                                          "minItems",
+                                          "minLength",
+                                          "minProperties",
+                                          "minimum",
+                                          "multipleOf",
+                                          "not",
+                                          "oneOf",
+                                          "pattern",
+                                          "patternProperties",
+                                          "properties",
+                                          "required",
+                                          "title",
+                                          "type",
+                                          "uniqueItems"};
+constexpr std::string_view kKeywordsFrom6[] = {"const", "contains", "examples", "propertyNames"};
+constexpr std::string_view kKeywordsFrom7[] = {
+    "$comment", "contentEncoding", "contentMediaType", "else", "if", "readOnly",
+    "then",     "writeOnly"};
+constexpr std::size_t kMaxNotes = 20;
+
 constexpr std::string_view kNaming[] = {"$defs", "definitions", "dependencies", "patternProperties",
                                         "properties"};  // their members are schemas
 constexpr std::string_view kHolding[] = {"const", "default", "enum",
@@ -119,6 +160,7 @@ class Compiler {
 
   Nodes compile() {
     read_draft();
+    known_keywords_ = known_keywords();
     find_ids(root_, bases_.emplace_back(), false);
     ids_.try_emplace("", &root_);
     nodes_.root = node_of(root_);
@@ -232,6 +274,31 @@ class Compiler {
   }
 
   // ---- Keywords
+
+  std::vector<std::string_view> known_keywords() const {
+    std::vector<std::string_view> known = {draft_ == 4 ? "id" : "$id"};
+    const auto add = [&](std::span<const std::string_view> keywords, int first_draft) {
+      for (const std::string_view name : keywords) {
+        if (draft_ >= first_draft) known.push_back(name);
+      }
+    };
+    add(kKeywords, 4);
+    add(kKeywordsFrom6, 6);
+    add(kKeywordsFrom7, 7);
+    return known;
+  }
+
+  // What begins with x- is somebody's own.
+  void note_unknown(const json& schema) {
+    for (const auto& [name, value] : schema.items()) {
+      if (is_one_of(known_keywords_, name) || name.starts_with("x-")) continue;
+      if (nodes_.notes.size() == kMaxNotes) return;
+      const std::string near = nearest(name, known_keywords_);
+      nodes_.notes.push_back(place_of(value) + ": no keyword of draft " + std::to_string(draft_) +
+                             ", and not looked at" +
+                             (near.empty() ? "" : ": did you mean '" + near + "'?"));
+    }
+  }
 
   static const json* keyword(const json& schema, const char* name) {
     const auto found = schema.find(name);
@@ -349,6 +416,7 @@ class Compiler {
       node.never = !schema.get<bool>();
       return;
     }
+    note_unknown(schema);
     if (const json* const reference = keyword(schema, "$ref")) refuse_value(*reference, "a text");
     if (const json* const type = keyword(schema, "type")) node.types = types_in(*type);
     if (const json* const values = keyword(schema, "enum")) {
@@ -469,6 +537,7 @@ class Compiler {
 
   const json& root_;
   int draft_ = 7;
+  std::vector<std::string_view> known_keywords_;
   Nodes nodes_;
   std::vector<const json*> sources_;  // of each node
   std::unordered_map<const json*, const Node*> known_;

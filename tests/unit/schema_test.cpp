@@ -56,6 +56,11 @@ constexpr std::string_view kOrder = R"({
   }
 })";
 
+std::string of_draft(int draft, const std::string& keywords) {
+  return R"({"$schema": "http://json-schema.org/draft-0)" + std::to_string(draft) +
+         R"(/schema#", )" + keywords + "}";
+}
+
 std::string repeated(std::string_view text, int times) {
   std::string all;
   for (int i = 0; i < times; ++i) all += text;
@@ -378,11 +383,31 @@ TEST_CASE("what an unknown keyword holds is not looked at", "[unit][schema]") {
         "\\\"slider\\\"");
 }
 
+TEST_CASE("a keyword that is none is noted with its place", "[unit][schema]") {
+  using Notes = std::vector<std::string>;
+  const auto notes = [](const std::string& text) { return compile(text).notes(); };
+  CHECK(compile(kOrder).notes().empty());
+  CHECK(notes(R"({"$comment": "", "$defs": {"requierd": {}}, "x-ui": {"a": 1}, "default": {"a": 1},
+                  "properties": {"a": {"if": {}, "then": {}, "else": {}}}})") == Notes{});
+  CHECK(notes(R"({"requierd": ["a"], "items": {"prefixItems": [{"a": 1}], "minContains": 1}})") ==
+        Notes{"/requierd: no keyword of draft 7, and not looked at: did you mean 'required'?",
+              "/items/minContains: no keyword of draft 7, and not looked at: did you mean "
+              "'contains'?",
+              "/items/prefixItems: no keyword of draft 7, and not looked at"});
+  CHECK(notes(R"({"dependentRequired": {}, "unevaluatedProperties": false})").size() == 2);
+  CHECK(notes(of_draft(4, R"("const": 1, "id": "a", "$id": "b")")) ==
+        Notes{"/$id: no keyword of draft 4, and not looked at: did you mean 'id'?",
+              "/const: no keyword of draft 4, and not looked at"});
+  CHECK(notes(of_draft(6, R"("const": 1, "if": 1)")) ==
+        Notes{"/if: no keyword of draft 6, and not looked at"});
+  CHECK(notes(R"({"not": {"a\n": 1}})") ==
+        Notes{"/not/a\\n: no keyword of draft 7, and not looked at"});
+  std::string many = "{";
+  for (int i = 0; i < 100; ++i) many += "\"a" + std::to_string(i) + "\": 1, ";
+  CHECK(notes(many + "\"b\": 1}").size() == 20);
+}
+
 TEST_CASE("each draft knows its own keywords", "[unit][schema]") {
-  const auto of_draft = [](int draft, const std::string& keywords) {
-    return R"({"$schema": "http://json-schema.org/draft-0)" + std::to_string(draft) +
-           R"(/schema#", )" + keywords + "}";
-  };
   CHECK(wrong(compile(of_draft(4, R"("const": 1, "contains": 5, "if": 5)")), "[2]") == "");
   CHECK(wrong(compile(of_draft(6, R"("if": true, "then": false)")), "2") == "");
   CHECK(wrong(compile(of_draft(7, R"("if": true, "then": false)")), "2") ==
