@@ -13,51 +13,21 @@ namespace {
 
 using nlohmann::json;
 
-// Known in each draft, beside the id; $defs is in none, and a usual place for schemas.
-constexpr std::string_view kKeywords[] = {"$defs",
-                                          "$ref",
-                                          "$schema",
-                                          "additionalItems",
-                                          "additionalProperties",
-                                          "allOf",
-                                          "anyOf",
-                                          "default",
-                                          "definitions",
-                                          "dependencies",
-                                          "description",
-                                          "enum",
-                                          "exclusiveMaximum",
-                                          "exclusiveMinimum",
-                                          "format",
-                                          "items",
-                                          "maxItems",
-                                          "maxLength",
-                                          "maxProperties",
-                                          "maximum",
-                                          "minItems",
-                                          "minLength",
-                                          "minProperties",
-                                          "minimum",
-                                          "multipleOf",
-                                          "not",
-                                          "oneOf",
-                                          "pattern",
-                                          "patternProperties",
-                                          "properties",
-                                          "required",
-                                          "title",
-                                          "type",
-                                          "uniqueItems"};
-constexpr std::string_view kKeywordsFrom6[] = {"const", "contains", "examples", "propertyNames"};
-constexpr std::string_view kKeywordsFrom7[] = {
-    "$comment", "contentEncoding", "contentMediaType", "else", "if", "readOnly",
-    "then",     "writeOnly"};
+// Of each draft, beside the id; $defs is of none, and a usual place for schemas.
+constexpr std::string_view kKeywords =
+    "$defs $ref $schema additionalItems additionalProperties allOf anyOf default definitions "
+    "dependencies description enum exclusiveMaximum exclusiveMinimum format items maxItems "
+    "maxLength maxProperties maximum minItems minLength minProperties minimum multipleOf not oneOf "
+    "pattern patternProperties properties required title type uniqueItems";
+constexpr std::string_view kKeywordsFrom6 = "const contains examples propertyNames";
+constexpr std::string_view kKeywordsFrom7 =
+    "$comment contentEncoding contentMediaType else if readOnly then writeOnly";
 constexpr std::size_t kMaxNotes = 20;
 
+// Of the members of the first each is a schema, what the others hold is none.
 constexpr std::string_view kNaming[] = {"$defs", "definitions", "dependencies", "patternProperties",
-                                        "properties"};  // their members are schemas
-constexpr std::string_view kHolding[] = {"const", "default", "enum",
-                                         "examples"};  // values, not schemas
+                                        "properties"};
+constexpr std::string_view kHolding[] = {"const", "default", "enum", "examples"};
 
 bool is_one_of(std::span<const std::string_view> keywords, std::string_view name) {
   return std::ranges::find(keywords, name) != keywords.end();
@@ -277,14 +247,13 @@ class Compiler {
 
   std::vector<std::string_view> known_keywords() const {
     std::vector<std::string_view> known = {draft_ == 4 ? "id" : "$id"};
-    const auto add = [&](std::span<const std::string_view> keywords, int first_draft) {
-      for (const std::string_view name : keywords) {
-        if (draft_ >= first_draft) known.push_back(name);
+    for (std::string_view rest :
+         {kKeywords, draft_ >= 6 ? kKeywordsFrom6 : "", draft_ >= 7 ? kKeywordsFrom7 : ""}) {
+      while (!rest.empty()) {
+        known.push_back(rest.substr(0, rest.find(' ')));
+        rest.remove_prefix(std::min(rest.size(), known.back().size() + 1));
       }
-    };
-    add(kKeywords, 4);
-    add(kKeywordsFrom6, 6);
-    add(kKeywordsFrom7, 7);
+    }
     return known;
   }
 

@@ -150,9 +150,8 @@ class Translation {
     }
     return std::move(out_);
   }
-  std::uint32_t least_count() const {
-    return least_count_;
-  }  // of all that is repeated, the largest
+  // The largest of the least counts of what is repeated.
+  std::uint32_t least_count() const { return least_count_; }
 
  private:
   void take(std::size_t size) {

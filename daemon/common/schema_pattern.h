@@ -29,9 +29,8 @@ class Pattern {
   };
 
   std::string text_, translated_;
-  std::uint32_t least_count_ =
-      1;  // that an item is repeated, or a lookbehind goes back: the largest
-  std::uint32_t references_ = 0;  // to groups up to this one
+  // The most that an item is repeated at least, or a lookbehind goes back, in characters.
+  std::uint32_t least_count_ = 1;
   std::unique_ptr<pcre2_real_code_8, Free> code_;
 };
 
