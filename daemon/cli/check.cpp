@@ -127,7 +127,7 @@ std::vector<GroupReport> judge_groups(const LoadedSettings& loaded, int worker_p
   const auto env = environment_without(settings.secret_env);
   // Groups that share a handler share its description.
   std::map<std::string, Result<PluginDescription>> plugins;
-  std::map<std::string, Result<void>> schemas;
+  std::map<std::string, Result<std::vector<std::string>>> schemas;
   std::vector<GroupReport> reports;
   for (std::size_t i = 0; i < settings.groups.size(); ++i) {
     const GroupSettings& group = settings.groups[i];
@@ -151,12 +151,14 @@ std::vector<GroupReport> judge_groups(const LoadedSettings& loaded, int worker_p
                               check_schema(worker_program_fd, group.content.schema, env))
                      .first;
       }
-      if (!judged->second) {
+      const std::string subject = "validate: '" + escape(group.content.schema_file, 4096) + "': ";
+      if (judged->second) {
+        for (const std::string& note : *judged->second) report.notes.push_back(subject + note);
+      } else {
         const ConfigPlace& place = places.schema;
-        report.errors.push_back({place.file, place.line, place.column,
-                                 "group '" + group.name + "': validate: '" +
-                                     escape(group.content.schema_file, 4096) +
-                                     "': " + judged->second.error()});
+        report.errors.push_back(
+            {place.file, place.line, place.column,
+             "group '" + group.name + "': " + subject + judged->second.error()});
       }
     }
     if (report.plugin) {

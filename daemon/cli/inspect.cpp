@@ -9,6 +9,7 @@
 #include <cerrno>
 #include <csignal>
 #include <cstdio>
+#include <sstream>
 #include <string_view>
 
 #include "cli/commands.h"
@@ -158,8 +159,8 @@ Result<PluginDescription> inspect_plugin(int worker_program_fd, const std::strin
                " while loading it"};
 }
 
-Result<void> check_schema(int worker_program_fd, const std::string& schema,
-                          const std::vector<std::string>& env) {
+Result<std::vector<std::string>> check_schema(int worker_program_fd, const std::string& schema,
+                                              const std::vector<std::string>& env) {
   const auto input = make_memfd("lope-schema", schema);
   if (!input) return Error{input.error()};
   const auto answer = ask_child(worker_program_fd, {"--schema"}, *input, env);
@@ -168,12 +169,15 @@ Result<void> check_schema(int worker_program_fd, const std::string& schema,
     return Error{"expected to be read within " + std::to_string(kInspectLimit.count()) +
                  " s, found that it was not"};
   }
-  if (answer->end.to_string() == "exit 0") return {};
-  if (!answer->text.ends_with('\n')) {
+  std::vector<std::string> lines;
+  std::istringstream text(answer->text);
+  for (std::string line; std::getline(text, line);) lines.push_back(line);
+  if (answer->end.to_string() == "exit 0") return lines;
+  if (lines.empty()) {
     return Error{"expected a schema that can be judged, found " + answer->end.to_string() +
                  " of who tried it"};
   }
-  return Error{plugin_description_from_json(answer->text).error()};
+  return Error{lines.front()};
 }
 
 int inspect_command(const std::string& path, bool json) {

@@ -24,8 +24,9 @@ Result<PluginDescription> inspect_plugin(int worker_program_fd, const std::strin
                                          const std::string& name,
                                          const std::vector<std::string>& env);
 
-// Is it a JSON Schema? Found out in such a process too. The error says where in `schema` and what.
-Result<void> check_schema(int worker_program_fd, const std::string& schema,
-                          const std::vector<std::string>& env);
+// Is it a JSON Schema? Found out in such a process too. Notes of what is no keyword in it; the
+// error says where in `schema` and what.
+Result<std::vector<std::string>> check_schema(int worker_program_fd, const std::string& schema,
+                                              const std::vector<std::string>& env);
 
 }  // namespace lope::cli

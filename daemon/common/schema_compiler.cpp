@@ -1,6 +1,7 @@
 #include "common/schema_compiler.h"
 
 #include <algorithm>
+#include <span>
 #include <unordered_map>
 #include <unordered_set>
 
@@ -11,6 +12,26 @@ namespace lope::schema {
 namespace {
 
 using nlohmann::json;
+
+// Of each draft, beside the id; $defs is of none, and a usual place for schemas.
+constexpr std::string_view kKeywords =
+    "$defs $ref $schema additionalItems additionalProperties allOf anyOf default definitions "
+    "dependencies description enum exclusiveMaximum exclusiveMinimum format items maxItems "
+    "maxLength maxProperties maximum minItems minLength minProperties minimum multipleOf not oneOf "
+    "pattern patternProperties properties required title type uniqueItems";
+constexpr std::string_view kKeywordsFrom6 = "const contains examples propertyNames";
+constexpr std::string_view kKeywordsFrom7 =
+    "$comment contentEncoding contentMediaType else if readOnly then writeOnly";
+constexpr std::size_t kMaxNotes = 20;
+
+// Of the members of the first each is a schema, what the others hold is none.
+constexpr std::string_view kNaming[] = {"$defs", "definitions", "dependencies", "patternProperties",
+                                        "properties"};
+constexpr std::string_view kHolding[] = {"const", "default", "enum", "examples"};
+
+bool is_one_of(std::span<const std::string_view> keywords, std::string_view name) {
+  return std::ranges::find(keywords, name) != keywords.end();
+}
 
 // Schemas that apply to the same value, one through the other.
 constexpr int kMaxBeside = 256;
@@ -26,19 +47,45 @@ bool has_scheme(std::string_view uri) {
   return end != std::string_view::npos && end > 0 && uri[end] == ':';
 }
 
+std::size_t path_in(std::string_view uri) {
+  const std::size_t scheme = has_scheme(uri) ? uri.find(':') + 1 : 0;
+  if (uri.substr(scheme, 2) != "//") return scheme;
+  return std::min(uri.size(), uri.find_first_of("/?#", scheme + 2));
+}
+
+std::string without_dots(const std::string& uri) {
+  const std::size_t path = path_in(uri), end = std::min(uri.size(), uri.find_first_of("?#", path));
+  const std::size_t root = uri.compare(path, 1, "/") == 0 ? 1 : 0;
+  std::vector<std::string> steps;
+  for (std::size_t at = path, next = 0; at <= end; at = next + 1) {
+    next = std::min(end, uri.find('/', at));
+    const std::string step = uri.substr(at, next - at);
+    const bool is_dots = step == "." || step == "..";
+    if (step == ".." && steps.size() > root) steps.pop_back();
+    if (!is_dots || next == end) steps.push_back(is_dots ? "" : step);
+  }
+  std::string out = uri.substr(0, path);
+  for (std::size_t i = 0; i < steps.size(); ++i) out.append(i == 0 ? "" : "/").append(steps[i]);
+  return out.append(uri, end);
+}
+
 std::string resolve(std::string base, std::string_view reference) {
-  if (has_scheme(reference)) return std::string(reference);
+  if (has_scheme(reference)) return without_dots(std::string(reference));
   base.resize(std::min(base.size(), base.find('#')));
   if (reference.empty() || reference.starts_with('#')) return base.append(reference);
-  const std::size_t scheme = has_scheme(base) ? base.find(':') + 1 : 0;
-  if (reference.starts_with("//")) return base.substr(0, scheme).append(reference);
-  const bool has_host = base.compare(scheme, 2, "//") == 0;
-  const std::size_t path = has_host ? std::min(base.size(), base.find('/', scheme + 2)) : scheme;
-  if (reference.starts_with('/')) return base.substr(0, path).append(reference);
-  const std::size_t slash = base.rfind('/');
-  if (slash != std::string::npos && slash >= path)
-    return base.substr(0, slash + 1).append(reference);
-  return base.substr(0, path).append(has_host ? "/" : "").append(reference);
+  const std::size_t path = path_in(base);
+  if (reference.starts_with("//")) {
+    base.resize(has_scheme(base) ? base.find(':') + 1 : 0);
+  } else if (reference.starts_with('/')) {
+    base.resize(path);
+  } else {
+    const std::size_t slash = base.substr(0, base.find('?')).rfind('/');
+    const bool has_slash = slash != std::string::npos && slash >= path;
+    const bool has_host = base.substr(0, path).find("//") != std::string::npos;
+    base.resize(has_slash ? slash + 1 : path);
+    if (!has_slash && has_host) base += '/';
+  }
+  return without_dots(base.append(reference));
 }
 
 std::string percent_decoded(std::string_view text) {
@@ -83,7 +130,8 @@ class Compiler {
 
   Nodes compile() {
     read_draft();
-    find_ids(root_, bases_.emplace_back());
+    known_keywords_ = known_keywords();
+    find_ids(root_, bases_.emplace_back(), false);
     ids_.try_emplace("", &root_);
     nodes_.root = node_of(root_);
     // Not by recursion: a chain of references may be long.
@@ -127,23 +175,25 @@ class Compiler {
     return reference != nullptr && reference->is_string() ? reference : nullptr;
   }
 
-  // Names what has an id, and remembers what references are relative to.
-  void find_ids(const json& at, const std::string& outer_base) {
+  // Names what has an id, and remembers what references are relative to. `is_names`: what `at` has
+  // are no keywords.
+  void find_ids(const json& at, const std::string& outer_base, bool is_names) {
     const std::string* base = &outer_base;
+    const json* const id =
+        at.is_object() && !is_names ? keyword(at, draft_ == 4 ? "id" : "$id") : nullptr;
     if (reference_in(at) != nullptr) {
       base_of_[&at] = base;
-    } else if (const json* const id =
-                   at.is_object() ? keyword(at, draft_ == 4 ? "id" : "$id") : nullptr;
-               id != nullptr && id->is_string()) {
+    } else if (id != nullptr && id->is_string()) {
       std::string uri = resolve(*base, id->get_ref<const std::string&>());
       if (uri.ends_with('#')) uri.pop_back();
-      ids_.try_emplace(uri, &at);
+      if (!ids_.try_emplace(uri, &at).second) refuse_value(*id, "an id that is nowhere else");
       uri.resize(std::min(uri.size(), uri.find('#')));
       base = &bases_.emplace_back(std::move(uri));
     }
     if (!at.is_structured()) return;
     for (const auto& [name, value] : at.items()) {
-      if (name != "enum" || !value.is_array()) find_ids(value, *base);
+      if (is_names || !is_one_of(kHolding, name))
+        find_ids(value, *base, !is_names && is_one_of(kNaming, name));
     }
   }
 
@@ -194,6 +244,30 @@ class Compiler {
   }
 
   // ---- Keywords
+
+  std::vector<std::string_view> known_keywords() const {
+    std::vector<std::string_view> known = {draft_ == 4 ? "id" : "$id"};
+    for (std::string_view rest :
+         {kKeywords, draft_ >= 6 ? kKeywordsFrom6 : "", draft_ >= 7 ? kKeywordsFrom7 : ""}) {
+      while (!rest.empty()) {
+        known.push_back(rest.substr(0, rest.find(' ')));
+        rest.remove_prefix(std::min(rest.size(), known.back().size() + 1));
+      }
+    }
+    return known;
+  }
+
+  // What begins with x- is somebody's own.
+  void note_unknown(const json& schema) {
+    for (const auto& [name, value] : schema.items()) {
+      if (is_one_of(known_keywords_, name) || name.starts_with("x-")) continue;
+      if (nodes_.notes.size() == kMaxNotes) return;
+      const std::string near = nearest(name, known_keywords_);
+      nodes_.notes.push_back(place_of(value) + ": no keyword of draft " + std::to_string(draft_) +
+                             ", and not looked at" +
+                             (near.empty() ? "" : ": did you mean '" + near + "'?"));
+    }
+  }
 
   static const json* keyword(const json& schema, const char* name) {
     const auto found = schema.find(name);
@@ -311,6 +385,7 @@ class Compiler {
       node.never = !schema.get<bool>();
       return;
     }
+    note_unknown(schema);
     if (const json* const reference = keyword(schema, "$ref")) refuse_value(*reference, "a text");
     if (const json* const type = keyword(schema, "type")) node.types = types_in(*type);
     if (const json* const values = keyword(schema, "enum")) {
@@ -360,7 +435,7 @@ class Compiler {
     if (const std::string* const text = text_at(schema, "pattern"))
       node.pattern = pattern_of(*text, schema["pattern"]);
     if (const std::string* const name = text_at(schema, "format"))
-      node.format = format_named(*name);
+      node.format = format_named(*name, draft_);
   }
 
   void fill_for_arrays(Node& node, const json& schema) {
@@ -431,6 +506,7 @@ class Compiler {
 
   const json& root_;
   int draft_ = 7;
+  std::vector<std::string_view> known_keywords_;
   Nodes nodes_;
   std::vector<const json*> sources_;  // of each node
   std::unordered_map<const json*, const Node*> known_;

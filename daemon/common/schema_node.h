@@ -61,6 +61,7 @@ struct Nodes {
   std::deque<Node> nodes;
   std::deque<Pattern> patterns;
   const Node* root = nullptr;
+  std::vector<std::string> notes;  // of what is no keyword
 };
 
 }  // namespace lope::schema

@@ -3,7 +3,10 @@
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include <pcre2.h>
 
+#include <algorithm>
+#include <charconv>
 #include <new>
+#include <vector>
 
 namespace lope::schema {
 
@@ -39,6 +42,68 @@ std::size_t counted_length(std::string_view text) {
   return text[end] == ',' && last != std::string_view::npos && text[last] == '}' ? last + 1 : 0;
 }
 
+// ECMAScript's, of those that PCRE2 knows: \p{…} without a script takes no other.
+constexpr std::string_view kProperties =
+    " C Cc Cf Cn Co Cs L LC Ll Lm Lo Lt Lu M Mc Me Mn N Nd Nl No P Pc Pd Pe Pf Pi Po Ps S Sc Sk Sm "
+    "So Z Zl Zp Zs ASCII ASCII_Hex_Digit AHex Alphabetic Alpha Any Bidi_Control Bidi_Mirrored "
+    "Case_Ignorable Cased Changes_When_Casefolded Changes_When_Casemapped "
+    "Changes_When_Lowercased Changes_When_Titlecased Changes_When_Uppercased Dash "
+    "Default_Ignorable_Code_Point Deprecated Diacritic Emoji Emoji_Component EComp Emoji_Modifier "
+    "EMod Emoji_Modifier_Base EBase Emoji_Presentation EPres Extended_Pictographic ExtPict "
+    "Extender Grapheme_Base Grapheme_Extend Hex_Digit Hex IDS_Binary_Operator "
+    "IDS_Trinary_Operator ID_Continue IDC ID_Start IDS Ideographic Ideo Join_Control "
+    "Logical_Order_Exception Lowercase Lower Math Noncharacter_Code_Point Pattern_Syntax "
+    "Pattern_White_Space Quotation_Mark Radical Regional_Indicator RI Sentence_Terminal "
+    "Soft_Dotted Terminal_Punctuation Unified_Ideograph Uppercase Upper Variation_Selector "
+    "White_Space space XID_Continue XIDC XID_Start XIDS ";
+constexpr std::string_view kScripts = " Script sc Script_Extensions scx ";
+
+// Of "{Lu}" or "{Script=Greek}" at the start of `text`.
+bool is_property(std::string_view text) {
+  const std::string_view name = text.substr(0, text.find_first_of("=}"));
+  if (!name.starts_with('{') || name.find(' ') != std::string_view::npos) return false;
+  const bool of_script = text.substr(name.size()).starts_with('=');
+  const std::string word = " " + std::string(name.substr(1)) + " ";
+  return (of_script ? kScripts : kProperties).find(word) != std::string_view::npos;
+}
+
+constexpr std::string_view kDigits = "0123456789", kHexDigits = "0123456789abcdefABCDEF",
+                           kLetters = "bBdDsSwWfnrtv";  // an escape each
+
+// The length of the escape at the start of `text`, of \k<…> without its name; 0: ECMAScript has
+// none such.
+std::size_t escape_length(std::string_view text, bool in_class) {
+  const std::string_view rest = text.substr(std::min<std::size_t>(2, text.size()));
+  const auto digits = [&](std::string_view known) {
+    return std::min(rest.size(), rest.find_first_not_of(known));
+  };
+  const char c = text.size() > 1 ? text[1] : '\0';
+  if (c >= '1' && c <= '9') return in_class ? 0 : 2 + digits(kDigits);
+  switch (c) {
+    case '\0': return 1;  // PCRE2 says what is wrong
+    case '0': return digits(kDigits) == 0 ? 2 : 0;
+    case 'c': return !rest.empty() && is_letter(rest[0]) ? 3 : 0;
+    case 'k': return rest.starts_with('<') ? 2 : 0;
+    case 'p':
+    case 'P': return is_property(rest) ? 2 + rest.find('}') + 1 : 0;
+    case 'u':
+      if (rest.starts_with('{')) {
+        const std::size_t end = rest.find_first_not_of(kHexDigits, 1);
+        return end > 1 && end < rest.size() && rest[end] == '}' ? 2 + end + 1 : 0;
+      }
+      return digits(kHexDigits) >= 4 ? 6 : 0;
+    case 'x': return digits(kHexDigits) >= 2 ? 4 : 0;
+    default: return is_letter(c) && kLetters.find(c) == std::string_view::npos ? 0 : 2;
+  }
+}
+
+// At the start of `text`, up to what a pattern may count to.
+std::uint32_t number_in(std::string_view text) {
+  std::uint32_t number = UINT16_MAX;  // for one that is too large
+  std::from_chars(text.data(), text.data() + text.size(), number);
+  return number;
+}
+
 // In PCRE2's words what it and ECMAScript read differently. What only PCRE2 knows is refused: it
 // would mean something else to everybody else who reads the schema.
 class Translation {
@@ -48,6 +113,7 @@ class Translation {
   Result<std::string> make() {
     while (!rest_.empty()) {
       const bool after_quantifier = std::exchange(after_quantifier_, false);
+      const bool after_look = std::exchange(after_look_, false);
       const char c = rest_.front();
       if (c == '\\') {
         if (auto taken = take_escape(); !taken) return Error{taken.error()};
@@ -55,6 +121,8 @@ class Translation {
         if (c == '[') out_ += '\\';  // no POSIX class
         in_class_ = c != ']';
         take(1);
+      } else if (c == '.') {
+        put("[^\\n\\r\\u2028\\u2029]", 1);
       } else if (c == '[') {
         in_class_ = true;
         take(rest_.starts_with("[^") ? 2 : 1);
@@ -62,19 +130,28 @@ class Translation {
         const bool plain = !rest_.starts_with("(?") && !rest_.starts_with("(*");
         const char kind = rest_.size() > 2 ? rest_[2] : ' ';
         if (!plain && (rest_[1] == '*' || std::string_view(":=!<").find(kind) == std::string::npos))
-          return Error{"'" + std::string(rest_.substr(0, plain ? 1 : 2)) +
-                       "' is none of its groups"};
+          return Error{"'" + std::string(rest_.substr(0, 2)) + "' is none of its groups"};
+        const char behind = rest_.size() > 3 ? rest_[3] : ' ';
+        looks_.push_back(!plain && kind != ':' && (kind != '<' || behind == '=' || behind == '!'));
+        take(1);
+      } else if (c == ')') {
+        after_look_ = !looks_.empty() && looks_.back();
+        if (!looks_.empty()) looks_.pop_back();
         take(1);
       } else {
         const std::size_t counted = c == '{' ? counted_length(rest_) : 0;
-        if (after_quantifier && (c == '+' || c == '*' || counted > 0))
+        const bool repeats = c == '+' || c == '*' || counted > 0;
+        if ((after_quantifier && repeats) || (after_look && (repeats || c == '?')))
           return Error{"there is nothing that '" + std::string(1, c) + "' could repeat"};
-        after_quantifier_ = c == '*' || c == '+' || (c == '?' && !after_quantifier) || counted > 0;
+        after_quantifier_ = repeats || (c == '?' && !after_quantifier);
+        if (counted > 0) least_count_ = std::max(least_count_, number_in(rest_.substr(1)));
         take(counted > 0 ? counted : 1);
       }
     }
     return std::move(out_);
   }
+  // The largest of the least counts of what is repeated.
+  std::uint32_t least_count() const { return least_count_; }
 
  private:
   void take(std::size_t size) {
@@ -88,10 +165,9 @@ class Translation {
 
   Result<void> take_escape() {
     const char c = rest_.size() > 1 ? rest_[1] : '\0';
-    const char next = rest_.size() > 2 ? rest_[2] : '\0';
-    const bool known = std::string_view("bBdDsSwWfnrtvcxu").find(c) != std::string_view::npos ||
-                       ((c == 'p' || c == 'P') && next == '{') || (c == 'k' && next == '<');
-    if (is_letter(c) && !known) return Error{std::string("it knows no \\") + c};
+    const std::size_t length = escape_length(rest_, in_class_);
+    if (length == 0) return Error{std::string("it knows no such \\") + c};
+    const bool is_class = std::string_view("dDsSwWpP").find(c) != std::string_view::npos;
     const int high = code_unit(rest_);
     const int low = high >= 0 ? code_unit(rest_.substr(6)) : -1;
     constexpr std::string_view kBlanks = "[\\s\\p{Z}\\ufeff]", kNoBlanks = "[^\\s\\p{Z}\\ufeff]";
@@ -99,6 +175,8 @@ class Translation {
       put(in_class_ ? kBlanks.substr(1, kBlanks.size() - 2) : kBlanks, 2);
     } else if (c == 'S' && !in_class_) {
       put(kNoBlanks, 2);
+    } else if (c >= '1' && c <= '9') {
+      put("\\g{" + std::string(rest_.substr(1, length - 1)) + "}", length);  // never octal
     } else if (c == 'v') {
       put("\\x0b", 2);
     } else if (high >= 0xd800 && high < 0xdc00 && low >= 0xdc00 && low < 0xe000) {
@@ -106,21 +184,39 @@ class Translation {
       std::snprintf(text, sizeof text, "\\u{%x}", 0x10000 + (high - 0xd800) * 0x400 + low - 0xdc00);
       put(text, 12);
     } else {
-      take(rest_.size() > 1 ? 2 : 1);
+      take(length);
     }
+    if (in_class_ && is_class && rest_.starts_with('-') && !rest_.starts_with("-]"))
+      return Error{"'-' behind a class makes no range"};
     return {};
   }
 
   std::string_view rest_;
   std::string out_;
+  std::uint32_t least_count_ = 1;
   bool in_class_ = false;
   bool after_quantifier_ = false;
+  bool after_look_ = false;  // behind a lookahead or lookbehind
+  std::vector<bool> looks_;  // of each group that is open: is it one?
 };
 
 struct Work {
   std::uint64_t steps;
+  const std::string_view pattern;
+  const std::size_t least_count;
   std::size_t position = 0;
 };
+
+// What the item behind `at` may go over before it fails, which nobody hears of then.
+std::size_t reach_of(const Work& work, const pcre2_callout_block* at) {
+  std::size_t longest = 1;
+  const std::string_view item = work.pattern.substr(at->pattern_position);
+  if (item.starts_with("\\g") || item.starts_with("\\k")) {
+    for (std::size_t i = 1; i < at->capture_top; ++i)
+      longest = std::max(longest, at->offset_vector[2 * i + 1] - at->offset_vector[2 * i]);
+  }
+  return std::min(at->subject_length, work.least_count * longest);
+}
 
 // At each item of a pattern. PCRE2's own limit is for one place in the text, and does not count how
 // far an item goes.
@@ -129,7 +225,7 @@ int count_work(pcre2_callout_block* at, void* data) {
   const std::size_t position = at->current_position;
   const std::size_t moved =
       position > work.position ? position - work.position : work.position - position;
-  const std::uint64_t cost = 1 + moved / kBytesAStep;
+  const std::uint64_t cost = 1 + (moved + reach_of(work, at)) / kBytesAStep;
   work.position = position;
   if (cost > work.steps) return PCRE2_ERROR_CALLOUT;
   work.steps -= cost;
@@ -145,13 +241,14 @@ void Matcher::Free::operator()(pcre2_real_match_context_8* context) const {
 void Matcher::Free::operator()(pcre2_real_match_data_8* data) const { pcre2_match_data_free(data); }
 
 Result<Pattern> Pattern::compile(std::string_view text) {
-  auto translated = Translation(text).make();
+  Translation translation(text);
+  auto translated = translation.make();
   if (!translated) return Error{translated.error()};
   const std::unique_ptr<pcre2_compile_context, decltype(&pcre2_compile_context_free)> context(
       pcre2_compile_context_create(nullptr), pcre2_compile_context_free);
   if (!context) throw std::bad_alloc();
   pcre2_set_compile_extra_options(context.get(), PCRE2_EXTRA_ALT_BSUX);
-  pcre2_set_newline(context.get(), PCRE2_NEWLINE_ANYCRLF);  // what '.' does not stand for
+  pcre2_set_newline(context.get(), PCRE2_NEWLINE_LF);  // with others no match begins inside CR LF
   constexpr std::uint32_t kOptions = PCRE2_UTF | PCRE2_DOLLAR_ENDONLY | PCRE2_ALT_BSUX |
                                      PCRE2_ALLOW_EMPTY_CLASS | PCRE2_MATCH_UNSET_BACKREF |
                                      PCRE2_AUTO_CALLOUT;
@@ -161,8 +258,19 @@ Result<Pattern> Pattern::compile(std::string_view text) {
   pattern.text_ = text;
   pattern.code_.reset(pcre2_compile(reinterpret_cast<PCRE2_SPTR>(translated->data()),
                                     translated->size(), kOptions, &error, &offset, context.get()));
-  if (pattern.code_) return pattern;
+  if (pattern.code_) {
+    pcre2_pattern_info(pattern.code_.get(), PCRE2_INFO_MAXLOOKBEHIND, &pattern.least_count_);
+    pattern.least_count_ = std::max(pattern.least_count_, translation.least_count());
+    pattern.translated_ = std::move(*translated);
+    return pattern;
+  }
   if (error == PCRE2_ERROR_NOMEMORY) throw std::bad_alloc();
+  if (error == PCRE2_ERROR_PATTERN_TOO_LARGE) {
+    return Error{
+        "it is too large: lower the counts of groups, {1,1000}, or leave them to maxLength"};
+  }
+  if (error == PCRE2_ERROR_QUANTIFIER_TOO_BIG)
+    return Error{"a count goes up to 65535: leave a larger one to maxLength"};
   char words[160] = {};
   pcre2_get_error_message(error, reinterpret_cast<PCRE2_UCHAR*>(words), sizeof words);
   return Error{words};
@@ -177,7 +285,7 @@ Matcher::Found Matcher::find(const Pattern& pattern, std::string_view text, std:
     pcre2_set_match_limit(context_.get(), UINT32_MAX);  // count_work() does that
     pcre2_set_depth_limit(context_.get(), UINT32_MAX);
   }
-  Work work{steps};
+  Work work{steps, pattern.translated_, pattern.least_count_};
   pcre2_set_callout(context_.get(), count_work, &work);
   const int result = pcre2_match(pattern.code_.get(), reinterpret_cast<PCRE2_SPTR>(text.data()),
                                  text.size(), 0, 0, data_.get(), context_.get());

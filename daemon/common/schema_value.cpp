@@ -134,16 +134,17 @@ int compare(const json& a, const json& b, std::uint64_t& steps) {
 
 bool is_multiple(const json& value, const json& divisor) {
   const long double number = number_of(value), part = number_of(divisor);
-  constexpr long double kExact = 9007199254740992;  // above, a double is no whole number's own
-  const bool is_exact = !value.is_number_float() || std::fabs(number) <= kExact;
-  if (is_exact && part == std::floor(part)) return std::fmod(number, part) == 0;
+  constexpr long double kExact = 18446744073709551616.0L;  // beyond, few whole numbers are doubles
+  if (std::fabs(number) < kExact && part == std::floor(part)) return std::fmod(number, part) == 0;
+  // Two roundings to a double: each is off by 1.1e-16 of the number at most.
   const long double times = number / part;
-  return std::fabs(times - std::round(times)) <= 1e-14L * std::fabs(times);
+  return std::fabs(times - std::round(times)) <= 3e-16L * std::fabs(times);
 }
 
-Format format_named(std::string_view name) {
-  for (const Format format : {Format::date, Format::time, Format::date_time}) {
+Format format_named(std::string_view name, int draft) {
+  for (const Format format : {Format::date_time, Format::date, Format::time}) {
     if (name == name_of(format)) return format;
+    if (draft < 7) break;  // the others are new there
   }
   return Format::remark;
 }

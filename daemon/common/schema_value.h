@@ -29,12 +29,12 @@ inline void spend(std::uint64_t& steps, std::uint64_t cost) {
 // Below 0, 0 or above it: an order of all values in which 1 and 1.0 are equal.
 int compare(const nlohmann::json& a, const nlohmann::json& b, std::uint64_t& steps);
 
-// Exact where `divisor` is whole; otherwise as near as numbers come that are kept as binary
-// fractions: 4.35 is a multiple of 0.01.
+// Exact where `divisor` is whole and `value` below 2^64; otherwise as near as numbers come that are
+// kept as binary fractions: 4.35 is a multiple of 0.01. From 1.7e15 times on everything is one.
 bool is_multiple(const nlohmann::json& value, const nlohmann::json& divisor);
 
 enum class Format : std::uint8_t { remark, date, time, date_time };
-Format format_named(std::string_view name);
+Format format_named(std::string_view name, int draft);
 const char* name_of(Format format);
 bool has_format(std::string_view text, Format format);
 

@@ -1,6 +1,7 @@
 #include "common/schema_visit.h"
 
 #include <algorithm>
+#include <span>
 
 #include "common/text.h"
 
@@ -27,28 +28,35 @@ std::string in_quotes(std::string_view text) {
   return out += "'";
 }
 
-std::string shown(const json& value) {
-  if (value.is_string()) return in_quotes(value.get_ref<const std::string&>());
-  if (value.is_structured()) {
-    return value.empty()
-               ? (value.is_array() ? "[]" : "{}")
-               : std::string("an ") + kind_of(value) + " of " + std::to_string(value.size());
-  }
-  return value.dump();
-}
-
 std::string counted(std::uint64_t count, const char* one, const char* many) {
   return std::to_string(count) + " " + (count == 1 ? one : many);
 }
 
-std::string list_of(const std::vector<json>& values) {
-  std::string list;
-  for (const json& value : values) {
-    if (list.size() > 200) return list + " or others";
-    if (!list.empty()) list += " or ";
-    list += shown(value);
+// A value of the body: its texts are nobody's business in a log.
+std::string shown(const json& value) {
+  if (value.is_string()) {
+    return "a text of " +
+           counted(code_points(value.get_ref<const std::string&>()), "character", "characters");
   }
-  return list.empty() ? "nothing" : list;
+  if (!value.is_structured() || value.empty()) return value.dump();
+  return std::string("an ") + kind_of(value) + " of " + std::to_string(value.size());
+}
+
+// `given` are sorted: what cannot be shown comes last.
+std::string not_among(std::span<const json> given, const char* one_of_them, const json& value) {
+  std::string list;
+  for (const json& each : given) {
+    if (!list.empty()) list += " or ";
+    if (each.is_structured() || list.size() > 200) {
+      list += each.is_structured() ? one_of_them : "others";
+      break;
+    }
+    list += each.is_string() ? in_quotes(each.get_ref<const std::string&>()) : each.dump();
+  }
+  const bool has_such = std::ranges::any_of(
+      given, [&](const json& each) { return each.is_structured() && each.type() == value.type(); });
+  return "expected " + (list.empty() ? "nothing" : list) + ", found " +
+         (has_such ? std::string("another ") + kind_of(value) : shown(value));
 }
 
 std::string type_names(std::uint8_t types) {
@@ -131,9 +139,9 @@ bool Visit::fits(const Node& node, const json& value) {
   } else if (node.types != 0 && (node.types & types_of(value)) == 0) {
     fit = wrong([&] { return "expected " + type_names(node.types) + ", found " + kind_of(value); });
   } else if (node.constant && compare(*node.constant, value, steps_) != 0) {
-    fit = wrong([&] { return "expected " + shown(*node.constant) + ", found " + shown(value); });
+    fit = wrong([&] { return not_among({&*node.constant, 1}, "the value of 'const'", value); });
   } else if (node.values && !is_among(*node.values, value)) {
-    fit = wrong([&] { return "expected " + list_of(*node.values) + ", found " + shown(value); });
+    fit = wrong([&] { return not_among(*node.values, "a value of 'enum'", value); });
   } else {
     fit = of_its_type() && combinations_fit(node, value);
   }
@@ -167,13 +175,12 @@ bool Visit::text_fits(const Node& node, const json& value) {
   }
   if (!has_format(text, node.format)) {
     return wrong([&] {
-      return std::string("expected a ") + name_of(node.format) + ", found " + in_quotes(text);
+      return std::string("expected a ") + name_of(node.format) + ", found " + shown(value);
     });
   }
   if (node.pattern != nullptr && !matches(*node.pattern, text)) {
     return wrong([&] {
-      return "expected a match of " + in_quotes(node.pattern->text()) + ", found " +
-             in_quotes(text);
+      return "expected a match of " + in_quotes(node.pattern->text()) + ", found " + shown(value);
     });
   }
   return true;

@@ -14,8 +14,8 @@ namespace lope {
 const char* to_string(WorkerStage stage) {
   switch (stage) {
     case WorkerStage::starting: return "starting";
-    case WorkerStage::checking: return "checking its handler's file";
     case WorkerStage::compiling: return "compiling its schema";
+    case WorkerStage::checking: return "checking its handler's file";
     case WorkerStage::loading: return "loading its handler";
     case WorkerStage::creating: return "in the handler's create()";
     case WorkerStage::ready: return "ready";

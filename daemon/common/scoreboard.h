@@ -31,8 +31,8 @@ inline constexpr std::size_t kMaxOwed = (kOutcomeRingSize - kMaxThreads) / 2;
 // How far a worker has come; names the culprit when it dies before it is ready.
 enum class WorkerStage : std::uint32_t {
   starting,
-  checking,
   compiling,
+  checking,
   loading,
   creating,
   ready,

@@ -29,6 +29,7 @@ constexpr int kMostReads = 1000;  // of 64 KiB each
 HandlerProbe::HandlerProbe(const Settings& settings, const GroupSettings& group, Done done)
     : group_(group.name),
       handler_(settings.handlers_dir + "/" + group.handler + ".so"),
+      only_schema_(!group.handler_missing.empty()),
       limit_(group.start_timeout),
       done_(std::move(done)) {}
 
@@ -164,6 +165,8 @@ void HandlerProbe::on_exit() {
           "handler does not end well",
           {{"group", group_}, {"handler", handler_}, {"how", late_ ? "destroy() hangs" : how}});
     }
+  } else if (only_schema_ && stage > WorkerStage::compiling) {
+    // The schema is right; the handler is still missing.
   } else if (!failure_.empty()) {
     reason = failure_;
   } else if (late_) {

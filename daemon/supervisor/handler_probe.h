@@ -1,5 +1,6 @@
 // Tries a group's handler in a worker process of its own that gets no message: it is loaded and
-// created with the group's options, and destroyed. What it may do wrong it does there.
+// created with the group's options, and destroyed. What it may do wrong it does there. Of a group
+// that waits for its handler the schema is tried.
 #pragma once
 
 #include <functional>
@@ -40,6 +41,7 @@ class HandlerProbe {
 
   const std::string group_;
   const std::string handler_;  // its path
+  const bool only_schema_;
   const std::chrono::milliseconds limit_;
   Done done_;
   Child child_;

@@ -58,11 +58,15 @@ void Reload::choose_probes() {
         verdict_.errors.push_back("group '" + group.name + "': " + group.handler_missing);
       }
     }
-    if (!group.handler_missing.empty()) continue;  // a group that has none waits for it
-    const bool same =
-        had_one && before->handler == group.handler && before->handler_hash == group.handler_hash &&
-        before->options == group.options && before->content.schema == group.content.schema &&
-        current_.handlers_dir == verdict_.settings.handlers_dir;
+    const bool same_schema = before != nullptr && before->content.schema == group.content.schema;
+    if (!group.handler_missing.empty()) {  // a group that has none waits for it
+      if (!same_schema && !group.content.schema.empty()) to_probe_.push_back(i);
+      continue;
+    }
+    const bool same = had_one && before->handler == group.handler &&
+                      before->handler_hash == group.handler_hash &&
+                      before->options == group.options && same_schema &&
+                      current_.handlers_dir == verdict_.settings.handlers_dir;
     if (!same) to_probe_.push_back(i);
   }
 }

@@ -101,8 +101,13 @@ int run_inspect(const std::string& handlers_dir, const std::string& name, int ou
 int run_check_schema(int input_fd, int output_fd) {
   const auto text = read_all_at(input_fd);
   const auto schema = text ? Schema::compile(*text) : Result<Schema>(Error{text.error()});
-  const std::string answer = schema ? "{}" : error_json(schema.error());
-  if (!write_all(output_fd, answer + "\n")) return kExitFailed;
+  std::string answer;
+  if (schema) {
+    for (const std::string& note : schema->notes()) answer += note + "\n";
+  } else {
+    answer = schema.error() + "\n";
+  }
+  if (!write_all(output_fd, answer)) return kExitFailed;
   return schema ? kExitOk : kExitRefused;
 }
 

@@ -11,7 +11,7 @@ namespace lope::worker {
 // `handlers_dir` empty: `name` is a path (check_plugin), otherwise a name in that folder
 // (find_plugin).
 int run_inspect(const std::string& handlers_dir, const std::string& name, int output_fd);
-// Of the schema in the file `input_fd`: {} or {"error": "..."}.
+// Of the schema in the file `input_fd`: a line for each note, or, with kExitRefused, what is wrong.
 int run_check_schema(int input_fd, int output_fd);
 
 }  // namespace lope::worker

@@ -117,6 +117,14 @@ int run_worker() {
   const CrashStack crash_stack(0);
   ::pthread_atfork(nullptr, nullptr, leave_to_child);
 
+  // Before the handler: a group that waits for its own has its schema judged too.
+  std::optional<Schema> schema;
+  if (!settings->content.schema.empty()) {
+    enter(WorkerStage::compiling);
+    auto compiled = Schema::compile(settings->content.schema);
+    if (!compiled) return refuse("'" + settings->content.schema_file + "': " + compiled.error());
+    schema = std::move(*compiled);
+  }
   enter(WorkerStage::checking);
   bool copied = !settings->handler_copy.empty();
   if (copied && ::access(settings->handler_copy.c_str(), F_OK) != 0) {
@@ -131,13 +139,6 @@ int run_worker() {
     // People know it by where it came from.
     file->copy =
         std::exchange(file->path, settings->handlers_dir + "/" + settings->handler + ".so");
-  }
-  std::optional<Schema> schema;
-  if (!settings->content.schema.empty()) {
-    enter(WorkerStage::compiling);
-    auto compiled = Schema::compile(settings->content.schema);
-    if (!compiled) return refuse("'" + settings->content.schema_file + "': " + compiled.error());
-    schema = std::move(*compiled);
   }
   enter(WorkerStage::loading);
   const auto plugin = load_plugin(*file);

@@ -422,6 +422,28 @@ TEST_CASE("with watch, a handler is taken when it is there, and garbage is left 
   CHECK(daemon.stop() == exited(kExitOk));
 }
 
+TEST_CASE("the schema of a group that waits for its handler is judged at a reload",
+          "[broker][reload]") {
+  Fixture it;
+  it.install("append_id", "append_id");
+  const std::string queue = it.broker.make_queue("reload");
+  const std::string file = it.files.write("schema.json", "{}");
+  Lope daemon = it.start(appending(it, "a", queue) +
+                         appending(it, "g", queue, ", validate: " + file, "late"));
+  REQUIRE(daemon.wait_ready());
+  CHECK(group_of(daemon, "g")["state"] == "waiting");
+  it.files.write("schema.json", R"({"type":"int"})");
+  CHECK_THAT(refused(daemon, {"reload"}),
+             Contains("group 'g': '" + file + "': /type: expected null, boolean"));
+  it.files.write("schema.json", R"({"type":"object"})");
+  told(daemon, {"reload"});
+  CHECK(group_of(daemon, "g")["state"] == "waiting");
+  it.install("late", "append_id");
+  told(daemon, {"reload", "--wait"});
+  CHECK(group_of(daemon, "g")["state"] == "consuming");
+  CHECK(daemon.stop() == exited(kExitOk));
+}
+
 TEST_CASE("whatever happens to a handler's file, no running worker notices", "[broker][reload]") {
   const bool campaign = std::getenv("LOPE_CAMPAIGN") != nullptr;
   const int rounds = campaign ? 100 : 12;

@@ -112,6 +112,21 @@ TEST_CASE("lope check judges a schema, and says where it stands", "[process][con
              Contains("lope.yaml:6:15: error: group 'g': validate: '") && Contains(row.said));
 }
 
+TEST_CASE("lope check notes what is no keyword in a schema", "[process][content]") {
+  const TempDir dir;
+  dir.write("schema.json", R"({"requierd":["a"],"unevaluatedProperties":false})");
+  dir.write("lope.yaml", "broker: amqp://nobody.invalid\nhandlers_dir: " LOPE_TEST_HANDLERS_DIR
+                         "\ngroups:\n  g:\n    handler: scripted\n    validate: schema.json\n");
+  const RunResult result = run_lope({"check", "--config", dir.file("lope.yaml")});
+  INFO(result.output);
+  CHECK(result.status == exited(0));
+  const std::string note = "group 'g': note: validate: '" + dir.file("schema.json") + "': ";
+  CHECK_THAT(result.output,
+             Contains(note + "/requierd: no keyword of draft 7, and not looked at: did you mean "
+                             "'required'?\n") &&
+                 Contains(note + "/unevaluatedProperties: no keyword of draft 7"));
+}
+
 TEST_CASE("a handler's libraries never meet the worker's", "[process][content]") {
   const RunResult result = run({"nm", "-D", "--defined-only", LOPE_BIN_DIR "/lope-worker"});
   CHECK(result.status == exited(0));

@@ -7,9 +7,11 @@
 #include <thread>
 #include <vector>
 
+#include "common/schema_pattern.h"
 #include "common/text.h"
 
 using namespace lope;
+using namespace std::string_view_literals;
 
 namespace {
 
@@ -54,6 +56,11 @@ constexpr std::string_view kOrder = R"({
   }
 })";
 
+std::string of_draft(int draft, const std::string& keywords) {
+  return R"({"$schema": "http://json-schema.org/draft-0)" + std::to_string(draft) +
+         R"(/schema#", )" + keywords + "}";
+}
+
 std::string repeated(std::string_view text, int times) {
   std::string all;
   for (int i = 0; i < times; ++i) all += text;
@@ -85,15 +92,15 @@ TEST_CASE("what does not fit is told with its place", "[unit][schema]") {
   CHECK(items(R"([{"price":-1}])") == "/items/0/price: expected at least 0, found -1");
   CHECK(wrong(schema, "[]") == "(root): expected object, found array");
   CHECK(wrong(schema, R"({"id":"A","items":[{"price":1}]})") ==
-        "/id: expected a match of '^[a-z0-9-]+$', found 'A'");
+        "/id: expected a match of '^[a-z0-9-]+$', found a text of 1 character");
   CHECK(wrong(schema, R"({"id":"a","items":[{"price":1}],"note":7})") ==
         "/note: expected null or string, found number");
   CHECK(wrong(schema, R"({"id":"a","items":[{"price":1}],"pattern":1.5})") ==
         "/pattern: expected integer, found number");
   CHECK(wrong(schema, R"({"id":"a","items":[{"price":1}],"placed":"2026-02-29T00:00:00Z"})") ==
-        "/placed: expected a date-time, found '2026-02-29T00:00:00Z'");
+        "/placed: expected a date-time, found a text of 20 characters");
   CHECK(wrong(schema, R"({"id":"a","items":[{"price":1}],"state":"old"})") ==
-        "/state: expected 'new' or 'type', found 'old'");
+        "/state: expected 'new' or 'type', found a text of 3 characters");
   CHECK(wrong(schema, R"({"id":"a","items":[{"price":1}],"more":1})") ==
         "/more: expected nothing, found number");
 }
@@ -106,6 +113,29 @@ TEST_CASE("what is no JSON is told with its place", "[unit][schema]") {
   CHECK_THAT(wrong(schema, "\xff\xfe"), Catch::StartsWith("line 1, column 1: "));
   CHECK_THAT(wrong(schema, "{} {}"), Catch::StartsWith("line 1, column 4: "));
   CHECK(wrong(schema, "1e999") == "expected numbers up to 1.8e308, found a larger one");
+  CHECK(wrong(schema, "\xef\xbb\xbf{}") == "");
+}
+
+TEST_CASE("a NUL ends no JSON", "[unit][schema]") {
+  const Schema schema = compile("{}");
+  CHECK(wrong(schema, "{}\0"sv) == "line 1, column 3: expected JSON, found a NUL");
+  CHECK(wrong(schema, "{}\n \0{}"sv) == "line 2, column 2: expected JSON, found a NUL");
+  CHECK(wrong(schema, "\"a\0b\""sv) == "line 1, column 3: expected JSON, found a NUL");
+  CHECK(error_of("{}\0{"sv) == "line 1, column 3: expected JSON, found a NUL");
+}
+
+TEST_CASE("a member that is there twice is refused with its place", "[unit][schema]") {
+  const Schema schema = compile("{}");
+  CHECK(wrong(schema, R"({"a":1,"b":2,"\u0061":1})") ==
+        "(root): expected each member once, found 'a' twice");
+  CHECK(wrong(schema, R"([1,{"a":{"a":1}},{"b":{"x":[],"c'":1,"c'":{"y":1}}}])") ==
+        "/2/b: expected each member once, found 'c\'' twice");
+  CHECK(wrong(schema, R"([{"a":1},{"a":1,"b":{"a":1}}])") == "");
+  CHECK(error_of(R"({"properties":{"a":{"type":"null","type":"array"}}})") ==
+        "/properties/a: expected each member once, found 'type' twice");
+  std::string open;
+  for (int i = 0; i < 200; ++i) open += "{\"" + repeated("ä", 1000) + "\":";
+  CHECK(wrong(schema, open + R"({"a":1,"a":1)").size() < 500);
 }
 
 TEST_CASE("JSON that is nested without end is refused before it is read", "[unit][schema]") {
@@ -217,7 +247,7 @@ TEST_CASE("a schema that is none is refused with its place", "[unit][schema]") {
   CHECK(error_of(R"({"$schema": "https://json-schema.org/draft/2020-12/schema"})") ==
         "$schema: expected draft-04, draft-06 or draft-07, found "
         "'https://json-schema.org/draft/2020-12/schema'");
-  CHECK(error_of(repeated("[", 300)) == "expected at most 256 levels, found more");
+  CHECK(error_of(repeated("[", 300)) == "expected at most 256 levels of JSON, found more");
 }
 
 TEST_CASE("a reference to another document is refused", "[unit][schema]") {
@@ -245,6 +275,56 @@ TEST_CASE("a reference finds ids and pointers in its file", "[unit][schema]") {
            "d": {"$id": "part.json", "type": "integer"}}})");
     CHECK(wrong(schema, R"({"n": 1})") == "");
     CHECK(wrong(schema, R"({"n": "1"})") == "/n: expected integer, found string");
+  }
+}
+
+TEST_CASE("a value of a schema names nothing", "[unit][schema]") {
+  for (const char* const value : {R"("default": {"$id": "#a"})", R"("const": {"$id": "#a"})",
+                                  R"("enum": [{"$id": "#a"}])", R"("examples": [{"$id": "#a"}])"}) {
+    CAPTURE(value);
+    const Schema schema =
+        compile(R"({"definitions": {"a": {)" + std::string(value) +
+                R"(}, "x": {"$id": "#a", "type": "integer"}}, "items": {"$ref": "#a"}})");
+    CHECK(wrong(schema, "[\"x\"]") == "/0: expected integer, found string");
+  }
+  // As the names of members they are no keywords.
+  for (const char* const names : {"properties", "definitions", "dependencies", "$defs"}) {
+    CAPTURE(names);
+    const Schema schema =
+        compile("{\"" + std::string(names) +
+                R"(": {"default": {"$id": "#a", "type": "integer"}}, "items": {"$ref": "#a"}})");
+    CHECK(wrong(schema, "[1.5]") == "/0: expected integer, found number");
+  }
+}
+
+TEST_CASE("an id that is there twice is refused", "[unit][schema]") {
+  CHECK(error_of(R"({"definitions": {"a": {"$id": "#x"}, "b": {"not": {"$id": "#x"}}}})") ==
+        "/definitions/b/not/$id: expected an id that is nowhere else, found \\\"#x\\\"");
+  CHECK_THAT(error_of(R"({"$id": "http://a/b/c", "items": {"$id": "./d/../c"}})"),
+             Catch::StartsWith("/items/$id: expected an id that is nowhere else"));
+}
+
+TEST_CASE("a reference and its id are compared without dots", "[unit][schema]") {
+  struct Row {
+    const char *base, *id, *reference;
+  };
+  for (const Row& row : {
+           Row{"x.json", "./part.json", "part.json"},
+           Row{"x.json", "part.json", "./part.json"},
+           Row{"http://a/b/c/d", "http://a/b/part.json", "../part.json"},
+           Row{"http://a/b/c/d", "http://a/part.json", "../../../../part.json"},
+           Row{"http://a/b/c/d", "http://a/b/", ".."},
+           Row{"http://a/b/c/d", "http://a/b/c/", "."},
+           Row{"http://a/b/c/d", "http://a/b/c/e", "./x/../e"},
+           Row{"http://a/b/c/d", "http://a/b/c/e?y=/../z", "e?y=/../z"},
+           Row{"http://a/b/c/d", "http://a/b/c/..e/f.", "..e/f."},
+           Row{"http://a/b/c/d", "/x/./y", "http://a/x/z/../y"},
+       }) {
+    CAPTURE(row.base, row.id, row.reference);
+    const Schema schema =
+        compile(R"({"$id": ")" + std::string(row.base) + R"(", "definitions": {"x": {"$id": ")" +
+                row.id + R"(", "type": "integer"}}, "items": {"$ref": ")" + row.reference + "\"}}");
+    CHECK(wrong(schema, "[\"x\"]") == "/0: expected integer, found string");
   }
 }
 
@@ -303,17 +383,42 @@ TEST_CASE("what an unknown keyword holds is not looked at", "[unit][schema]") {
         "\\\"slider\\\"");
 }
 
+TEST_CASE("a keyword that is none is noted with its place", "[unit][schema]") {
+  using Notes = std::vector<std::string>;
+  const auto notes = [](const std::string& text) { return compile(text).notes(); };
+  CHECK(compile(kOrder).notes().empty());
+  CHECK(notes(R"({"$comment": "", "$defs": {"requierd": {}}, "x-ui": {"a": 1}, "default": {"a": 1},
+                  "properties": {"a": {"if": {}, "then": {}, "else": {}}}})") == Notes{});
+  CHECK(notes(R"({"requierd": ["a"], "items": {"prefixItems": [{"a": 1}], "minContains": 1}})") ==
+        Notes{"/requierd: no keyword of draft 7, and not looked at: did you mean 'required'?",
+              "/items/minContains: no keyword of draft 7, and not looked at: did you mean "
+              "'contains'?",
+              "/items/prefixItems: no keyword of draft 7, and not looked at"});
+  CHECK(notes(R"({"dependentRequired": {}, "unevaluatedProperties": false})").size() == 2);
+  CHECK(notes(of_draft(4, R"("const": 1, "id": "a", "$id": "b")")) ==
+        Notes{"/$id: no keyword of draft 4, and not looked at: did you mean 'id'?",
+              "/const: no keyword of draft 4, and not looked at"});
+  CHECK(notes(of_draft(6, R"("const": 1, "if": 1)")) ==
+        Notes{"/if: no keyword of draft 6, and not looked at"});
+  CHECK(notes(R"({"not": {"a\n": 1}})") ==
+        Notes{"/not/a\\n: no keyword of draft 7, and not looked at"});
+  std::string many = "{";
+  for (int i = 0; i < 100; ++i) many += "\"a" + std::to_string(i) + "\": 1, ";
+  CHECK(notes(many + "\"b\": 1}").size() == 20);
+}
+
 TEST_CASE("each draft knows its own keywords", "[unit][schema]") {
-  const auto of_draft = [](int draft, const std::string& keywords) {
-    return R"({"$schema": "http://json-schema.org/draft-0)" + std::to_string(draft) +
-           R"(/schema#", )" + keywords + "}";
-  };
   CHECK(wrong(compile(of_draft(4, R"("const": 1, "contains": 5, "if": 5)")), "[2]") == "");
   CHECK(wrong(compile(of_draft(6, R"("if": true, "then": false)")), "2") == "");
   CHECK(wrong(compile(of_draft(7, R"("if": true, "then": false)")), "2") ==
         "(root): expected nothing, found number");
   CHECK(wrong(compile(of_draft(4, R"("minimum": 2, "exclusiveMinimum": true)")), "2") ==
         "(root): expected more than 2, found 2");
+  for (const int draft : {4, 6}) {
+    CHECK(wrong(compile(of_draft(draft, R"("format": "date")")), "\"x\"") == "");
+    CHECK(wrong(compile(of_draft(draft, R"("format": "time")")), "\"x\"") == "");
+    CHECK(wrong(compile(of_draft(draft, R"("format": "date-time")")), "\"x\"") != "");
+  }
   CHECK(error_of(of_draft(4, R"("exclusiveMinimum": 2)")) ==
         "/exclusiveMinimum: expected true or false, found 2");
   CHECK(error_of(of_draft(6, R"("exclusiveMinimum": true)")) ==
@@ -336,6 +441,14 @@ TEST_CASE("multiples of decimal fractions are what they look like", "[unit][sche
   CHECK(wrong(cents, "1e-12") != "");
   CHECK(wrong(cents, "[1e-12, \"x\"]") == "");
   CHECK(wrong(cents, "-0.29") == "");
+  CHECK(wrong(cents, "999999999999.99") == "");
+  CHECK(wrong(cents, "999999999999.995") != "");
+  CHECK(wrong(compile(R"({"multipleOf": 1e-8})"), "1000000.12345678") == "");
+  CHECK(wrong(compile(R"({"multipleOf": 1e-8})"), "1000000.123456789") != "");
+  CHECK(wrong(compile(R"({"multipleOf": 1.5})"), "1000000000000000.5") == "");
+  CHECK(wrong(compile(R"({"multipleOf": 1.5})"), "1000000000000000") != "");
+  CHECK(wrong(compile(R"({"multipleOf": 3})"), "3e16") == "");
+  CHECK(wrong(compile(R"({"multipleOf": 3})"), "2e16") != "");
 
   const Schema fives = compile(R"({"multipleOf": 5})");
   for (const char* const fits : {"10", "-10", "0", "10.0", "1e30", "18446744073709551615", "\"7\"",
@@ -343,6 +456,18 @@ TEST_CASE("multiples of decimal fractions are what they look like", "[unit][sche
     CHECK(wrong(fives, fits) == "");
   for (const char* const not_so : {"10.7", "7", "-1", "18446744073709551614", "5.0000000001"})
     CHECK(wrong(fives, not_so) != "");
+}
+
+TEST_CASE("a multiple stays one, however both are rounded", "[unit][schema]") {
+  std::mt19937_64 random(11);
+  for (int round = 0; round < 20'000; ++round) {
+    // DIVISOR and TIMES x DIVISOR as whole numbers, then both moved behind the point.
+    const std::uint64_t divisor = 1 + random() % 99'999, times = random() % 10'000'000'000;
+    const std::string places = "e-" + std::to_string(1 + random() % 12);
+    const Schema schema = compile("{\"multipleOf\": " + std::to_string(divisor) + places + "}");
+    const std::string multiple = std::to_string(divisor * times) + places;
+    if (wrong(schema, multiple) != "") FAIL(multiple << " is one of " << divisor << places);
+  }
 }
 
 TEST_CASE("numbers of whatever kind compare as numbers", "[unit][schema]") {
@@ -395,6 +520,14 @@ TEST_CASE("patterns are ECMAScript's", "[unit][schema]") {
            {"c$", "abc\n", false},
            {"^.$", "\n", false},
            {"^.$", "\r", false},
+           {"^.$", "\xe2\x80\xa8", false},
+           {"^.$", "\xe2\x80\xa9", false},
+           {"^[.]$", "a", false},
+           {"^\\.$", "a", false},
+           {"^\\s|\\s$", "abc\r\n", true},
+           {"[^a]$", "a\r\n", true},
+           {"\\W$", "a\r\n", true},
+           {"\n", "\r\n", true},
            {"^.$", "ä", true},
            {"^.$", "\xf0\x9f\x98\x80", true},
            {"^[^]$", "\n", true},
@@ -421,11 +554,35 @@ TEST_CASE("patterns are ECMAScript's", "[unit][schema]") {
            {"^x}+$", "x}}", true},
            {"^a+?$", "aa", true},
            {"^a\\/b$", "a/b", true},
+           {"^\\p{Script=Greek}\\P{Lu}$", "αa", true},
+           {"^\\p{sc=Greek}\\p{Alphabetic}$", "ab", false},
+           {"^\\0\\x41\\ca$", std::string("\0A\x01", 3), true},
+           {"^[\\s-]+[+\\-\\d-]+$", "- +-1-", true},
+           {"^(a)\\1(?:b|\\1)+?(?=c)c$", "aabac", true},
+           {"^()()()()()()()()()(a)\\10$", "aa", true},
            {std::string("^a") + "\\u0000b$", std::string("a\0b", 3), true},
        }) {
     CAPTURE(row.pattern, row.text);
     CHECK(fits(row.pattern, row.text) == row.fits);
   }
+  for (const std::string pattern :
+       {"\\\\p{^L}", "\\\\p{L&}", "\\\\p{Greek}", "\\\\p{Lc}", "\\\\p{bc=L}", "\\\\01",
+        "[\\\\1]",   "(a)\\\\12", "\\\\u12",      "\\\\u{}",   "\\\\x",       "\\\\x4",
+        "\\\\c1",    "(?=a)*",    "(?!a)+",       "(?<=a)?",   "(?<!a){2}",   "[\\\\s-\\\\uffff]",
+        "[\\\\s-.]", "[\\\\S-a]"}) {
+    CAPTURE(pattern);
+    CHECK_THAT(error_of("{\"pattern\": \"" + pattern + "\"}"),
+               Catch::StartsWith("/pattern: expected a regular expression, found '"));
+  }
+  CHECK_THAT(error_of(R"({"pattern": "[\\s-.]"})"),
+             Catch::EndsWith("': '-' behind a class makes no range"));
+  // PCRE2's own bounds.
+  CHECK_THAT(
+      error_of(R"({"pattern": "^(?:[0-9a-f]{2}:){1,1000}$"})"),
+      Catch::EndsWith("': it is too large: lower the counts of groups, {1,1000}, or leave them "
+                      "to maxLength"));
+  CHECK_THAT(error_of(R"({"pattern": "a{65536}"})"),
+             Catch::EndsWith("': a count goes up to 65535: leave a larger one to maxLength"));
   for (const std::string pattern :
        {"\\\\Z", "\\\\Aa", "\\\\Qa\\\\E", "\\\\h", "\\\\R",  "\\\\K",     "(?i)a",
         "(?>a)", "(?R)",   "(*UCP)a",     "a++",   "a{2}+",  "a**",       "(?P<n>a)",
@@ -441,7 +598,7 @@ TEST_CASE("a pattern takes long texts, and says when one is too much", "[unit][s
   const auto text = [](const std::string& of) { return "\"" + of + "\""; };
   CHECK(wrong(compile(R"({"pattern": "^[a-z]+$"})"), text(letters)) == "");
   CHECK(wrong(compile(R"({"pattern": "b"})"), text(letters)) ==
-        "(root): expected a match of 'b', found '" + repeated("a", 77) + "…'");
+        "(root): expected a match of 'b', found a text of 1000000 characters");
   CHECK(wrong(compile(R"({"pattern": "^(?:a|b)*c"})"), text(repeated("ab", 50'000) + "c")) == "");
   CHECK(wrong(compile(R"({"patternProperties": {"^x*$": {}}, "additionalProperties": false})"),
               "{" + text(repeated("x", 1'000'000)) + ": 1}") == "");
@@ -454,6 +611,7 @@ TEST_CASE("a pattern takes long texts, and says when one is too much", "[unit][s
                 text(repeated("a", 200'000) + "!d")) ==
           "expected to be held against the schema in 20000200 steps, found that it takes more");
   }
+  CHECK(max_schema_steps(128 << 20) == max_schema_steps(16 << 20));  // a handler's timeout is near
   CHECK(wrong(compile(R"({"pattern": "^(a+)+$"})"), text(repeated("a", 40) + "!")) ==
         "expected to be held against the schema in 10002150 steps, found that it takes more");
   CHECK(wrong(compile(R"({"pattern": "^(?:a|b)*$"})"), text(letters)) ==
@@ -462,6 +620,30 @@ TEST_CASE("a pattern takes long texts, and says when one is too much", "[unit][s
       wrong(compile(R"({"items": {"pattern": "^(a+)+$"}})"),
             "[" + repeated("\"aaaaaaaaaaaaaaaaaa\",", 10'000) + "\"" + repeated("a", 18) + "!\"]"),
       Catch::StartsWith("/10000: expected a match"));
+}
+
+TEST_CASE("what a pattern goes over in vain costs steps too", "[unit][schema]") {
+  const auto steps_for = [](std::string_view text, const std::string& in) {
+    const auto pattern = schema::Pattern::compile(text);
+    REQUIRE(pattern);
+    std::uint64_t left = UINT64_MAX;
+    CHECK(schema::Matcher().find(*pattern, in, left) != schema::Matcher::Found::too_many_steps);
+    return UINT64_MAX - left;
+  };
+  constexpr int kMany = 4000;
+  constexpr std::uint64_t kSquare = std::uint64_t{kMany} * kMany / 16;
+  const std::string letters(kMany, 'a');
+  // At each of so many places as far as that, or half as far on average.
+  CHECK(steps_for("^(a*c).*\\1$", letters + "c" + letters + letters) > kSquare);
+  CHECK(steps_for("^(?<x>a*c).*\\k<x>$", letters + "c" + letters + letters) > kSquare);
+  CHECK(steps_for("^(a).*\\1{4000}b$", letters + letters + "b" + letters) > kSquare);
+  CHECK(steps_for("a{4000}", letters.substr(1) + "b" + letters.substr(1)) > kSquare / 2);
+  CHECK(steps_for("(?<=b{4000})[ac]", letters) > kSquare / 2);
+  // What is short costs no more than its items.
+  const std::string marks(1000, '.');
+  CHECK(steps_for("^(['\"]).*\\1$", "'" + marks + "\"") < 3 * marks.size());
+  CHECK(steps_for("^(.*)=\\1$", marks + "=" + marks + "x") < 5 * marks.size());
+  CHECK(steps_for("^[0-9a-f]{64}$", std::string(64, 'f')) < 30);
 }
 
 TEST_CASE("a message may cost so many steps", "[unit][schema]") {
@@ -500,6 +682,13 @@ TEST_CASE("a large message that is honest meets no bound", "[unit][schema]") {
                                    "string, found number"));
   CHECK(told.size() < 400);
 
+  const Schema objects = compile(R"({"items": {"type": "object", "required": ["id"],
+      "additionalProperties": false, "properties": {"id": {"type": "integer", "minimum": 0},
+      "name": {"type": "string", "pattern": "^[a-z]+$"}}}})");
+  std::string many = "[";
+  while (many.size() < 16 << 20) many += R"({"id":12,"name":"ab"},)";
+  CHECK(wrong(objects, many + R"({"id":12}])") == "");
+
   const Schema unique = compile(R"({"uniqueItems": true, "items": {"uniqueItems": true}})");
   std::string differing = "[", deep = "[";
   for (int i = 0; differing.size() < 1'000'000; ++i) differing += std::to_string(i) + ",";
@@ -535,6 +724,45 @@ TEST_CASE("a reason has a bound, whatever the names", "[unit][schema]") {
   CHECK_THAT(told, Catch::EndsWith("…: expected object, found number"));
   CHECK(wrong(compile(R"({"propertyNames": {"maxLength": 2}})"), R"({"ab": 1, "abc": 2})") ==
         "(root): the name 'abc': expected at most 2 characters, found 3");
+}
+
+TEST_CASE("a value that is none of those given is told from them", "[unit][schema]") {
+  const Schema object = compile(R"({"const": {"a": 1}})");
+  CHECK(wrong(object, R"({"a": 2})") ==
+        "(root): expected the value of 'const', found another object");
+  CHECK(wrong(object, "[1]") == "(root): expected the value of 'const', found an array of 1");
+  CHECK(wrong(compile(R"({"const": 5})"), R"({"a": 2})") ==
+        "(root): expected 5, found an object of 1");
+  const Schema some = compile(R"({"enum": ["new", [1], [2], null]})");
+  CHECK(wrong(some, "[3]") ==
+        "(root): expected null or 'new' or a value of 'enum', found another array");
+  CHECK(wrong(some, "{}") == "(root): expected null or 'new' or a value of 'enum', found {}");
+}
+
+TEST_CASE("a reason has no text of the body", "[unit][schema]") {
+  const std::string body = R"({"password": "secret", "list": ["secret", "secret"]})";
+  for (const char* const schema :
+       {R"({"properties": {"password": {"pattern": "^x"}}})",
+        R"({"properties": {"password": {"format": "date"}}})",
+        R"({"properties": {"password": {"format": "time"}}})",
+        R"({"properties": {"password": {"const": "x"}}})",
+        R"({"properties": {"password": {"enum": ["x", 1]}}})",
+        R"({"properties": {"list": {"uniqueItems": true}}})",
+        R"({"properties": {"list": {"enum": [["x"]]}}})",
+        R"({"properties": {"list": {"contains": {"const": "x"}}}})",
+        R"({"additionalProperties": {"anyOf": [{"const": "x"}, {"pattern": "^x"}]}})"}) {
+    CAPTURE(schema);
+    const std::string told = wrong(compile(schema), body);
+    CHECK(told != "");
+    CHECK_THAT(told, !Catch::Contains("secret"));
+  }
+  for (const std::string damaged :
+       {"\"secret", "\"secret\n\"", "{\"a\": \"secret\\x\"}", "[\"secret\" 1", "\"secret\xff\"",
+        "\"secret\\ud800\"", "\"a\" \"secret\""}) {
+    CAPTURE(damaged);
+    const std::string told = wrong(compile("{}"), damaged);
+    CHECK_THAT(told, Catch::StartsWith("line ") && !Catch::Contains("secret"));
+  }
 }
 
 TEST_CASE("what belongs together is told so", "[unit][schema]") {
@@ -573,7 +801,7 @@ TEST_CASE("whatever a message holds does no harm to its schema", "[unit][schema]
   for (int round = 0; round < 3000; ++round) {
     std::string damaged = whole;
     for (std::uint32_t changes = 1 + random() % 3; changes > 0; --changes) {
-      constexpr std::string_view kBytes = "{}[]\",:0e-\\\x80\xff\0 nt";
+      constexpr std::string_view kBytes = "{}[]\",:0e-\\\x80\xff\0 nt"sv;
       damaged[random() % damaged.size()] = kBytes[random() % kBytes.size()];
     }
     CHECK(wrong(schema, damaged).size() < 1000);
