@@ -173,7 +173,7 @@ Result<std::vector<std::string>> check_schema(int worker_program_fd, const std::
   std::istringstream text(answer->text);
   for (std::string line; std::getline(text, line);) lines.push_back(line);
   if (answer->end.to_string() == "exit 0") return lines;
-  if (lines.empty()) {
+  if (answer->end.to_string() != "exit " + std::to_string(kExitRefused) || lines.empty()) {
     return Error{"expected a schema that can be judged, found " + answer->end.to_string() +
                  " of who tried it"};
   }

@@ -186,7 +186,7 @@ class Compiler {
     } else if (id != nullptr && id->is_string()) {
       std::string uri = resolve(*base, id->get_ref<const std::string&>());
       if (uri.ends_with('#')) uri.pop_back();
-      if (!ids_.try_emplace(uri, &at).second) refuse_value(*id, "an id that is nowhere else");
+      if (!ids_.try_emplace(uri, &at).second) twice_.insert(uri);
       uri.resize(std::min(uri.size(), uri.find('#')));
       base = &bases_.emplace_back(std::move(uri));
     }
@@ -197,13 +197,14 @@ class Compiler {
     }
   }
 
-  const json* find(const std::string& base, const std::string& reference) const {
-    const std::string uri = resolve(base, reference);
+  const json* find(const std::string& base, const json& reference) const {
+    const std::string uri = resolve(base, reference.get_ref<const std::string&>());
     const std::size_t hash = std::min(uri.size(), uri.find('#'));
     const std::string fragment = percent_decoded(uri.substr(std::min(uri.size(), hash + 1)));
     const bool by_pointer = fragment.empty() || fragment.starts_with('/');
     const auto found = ids_.find(by_pointer ? uri.substr(0, hash) : uri);
     if (found == ids_.end()) return nullptr;
+    if (twice_.contains(found->first)) refuse_value(reference, "an id that one schema has");
     return by_pointer ? at_pointer(*found->second, fragment) : found->second;
   }
 
@@ -214,9 +215,7 @@ class Compiler {
     while (const json* const reference = reference_in(*at)) {
       if (!seen.insert(at).second) refuse_endless(*at);
       const auto base = base_of_.find(at);
-      const json* const target =
-          base == base_of_.end() ? nullptr
-                                 : find(*base->second, reference->get_ref<const std::string&>());
+      const json* const target = base == base_of_.end() ? nullptr : find(*base->second, *reference);
       if (target == nullptr) {
         throw Unfit{place_of(*reference) + ": '" +
                     escape(reference->get_ref<const std::string&>(), 200) +
@@ -514,6 +513,7 @@ class Compiler {
   std::deque<std::string> bases_;
   std::unordered_map<const json*, const std::string*> base_of_;  // of what has a $ref
   std::unordered_map<std::string, const json*> ids_;
+  std::unordered_set<std::string> twice_;         // of them, what several have
   std::unordered_map<const Node*, int> heights_;  // 0: being looked at
 };
 

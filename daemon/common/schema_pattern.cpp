@@ -138,20 +138,19 @@ class Translation {
         after_look_ = !looks_.empty() && looks_.back();
         if (!looks_.empty()) looks_.pop_back();
         take(1);
+      } else if (c == '{' && counted_length(rest_) == 0) {
+        put("\\{", 1);
       } else {
         const std::size_t counted = c == '{' ? counted_length(rest_) : 0;
         const bool repeats = c == '+' || c == '*' || counted > 0;
         if ((after_quantifier && repeats) || (after_look && (repeats || c == '?')))
           return Error{"there is nothing that '" + std::string(1, c) + "' could repeat"};
         after_quantifier_ = repeats || (c == '?' && !after_quantifier);
-        if (counted > 0) least_count_ = std::max(least_count_, number_in(rest_.substr(1)));
         take(counted > 0 ? counted : 1);
       }
     }
     return std::move(out_);
   }
-  // The largest of the least counts of what is repeated.
-  std::uint32_t least_count() const { return least_count_; }
 
  private:
   void take(std::size_t size) {
@@ -187,13 +186,12 @@ class Translation {
       take(length);
     }
     if (in_class_ && is_class && rest_.starts_with('-') && !rest_.starts_with("-]"))
-      return Error{"'-' behind a class makes no range"};
+      return Error{"'-' behind a class makes no range: put it last"};
     return {};
   }
 
   std::string_view rest_;
   std::string out_;
-  std::uint32_t least_count_ = 1;
   bool in_class_ = false;
   bool after_quantifier_ = false;
   bool after_look_ = false;  // behind a lookahead or lookbehind
@@ -202,20 +200,43 @@ class Translation {
 
 struct Work {
   std::uint64_t steps;
+  const pcre2_code* code;
   const std::string_view pattern;
-  const std::size_t least_count;
   std::size_t position = 0;
 };
 
+// How often an item is repeated at least: "a{3}", "\\p{Lu}{3,}?". What is in a group counts itself.
+std::uint32_t least_count_of(std::string_view item) {
+  const std::size_t brace = item.rfind('{');
+  const bool ends = item.ends_with('}') || item.ends_with("}?");
+  if (!ends || brace == std::string_view::npos || item.starts_with(')')) return 1;
+  return item.starts_with('\\') && brace <= 2 ? 1 : number_in(item.substr(brace + 1));
+}
+
+// What the group has taken that an item refers to: "\\g{1}", "\\k<name>".
+std::size_t taken_by(const Work& work, const pcre2_callout_block* at, std::string_view item) {
+  std::uint32_t group = number_in(item.substr(3));
+  if (item[1] == 'k') {
+    const std::string name(item.substr(3, item.find('>') - 3));
+    const auto number = reinterpret_cast<PCRE2_SPTR>(name.c_str());
+    group = static_cast<std::uint32_t>(pcre2_substring_number_from_name(work.code, number));
+  }
+  if (group >= at->capture_top) return 0;
+  return at->offset_vector[2 * group + 1] - at->offset_vector[2 * group];
+}
+
 // What the item behind `at` may go over before it fails, which nobody hears of then.
 std::size_t reach_of(const Work& work, const pcre2_callout_block* at) {
-  std::size_t longest = 1;
-  const std::string_view item = work.pattern.substr(at->pattern_position);
+  const std::string_view item = work.pattern.substr(at->pattern_position, at->next_item_length);
+  std::size_t reach = least_count_of(item);
   if (item.starts_with("\\g") || item.starts_with("\\k")) {
-    for (std::size_t i = 1; i < at->capture_top; ++i)
-      longest = std::max(longest, at->offset_vector[2 * i + 1] - at->offset_vector[2 * i]);
+    reach *= taken_by(work, at, item);
+  } else if (item.starts_with("(?<=") || item.starts_with("(?<!")) {
+    std::uint32_t back = 0;
+    pcre2_pattern_info(work.code, PCRE2_INFO_MAXLOOKBEHIND, &back);
+    reach = back;
   }
-  return std::min(at->subject_length, work.least_count * longest);
+  return std::min(at->subject_length, reach);
 }
 
 // At each item of a pattern. PCRE2's own limit is for one place in the text, and does not count how
@@ -241,8 +262,7 @@ void Matcher::Free::operator()(pcre2_real_match_context_8* context) const {
 void Matcher::Free::operator()(pcre2_real_match_data_8* data) const { pcre2_match_data_free(data); }
 
 Result<Pattern> Pattern::compile(std::string_view text) {
-  Translation translation(text);
-  auto translated = translation.make();
+  auto translated = Translation(text).make();
   if (!translated) return Error{translated.error()};
   const std::unique_ptr<pcre2_compile_context, decltype(&pcre2_compile_context_free)> context(
       pcre2_compile_context_create(nullptr), pcre2_compile_context_free);
@@ -259,8 +279,6 @@ Result<Pattern> Pattern::compile(std::string_view text) {
   pattern.code_.reset(pcre2_compile(reinterpret_cast<PCRE2_SPTR>(translated->data()),
                                     translated->size(), kOptions, &error, &offset, context.get()));
   if (pattern.code_) {
-    pcre2_pattern_info(pattern.code_.get(), PCRE2_INFO_MAXLOOKBEHIND, &pattern.least_count_);
-    pattern.least_count_ = std::max(pattern.least_count_, translation.least_count());
     pattern.translated_ = std::move(*translated);
     return pattern;
   }
@@ -285,7 +303,7 @@ Matcher::Found Matcher::find(const Pattern& pattern, std::string_view text, std:
     pcre2_set_match_limit(context_.get(), UINT32_MAX);  // count_work() does that
     pcre2_set_depth_limit(context_.get(), UINT32_MAX);
   }
-  Work work{steps, pattern.translated_, pattern.least_count_};
+  Work work{steps, pattern.code_.get(), pattern.translated_};
   pcre2_set_callout(context_.get(), count_work, &work);
   const int result = pcre2_match(pattern.code_.get(), reinterpret_cast<PCRE2_SPTR>(text.data()),
                                  text.size(), 0, 0, data_.get(), context_.get());

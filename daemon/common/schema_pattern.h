@@ -29,8 +29,6 @@ class Pattern {
   };
 
   std::string text_, translated_;
-  // The most that an item is repeated at least, or a lookbehind goes back, in characters.
-  std::uint32_t least_count_ = 1;
   std::unique_ptr<pcre2_real_code_8, Free> code_;
 };
 

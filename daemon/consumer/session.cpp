@@ -493,7 +493,16 @@ void Session::leave(Channel& channel, const std::string& reason) {
                                 {"retry", "none: its answer is waited for"}});
     channel.trouble = trouble;
   }
+  forget_slow_set_ups();
   events_.on_change();
+}
+
+// Once none is under way that is waited for.
+void Session::forget_slow_set_ups() {
+  const bool goes_on = std::ranges::any_of(channels_, [](const Channel& each) {
+    return each.state == Channel::State::setting_up && !each.left;
+  });
+  if (!goes_on) slow_set_ups_ = 0;
 }
 
 void Session::answers(Channel& channel) {
@@ -588,7 +597,7 @@ void Session::on_ok(ChannelNumber number_, Reply reply, std::string_view text) {
     }
   }
   it.step_sent = false;
-  set_up_at_ = Clock::now();
+  if (it.failures == 0) set_up_at_ = Clock::now();  // others may be refused again and again
   const bool last = ++it.step == it.steps.size();
   if (!setting_up) {
     if (last) it.state = Channel::State::cancelled;
@@ -610,11 +619,7 @@ void Session::on_ok(ChannelNumber number_, Reply reply, std::string_view text) {
   it.failures = 0;
   it.left = false;
   it.trouble.clear();
-  if (std::ranges::none_of(channels_, [](const Channel& each) {
-        return each.state == Channel::State::setting_up && !each.left;
-      })) {
-    slow_set_ups_ = 0;
-  }
+  forget_slow_set_ups();
   events_.on_change();
 }
 

@@ -225,6 +225,7 @@ class Session final : private ConnectionEvents {
   bool probe_unanswered();
   void leave(Channel& channel, const std::string& reason);
   void answers(Channel& channel);
+  void forget_slow_set_ups();
   void send_check(Channel& channel);
   void send_ops();
   void on_timer();

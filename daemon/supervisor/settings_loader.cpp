@@ -1766,9 +1766,11 @@ void Loader::dedup_store(const Value& value, DedupSettings& target) {
     place = keys["url"];
     if (!keys.has("url")) error(value, "expected 'url', found none");
     if (!place) return;
+    const std::size_t notes = loaded_.notes.size();
     given = password(place);
     if (!given) return;
-    if (passwords_ != Passwords::read && *given == kNoPassword && !place.is(YamlType::text)) {
+    const bool unread = !look_for_secrets_ || loaded_.notes.size() > notes;
+    if (unread && !place.is(YamlType::text)) {
       target.store = DedupSettings::Store::redis;
       target.redis_url = kNoPassword;
       return;

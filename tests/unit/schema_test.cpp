@@ -297,11 +297,15 @@ TEST_CASE("a value of a schema names nothing", "[unit][schema]") {
   }
 }
 
-TEST_CASE("an id that is there twice is refused", "[unit][schema]") {
-  CHECK(error_of(R"({"definitions": {"a": {"$id": "#x"}, "b": {"not": {"$id": "#x"}}}})") ==
-        "/definitions/b/not/$id: expected an id that is nowhere else, found \\\"#x\\\"");
-  CHECK_THAT(error_of(R"({"$id": "http://a/b/c", "items": {"$id": "./d/../c"}})"),
-             Catch::StartsWith("/items/$id: expected an id that is nowhere else"));
+TEST_CASE("what refers to an id that is there twice is refused", "[unit][schema]") {
+  CHECK(error_of(R"({"definitions": {"a": {"$id": "#x"}, "b": {"not": {"$id": "#x"}}},
+                     "items": {"$ref": "#x"}})") ==
+        "/items/$ref: expected an id that one schema has, found \\\"#x\\\"");
+  CHECK_THAT(error_of(R"({"$id": "http://a/b/c", "items": {"$id": "./d/../c", "not": {}},
+                          "contains": {"$ref": "c"}})"),
+             Catch::StartsWith("/contains/$ref: expected an id that one schema has"));
+  // Nothing refers to it: it may be in what is no schema.
+  compile(R"({"example": {"$id": "42"}, "x-more": {"$id": "42"}})");
 }
 
 TEST_CASE("a reference and its id are compared without dots", "[unit][schema]") {
@@ -575,7 +579,7 @@ TEST_CASE("patterns are ECMAScript's", "[unit][schema]") {
                Catch::StartsWith("/pattern: expected a regular expression, found '"));
   }
   CHECK_THAT(error_of(R"({"pattern": "[\\s-.]"})"),
-             Catch::EndsWith("': '-' behind a class makes no range"));
+             Catch::EndsWith("': '-' behind a class makes no range: put it last"));
   // PCRE2's own bounds.
   CHECK_THAT(
       error_of(R"({"pattern": "^(?:[0-9a-f]{2}:){1,1000}$"})"),
@@ -644,6 +648,9 @@ TEST_CASE("what a pattern goes over in vain costs steps too", "[unit][schema]") 
   CHECK(steps_for("^(['\"]).*\\1$", "'" + marks + "\"") < 3 * marks.size());
   CHECK(steps_for("^(.*)=\\1$", marks + "=" + marks + "x") < 5 * marks.size());
   CHECK(steps_for("^[0-9a-f]{64}$", std::string(64, 'f')) < 30);
+  CHECK(steps_for("^([\"'])(.*?)\\1$", "'" + marks + "'") < 5 * marks.size());
+  CHECK(steps_for("^(?=[\\s\\S]{2000})(?:[a-z]| )*$", letters) < 5 * letters.size());
+  CHECK(steps_for("^\\p{Ll}*\\u{61}{3}$", letters) < 5 * letters.size());
 }
 
 TEST_CASE("a message may cost so many steps", "[unit][schema]") {
