@@ -44,8 +44,9 @@ class Run {
       LopeOptions options;
       options.broker = contender.broker.empty() ? host_port_url : contender.broker;
       options.handlers_dir = pauses ? LOPE_BENCH_HANDLERS_DIR : LOPE_HANDLERS_BUILD_DIR;
-      options.top =
-          std::string("log: { level: info }\nshutdown_timeout: 30s\n") + kWithRelay + load.top;
+      options.top = std::string("log: { level: info }\nshutdown_timeout: 30s\n") +
+                    // The proxy that sees the acks serves one connection.
+                    (stamps.empty() ? kWithRelay : "delays: { relay: false }\n") + load.top;
       options.groups = "  bench:\n    queue: " + queue +
                        "\n    workers: " + std::to_string(load.workers) +
                        "\n    threads: " + std::to_string(load.threads) +
