@@ -42,13 +42,14 @@ std::string shown(const json& value) {
 
 // ---- References: RFC 3986, as far as it takes to find what is in this file
 
-bool has_scheme(std::string_view uri) {
+// Of "http:" in "http://a/b"; 0 without one.
+std::size_t scheme_length(std::string_view uri) {
   const std::size_t end = uri.find_first_of(":/?#");
-  return end != std::string_view::npos && end > 0 && uri[end] == ':';
+  return end != std::string_view::npos && end > 0 && uri[end] == ':' ? end + 1 : 0;
 }
 
 std::size_t path_in(std::string_view uri) {
-  const std::size_t scheme = has_scheme(uri) ? uri.find(':') + 1 : 0;
+  const std::size_t scheme = scheme_length(uri);
   if (uri.substr(scheme, 2) != "//") return scheme;
   return std::min(uri.size(), uri.find_first_of("/?#", scheme + 2));
 }
@@ -70,12 +71,12 @@ std::string without_dots(const std::string& uri) {
 }
 
 std::string resolve(std::string base, std::string_view reference) {
-  if (has_scheme(reference)) return without_dots(std::string(reference));
+  if (scheme_length(reference) > 0) return without_dots(std::string(reference));
   base.resize(std::min(base.size(), base.find('#')));
   if (reference.empty() || reference.starts_with('#')) return base.append(reference);
   const std::size_t path = path_in(base);
   if (reference.starts_with("//")) {
-    base.resize(has_scheme(base) ? base.find(':') + 1 : 0);
+    base.resize(scheme_length(base));
   } else if (reference.starts_with('/')) {
     base.resize(path);
   } else {

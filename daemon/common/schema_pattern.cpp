@@ -138,10 +138,12 @@ class Translation {
         after_look_ = !looks_.empty() && looks_.back();
         if (!looks_.empty()) looks_.pop_back();
         take(1);
-      } else if (c == '{' && counted_length(rest_) == 0) {
-        put("\\{", 1);
       } else {
         const std::size_t counted = c == '{' ? counted_length(rest_) : 0;
+        if (c == '{' && counted == 0) {
+          put("\\{", 1);
+          continue;
+        }
         const bool repeats = c == '+' || c == '*' || counted > 0;
         if ((after_quantifier && repeats) || (after_look && (repeats || c == '?')))
           return Error{"there is nothing that '" + std::string(1, c) + "' could repeat"};
@@ -205,15 +207,15 @@ struct Work {
   std::size_t position = 0;
 };
 
-// How often an item is repeated at least: "a{3}", "\\p{Lu}{3,}?". What is in a group counts itself.
+// How often an item is repeated at least: "a{3}", "\p{Lu}{3,}?". What is in a group counts itself.
 std::uint32_t least_count_of(std::string_view item) {
+  if ((!item.ends_with('}') && !item.ends_with("}?")) || item.starts_with(')')) return 1;
   const std::size_t brace = item.rfind('{');
-  const bool ends = item.ends_with('}') || item.ends_with("}?");
-  if (!ends || brace == std::string_view::npos || item.starts_with(')')) return 1;
+  if (brace == std::string_view::npos) return 1;
   return item.starts_with('\\') && brace <= 2 ? 1 : number_in(item.substr(brace + 1));
 }
 
-// What the group has taken that an item refers to: "\\g{1}", "\\k<name>".
+// What the group has taken that an item refers to: "\g{1}", "\k<name>".
 std::size_t taken_by(const Work& work, const pcre2_callout_block* at, std::string_view item) {
   std::uint32_t group = number_in(item.substr(3));
   if (item[1] == 'k') {
